@@ -1,0 +1,1 @@
+"""The passes that ship with graphopt, one a file."""

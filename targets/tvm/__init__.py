@@ -1,0 +1,1 @@
+"""The backend that compiles through Apache TVM; the only package that imports TVM."""
