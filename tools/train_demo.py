@@ -1,0 +1,225 @@
+"""Train the demo's network and write the two files that `graphopt demo` ships.
+
+    python tools/train_demo.py [--data FOLDER] [--epochs 15] [--out graphopt/demo]
+
+A residual network with batch-norm is trained on the 60,000 training images of Fashion-MNIST, judged on the
+10,000 test images, and written as ONNX node by node in inference form: the batch-norms stay nodes of their
+own, as most exporters leave them, so that the demo has something to fuse. Needs torch (any CPU build), numpy
+and onnx.
+
+Data: Zalando Research's Fashion-MNIST (MIT licence), as Debian's package `dataset-fashion-mnist` installs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional as F
+
+DATA = Path("/usr/share/datasets/fashion-mnist")
+OUT = Path(__file__).resolve().parent.parent / "graphopt" / "demo"
+WIDTHS = (24, 48, 96)
+NEEDED = 0.91
+MAX_BYTES = 1_000_000
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of an IDX file: magic number with the rank in its last byte, big-endian sizes, then bytes."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        content = file.read()
+    rank = content[3]
+    shape = np.frombuffer(content, ">i4", rank, 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def load_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images uint8 N x 28 x 28, labels uint8 N) of `train` or `t10k`, gzipped or not."""
+
+    def find(kind: str) -> Path:
+        found = sorted(folder.rglob(f"{split}-{kind}-ubyte*"))
+        if not found:
+            sys.exit(f"{folder} holds no {split}-{kind}-ubyte: install dataset-fashion-mnist or give --data")
+        return found[0]
+
+    return read_idx(find("images-idx3")), read_idx(find("labels-idx1"))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with batch-norm and a shortcut, projected where the shape changes."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.project = stride != 1 or width_in != width
+        if self.project:
+            self.conv3 = nn.Conv2d(width_in, width, 1, stride, bias=False)
+            self.bn3 = nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + (self.bn3(self.conv3(x)) if self.project else x))
+
+
+class Net(nn.Module):
+    """Stem, one residual block a width, global average, linear classifier over 10 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, WIDTHS[0], 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(WIDTHS[0])
+        before = (WIDTHS[0], *WIDTHS)
+        self.blocks = nn.Sequential(
+            *(Block(before[i], width, 1 if i == 0 else 2) for i, width in enumerate(WIDTHS))
+        )
+        self.fc = nn.Linear(WIDTHS[-1], 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.bn(self.conv(x))), 2)
+        return self.fc(self.blocks(x).mean((2, 3)))
+
+
+def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image mirrored at random; the batch moved by up to two pixels."""
+    flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    images = torch.where(flip, images.flip(3), images)
+    dy, dx = (int(v) for v in torch.randint(0, 5, (2,), generator=generator))
+    return F.pad(images, (2, 2, 2, 2))[:, :, dy : dy + 28, dx : dx + 28]
+
+
+def accuracy(net: Net, images: torch.Tensor, labels: torch.Tensor) -> float:
+    net.eval()
+    with torch.no_grad():
+        guesses = torch.cat([net(part).argmax(1) for part in images.split(500)])
+    return float((guesses == labels).float().mean())
+
+
+def train(folder: Path, epochs: int, batch: int, seed: int) -> Net:
+    """The network after `epochs` of SGD with a one-cycle rate; progress is printed each epoch."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = (torch.from_numpy(a.copy()) for a in load_split(folder, "train"))
+    labels = labels.long()
+    net = Net().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    steps = len(images) // batch
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=epochs * steps, pct_start=0.25)
+    for epoch in range(epochs):
+        net.train()
+        start = time.perf_counter()
+        total = 0.0
+        order = torch.randperm(len(images), generator=generator)
+        for step in range(steps):
+            chosen = order[step * batch : (step + 1) * batch]
+            x = augmented(images[chosen].unsqueeze(1).float() / 255, generator)
+            loss = F.cross_entropy(net(x.to(memory_format=torch.channels_last)), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            total += loss.item()
+        seconds = time.perf_counter() - start
+        print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {seconds:.0f} s", flush=True)
+    return net
+
+
+class Exporter:
+    """Writes the network as ONNX nodes, reading the weights by their names in the state dict."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        self.state = state
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, np.ndarray] = {}
+
+    def weight(self, name: str, array: np.ndarray | None = None) -> str:
+        self.weights[name] = self.state[name].detach().contiguous().numpy() if array is None else array
+        return name
+
+    def op(self, op_type: str, inputs: list[str], name: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(op_type, inputs, [name], name=f"/{name}", **attributes))
+        return name
+
+    def conv_bn(self, x: str, conv: str, bn: str, stride: int, pad: int) -> str:
+        y = self.op("Conv", [x, self.weight(f"{conv}.weight")], conv, strides=[stride] * 2, pads=[pad] * 4)
+        parts = ("weight", "bias", "running_mean", "running_var")
+        return self.op(
+            "BatchNormalization", [y, *(self.weight(f"{bn}.{p}") for p in parts)], bn, epsilon=1e-5
+        )
+
+    def block(self, x: str, prefix: str, block: Block) -> str:
+        y = self.conv_bn(x, f"{prefix}.conv1", f"{prefix}.bn1", block.stride, 1)
+        y = self.op("Relu", [y], f"{prefix}.relu1")
+        y = self.conv_bn(y, f"{prefix}.conv2", f"{prefix}.bn2", 1, 1)
+        short = self.conv_bn(x, f"{prefix}.conv3", f"{prefix}.bn3", block.stride, 0) if block.project else x
+        return self.op("Relu", [self.op("Add", [y, short], f"{prefix}.add")], f"{prefix}.relu2")
+
+    def flatten(self, x: str) -> str:
+        """`x.view(x.size(0), -1)` as exporters write it: a reshape to a shape computed from the batch."""
+        shape = self.op("Shape", [x], "shape")
+        batch = self.op("Gather", [shape, self.weight("zero", np.array(0, np.int64))], "batch", axis=0)
+        batch = self.op("Unsqueeze", [batch, self.weight("axes", np.array([0], np.int64))], "batch_1d")
+        target = self.op("Concat", [batch, self.weight("rest", np.array([-1], np.int64))], "target", axis=0)
+        return self.op("Reshape", [x, target], "flat")
+
+    def model(self, net: Net) -> onnx.ModelProto:
+        x = self.op("Relu", [self.conv_bn("image", "conv", "bn", 1, 1)], "relu")
+        x = self.op("MaxPool", [x], "pool", kernel_shape=[2, 2], strides=[2, 2])
+        for i, block in enumerate(net.blocks):
+            assert isinstance(block, Block)
+            x = self.block(x, f"blocks.{i}", block)
+        x = self.flatten(self.op("GlobalAveragePool", [x], "average"))
+        self.op("Gemm", [x, self.weight("fc.weight"), self.weight("fc.bias")], "logits", transB=1)
+        graph = helper.make_graph(
+            self.nodes,
+            "fashion",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 28, 28])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+            [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
+        )
+        opset = helper.make_opsetid("", 18)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=9, producer_name="train_demo")
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the IDX files")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=OUT, help="folder to write to")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    images, labels = load_split(options.data, "t10k")
+    net = train(options.data, options.epochs, options.batch, options.seed)
+    tests = torch.from_numpy(images.copy()).unsqueeze(1).float() / 255
+    reached = accuracy(net, tests, torch.from_numpy(labels.copy()).long())
+    content = Exporter(net.state_dict()).model(net).SerializeToString()
+    print(f"accuracy on {len(labels)} test images: {reached:.4f}; ONNX: {len(content):,} bytes")
+    if reached < NEEDED or len(content) >= MAX_BYTES:
+        sys.exit(f"not written: the demo wants at least {NEEDED:.0%} and less than {MAX_BYTES:,} bytes")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "fashion.onnx").write_bytes(content)
+    # The first thousand in the test set's own order: a choice that cannot flatter.
+    np.savez_compressed(options.out / "test_images.npz", images=images[:1000], labels=labels[:1000])
+
+
+if __name__ == "__main__":
+    main()
