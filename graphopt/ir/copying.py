@@ -1,0 +1,132 @@
+"""Copies of graphs and models. Tensors are shared: they never change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from . import edit
+from .attribute import Attribute, AttributeKind
+from .graph import Graph
+from .model import Function, Model
+from .node import Node, Value
+
+Rename = Callable[[str], str]
+
+
+def copy_model(model: Model) -> Model:
+    """An independent copy of a model."""
+    copy = Model()
+    for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
+        setattr(copy, name, getattr(model, name))
+    copy.doc_string, copy.metadata, copy.path = model.doc_string, model.metadata, model.path
+    copy.training_info = model.training_info
+    copy._opsets = dict(model._opsets)
+    copy._names = dict(model._names)
+    copy_graph(model.graph, copy.graph, {})
+    for key, function in model._functions.items():
+        body = Graph(copy)
+        copy_graph(function.graph, body, {})
+        copy._functions[key] = Function(
+            function.domain,
+            function.name,
+            body,
+            function.overload,
+            function.attributes,
+            dict(function.defaults),
+            dict(function.opsets),
+            function.doc_string,
+            dict(function.metadata),
+        )
+    copy._version = model._version
+    return copy
+
+
+def copy_graph(source: Graph, target: Graph, mapping: dict[Value, Value], rename: Rename = str) -> None:
+    """Copy `source` into the empty graph `target`; `mapping` (old to new) is extended by the copied values.
+
+    Values of outer scopes that are not in the mapping are captured as they are. `rename` makes the new names.
+    """
+    target.name, target.doc_string, target.metadata = source.name, source.doc_string, source.metadata
+    target.sparse_initializers = dict(source.sparse_initializers)
+    target.quantization_annotations = source.quantization_annotations
+    for value in source._inputs:
+        _copy_value(value, target, mapping, rename)
+    edit.set_graph_inputs(target, [mapping[value] for value in source._inputs])
+    copy_contents(source, target, mapping, rename, None)
+    edit.set_graph_outputs(target, [mapping.get(value, value) for value in source._outputs])
+
+
+def copy_contents(
+    source: Graph, target: Graph, mapping: dict[Value, Value], rename: Rename, before: Node | None
+) -> list[Node]:
+    """Copy the initializers and nodes of `source` into `target`, the nodes in front of `before`."""
+    for value in source._initializers.values():
+        if value not in mapping:
+            _copy_value(value, target, mapping, rename)
+        assert value.tensor is not None
+        edit.set_tensor(mapping[value], value.tensor)
+    # All outputs first: a graph whose nodes are out of order copies all the same.
+    for node in source.nodes:
+        for value in node._outputs:
+            _copy_value(value, target, mapping, rename)
+    return [_copy_node(node, target, mapping, rename, before) for node in source.nodes]
+
+
+def _copy_value(value: Value, target: Graph, mapping: dict[Value, Value], rename: Rename) -> None:
+    copy = edit.new_value(target, rename(value.name) if value.name else "", value.type)
+    copy.doc_string, copy.metadata = value.doc_string, value.metadata
+    denoted = value.graph.denoted_types.get(value)
+    if denoted is not None:
+        target.denoted_types[copy] = denoted
+    mapping[value] = copy
+
+
+def _copy_node(
+    node: Node, target: Graph, mapping: dict[Value, Value], rename: Rename, before: Node | None
+) -> Node:
+    copy = Node(
+        node.op_type,
+        node.domain,
+        rename(node.name) if node.name else "",
+        overload=node.overload,
+        origin=node.origin,
+        doc_string=node.doc_string,
+        metadata=node.metadata,
+    )
+    edit.insert_node(target, copy, before)
+    edit.set_inputs(copy, [None if v is None else mapping.get(v, v) for v in node._inputs])
+    edit.set_outputs(copy, [mapping[v] for v in node._outputs])
+    for name, attribute in node._attributes.items():
+        edit.set_attribute(copy, name, _copy_attribute(attribute, target, mapping, rename, copy))
+    return copy
+
+
+def _copy_attribute(
+    attribute: Attribute, target: Graph, mapping: dict[Value, Value], rename: Rename, parent: Node
+) -> Attribute:
+    def nested(graph: Graph) -> Graph:
+        copy = Graph(target.model, parent=parent)
+        copy_graph(graph, copy, mapping, rename)
+        return copy
+
+    if attribute.value is None:
+        return attribute
+    if attribute.kind is AttributeKind.GRAPH:
+        return replace(attribute, value=nested(attribute.value))
+    if attribute.kind is AttributeKind.GRAPHS:
+        return replace(attribute, value=tuple(nested(graph) for graph in attribute.value))
+    return attribute
+
+
+def bind_attributes(nodes: Iterable[Node], actual: Mapping[str, Attribute]) -> None:
+    """Replace references to a function's attributes by what a call of it gives, in `nodes` and graphs nested in them.
+
+    A reference to an attribute that the call does not give, and that has no default, drops the attribute.
+    """
+    for top in nodes:
+        inner = (n for graph in top.subgraphs for n in graph.all_nodes())
+        for node in (top, *inner):
+            for name, attribute in list(node._attributes.items()):
+                if attribute.ref:
+                    edit.set_attribute(node, name, actual.get(attribute.ref))

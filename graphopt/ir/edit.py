@@ -1,0 +1,158 @@
+"""The primitive edits of a graph. Only readers, copiers and the `Rewriter` may call them.
+
+Each keeps every back reference right (uses, producers, graph outputs, names) and raises the model's version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .attribute import Attribute, AttributeKind
+from .graph import Graph
+from .node import Node, Use, Value
+from .tensor import Tensor
+from .types import TensorType, ValueType
+
+
+def new_value(graph: Graph, name: str, type_: ValueType = None) -> Value:
+    """A value of `graph`; the name must be free in its scope (an empty name makes an omitted output)."""
+    value = Value(graph, name, type_)
+    if name:
+        if name in graph._values:
+            raise ValueError(f"graph '{graph.name}' already has a value named '{name}'")
+        graph._values[name] = value
+        graph.model._names.setdefault(name, 1)
+    graph.model._touch()
+    return value
+
+
+def forget_value(value: Value) -> None:
+    """Take an unused value out of its graph's scope."""
+    graph = value._graph
+    if value.name and graph._values.get(value.name) is value:
+        del graph._values[value.name]
+        graph._initializers.pop(value.name, None)
+    graph.denoted_types.pop(value, None)
+    graph.model._touch()
+
+
+def rename_value(value: Value, name: str) -> None:
+    graph = value._graph
+    if name in graph._values:
+        raise ValueError(f"graph '{graph.name}' already has a value named '{name}'")
+    if value.name:
+        del graph._values[value.name]
+    if graph._initializers.pop(value.name, None) is not None:
+        graph._initializers[name] = value
+    value.name = name
+    graph._values[name] = value
+    graph.model._names.setdefault(name, 1)
+    graph.model._touch()
+
+
+def set_tensor(value: Value, tensor: Tensor) -> None:
+    """Make a value without a producer an initializer, or give an initializer other contents."""
+    value.tensor = tensor
+    value.type = TensorType(tensor.dtype, tensor.shape)
+    value._graph._initializers[value.name] = value
+    value._graph.model._touch()
+
+
+def set_graph_inputs(graph: Graph, inputs: Sequence[Value]) -> None:
+    for value in graph._inputs:
+        value._is_input = False
+    graph._inputs = list(inputs)
+    for value in graph._inputs:
+        value._is_input = True
+    graph.model._touch()
+
+
+def set_graph_outputs(graph: Graph, outputs: Sequence[Value]) -> None:
+    for value in graph._outputs:
+        value._output_of.remove(graph)
+    graph._outputs = list(outputs)
+    for value in graph._outputs:
+        value._output_of.append(graph)
+    graph.model._touch()
+
+
+def insert_node(graph: Graph, node: Node, before: Node | None = None) -> None:
+    node._graph = graph
+    graph.nodes._insert(node, before)
+    if node.name:
+        graph.model._names.setdefault(node.name, 1)
+    graph.model._touch()
+
+
+def set_inputs(node: Node, inputs: Sequence[Value | None]) -> None:
+    for index, value in enumerate(node._inputs):
+        if value is not None:
+            del value._uses[Use(node, index)]
+    node._inputs = tuple(inputs)
+    for index, value in enumerate(node._inputs):
+        if value is not None:
+            value._uses[Use(node, index)] = None
+    node.graph.model._touch()
+
+
+def set_outputs(node: Node, outputs: Sequence[Value]) -> None:
+    for value in node._outputs:
+        value.producer = None
+    node._outputs = tuple(outputs)
+    for index, value in enumerate(node._outputs):
+        value.producer = node
+        value.index = index
+    node.graph.model._touch()
+
+
+def set_attribute(node: Node, name: str, attribute: Attribute | None) -> None:
+    old = node._attributes.get(name)
+    if old is not None and (attribute is None or attribute.value is not old.value):
+        for subgraph in _graphs_in(old):
+            release_graph(subgraph)
+    if attribute is None:
+        node._attributes.pop(name, None)
+    else:
+        node._attributes[name] = attribute
+    node._subgraphs = tuple(g for a in node._attributes.values() for g in _graphs_in(a))
+    for subgraph in node._subgraphs:
+        subgraph._parent = node
+    node.graph.model._touch()
+
+
+def _graphs_in(attribute: Attribute) -> tuple[Graph, ...]:
+    if attribute.kind is AttributeKind.GRAPH and attribute.value is not None:
+        return (attribute.value,)
+    if attribute.kind is AttributeKind.GRAPHS and attribute.value is not None:
+        return tuple(attribute.value)
+    return ()
+
+
+def release_graph(graph: Graph) -> None:
+    """Give up every use that a graph about to be dropped makes of values, those of outer scopes above all."""
+    for nested in graph.all_graphs():
+        set_graph_outputs(nested, ())
+        for inner in nested.nodes:
+            set_inputs(inner, ())
+
+
+def detach_node(node: Node) -> None:
+    """Take a node whose outputs nobody uses out of its graph, with all that its nested graphs captured."""
+    graph = node.graph
+    for subgraph in node._subgraphs:
+        release_graph(subgraph)
+    set_inputs(node, ())
+    for value in node._outputs:
+        forget_value(value)
+    graph.nodes._remove(node)
+    node._graph = None
+    graph.model._touch()
+
+
+def reorder(graph: Graph, order: Sequence[Node]) -> None:
+    """Put the nodes of a graph into the given order, which must hold each of them once."""
+    for node in order:
+        graph.nodes._remove(node)
+    for node in order:
+        graph.nodes._insert(node, None)
+    graph.model._touch()

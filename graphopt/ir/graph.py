@@ -1,0 +1,197 @@
+"""The graph: an ordered list of nodes that may change while it is walked, and the values between them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .node import Node, Value
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+class NodeList:
+    """The nodes of a graph in order: a doubly linked list.
+
+    Iteration goes on safely while nodes are inserted and removed: a removed node is not visited, a node inserted
+    behind the one being visited is.
+    """
+
+    def __init__(self) -> None:
+        self._root = Node("", name="<root>")
+        self._root._previous = self._root._next = self._root
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Node]:
+        return self._walk("_next")
+
+    def __reversed__(self) -> Iterator[Node]:
+        return self._walk("_previous")
+
+    def __contains__(self, node: object) -> bool:
+        return isinstance(node, Node) and node._graph is not None and node._graph.nodes is self
+
+    @property
+    def first(self) -> Node | None:
+        return next(iter(self), None)
+
+    @property
+    def last(self) -> Node | None:
+        return next(reversed(self), None)
+
+    def _walk(self, link: str) -> Iterator[Node]:
+        node = getattr(self._root, link)
+        while node is not self._root:
+            if node._graph is not None:
+                yield node
+            # A removed node keeps its links, and they lead back into the list sooner or later.
+            node = getattr(node, link)
+
+    def _insert(self, node: Node, before: Node | None) -> None:
+        following = before or self._root
+        previous = following._previous
+        assert previous is not None
+        node._previous, node._next = previous, following
+        previous._next = following._previous = node
+        self._length += 1
+
+    def _remove(self, node: Node) -> None:
+        previous, following = node._previous, node._next
+        assert previous is not None
+        assert following is not None
+        previous._next, following._previous = following, previous
+        self._length -= 1
+
+
+class Graph:
+    """A graph of ONNX operators: the main graph of a model, the body of a function, or an attribute of a node."""
+
+    def __init__(self, model: Model, name: str = "", parent: Node | None = None) -> None:
+        self.name = name
+        self.doc_string = ""
+        self.metadata: Mapping[str, str] = MappingProxyType({})
+        self.nodes = NodeList()
+        self._model = model
+        self._parent = parent
+        self._inputs: list[Value] = []
+        self._outputs: list[Value] = []
+        self._values: dict[str, Value] = {}
+        self._initializers: dict[str, Value] = {}
+        # Carried, not interpreted: serialized onnx.SparseTensorProto by name, and quantization annotations.
+        self.sparse_initializers: dict[str, bytes] = {}
+        self.quantization_annotations: tuple[bytes, ...] = ()
+        self.denoted_types: dict[Value, bytes] = {}  # serialized onnx.TypeProto of values that carry denotations
+
+    @property
+    def model(self) -> Model:
+        return self._model
+
+    @property
+    def parent(self) -> Node | None:
+        """The node that holds it as an attribute; None for a main graph and for a function's body."""
+        return self._parent
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return tuple(self._inputs)
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(self._outputs)
+
+    @property
+    def initializers(self) -> Mapping[str, Value]:
+        """The graph's initializers by name; those that are also graph inputs (defaults that a caller may override) too."""
+        return MappingProxyType(self._initializers)
+
+    @property
+    def version(self) -> int:
+        """A number that every mutation anywhere in the model raises."""
+        return self._model.version
+
+    def find(self, name: str) -> Value | None:
+        """The value of this name in this graph's own scope."""
+        return self._values.get(name)
+
+    def values(self) -> Iterator[Value]:
+        """Every named value of this graph's own scope: inputs, initializers, node outputs."""
+        return iter(tuple(self._values.values()))
+
+    def all_graphs(self) -> Iterator[Graph]:
+        """This graph and every graph nested in it, outer before inner."""
+        stack = [self]
+        while stack:
+            graph = stack.pop()
+            yield graph
+            for node in graph.nodes:
+                stack.extend(reversed(node.subgraphs))
+
+    def all_nodes(self) -> Iterator[Node]:
+        """The nodes of this graph and of every graph nested in it."""
+        for graph in self.all_graphs():
+            yield from graph.nodes
+
+    def encloses(self, other: Graph) -> bool:
+        """Whether `other` is this graph or is nested in it."""
+        while other is not self:
+            if other.parent is None:
+                return False
+            other = other.parent.graph
+        return True
+
+    def dependencies(self, node: Node) -> Iterator[Value]:
+        """The values of this graph that a node of it needs, captures by its nested graphs included."""
+        for value in node.inputs:
+            if value is not None and value.graph is self:
+                yield value
+        for subgraph in node.subgraphs:
+            for nested in subgraph.all_graphs():
+                for output in nested._outputs:
+                    if output.graph is self:
+                        yield output
+                for inner in nested.nodes:
+                    yield from (v for v in inner.inputs if v is not None and v.graph is self)
+
+    def is_sorted(self) -> bool:
+        """Whether every node stands behind the producers of what it needs."""
+        seen: set[Node] = set()
+        for node in self.nodes:
+            for value in self.dependencies(node):
+                if value.producer is not None and value.producer not in seen:
+                    return False
+            seen.add(node)
+        return True
+
+    def topological_order(self) -> list[Node]:
+        """The nodes in dependency order, as near to the present order as that allows (Kahn, 1962).
+
+        Nodes on a cycle, and those behind it, are missing from the result.
+        """
+        position = {node: index for index, node in enumerate(self.nodes)}
+        waiting: dict[Node, int] = {}
+        followers: dict[Node, list[Node]] = {}
+        for node in position:
+            producers = {v.producer for v in self.dependencies(node) if v.producer is not None}
+            waiting[node] = len(producers)
+            for producer in producers:
+                followers.setdefault(producer, []).append(node)
+        nodes = list(position)
+        ready = [index for index, node in enumerate(nodes) if waiting[node] == 0]
+        order: list[Node] = []
+        while ready:
+            node = nodes[heapq.heappop(ready)]
+            order.append(node)
+            for follower in followers.get(node, ()):
+                waiting[follower] -= 1
+                if waiting[follower] == 0:
+                    heapq.heappush(ready, position[follower])
+        return order
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name!r}: {len(self.nodes)} nodes>"

@@ -1,0 +1,86 @@
+"""Types and shapes of all values, by ONNX's own inference."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import shape_inference
+
+from .graph import Graph
+from .model import Model
+from .node import Value
+from .read_proto import read_type
+from .tensor import Tensor
+from .tensor_proto import write_tensor
+from .types import Dim, Shape, TensorType, ValueType
+from .write_proto import write_model
+
+# Inference reads the contents of shapes, axes, pads and the like: small integers. Weights only lend it their type.
+_INLINE_BYTES = 1024
+_INLINE_INTEGER_BYTES = 64 * 1024
+
+
+def infer_shapes(model: Model) -> None:
+    """Fill in `Value.type` wherever `onnx.shape_inference` (with data propagation) knows it.
+
+    What was known stays known: a size is never replaced by a symbol. A model that inference cannot handle keeps the types it has.
+    """
+    proto = write_model(model, _without_weights)
+    try:
+        inferred = shape_inference.infer_shapes(proto, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
+        return  # contradictory declarations: what the model itself says is all there is
+    changed = _update(model.graph, inferred.graph)
+    if changed:
+        model._touch()
+
+
+def _without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
+    limit = _INLINE_INTEGER_BYTES if tensor.dtype.is_integer else _INLINE_BYTES
+    if tensor.nbytes <= limit:
+        return write_tensor(tensor, name)
+    return onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape, raw_data=b"")
+
+
+def _update(root: Graph, root_proto: onnx.GraphProto) -> bool:
+    changed = False
+    stack = [(root, root_proto)]
+    while stack:
+        graph, proto = stack.pop()
+        for info in (*proto.value_info, *proto.output):
+            value = graph.find(info.name)
+            if value is not None and value.tensor is None and not value.is_graph_input:
+                changed |= _merge(value, read_type(info.type))
+        for node, node_proto in zip(graph.nodes, proto.node, strict=True):
+            if node.subgraphs:
+                graphs = [g for a in node_proto.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+                stack.extend(zip(node.subgraphs, graphs, strict=True))
+    return changed
+
+
+def _merge(value: Value, found: ValueType) -> bool:
+    merged = merge_types(value.type, found)
+    if merged == value.type:
+        return False
+    value.type = merged
+    return True
+
+
+def merge_types(known: ValueType, found: ValueType) -> ValueType:
+    """What two descriptions of one value say together; `known` wins where they contradict each other."""
+    if known is None or found is None:
+        return known or found
+    if not isinstance(known, TensorType) or not isinstance(found, TensorType) or known.dtype != found.dtype:
+        return known
+    return TensorType(known.dtype, _merge_shapes(known.shape, found.shape))
+
+
+def _merge_shapes(known: Shape | None, found: Shape | None) -> Shape | None:
+    if known is None or found is None or len(known) != len(found):
+        return found if known is None else known
+    return tuple(_merge_dims(a, b) for a, b in zip(known, found, strict=True))
+
+
+def _merge_dims(known: Dim, found: Dim) -> Dim:
+    if isinstance(known, int):
+        return known
+    return found if isinstance(found, int) or known is None else known

@@ -1,0 +1,106 @@
+"""A model: the main graph with all that a model file says around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from .attribute import Attribute
+from .graph import Graph
+
+FunctionKey = tuple[str, str, str]
+"""Domain, name and overload of a function."""
+
+
+@dataclass
+class Function:
+    """A function of the model: an operator with its meaning given as a graph (onnx.FunctionProto)."""
+
+    domain: str
+    name: str
+    graph: Graph
+    overload: str = ""
+    attributes: tuple[str, ...] = ()
+    defaults: dict[str, Attribute] = field(default_factory=dict)
+    opsets: dict[str, int] = field(default_factory=dict)
+    doc_string: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> FunctionKey:
+        return self.domain, self.name, self.overload
+
+
+class Model:
+    """A model in memory. `graphopt.load` makes one, `graphopt.save` writes one, only a `Rewriter` changes one."""
+
+    def __init__(self) -> None:
+        self.ir_version = 0
+        self.producer_name = ""
+        self.producer_version = ""
+        self.domain = ""
+        self.model_version = 0
+        self.doc_string = ""
+        self.metadata: Mapping[str, str] = MappingProxyType({})
+        self.path: Path | None = None
+        # Carried, not interpreted: serialized onnx.TrainingInfoProto.
+        self.training_info: tuple[bytes, ...] = ()
+        self._opsets: dict[str, int] = {}
+        self._functions: dict[FunctionKey, Function] = {}
+        self._version = 0
+        self._names: dict[str, int] = {}
+        self.graph = Graph(self)
+
+    @property
+    def opsets(self) -> Mapping[str, int]:
+        """The version imported of each operator domain; the default domain is ""."""
+        return MappingProxyType(self._opsets)
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators; 1 if the model imports none."""
+        return self._opsets.get("", 1)
+
+    @property
+    def functions(self) -> Mapping[FunctionKey, Function]:
+        return MappingProxyType(self._functions)
+
+    @property
+    def version(self) -> int:
+        """A number that every mutation raises: equal numbers mean that nothing was changed between."""
+        return self._version
+
+    @property
+    def name(self) -> str:
+        """How messages name the model: its file, else its graph."""
+        return str(self.path) if self.path else self.graph.name or "model"
+
+    def copy(self) -> Model:
+        """An independent copy that shares the (immutable) tensors."""
+        from .copying import copy_model
+
+        return copy_model(self)
+
+    def unique_name(self, hint: str) -> str:
+        """A name near `hint` that no value or node of the model has yet; it is taken by this call."""
+        hint = hint or "value"
+        if hint not in self._names:
+            self._names[hint] = 1
+            return hint
+        stem = re.sub(r"_\d+$", "", hint) or hint
+        count = self._names.get(stem, 1)
+        while f"{stem}_{count}" in self._names:
+            count += 1
+        self._names[stem] = count + 1
+        name = f"{stem}_{count}"
+        self._names[name] = 1
+        return name
+
+    def _touch(self) -> None:
+        self._version += 1
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name!r}: {len(self.graph.nodes)} nodes, opset {self.opset}>"

@@ -1,0 +1,262 @@
+"""Values and nodes: the wiring of a graph. Nothing here changes them in public; a `Rewriter` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .attribute import Attribute, AttributeKind
+from .tensor import Tensor
+from .types import DType, Shape, TensorType, ValueType
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+
+class Use(NamedTuple):
+    """One use of a value: input `index` of `node`."""
+
+    node: Node
+    index: int
+
+
+class Value:
+    """One tensor that flows through a graph: a graph input, an initializer or the output of a node.
+
+    Values are compared and hashed by identity. An optional output that a node does not produce is a value
+    with an empty name and no uses.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_graph",
+        "_is_input",
+        "_output_of",
+        "_uses",
+        "doc_string",
+        "index",
+        "metadata",
+        "name",
+        "producer",
+        "tensor",
+        "type",
+    )
+
+    def __init__(self, graph: Graph, name: str, type_: ValueType = None) -> None:
+        self.name = name
+        self.type = type_
+        self.tensor: Tensor | None = None
+        self.producer: Node | None = None
+        self.index = 0
+        self.doc_string = ""
+        self.metadata: Mapping[str, str] = MappingProxyType({})
+        self._graph = graph
+        self._is_input = False
+        self._uses: dict[Use, None] = {}
+        self._output_of: list[Graph] = []
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that this value belongs to."""
+        return self._graph
+
+    @property
+    def dtype(self) -> DType | None:
+        return self.type.dtype if isinstance(self.type, TensorType) else None
+
+    @property
+    def shape(self) -> Shape | None:
+        return self.type.shape if isinstance(self.type, TensorType) else None
+
+    @property
+    def rank(self) -> int | None:
+        shape = self.shape
+        return None if shape is None else len(shape)
+
+    @property
+    def constant(self) -> Tensor | None:
+        """Its contents if they can never change: an initializer that no caller can override, or a `Constant`."""
+        if self.tensor is not None:
+            return None if self._is_input else self.tensor
+        node = self.producer
+        if node is not None and node.op_type == "Constant" and node.domain == "":
+            return node.constant_value
+        return None
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """Every use by a node, oldest first; nodes of nested graphs that capture the value are among them."""
+        return tuple(self._uses)
+
+    @property
+    def users(self) -> tuple[Node, ...]:
+        """The nodes that use it, each once, oldest first."""
+        return tuple(dict.fromkeys(use.node for use in self._uses))
+
+    @property
+    def has_uses(self) -> bool:
+        """Whether any node, or any graph as its output, uses it."""
+        return bool(self._uses or self._output_of)
+
+    @property
+    def is_graph_input(self) -> bool:
+        return self._is_input
+
+    @property
+    def is_graph_output(self) -> bool:
+        """Whether its own graph, or a nested graph directly, gives it out."""
+        return bool(self._output_of)
+
+    @property
+    def output_of(self) -> tuple[Graph, ...]:
+        """The graphs that give it out, one entry for each output position."""
+        return tuple(self._output_of)
+
+    @property
+    def is_initializer(self) -> bool:
+        return self.tensor is not None
+
+    @property
+    def sole_user(self) -> Node | None:
+        """The node that uses it, if it has exactly one use, in its own graph, and no graph gives it out."""
+        if len(self._uses) != 1 or self._output_of:
+            return None
+        node = next(iter(self._uses)).node
+        return node if node.graph is self._graph else None
+
+    def __repr__(self) -> str:
+        return f"<Value {self.name!r} {self.type}>"
+
+
+class Node:
+    """One operator application. Compared and hashed by identity.
+
+    `origin` names the nodes of the user's model that it came from, so that every message and profile can speak of
+    the user's own layers.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_attributes",
+        "_graph",
+        "_inputs",
+        "_next",
+        "_outputs",
+        "_previous",
+        "_subgraphs",
+        "doc_string",
+        "domain",
+        "metadata",
+        "name",
+        "op_type",
+        "origin",
+        "overload",
+    )
+
+    def __init__(
+        self,
+        op_type: str,
+        domain: str = "",
+        name: str = "",
+        *,
+        overload: str = "",
+        origin: tuple[str, ...] = (),
+        doc_string: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.op_type = op_type
+        self.domain = "" if domain == "ai.onnx" else domain
+        self.name = name
+        self.overload = overload
+        self.origin = origin
+        self.doc_string = doc_string
+        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
+        self._graph: Graph | None = None
+        self._inputs: tuple[Value | None, ...] = ()
+        self._outputs: tuple[Value, ...] = ()
+        self._attributes: dict[str, Attribute] = {}
+        self._subgraphs: tuple[Graph, ...] = ()
+        self._previous: Node | None = None
+        self._next: Node | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that it belongs to. Raises RuntimeError once it was removed."""
+        if self._graph is None:
+            raise RuntimeError(f"{self.label} was removed from its graph")
+        return self._graph
+
+    @property
+    def removed(self) -> bool:
+        return self._graph is None
+
+    @property
+    def inputs(self) -> tuple[Value | None, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self._outputs
+
+    @property
+    def output(self) -> Value:
+        """The first output, for operators that have one."""
+        return self._outputs[0]
+
+    def input(self, index: int) -> Value | None:
+        """Input `index`, or None if it is omitted or past the end."""
+        return self._inputs[index] if index < len(self._inputs) else None
+
+    @property
+    def attributes(self) -> Mapping[str, Attribute]:
+        return MappingProxyType(self._attributes)
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """The plain value of an attribute, or `default` if the node does not have it (or only refers to one)."""
+        attribute = self._attributes.get(name)
+        return default if attribute is None or attribute.ref else attribute.value
+
+    @property
+    def subgraphs(self) -> tuple[Graph, ...]:
+        """The graphs in its attributes (`If`, `Loop`, `Scan`), in attribute order."""
+        return self._subgraphs
+
+    @property
+    def op(self) -> str:
+        """The operator with its domain: `Conv`, `com.microsoft::Gelu`."""
+        return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+
+    @property
+    def label(self) -> str:
+        """How messages name it: its operator and the user's name for it."""
+        name = self.name or (self.origin[0] if self.origin else "") or (self._outputs[0].name if self._outputs else "")
+        return f"{self.op} '{name}'"
+
+    @property
+    def constant_value(self) -> Tensor | None:
+        """What a `Constant` node holds; None for sparse constants and for references to a function's attribute."""
+        import numpy as np
+
+        for name, attribute in self._attributes.items():
+            if attribute.ref:
+                return None
+            if name == "value" and attribute.kind is AttributeKind.TENSOR:
+                return attribute.value
+            dtype = _CONSTANT_DTYPES.get(name)
+            if dtype is not None:
+                return Tensor.of(np.array(attribute.value, dtype.numpy))
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.label}>"
+
+
+_CONSTANT_DTYPES = {
+    "value_float": DType.FLOAT,
+    "value_floats": DType.FLOAT,
+    "value_int": DType.INT64,
+    "value_ints": DType.INT64,
+    "value_string": DType.STRING,
+    "value_strings": DType.STRING,
+}

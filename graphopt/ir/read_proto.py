@@ -1,0 +1,254 @@
+"""onnx.ModelProto to Model. Nothing that a valid model holds is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import MappingProxyType
+
+import onnx
+
+from ..errors import ModelError
+from . import edit
+from .attribute import Attribute, AttributeKind
+from .graph import Graph
+from .model import Function, Model
+from .node import Node, Value
+from .tensor_proto import read_tensor
+from .types import DType, OpaqueType, TensorType, ValueType
+
+
+def read_model(proto: onnx.ModelProto, folder: Path | None = None, name: str = "model") -> Model:
+    """The model that `proto` describes; `folder` is where its external data lies, `name` what messages call it.
+
+    Raises ModelError where names do not resolve, sizes do not agree or nodes depend on each other in a circle.
+    """
+    reader = _Reader(folder, name)
+    model = Model()
+    model.ir_version = proto.ir_version
+    model.producer_name, model.producer_version = proto.producer_name, proto.producer_version
+    model.domain, model.model_version, model.doc_string = proto.domain, proto.model_version, proto.doc_string
+    model.metadata = _metadata(proto.metadata_props)
+    model.training_info = tuple(info.SerializeToString() for info in proto.training_info)
+    model._opsets = {_domain(entry.domain): entry.version for entry in proto.opset_import}
+    for function in proto.functions:
+        read = reader.function(function, model)
+        if read.key in model._functions:
+            raise ModelError(f"function {read.domain}::{read.name} is defined twice", where=name)
+        model._functions[read.key] = read
+    reader.graph(proto.graph, model.graph, overridable=proto.ir_version >= 4)
+    for graph in (model.graph, *(f.graph for f in model._functions.values())):
+        reader.sort(graph)
+    return model
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _metadata(props: Iterable[onnx.StringStringEntryProto]) -> MappingProxyType[str, str]:
+    return MappingProxyType({entry.key: entry.value for entry in props})
+
+
+def read_type(proto: onnx.TypeProto) -> ValueType:
+    """A type proto as a TensorType where it is a tensor's, else opaque; None where it says nothing."""
+    which = proto.WhichOneof("value")
+    if which is None:
+        return None
+    if which != "tensor_type":
+        return OpaqueType(proto.SerializeToString())
+    tensor = proto.tensor_type
+    if not tensor.elem_type:
+        return None
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
+        )
+    return TensorType(DType(tensor.elem_type), shape)
+
+
+def _is_denoted(proto: onnx.TypeProto) -> bool:
+    return bool(proto.denotation) or any(dim.denotation for dim in proto.tensor_type.shape.dim)
+
+
+class _Reader:
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self.folder = folder
+        self.name = name
+
+    def graph(self, proto: onnx.GraphProto, graph: Graph, overridable: bool = True) -> None:
+        """Fill `graph`. Before IR version 4 every initializer had to be listed as an input: `overridable` False
+        takes those out of the inputs, as ONNX Runtime does."""
+        graph.name, graph.doc_string = proto.name, proto.doc_string
+        graph.metadata = _metadata(proto.metadata_props)
+        graph.quantization_annotations = tuple(a.SerializeToString() for a in proto.quantization_annotation)
+        initialized = {tensor.name for tensor in proto.initializer}
+        inputs = [i for i in proto.input if overridable or i.name not in initialized]
+        edit.set_graph_inputs(graph, [self._declare(graph, info) for info in inputs])
+        for tensor in proto.initializer:
+            value = graph.find(tensor.name) or self._new_value(graph, tensor.name)
+            if value.tensor is not None:
+                raise ModelError(f"initializer '{tensor.name}' is there twice", where=self.name)
+            edit.set_tensor(value, read_tensor(tensor, self.folder, self.name))
+            value.doc_string, value.metadata = tensor.doc_string, _metadata(tensor.metadata_props)
+        for sparse in proto.sparse_initializer:
+            self._new_value(graph, sparse.values.name)
+            graph.sparse_initializers[sparse.values.name] = sparse.SerializeToString()
+        self._nodes(proto.node, graph)
+        for info in (*proto.value_info, *proto.output):
+            known = graph.find(info.name)
+            if known is not None and known.tensor is None and not known.is_graph_input:
+                self._describe(known, info)
+        edit.set_graph_outputs(graph, [self._resolve(graph, o.name, "the graph's outputs") for o in proto.output])
+
+    def _nodes(self, protos: Iterable[onnx.NodeProto], graph: Graph) -> None:
+        nodes = []
+        for proto in protos:
+            node = Node(
+                proto.op_type,
+                proto.domain,
+                proto.name,
+                overload=proto.overload,
+                origin=(proto.name or next((o for o in proto.output if o), proto.op_type),),
+                doc_string=proto.doc_string,
+                metadata=_metadata(proto.metadata_props),
+            )
+            edit.insert_node(graph, node)
+            edit.set_outputs(node, [self._new_value(graph, name) for name in proto.output])
+            nodes.append((node, proto))
+        for node, proto in nodes:
+            inputs = [self._resolve(graph, name, node.label) if name else None for name in proto.input]
+            edit.set_inputs(node, inputs)
+            for attribute in proto.attribute:
+                edit.set_attribute(node, attribute.name, self._attribute(attribute, node))
+
+    def _new_value(self, graph: Graph, name: str) -> Value:
+        if name and graph.find(name) is not None:
+            raise ModelError(f"two nodes, inputs or initializers are named '{name}'", where=self.name)
+        return edit.new_value(graph, name)
+
+    def _declare(self, graph: Graph, info: onnx.ValueInfoProto) -> Value:
+        value = self._new_value(graph, info.name)
+        self._describe(value, info)
+        return value
+
+    def _describe(self, value: Value, info: onnx.ValueInfoProto) -> None:
+        try:
+            value.type = read_type(info.type) or value.type
+        except ValueError:
+            raise ModelError(f"'{info.name}' has an unknown element type", where=self.name) from None
+        value.doc_string = info.doc_string
+        value.metadata = _metadata(info.metadata_props)
+        if _is_denoted(info.type):
+            value.graph.denoted_types[value] = info.type.SerializeToString()
+
+    def _resolve(self, graph: Graph, name: str, user: str) -> Value:
+        scope: Graph | None = graph
+        while scope is not None:
+            value = scope.find(name)
+            if value is not None:
+                return value
+            scope = scope.parent.graph if scope.parent is not None else None
+        raise ModelError(
+            f"{user} needs '{name}', which no node, input or initializer gives",
+            where=self.name,
+            remedy="the model is incomplete: export it again, or check it with onnx.checker",
+        )
+
+    def _attribute(self, proto: onnx.AttributeProto, node: Node) -> Attribute:
+        kind = AttributeKind(proto.type) if proto.type else _guess_kind(proto)
+        if proto.ref_attr_name:
+            return Attribute(kind, None, proto.ref_attr_name)
+        match kind:
+            case AttributeKind.FLOAT:
+                value: object = proto.f
+            case AttributeKind.INT:
+                value = proto.i
+            case AttributeKind.STRING:
+                value = _text(proto.s)
+            case AttributeKind.FLOATS:
+                value = tuple(proto.floats)
+            case AttributeKind.INTS:
+                value = tuple(proto.ints)
+            case AttributeKind.STRINGS:
+                value = tuple(_text(s) for s in proto.strings)
+            case AttributeKind.TENSOR:
+                value = read_tensor(proto.t, self.folder, f"{self.name}: {node.label}")
+            case AttributeKind.TENSORS:
+                value = tuple(read_tensor(t, self.folder, f"{self.name}: {node.label}") for t in proto.tensors)
+            case AttributeKind.GRAPH:
+                value = self._nested(proto.g, node)
+            case AttributeKind.GRAPHS:
+                value = tuple(self._nested(g, node) for g in proto.graphs)
+            case AttributeKind.SPARSE_TENSOR:
+                value = proto.sparse_tensor.SerializeToString()
+            case AttributeKind.SPARSE_TENSORS:
+                value = tuple(t.SerializeToString() for t in proto.sparse_tensors)
+            case AttributeKind.TYPE_PROTO:
+                value = proto.tp.SerializeToString()
+            case AttributeKind.TYPE_PROTOS:
+                value = tuple(t.SerializeToString() for t in proto.type_protos)
+        return Attribute(kind, value)
+
+    def _nested(self, proto: onnx.GraphProto, parent: Node) -> Graph:
+        graph = Graph(parent.graph.model, parent=parent)
+        self.graph(proto, graph)
+        return graph
+
+    def function(self, proto: onnx.FunctionProto, model: Model) -> Function:
+        graph = Graph(model, proto.name)
+        edit.set_graph_inputs(graph, [self._new_value(graph, name) for name in proto.input])
+        self._nodes(proto.node, graph)
+        for info in proto.value_info:
+            known = graph.find(info.name)
+            if known is not None:
+                self._describe(known, info)
+        edit.set_graph_outputs(graph, [self._resolve(graph, o, f"function {proto.name}") for o in proto.output])
+        holder = Node(proto.name, proto.domain)
+        return Function(
+            _domain(proto.domain),
+            proto.name,
+            graph,
+            proto.overload,
+            tuple(proto.attribute),
+            {a.name: self._attribute(a, holder) for a in proto.attribute_proto},
+            {_domain(entry.domain): entry.version for entry in proto.opset_import},
+            proto.doc_string,
+            dict(_metadata(proto.metadata_props)),
+        )
+
+    def sort(self, root: Graph) -> None:
+        """Bring nodes into dependency order where a file has them in another; a circle is an error."""
+        for graph in root.all_graphs():
+            if graph.is_sorted():
+                continue
+            order = graph.topological_order()
+            if len(order) < len(graph.nodes):
+                node = next(n for n in graph.nodes if n not in set(order))
+                raise ModelError(
+                    f"{node.label} depends on its own output",
+                    where=self.name,
+                    remedy="the graph has a cycle, which ONNX does not allow: export the model again",
+                )
+            edit.reorder(graph, order)
+
+
+def _guess_kind(proto: onnx.AttributeProto) -> AttributeKind:
+    """The kind of an attribute written before kinds were (IR version 1)."""
+    for name, kind in (("f", AttributeKind.FLOAT), ("i", AttributeKind.INT), ("s", AttributeKind.STRING)):
+        if proto.HasField(name):
+            return kind
+    for name, kind in (("t", AttributeKind.TENSOR), ("g", AttributeKind.GRAPH)):
+        if proto.HasField(name):
+            return kind
+    if proto.floats:
+        return AttributeKind.FLOATS
+    return AttributeKind.STRINGS if proto.strings else AttributeKind.INTS
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data

@@ -1,0 +1,25 @@
+"""Models as text, in ONNX's own textual syntax (docs/Syntax.md of the ONNX project)."""
+
+from __future__ import annotations
+
+import onnx.parser
+import onnx.printer
+
+from ..errors import ModelError
+from .model import Model
+from .read_proto import read_model
+from .write_proto import write_model
+
+
+def parse(text: str) -> Model:
+    """The model that a text describes. Raises ModelError with the parser's position where the text is wrong."""
+    try:
+        proto = onnx.parser.parse_model(text)
+    except onnx.parser.ParseError as error:
+        raise ModelError(str(error), where="model text") from None
+    return read_model(proto, name="model text")
+
+
+def to_text(model: Model) -> str:
+    """The text of a model, weights in full, that `parse` reads back."""
+    return onnx.printer.to_text(write_model(model))

@@ -1,0 +1,122 @@
+"""The structural verifier: what must hold of every model between any two passes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import onnx
+
+from ..errors import VerificationError
+from .graph import Graph
+from .model import Model
+from .node import Node, Use, Value
+from .types import TensorType
+
+
+def verify(model: Model) -> None:
+    """Check the structure of a model.
+
+    Every input exists in scope and is made before it is needed; uses and producers agree; names are unique; operators are known
+    in the imported opsets, with a number of inputs and outputs that their schema allows; initializers have the type of their contents.
+    Raises VerificationError, naming the first few things that are wrong.
+    """
+    problems = []
+    for problem in _problems(model):
+        problems.append(problem)
+        if len(problems) == 5:
+            break
+    if problems:
+        raise VerificationError("; ".join(problems), where=model.name)
+
+
+def _problems(model: Model) -> Iterator[str]:
+    roots = [(model.graph, dict(model.opsets))]
+    roots += [(f.graph, f.opsets or dict(model.opsets)) for f in model.functions.values()]
+    for root, opsets in roots:
+        for graph in root.all_graphs():
+            yield from _graph_problems(graph, opsets, model)
+
+
+def _graph_problems(graph: Graph, opsets: dict[str, int], model: Model) -> Iterator[str]:
+    if graph.model is not model:
+        yield f"graph '{graph.name}' belongs to another model"
+    yield from _value_problems(graph)
+    produced: set[Value] = set()
+    for node in graph.nodes:
+        if node.graph is not graph:
+            yield f"{node.label} says that it is in another graph"
+        for index, value in enumerate(node.inputs):
+            if value is not None:
+                if Use(node, index) not in value._uses:
+                    yield f"'{value.name}' does not know that {node.label} uses it"
+                if not value.graph.encloses(graph):
+                    yield f"{node.label} reads '{value.name}', which is out of scope"
+        for value in graph.dependencies(node):
+            if value.producer is not None and value not in produced:
+                yield f"{node.label} needs '{value.name}' before it is made"
+        for index, value in enumerate(node.outputs):
+            if value.producer is not node or value.index != index:
+                yield f"'{value.name}' does not know that {node.label} makes it"
+        produced.update(node.outputs)
+        yield from _schema_problems(node, opsets, model)
+    for value in graph.outputs:
+        if not value.graph.encloses(graph):
+            yield f"output '{value.name}' of graph '{graph.name}' is out of scope"
+        elif value.graph is graph and value.producer is not None and value not in produced:
+            yield f"output '{value.name}' is made by a node that is not in the graph"
+
+
+def _value_problems(graph: Graph) -> Iterator[str]:
+    for name, value in graph._values.items():
+        if value.name != name or value.graph is not graph:
+            yield f"'{value.name}' is listed under the name '{name}'"
+        if value.producer is None and not (value.is_graph_input or value.is_initializer):
+            if name not in graph.sparse_initializers:
+                yield f"nothing makes '{name}'"
+        elif value.producer is not None and (value.producer.removed or value.tensor is not None):
+            yield f"'{name}' is made by a removed node, or has contents of its own"
+        tensor = value.tensor
+        if tensor is not None and not value.is_graph_input and value.type != TensorType(tensor.dtype, tensor.shape):
+            yield f"initializer '{name}' is a {value.type} but holds {tensor}"
+        for use in value._uses:
+            if use.node.removed or use.node.input(use.index) is not value:
+                yield f"'{name}' thinks that {use.node.label} uses it"
+    for value in graph.inputs:
+        if graph.find(value.name) is not value:
+            yield f"input '{value.name}' is not a value of its graph"
+    names = [value.name for value in graph.outputs]
+    if len(set(names)) != len(names):
+        yield f"graph '{graph.name}' gives the same value out twice"
+
+
+def _schema_problems(node: Node, opsets: dict[str, int], model: Model) -> Iterator[str]:
+    if (node.domain, node.op_type, node.overload) in model.functions:
+        return
+    version = opsets.get(node.domain)
+    if version is None:
+        if node.domain == "" or any(key[0] == node.domain for key in model.functions):
+            yield f"{node.label}: the model imports no opset for domain '{node.domain or 'ai.onnx'}'"
+        return
+    schema = find_schema(node.op_type, node.domain, version)
+    if schema is None:
+        if node.domain == "":
+            yield f"{node.label}: opset {version} has no operator {node.op_type}"
+        return
+    if not schema.min_input <= len(node.inputs) <= schema.max_input:
+        yield f"{node.label} has {len(node.inputs)} inputs, {schema.min_input} to {schema.max_input} are right"
+    if not schema.min_output <= len(node.outputs) <= schema.max_output:
+        yield f"{node.label} has {len(node.outputs)} outputs, {schema.min_output} to {schema.max_output} are right"
+    missing = [n for n, a in schema.attributes.items() if a.required and n not in node.attributes]
+    unknown = [n for n in node.attributes if n not in schema.attributes]
+    if missing or unknown:
+        yield f"{node.label}: attributes missing {missing}, unknown {unknown}"
+
+
+@functools.cache
+def find_schema(op_type: str, domain: str, version: int) -> onnx.defs.OpSchema | None:
+    """The schema of an operator as of an opset version; None where ONNX does not define it."""
+    try:
+        return onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
