@@ -95,6 +95,17 @@ def set_inputs(node: Node, inputs: Sequence[Value | None]) -> None:
     node.graph.model._touch()
 
 
+def replace_input(node: Node, index: int, value: Value | None) -> None:
+    """Change one input; the order of the other uses stays."""
+    old = node._inputs[index]
+    if old is not None:
+        del old._uses[Use(node, index)]
+    node._inputs = (*node._inputs[:index], value, *node._inputs[index + 1 :])
+    if value is not None:
+        value._uses[Use(node, index)] = None
+    node.graph.model._touch()
+
+
 def set_outputs(node: Node, outputs: Sequence[Value]) -> None:
     for value in node._outputs:
         value.producer = None
@@ -134,6 +145,7 @@ def release_graph(graph: Graph) -> None:
         set_graph_outputs(nested, ())
         for inner in nested.nodes:
             set_inputs(inner, ())
+            inner._graph = None
 
 
 def detach_node(node: Node) -> None:

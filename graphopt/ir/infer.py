@@ -7,12 +7,13 @@ from onnx import shape_inference
 
 from .graph import Graph
 from .model import Model
-from .node import Value
+from .node import Node, Value
 from .read_proto import read_type
 from .tensor import Tensor
 from .tensor_proto import write_tensor
 from .types import Dim, Shape, TensorType, ValueType
-from .write_proto import write_model
+from .verify import find_schema
+from .write_proto import write_model, write_node, write_type
 
 # Inference reads the contents of shapes, axes, pads and the like: small integers. Weights only lend it their type.
 _INLINE_BYTES = 1024
@@ -84,3 +85,29 @@ def _merge_dims(known: Dim, found: Dim) -> Dim:
     if isinstance(known, int):
         return known
     return found if isinstance(found, int) or known is None else known
+
+
+def infer_node(node: Node) -> None:
+    """Fill in the types of one node's outputs from those of its inputs; nodes with nested graphs are left alone."""
+    model = node.graph.model
+    schema = find_schema(node.op_type, node.domain, model.opsets.get(node.domain, 0))
+    inputs = [value for value in node.inputs if value is not None]
+    if schema is None or node.subgraphs or any(value.type is None for value in inputs):
+        return
+    proto = onnx.NodeProto()
+    write_node(node, proto)
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in inputs:
+        write_type(value.type, types.setdefault(value.name, onnx.TypeProto()))
+        constant = value.constant
+        if constant is not None and constant.nbytes <= _INLINE_BYTES:
+            data[value.name] = write_tensor(constant, value.name)
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opsets.items()]
+    try:
+        found = shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
+        return  # the node's inputs are not what its schema expects: the verifier and the oracle will say so
+    for value in node.outputs:
+        if value.name in found:
+            _merge(value, read_type(found[value.name]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import onnx
 
@@ -98,19 +99,39 @@ def _schema_problems(node: Node, opsets: dict[str, int], model: Model) -> Iterat
         if node.domain == "" or any(key[0] == node.domain for key in model.functions):
             yield f"{node.label}: the model imports no opset for domain '{node.domain or 'ai.onnx'}'"
         return
-    schema = find_schema(node.op_type, node.domain, version)
-    if schema is None:
+    if find_schema(node.op_type, node.domain, version) is None:
         if node.domain == "":
             yield f"{node.label}: opset {version} has no operator {node.op_type}"
         return
-    if not schema.min_input <= len(node.inputs) <= schema.max_input:
-        yield f"{node.label} has {len(node.inputs)} inputs, {schema.min_input} to {schema.max_input} are right"
-    if not schema.min_output <= len(node.outputs) <= schema.max_output:
-        yield f"{node.label} has {len(node.outputs)} outputs, {schema.min_output} to {schema.max_output} are right"
-    missing = [n for n, a in schema.attributes.items() if a.required and n not in node.attributes]
-    unknown = [n for n in node.attributes if n not in schema.attributes]
+    signature = _signature(node.op_type, node.domain, version)
+    if not signature.inputs[0] <= len(node.inputs) <= signature.inputs[1]:
+        yield f"{node.label} has {len(node.inputs)} inputs, {signature.inputs} are right"
+    if not signature.outputs[0] <= len(node.outputs) <= signature.outputs[1]:
+        yield f"{node.label} has {len(node.outputs)} outputs, {signature.outputs} are right"
+    missing = signature.required - node.attributes.keys()
+    unknown = node.attributes.keys() - signature.attributes
     if missing or unknown:
-        yield f"{node.label}: attributes missing {missing}, unknown {unknown}"
+        yield f"{node.label}: attributes missing {sorted(missing)}, unknown {sorted(unknown)}"
+
+
+class _Signature(NamedTuple):
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    required: frozenset[str]
+    attributes: frozenset[str]
+
+
+@functools.cache
+def _signature(op_type: str, domain: str, version: int) -> _Signature:
+    """What the verifier needs of a schema, kept because reading a schema's attributes is slow."""
+    schema = onnx.defs.get_schema(op_type, version, domain)
+    attributes = schema.attributes
+    return _Signature(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        frozenset(name for name, attribute in attributes.items() if attribute.required),
+        frozenset(attributes),
+    )
 
 
 @functools.cache
