@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class StepResult:
     """What one run of one pass did.
 
-    `path` is the step's place in the pipeline (`2.0` is the first member of the group at 2, with its round after a
-    `#`: `2#1.0`), `counts` the statistics of the pass, `misses` how often it declined for which reason, and `error` the largest error
-    relative to each output's largest value that numerical verification measured, or None where it did not measure.
+    `path` is the place of the step in the pipeline, `counts` its statistics, `misses` how often the pass declined
+    for which reason, and `error` the largest error, relative to each output's largest value, that numerical
+    verification measured, or None where it did not measure.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Report:
         return cls(data["pipeline"], steps, data["seconds"])
 
     def table(self, *, all_steps: bool = False) -> Table:
-        """One row a pass, runs of the same pass added up; passes that changed nothing only with `all_steps`."""
+        """One row a pass, its runs added up; passes that changed nothing only with `all_steps`."""
         table = Table(
             "passes",
             ("pass", "fidelity", "runs", "nodes", "time", "what it did"),

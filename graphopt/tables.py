@@ -19,7 +19,7 @@ class Table:
     right: frozenset[str] = frozenset()
 
     def add(self, *cells: object) -> None:
-        """Append a row, one cell a column; integers get thousands separators. Raises ValueError on a wrong count."""
+        """Append a row; integers get thousands separators. Raises ValueError on a wrong number of cells."""
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells for the {len(self.columns)} columns of {self.title!r}")
         self.rows.append(tuple(f"{cell:,}" if type(cell) is int else str(cell) for cell in cells))

@@ -1,0 +1,137 @@
+"""The application: every command registered, every way out turned into a message and an exit status.
+
+Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: the request was wrong. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from graphopt import __version__
+from graphopt.errors import GraphOptError
+
+from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, targets, verify
+
+INTERRUPTED = 130
+TRACEBACK_VARIABLE = "GRAPHOPT_TRACEBACK"
+
+HELP = """
+Make a trained network smaller and faster, prove that it still computes the same, and compile it to native code.
+
+\b
+    graphopt demo                                        see it work, on a network that ships with graphopt
+    graphopt compile model.onnx -o model.gopt            compile for this machine
+    graphopt compile model.onnx --target arm --verify    compile for ARM, checking every step
+    graphopt bench model.gopt                            measure it against ONNX Runtime
+    graphopt optimize model.onnx -o smaller.onnx         only rewrite the graph; the result is ONNX again
+
+Exit status: 0 done, 1 the check that was asked for failed, 2 the request was wrong.
+"""
+
+app = typer.Typer(
+    name="graphopt",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+for _name, _command in {
+    "compile": compile.compile_,
+    "optimize": optimize.optimize,
+    "run": run.run,
+    "bench": bench.bench,
+    "verify": verify.verify,
+    "inspect": inspect.inspect,
+    "diff": diff.diff,
+    "bisect": bisect.bisect,
+    "passes": passes.passes,
+    "targets": targets.targets,
+    "demo": demo.demo,
+}.items():
+    app.command(_name)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+    show_traceback: Annotated[
+        bool,
+        typer.Option(
+            "--traceback", help="Print the Python traceback of any error.", envvar=TRACEBACK_VARIABLE
+        ),
+    ] = False,
+) -> None:
+    if show_traceback:
+        os.environ[TRACEBACK_VARIABLE] = "1"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line on `args` (those of the process by default) and exit with its status."""
+    sys.exit(run_command(args))
+
+
+def run_command(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; whatever goes wrong is printed as one message on stderr."""
+    try:
+        status = app(args=args, prog_name="graphopt", standalone_mode=False)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
+        return status if isinstance(status, int) else 0
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exc()
+        message, status = explain(error)
+        print(message, file=sys.stderr)
+        return status
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """What to tell the user about an error, and the exit status it means."""
+    if isinstance(error, GraphOptError):
+        return f"error: {error}", error.exit_status
+    if hasattr(error, "format_message"):  # a usage error of typer's, which has no public base class for them
+        return _explain_usage(error), 2
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"error: {where}{error.strerror}", 2
+    if isinstance(error, MemoryError):
+        return (
+            "error: out of memory\n  Use a machine with more memory, or fix smaller shapes with --input.",
+            2,
+        )
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"error: this is a bug in graphopt, or in a pass that was loaded: {type(error).__name__}: {error}\n"
+        f"  at {last.filename}:{last.lineno}\n"
+        f"  Run `graphopt --traceback ...` again and report what it prints, with the model if you may share it.",
+        2,
+    )
+
+
+def _explain_usage(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "graphopt"
+    message = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return message
+    return f"error: {message}\n  `{command} --help` lists what it takes."

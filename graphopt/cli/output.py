@@ -1,0 +1,91 @@
+"""What the commands print: tables and sentences for people, JSON for machines, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from graphopt.tables import Table
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done now and how much is done, from 0 to 1."""
+
+
+class Output:
+    """Where one command prints. With `as_json`, stdout gets one JSON document and nothing else."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def result(self, data: dict[str, Any]) -> None:
+        """The machine's answer; printed with `--json` only."""
+        if self.as_json:
+            json.dump(data, sys.stdout, indent=2, allow_nan=False)
+            sys.stdout.write("\n")
+
+    def line(self, text: str = "") -> None:
+        """A sentence for people."""
+        if not self.as_json:
+            print(text)
+
+    def note(self, text: str) -> None:
+        """A remark on the side; stderr."""
+        print(text, file=sys.stderr)
+
+    def table(self, table: Table) -> None:
+        """A table for people, after an empty line; one without rows is left out."""
+        if self.as_json or not table.rows:
+            return
+        print()
+        if sys.stdout.isatty():
+            _draw(table)
+        else:
+            print(table.to_text())
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A progress bar on a terminal, a line a step in a log."""
+        if sys.stderr.isatty():
+            with _progress_bar() as report:
+                yield report
+        else:
+            yield _progress_lines()
+
+
+def _draw(table: Table) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        drawn.add_column(column, justify="right" if column in table.right else "left")
+    for row in table.rows:
+        drawn.add_row(*row)
+    Console(markup=False, highlight=False).print(drawn)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda what, done: bar.update(task, description=what, completed=done)
+
+
+def _progress_lines() -> Progress:
+    last = ""
+
+    def report(what: str, done: float) -> None:
+        nonlocal last
+        if what != last:
+            last = what
+            print(f"[{done:4.0%}] {what}", file=sys.stderr, flush=True)
+
+    return report
