@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+
+from tools.builder import Builder
 
 MAGIC = 0x1950A86A20F9469CFC6C
 EPSILON = 1e-3
@@ -94,23 +95,18 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     return {name: view.numpy() for name, view in views.items()}
 
 
-class _Builder:
+class _Network(Builder):
+    """Writes the layers, taking the weights from the state dict by their names in it."""
+
     def __init__(self, state: dict[str, np.ndarray]) -> None:
+        super().__init__()
         self.state = state
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, np.ndarray] = {
-            "zero": np.array(0, np.float32),
-            "six": np.array(6, np.float32),
-        }
         self.side = 224
+        self.weight("zero", np.array(0, np.float32))
+        self.weight("six", np.array(6, np.float32))
 
-    def weight(self, name: str) -> str:
-        self.weights[name] = self.state[name]
-        return name
-
-    def op(self, op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
-        return name
+    def loaded(self, name: str) -> str:
+        return self.weight(name, self.state[name])
 
     def conv_bn(self, x: str, conv: str, bn: str, stride: int = 1, act: bool = True) -> str:
         """Convolution, batch-norm and ReLU6; padded as by TensorFlow, where the net was trained."""
@@ -121,9 +117,9 @@ class _Builder:
         pads = [total // 2] * 2 + [total - total // 2] * 2
         group = kernel.shape[0] if "depthwise" in conv else 1
         self.side = out
-        weight = self.weight(f"{conv}.weight")
+        weight = self.loaded(f"{conv}.weight")
         y = self.op("Conv", [x, weight], conv, strides=[stride] * 2, pads=pads, group=group)
-        parts = [self.weight(f"{bn}.{part}") for part in ("weight", "bias", "running_mean", "running_var")]
+        parts = [self.loaded(f"{bn}.{part}") for part in ("weight", "bias", "running_mean", "running_var")]
         y = self.op("BatchNormalization", [y, *parts], bn, epsilon=EPSILON)
         return self.op("Clip", [y, "zero", "six"], f"{bn}.relu6") if act else y
 
@@ -134,7 +130,7 @@ class _Builder:
         y = self.conv_bn(y, f"{name}._project_conv", f"{name}._bn2", act=False)
         return self.op("Add", [y, x], f"{name}.add") if shortcut else y
 
-    def network(self) -> None:
+    def layers(self) -> None:
         x = self.conv_bn("image", "_conv_stem", "_bn0", 2)
         index, before = 0, 32
         for repeats, expand, size, stride, width in STAGES:
@@ -145,7 +141,7 @@ class _Builder:
                 index, before = index + 1, width
         x = self.conv_bn(x, "_conv_head", "_bn1")
         x = self.op("Flatten", [self.op("GlobalAveragePool", [x], "average")], "flat")
-        self.op("Gemm", [x, self.weight("_fc.weight"), self.weight("_fc.bias")], "logits", transB=1)
+        self.op("Gemm", [x, self.loaded("_fc.weight"), self.loaded("_fc.bias")], "logits", transB=1)
 
 
 def build(path: Path) -> onnx.ModelProto:
@@ -153,15 +149,9 @@ def build(path: Path) -> onnx.ModelProto:
 
     `image` N x 3 x 224 x 224 float32, RGB, (pixel - 127) / 128, to `logits` N x 1000 over ImageNet's classes.
     """
-    builder = _Builder(read_state_dict(path))
-    builder.network()
-    graph = helper.make_graph(
-        builder.nodes,
-        "efficientnet-lite0",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 224, 224])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 1000])],
-        [numpy_helper.from_array(array, name) for name, array in builder.weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    network = _Network(read_state_dict(path))
+    network.layers()
+    image = {"image": (np.float32, ("N", 3, 224, 224))}
+    model = network.model("efficientnet-lite0", image, {"logits": (np.float32, ("N", 1000))})
     onnx.checker.check_model(model, full_check=True)
     return model

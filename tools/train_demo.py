@@ -21,9 +21,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.builder import Builder
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 OUT = Path(__file__).resolve().parent.parent / "graphopt" / "demo"
@@ -137,27 +140,21 @@ def train(folder: Path, epochs: int, batch: int, seed: int) -> Net:
     return net
 
 
-class Exporter:
+class Exporter(Builder):
     """Writes the network as ONNX nodes, reading the weights by their names in the state dict."""
 
     def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
         self.state = state
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, np.ndarray] = {}
 
-    def weight(self, name: str, array: np.ndarray | None = None) -> str:
-        self.weights[name] = self.state[name].detach().contiguous().numpy() if array is None else array
-        return name
-
-    def op(self, op_type: str, inputs: list[str], name: str, **attributes: object) -> str:
-        self.nodes.append(helper.make_node(op_type, inputs, [name], name=f"/{name}", **attributes))
-        return name
+    def loaded(self, name: str) -> str:
+        return self.weight(name, self.state[name].detach().contiguous().numpy())
 
     def conv_bn(self, x: str, conv: str, bn: str, stride: int, pad: int) -> str:
-        y = self.op("Conv", [x, self.weight(f"{conv}.weight")], conv, strides=[stride] * 2, pads=[pad] * 4)
+        y = self.op("Conv", [x, self.loaded(f"{conv}.weight")], conv, strides=[stride] * 2, pads=[pad] * 4)
         parts = ("weight", "bias", "running_mean", "running_var")
         return self.op(
-            "BatchNormalization", [y, *(self.weight(f"{bn}.{p}") for p in parts)], bn, epsilon=1e-5
+            "BatchNormalization", [y, *(self.loaded(f"{bn}.{p}") for p in parts)], bn, epsilon=1e-5
         )
 
     def block(self, x: str, prefix: str, block: Block) -> str:
@@ -175,23 +172,16 @@ class Exporter:
         target = self.op("Concat", [batch, self.weight("rest", np.array([-1], np.int64))], "target", axis=0)
         return self.op("Reshape", [x, target], "flat")
 
-    def model(self, net: Net) -> onnx.ModelProto:
+    def network(self, net: Net) -> onnx.ModelProto:
         x = self.op("Relu", [self.conv_bn("image", "conv", "bn", 1, 1)], "relu")
         x = self.op("MaxPool", [x], "pool", kernel_shape=[2, 2], strides=[2, 2])
         for i, block in enumerate(net.blocks):
             assert isinstance(block, Block)
             x = self.block(x, f"blocks.{i}", block)
         x = self.flatten(self.op("GlobalAveragePool", [x], "average"))
-        self.op("Gemm", [x, self.weight("fc.weight"), self.weight("fc.bias")], "logits", transB=1)
-        graph = helper.make_graph(
-            self.nodes,
-            "fashion",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 28, 28])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
-            [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
-        )
-        opset = helper.make_opsetid("", 18)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=9, producer_name="train_demo")
+        self.op("Gemm", [x, self.loaded("fc.weight"), self.loaded("fc.bias")], "logits", transB=1)
+        image = {"image": (np.float32, ("N", 1, 28, 28))}
+        model = self.model("fashion", image, {"logits": (np.float32, ("N", 10))})
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -211,7 +201,7 @@ def main() -> None:
     net = train(options.data, options.epochs, options.batch, options.seed)
     tests = torch.from_numpy(images.copy()).unsqueeze(1).float() / 255
     reached = accuracy(net, tests, torch.from_numpy(labels.copy()).long())
-    content = Exporter(net.state_dict()).model(net).SerializeToString()
+    content = Exporter(net.state_dict()).network(net).SerializeToString()
     print(f"accuracy on {len(labels)} test images: {reached:.4f}; ONNX: {len(content):,} bytes")
     if reached < NEEDED or len(content) >= MAX_BYTES:
         sys.exit(f"not written: the demo wants at least {NEEDED:.0%} and less than {MAX_BYTES:,} bytes")
