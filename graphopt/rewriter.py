@@ -299,7 +299,7 @@ def _reads(node: Node) -> Iterator[Value]:
     """What a node reads, captures of its nested graphs included."""
     yield from (value for value in node.inputs if value is not None)
     for subgraph in node.subgraphs:
-        nested = set(subgraph.all_graphs())
+        nested = dict.fromkeys(subgraph.all_graphs())
         for graph in nested:
             inner: Iterable[Value | None] = (v for n in graph.nodes for v in n.inputs)
             for value in (*inner, *graph.outputs):

@@ -82,9 +82,7 @@ def _copy_value(value: Value, target: Graph, mapping: dict[Value, Value], rename
     mapping[value] = copy
 
 
-def _copy_node(
-    node: Node, target: Graph, mapping: dict[Value, Value], rename: Rename, before: Node | None
-) -> Node:
+def _copy_node(node: Node, target: Graph, mapping: dict[Value, Value], rename: Rename, before: Node | None) -> Node:
     copy = Node(
         node.op_type,
         node.domain,

@@ -93,9 +93,7 @@ def _check_count(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], 
         )
 
 
-def _external(
-    proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], folder: Path | None, where: str
-) -> Tensor:
+def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], folder: Path | None, where: str) -> Tensor:
     entries = {entry.key: entry.value for entry in proto.external_data}
     path = _inside(entries.get("location", ""), folder, where)
     expected = (math.prod(shape) * dtype.bits + 7) // 8
@@ -127,12 +125,12 @@ def _inside(location: str, folder: Path | None, where: str) -> Path:
     path = (root / location).resolve()
     if not location or not path.is_relative_to(root):
         raise ModelError(
-            f"its external data '{location}' is outside the model's folder", where=where, remedy="do not trust this model"
+            f"its external data '{location}' is outside the model's folder",
+            where=where,
+            remedy="do not trust this model",
         )
     if not path.is_file():
-        raise ModelError(
-            f"its external data file '{location}' is missing", where=where, remedy=f"put it into {folder}"
-        )
+        raise ModelError(f"its external data file '{location}' is missing", where=where, remedy=f"put it into {folder}")
     return path
 
 
@@ -150,9 +148,7 @@ def write_tensor(tensor: Tensor, name: str = "") -> onnx.TensorProto:
     """The proto of a tensor, its data inside."""
     proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
     if tensor.dtype is DType.STRING:
-        proto.string_data.extend(
-            item if isinstance(item, bytes) else item.encode() for item in tensor.numpy().ravel()
-        )
+        proto.string_data.extend(item if isinstance(item, bytes) else item.encode() for item in tensor.numpy().ravel())
     else:
         proto.raw_data = raw_bytes(tensor)
     return proto

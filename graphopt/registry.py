@@ -1,0 +1,182 @@
+"""Finds passes, named pipelines, target files and backends by entry point, so that this package needs to know none.
+
+Groups: `graphopt.passes` (a package, module or Pass class; a package may hold a `pipelines.toml`), `graphopt.targets` (a package that
+holds target files), `graphopt.backends` (a backend class).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import GraphOptError, PassError
+from .rewrite import Fidelity, Pass
+
+_loaded: list[type[Pass]] = []
+
+
+@dataclass(frozen=True)
+class NamedPipeline:
+    """A pipeline text with a name."""
+
+    name: str
+    text: str
+    summary: str
+
+
+@functools.cache
+def _installed_passes() -> dict[str, type[Pass]]:
+    return _by_name([cls for point in _entry_points("graphopt.passes") for cls in _classes(_load(point))])
+
+
+def passes() -> dict[str, type[Pass]]:
+    """Every known pass by name: installed ones, then those that `load_module` or `register` brought."""
+    return _by_name([*_installed_passes().values(), *_loaded])
+
+
+@functools.cache
+def pipelines() -> dict[str, NamedPipeline]:
+    """Every named pipeline by name, out of the `pipelines.toml` of each package that offers passes."""
+    found: dict[str, NamedPipeline] = {}
+    for point in _entry_points("graphopt.passes"):
+        package = importlib.import_module(point.module)
+        if not hasattr(package, "__path__"):
+            continue
+        file = resources.files(package) / "pipelines.toml"
+        if file.is_file():
+            for name, entry in tomllib.loads(file.read_text()).items():
+                found[name] = NamedPipeline(name, "".join(entry["passes"].split()), entry["summary"])
+    return found
+
+
+def target_folders() -> list[Path]:
+    """The folders of installed packages that hold target files."""
+    return [
+        Path(str(resources.files(importlib.import_module(point.module)))) for point in _entry_points("graphopt.targets")
+    ]
+
+
+@functools.cache
+def backend(name: str) -> Any:
+    """The backend of this name, made. Raises GraphOptError if there is none."""
+    points = {point.name: point for point in _entry_points("graphopt.backends")}
+    if name not in points:
+        known = ", ".join(points) or "none"
+        raise GraphOptError(f"there is no backend '{name}'; installed: {known}")
+    return _load(points[name])()
+
+
+def register(cls: type[Pass]) -> type[Pass]:
+    """Make a pass known by its name in this process. Raises PassError if it is malformed or its name is taken."""
+    _by_name([*passes().values(), cls])
+    if cls not in _loaded:
+        _loaded.append(cls)
+    return cls
+
+
+def load_module(name: str) -> list[type[Pass]]:
+    """Import a module (or a `.py` file) and make its passes known. Raises PassError if it cannot be or holds none."""
+    try:
+        module = _import_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except Exception as error:
+        raise PassError(
+            f"it could not be imported: {type(error).__name__}: {error}",
+            where=f"module '{name}'",
+            remedy="name an importable module, or the path of a .py file",
+        ) from error
+    found = _classes(module)
+    if not found:
+        raise PassError("it defines no pass", where=f"module '{name}'", remedy="a pass is a subclass of graphopt.Pass")
+    return [register(cls) for cls in found]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _entry_points(group: str) -> list[metadata.EntryPoint]:
+    # An editable install beside another may list an entry point twice.
+    return sorted(set(metadata.entry_points(group=group)), key=lambda point: (point.name != "builtin", point.name))
+
+
+def _load(point: metadata.EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:
+        raise PassError(
+            f"it could not be loaded: {type(error).__name__}: {error}",
+            where=f"entry point '{point.name} = {point.value}' of group {point.group}",
+            remedy="mend or uninstall the package that brings it",
+        ) from error
+
+
+def _classes(found: Any) -> list[type[Pass]]:
+    """The passes that an entry point gives: itself, or those defined in the module and its submodules."""
+    if inspect.isclass(found):
+        return [found]
+    if isinstance(found, Pass):
+        return [type(found)]
+    return [cls for module in _modules(found) for cls in _defined(module)]
+
+
+def _modules(module: ModuleType) -> Iterator[ModuleType]:
+    yield module
+    for info in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
+        yield importlib.import_module(info.name)
+
+
+def _defined(module: ModuleType) -> list[type[Pass]]:
+    return [
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls)
+        and issubclass(cls, Pass)
+        and cls.__module__ == module.__name__
+        and not inspect.isabstract(cls)
+        and not cls.__name__.startswith("_")
+    ]
+
+
+def _by_name(classes: list[type[Pass]]) -> dict[str, type[Pass]]:
+    found: dict[str, type[Pass]] = {}
+    for cls in classes:
+        _check(cls)
+        if found.setdefault(cls.name, cls) is not cls:
+            raise PassError(
+                f"'{cls.name}' is the name of two passes",
+                where=f"{cls.__module__}.{cls.__qualname__}",
+                remedy=f"{found[cls.name].__module__}.{found[cls.name].__qualname__} has it already: choose another",
+            )
+    return found
+
+
+def _check(cls: type[Pass]) -> None:
+    wrong = ""
+    if not (inspect.isclass(cls) and issubclass(cls, Pass)):
+        wrong = "it is no subclass of graphopt.Pass"
+    elif not isinstance(getattr(cls, "name", None), str) or not isinstance(getattr(cls, "fidelity", None), Fidelity):
+        wrong = "it needs the class variables `name` and `fidelity`"
+    elif not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        wrong = "it must be a frozen dataclass"
+    elif any(f.default is dataclasses.MISSING for f in dataclasses.fields(cls)):
+        wrong = "each of its options needs a default"
+    if wrong:
+        raise PassError(wrong, where=f"pass {getattr(cls, '__qualname__', cls)}")
