@@ -1,7 +1,7 @@
 """A BERT-like encoder with random weights, exported as naively as PyTorch's tracing exporter does it.
 
-Nothing is fused: each layer-norm is nine nodes, each GELU five around an Erf, attention is separate Q, K and V
-products with the shape arithmetic of `view` between them, and the mask is built by arithmetic on floats.
+Nothing is fused: each layer-norm is nine nodes, each GELU five around an Erf, attention is separate Q, K and
+V products with the shape arithmetic of `view` between them, and the mask is built by arithmetic on floats.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ class _Encoder(Builder):
 
     def mask(self) -> str:
         """Zero where the mask is one and the lowest float where it is zero, as batch x 1 x 1 x sequence."""
-        y = self.op(
-            "Unsqueeze", ["attention_mask", self.constant([1], np.int64, "mask/axes_1")], "mask/first"
-        )
+        y = self.op("Unsqueeze", ["attention_mask", self.constant([1], np.int64, "mask/axes_1")], "mask/first")
         y = self.op("Unsqueeze", [y, self.constant([2], np.int64, "mask/axes_2")], "mask/second")
         y = self.op("Cast", [y], "mask/Cast", to=onnx.TensorProto.FLOAT)
         y = self.op("Sub", [self.number(1, "mask/one"), y], "mask/Sub")
@@ -117,9 +115,7 @@ class _Encoder(Builder):
         x = self.op("Gather", [words, "input_ids"], "embeddings/word/Gather")
         y = self.op("Gather", [types, "token_type_ids"], "embeddings/type/Gather")
         x = self.op("Add", [x, y], "embeddings/Add")
-        x = self.op(
-            "Add", [x, self.op("Gather", [places, ids], "embeddings/position/Gather")], "embeddings/Add_1"
-        )
+        x = self.op("Add", [x, self.op("Gather", [places, ids], "embeddings/position/Gather")], "embeddings/Add_1")
         return self.layer_norm(x, "embeddings/LayerNorm")
 
     def pooler(self, x: str) -> None:
@@ -140,9 +136,9 @@ def make_bert(
 ) -> onnx.ModelProto:
     """The encoder at opset 14, with 2 * `layers` + 1 decomposed layer-norms.
 
-    Inputs `input_ids`, `attention_mask` and `token_type_ids`, int64 batch x `sequence` (a number fixes it); outputs
-    `last_hidden_state` batch x sequence x hidden and `pooler_output` batch x hidden, float32. `sequence` may be at
-    most `positions`. ValueError where `heads` does not divide `hidden`.
+    Inputs `input_ids`, `attention_mask` and `token_type_ids`, int64 batch x `sequence` (a number fixes it);
+    outputs `last_hidden_state` batch x sequence x hidden and `pooler_output` batch x hidden, float32. A
+    sequence may be as long as `positions`. ValueError where `heads` does not divide `hidden`.
     """
     if hidden % heads:
         raise ValueError(f"hidden {hidden} is not a multiple of heads {heads}")

@@ -1,7 +1,7 @@
-"""Graphs of any number of nodes with tiny weights, to measure how the time of passes grows with a graph's size.
+"""Graphs of any number of nodes with tiny weights, to measure how the time of passes grows with the size.
 
-The mix is that of exported networks: convolutions with batch-norm, residuals, activations written out, `view`s by
-shape arithmetic, transposes there and back, no-ops.
+The mix is that of exported networks: convolutions with batch-norm, residuals, activations written out,
+`view`s by shape arithmetic, transposes there and back, no-ops.
 """
 
 from __future__ import annotations
@@ -60,24 +60,16 @@ class _Blocks(Builder):
         return self.op("Add", [y, self.number(0.1, f"{name}/shift")], f"{name}/shifted")
 
     def gelu(self, x: str, name: str) -> str:
-        y = self.op(
-            "Erf", [self.op("Div", [x, self.number(2**0.5, f"{name}/root")], f"{name}/div")], f"{name}/erf"
-        )
+        y = self.op("Erf", [self.op("Div", [x, self.number(2**0.5, f"{name}/root")], f"{name}/div")], f"{name}/erf")
         y = self.op("Add", [y, self.number(1, f"{name}/one")], f"{name}/add")
-        y = self.op(
-            "Mul", [self.op("Mul", [x, y], f"{name}/mul"), self.number(0.5, f"{name}/half")], f"{name}/out"
-        )
+        y = self.op("Mul", [self.op("Mul", [x, y], f"{name}/mul"), self.number(0.5, f"{name}/half")], f"{name}/out")
         return self.op("Cast", [y], f"{name}/cast", to=onnx.TensorProto.FLOAT)
 
     def views(self, x: str, name: str) -> str:
         """`x.view(x.size(0), 4, 36)` and back, as exporters write them."""
         shape = self.op("Shape", [x], f"{name}/shape")
-        batch = self.op(
-            "Gather", [shape, self.constant(0, np.int64, f"{name}/index")], f"{name}/batch", axis=0
-        )
-        batch = self.op(
-            "Unsqueeze", [batch, self.constant([0], np.int64, f"{name}/axes")], f"{name}/batch_1d"
-        )
+        batch = self.op("Gather", [shape, self.constant(0, np.int64, f"{name}/index")], f"{name}/batch", axis=0)
+        batch = self.op("Unsqueeze", [batch, self.constant([0], np.int64, f"{name}/axes")], f"{name}/batch_1d")
         flat = self.constant([CHANNELS, SIDE * SIDE], np.int64, f"{name}/flat")
         full = self.constant([CHANNELS, SIDE, SIDE], np.int64, f"{name}/full")
         there = self.op("Concat", [batch, flat], f"{name}/there", axis=0)
@@ -93,10 +85,10 @@ class _Blocks(Builder):
 
 
 def make_large(n_nodes: int, shape: str = "chain", seed: int = 0) -> onnx.ModelProto:
-    """A graph of at least `n_nodes` nodes and at most some tens more, opset 18, `x` to `y`, N x 4 x 6 x 6 float32.
+    """A graph of at least `n_nodes` nodes and at most some tens more; `x` to `y`, N x 4 x 6 x 6 float32.
 
-    `shape`: "chain" is one block after the other, as deep as it has nodes; "wide" is branches of five blocks, all
-    reading `x`, summed pair by pair. ValueError for another shape.
+    `shape`: "chain" is one block after the other, as deep as it has nodes; "wide" is branches of five blocks,
+    all reading `x`, summed pair by pair. Opset 18. ValueError for another shape.
     """
     if shape not in ("chain", "wide"):
         raise ValueError(f"shape {shape!r} is neither 'chain' nor 'wide'")

@@ -1,8 +1,9 @@
-"""The classical architectures inside the onnx package ("light" models), with full-size weights made at random.
+"""The classical architectures inside the onnx package ("light" models), with full-size random weights.
 
-Their weights are ConstantOfShape nodes there. Here each becomes an initializer of seeded values: He-scaled kernels,
-small biases, positive batch-norm scales and variances; and the last layer is scaled so that its outputs spread by
-about two, since a softmax fed with hundreds would hide any error. They measure speed and say nothing of accuracy.
+Their weights are ConstantOfShape nodes there. Here each becomes an initializer of seeded values: He-scaled
+kernels, small biases, positive batch-norm scales and variances; and the last layer is scaled so that its
+outputs spread by about two, since a softmax fed with hundreds would hide any error. They measure speed and say
+nothing of accuracy.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def make_light(name: str, seed: int = 0) -> onnx.ModelProto:
 
 
 def _fill(graph: onnx.GraphProto, seed: int) -> None:
-    """Put seeded weights where ConstantOfShape nodes and float initializers were, in the graph's own order."""
+    """Put seeded weights where ConstantOfShape nodes and float initializers were, in the graph's order."""
     shapes = {t.name: tuple(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     sizes = {t.name: t for t in graph.initializer}
     for node in graph.node:

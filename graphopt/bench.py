@@ -1,0 +1,87 @@
+"""Timing of several runners side by side, so that what disturbs one disturbs all.
+
+The machine's clock, its other users and its caches change by the second. Runners measured one after the other
+would each see another machine; here each round runs all of them, and medians are compared.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Runner = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one runner's timed runs: the fastest, median, 90th percentile and mean."""
+
+    runs: int
+    best: float
+    p50: float
+    p90: float
+    mean: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        """The statistics of one or more durations. Raises ValueError for none."""
+        if not seconds:
+            raise ValueError("no run was timed")
+        ordered = sorted(seconds)
+        mean = math.fsum(ordered) / len(ordered)
+        return cls(len(ordered), ordered[0], _quantile(ordered, 0.5), _quantile(ordered, 0.9), mean)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def interleave(
+    runners: Mapping[str, Runner], runs: int = 50, warmup: int = 3, *, seconds: float = math.inf
+) -> dict[str, Timing]:
+    """Time `runs` calls of each runner, a call of each in turn, after `warmup` rounds that do not count.
+
+    Before each timed call comes an untimed one of the same runner: the one before it left other data in the
+    caches, and perhaps worker threads that still spin. Each round starts with another runner. Once `seconds` are
+    over no new round starts, but there are always at least three (or `runs`, if fewer). What a runner raises is
+    not caught.
+    """
+    if runs < 1 or warmup < 0:
+        raise ValueError(f"runs must be at least 1 and warmup at least 0, not {runs} and {warmup}")
+    names = list(runners)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(warmup):
+        for name in names:
+            runners[name]()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for round_ in range(runs):
+            if round_ >= 3 and time.perf_counter() - start > seconds:
+                break
+            first = round_ % len(names) if names else 0
+            for name in names[first:] + names[:first]:
+                taken[name].append(_timed(runners[name]))
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Timing.of(taken[name]) for name in names}
+
+
+def _timed(runner: Runner) -> float:
+    runner()
+    start = time.perf_counter()
+    runner()
+    return time.perf_counter() - start
+
+
+def _quantile(ordered: Sequence[float], fraction: float) -> float:
+    """Linear between the two nearest, as numpy's default."""
+    place = fraction * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
