@@ -1,7 +1,7 @@
 """What changed between two models: the frame, the operators, what became of each node, the weights.
 
-Nodes are followed by provenance: a node of the new model stands for the nodes of the old one that its `origin`
-names (its own name, where it has no origin).
+Nodes are followed by provenance: a node of the new model stands for the nodes of the old one that its
+`origin` names (its own name, where it has no origin).
 """
 
 from __future__ import annotations
@@ -121,9 +121,7 @@ def _key(node: Node) -> str:
 
 def _described(node: Node) -> tuple[object, ...]:
     """What must be equal for a node to count as unchanged; nested graphs have nodes of their own."""
-    attributes = {
-        name: _plain(attribute) for name, attribute in node.attributes.items() if not node.subgraphs
-    }
+    attributes = {name: _plain(attribute) for name, attribute in node.attributes.items() if not node.subgraphs}
     return node.op, node.overload, len(node.inputs), attributes
 
 
@@ -150,9 +148,7 @@ def _node_changes(before: Model, after: Model) -> list[Change]:
         if not found:
             changes.append(Change(name, node.op, ""))
         elif len(found) > 1 or _described(found[0]) != _described(node):
-            changes.append(
-                Change(name, node.op, ", ".join(dict.fromkeys(_what(heir, node) for heir in found)))
-            )
+            changes.append(Change(name, node.op, ", ".join(dict.fromkeys(_what(heir, node) for heir in found))))
     return changes + added
 
 
@@ -195,17 +191,14 @@ def _weight_changes(old: dict[str, Tensor], new: dict[str, Tensor]) -> list[Chan
     for name in dict.fromkeys([*old, *new]):
         before, after = old.get(name), new.get(name)
         if before is None or after is None or before.digest != after.digest:
-            note = (
-                " (other numbers)" if before and after and _tensor_text(before) == _tensor_text(after) else ""
-            )
-            changes.append(
-                Change(
-                    name, _tensor_text(before) if before else "", _tensor_text(after) + note if after else ""
-                )
-            )
+            texts = _tensor_text(before), _tensor_text(after)
+            note = " (other numbers)" if texts[0] == texts[1] else ""
+            changes.append(Change(name, texts[0], texts[1] + note))
     return changes
 
 
-def _tensor_text(tensor: Tensor) -> str:
+def _tensor_text(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return ""
     dims = ",".join(map(str, tensor.shape))
     return f"{tensor.dtype.text}[{dims}], {format_bytes(tensor.nbytes)}"

@@ -1,8 +1,8 @@
 """How much arithmetic a node does, from the shapes around it.
 
-A multiplication and an addition count one each, so a multiply-add is two. Elementwise operators count one an output
-element whatever the function, reductions one an input element, softmax and normalizations a fixed number an
-element; moving data around counts nothing.
+A multiplication and an addition count one each, so a multiply-add is two. Elementwise operators count one
+for each output element whatever the function, reductions one for each input element, softmax and
+normalizations a fixed number for each element; moving data around counts nothing.
 """
 
 from __future__ import annotations
@@ -12,151 +12,34 @@ from collections.abc import Callable
 
 from .ir import Node, Value
 
-MOVES = frozenset(
-    [
-        "Cast",
-        "CastLike",
-        "CenterCropPad",
-        "Compress",
-        "Concat",
-        "ConcatFromSequence",
-        "Constant",
-        "ConstantOfShape",
-        "DepthToSpace",
-        "Expand",
-        "EyeLike",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Identity",
-        "If",
-        "Loop",
-        "OneHot",
-        "Optional",
-        "OptionalGetElement",
-        "OptionalHasElement",
-        "Pad",
-        "Range",
-        "Reshape",
-        "ReverseSequence",
-        "Scan",
-        "ScatterElements",
-        "ScatterND",
-        "SequenceAt",
-        "SequenceConstruct",
-        "SequenceEmpty",
-        "SequenceErase",
-        "SequenceInsert",
-        "SequenceLength",
-        "Shape",
-        "Size",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "SplitToSequence",
-        "Squeeze",
-        "TensorScatter",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unique",
-        "Unsqueeze",
-    ]
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MOVES = _names(
+    """
+    Cast CastLike CenterCropPad Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace
+    Expand EyeLike Flatten Gather GatherElements GatherND Identity If Loop OneHot Optional
+    OptionalGetElement OptionalHasElement Pad Range Reshape ReverseSequence Scan ScatterElements ScatterND
+    SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Size Slice
+    SpaceToDepth Split SplitToSequence Squeeze TensorScatter Tile Transpose Trilu Unique Unsqueeze
+    """
 )
-ELEMENTWISE = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Acosh",
-        "Add",
-        "And",
-        "Asin",
-        "Asinh",
-        "Atan",
-        "Atanh",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseNot",
-        "BitwiseOr",
-        "BitwiseXor",
-        "Ceil",
-        "Celu",
-        "Clip",
-        "Cos",
-        "Cosh",
-        "DequantizeLinear",
-        "Div",
-        "Dropout",
-        "DynamicQuantizeLinear",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "Greater",
-        "GreaterOrEqual",
-        "HardSigmoid",
-        "HardSwish",
-        "IsInf",
-        "IsNaN",
-        "LeakyRelu",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "Max",
-        "Mean",
-        "Min",
-        "Mish",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "PRelu",
-        "Pow",
-        "QuantizeLinear",
-        "Reciprocal",
-        "Relu",
-        "Round",
-        "Selu",
-        "Shrink",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Sinh",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Sub",
-        "Sum",
-        "Swish",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-        "Where",
-        "Xor",
-    ]
+ELEMENTWISE = _names(
+    """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil
+    Celu Clip Cos Cosh DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Floor Gelu
+    Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min
+    Mish Mod Mul Neg Not Or PRelu Pow QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
+    Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
+    """
 )
-REDUCTIONS = frozenset(
-    [
-        "ArgMax",
-        "ArgMin",
-        "CumSum",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceSumSquare",
-    ]
+REDUCTIONS = _names(
+    """
+    ArgMax ArgMin CumSum GlobalAveragePool GlobalMaxPool ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
+    """
 )
 PER_ELEMENT = {
     "BatchNormalization": 2,
@@ -173,7 +56,7 @@ PER_ELEMENT = {
 
 
 def count_flops(node: Node) -> int | None:
-    """Floating-point (or integer) operations of one run of `node`; None where a shape or the operator is unknown."""
+    """Arithmetic operations of one run of `node`; None where a shape or the operator is unknown."""
     if node.domain:
         return None
     op = node.op_type

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class StepResult:
     """What one run of one pass did.
 
-    `path` is the place of the step in the pipeline, `counts` its statistics, `misses` how often the pass declined
-    for which reason, and `error` the largest error, relative to each output's largest value, that numerical
-    verification measured, or None where it did not measure.
+    `path` is the place of the step in the pipeline, `counts` its statistics, `misses` how often the pass
+    declined for which reason, and `error` the largest error, relative to each output's largest value, that
+    numerical verification measured, or None where it did not measure.
     """
 
     name: str

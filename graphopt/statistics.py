@@ -1,4 +1,4 @@
-"""What a model consists of: operators, parameters, bytes and arithmetic, in total, by operator and by layer."""
+"""What a model consists of: operators, parameters, bytes and arithmetic, by operator and by layer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Type-check the package as it is installed: `passes` as `graphopt.passes`, `targets` as `graphopt.targets`.
 
-mypy does not know setuptools' mapping of folders, so it is shown a folder of links that has the installed shape.
-The check fails if any source file was not covered: a check that silently skips half of the code proves nothing.
+mypy does not know setuptools' mapping of folders, so it is shown a folder of links that has the installed
+shape. The check fails if any source file was not covered: one that skips half of the code proves nothing.
 
     python tools/typecheck.py
 """
@@ -23,7 +23,7 @@ def main() -> int:
     report = FARM / "report"
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
     command += ["--cache-dir", str(FARM / "cache"), "--linecount-report", str(report), "-p", "graphopt"]
-    # The editable install's own import hook would lead mypy back to the unmapped folders: only the farm counts.
+    # Only the farm counts: an installed graphopt would lead mypy back to the unmapped folders.
     environment = {**os.environ, "MYPYPATH": str(FARM / "source")}
     status = subprocess.run(command, cwd=FARM / "source", env=environment, check=False).returncode
     missed = sorted(sources() - covered(report))

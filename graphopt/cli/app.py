@@ -1,6 +1,7 @@
 """The application: every command registered, every way out turned into a message and an exit status.
 
-Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: the request was wrong. 130: interrupted.
+Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: the request was wrong.
+130: interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ INTERRUPTED = 130
 TRACEBACK_VARIABLE = "GRAPHOPT_TRACEBACK"
 
 HELP = """
-Make a trained network smaller and faster, prove that it still computes the same, and compile it to native code.
+Make a trained network smaller and faster, prove that it still computes the same, and compile it.
 
 \b
     graphopt demo                                        see it work, on a network that ships with graphopt
@@ -73,9 +74,7 @@ def common(
     ] = False,
     show_traceback: Annotated[
         bool,
-        typer.Option(
-            "--traceback", help="Print the Python traceback of any error.", envvar=TRACEBACK_VARIABLE
-        ),
+        typer.Option("--traceback", help="Print the Python traceback of any error.", envvar=TRACEBACK_VARIABLE),
     ] = False,
 ) -> None:
     if show_traceback:
@@ -123,7 +122,7 @@ def explain(error: Exception) -> tuple[str, int]:
     return (
         f"error: this is a bug in graphopt, or in a pass that was loaded: {type(error).__name__}: {error}\n"
         f"  at {last.filename}:{last.lineno}\n"
-        f"  Run `graphopt --traceback ...` again and report what it prints, with the model if you may share it.",
+        "  Run it again as `graphopt --traceback ...` and report what that prints and the model.",
         2,
     )
 

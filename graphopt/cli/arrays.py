@@ -26,14 +26,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if isinstance(file, np.ndarray):
-                raise InputError(
-                    "this is a single .npy array, not an .npz file", where=str(path), remedy=_REMEDY
-                )
+                raise InputError("this is a single .npy array, not an .npz file", where=str(path), remedy=_REMEDY)
             return {name: file[name] for name in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"cannot be read as an .npz file ({error})", where=str(path), remedy=_REMEDY
-        ) from error
+        raise InputError(f"cannot be read as an .npz file ({error})", where=str(path), remedy=_REMEDY) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

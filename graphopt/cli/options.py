@@ -28,7 +28,7 @@ Passes = Annotated[
         "--passes",
         "-p",
         metavar="PIPELINE",
-        help="Passes to run: a named pipeline, or text like 'fold-constants,fixpoint(fuse-conv-bn,eliminate-dead)'. "
+        help="Passes to run: a named pipeline, or text like 'fold-constants,fixpoint(fuse-conv-bn)'. "
         "`graphopt passes` lists both.",
         show_default=False,
     ),
@@ -49,7 +49,7 @@ InputFile = Annotated[
     typer.Option(
         "--inputs",
         metavar="FILE.npz",
-        help="Real inputs: one array for each input of the model, by its name. Without it, inputs are generated.",
+        help="Real inputs: one array for each input of the model, by its name. Generated without it.",
         show_default=False,
     ),
 ]

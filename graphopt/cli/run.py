@@ -15,9 +15,7 @@ from .output import Output
 
 
 def run(
-    artifact: Annotated[
-        Path, typer.Argument(help="The compiled model.", metavar="MODEL.gopt", show_default=False)
-    ],
+    artifact: Annotated[Path, typer.Argument(help="The compiled model.", metavar="MODEL.gopt", show_default=False)],
     inputs: Annotated[
         Path,
         typer.Option(
@@ -49,9 +47,7 @@ def run(
     if outputs:
         write_arrays(outputs, results)
     described = {name: describe_array(array) for name, array in results.items()}
-    table = Table(
-        "outputs", ("output", "type", "min", "max", "mean"), right=frozenset({"min", "max", "mean"})
-    )
+    table = Table("outputs", ("output", "type", "min", "max", "mean"), right=frozenset({"min", "max", "mean"}))
     for name, facts in described.items():
         dims = ",".join(map(str, facts["shape"]))
         numbers = (facts.get(key) for key in ("min", "max", "mean"))
