@@ -1,0 +1,30 @@
+"""From a lowered Relax module to fused, scheduled PrimFuncs.
+
+`fuse(mod, target)` legalizes what is still a high-level Relax operator, fuses operators into PrimFuncs, and schedules
+them. Operators may come as `relax.op` calls or as `call_tir` of TE computes (`bb.emit_te`); a kernel family's own
+computes (`kernels/`) carry their fusion pattern and anchor with them.
+"""
+
+from __future__ import annotations
+
+import tvm
+from graphopt.targets.tvm.schedule import schedule
+from tvm import relax
+
+
+def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+    """Legalize, fuse and schedule `mod` for `target`; `main` keeps its signature."""
+    with target:
+        mod = tvm.transform.Sequential(
+            [
+                relax.backend.DispatchSampling(),
+                relax.backend.DispatchSortScan(),
+                relax.transform.LegalizeOps(),
+                relax.transform.AnnotateTIROpPattern(),
+                relax.transform.FoldConstant(),
+                relax.transform.FuseOps(),
+                relax.transform.FuseTIR(),
+                relax.transform.DeadCodeElimination(),
+            ]
+        )(mod)
+        return schedule(mod, target)

@@ -1,0 +1,215 @@
+"""Read-only facts about the blocks of a PrimFunc, on which every schedule rule decides.
+
+A block is described by how its memory accesses move with each of its loops: an access with coefficient 1 on a
+loop is contiguous along it, 0 is a broadcast, `None` means that the address is not linear in that loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, s_tir, sym, tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
+REDUCE = 2  # ... of a commutative reduction
+SERIAL_WORK = 1 << 15
+"""Operations below which starting threads costs more than it saves (a launch takes some microseconds)."""
+PARALLEL_PIECES = 64
+"""Iterations that a parallel loop should have, so that the static split over any usual number of cores is even."""
+
+
+def extent(value: Any) -> int | None:
+    """The loop or axis extent as an int, None where it is symbolic."""
+    return int(value) if isinstance(value, tirx.IntImm | int) else None
+
+
+@dataclass
+class Axis:
+    """One loop of a block: its extent (None: symbolic), kind, and the coefficient of each access along it."""
+
+    var: tirx.Var
+    size: int | None
+    kind: int
+    extent: Any = None
+    loads: list[int | None] = field(default_factory=list)
+    store: int | None = None
+    branches: bool = False
+    """The loop's variable decides an `if_then_else`: vectors along it would fall apart."""
+    in_value: bool = False
+    """The loop's variable is used as a number (arange, one-hot), not only in addresses."""
+
+    @property
+    def contiguous(self) -> bool:
+        """Vectors along this axis load and store contiguous (or broadcast) elements."""
+        return not self.branches and self.store in (0, 1) and all(c in (0, 1) for c in self.loads)
+
+
+@dataclass
+class BlockInfo:
+    """A leaf block: its axes in loop order, and its cost per innermost iteration in scalar operations."""
+
+    rv: SBlockRV
+    name: str
+    axes: list[Axis]
+    cost: int
+    dtype: str
+
+    @property
+    def is_reduction(self) -> bool:
+        return any(axis.kind == REDUCE for axis in self.axes)
+
+    @property
+    def is_plain(self) -> bool:
+        """All axes are spatial or reductions, so loops may be reordered, split and fused."""
+        return all(axis.kind in (SPATIAL, REDUCE) for axis in self.axes)
+
+    def work(self) -> int | None:
+        """Scalar operations of the whole block; None when an extent is symbolic."""
+        return None if any(a.size is None for a in self.axes) else self.cost * math.prod(a.size or 0 for a in self.axes)
+
+
+def child_blocks(sch: Schedule) -> list[SBlockRV]:
+    """The blocks right below the root block, in program order."""
+    return list(sch.get_child_blocks(sch.get_sblock("root")))
+
+
+def describe(sch: Schedule, block: SBlockRV) -> BlockInfo | None:
+    """The facts about `block`, None where its loops are not simply its axes (opaque or hand-written code)."""
+    stmt = sch.get(block)
+    loops = [sch.get(loop) for loop in sch.get_loops(block)]
+    if len(loops) != len(stmt.iter_vars):
+        return None
+    axes = []
+    for loop, axis in zip(loops, stmt.iter_vars, strict=True):
+        if extent(loop.extent) != extent(axis.dom.extent):
+            return None
+        axes.append(Axis(axis.var, extent(axis.dom.extent), int(axis.iter_type), axis.dom.extent))
+    if not stmt.writes:
+        return None
+    _fill_accesses(stmt, axes)
+    return BlockInfo(block, stmt.name_hint, axes, _cost(stmt), str(stmt.writes[0].source.dtype))
+
+
+def _fill_accesses(stmt: s_tir.SBlock, axes: list[Axis]) -> None:
+    loads: list[ir.TensorLoad] = []
+    stores: list[tirx.BufferStore] = []
+    branch_vars: set[Any] = set()
+    value_vars: set[Any] = set()
+
+    def on_call(call: Any) -> None:
+        if getattr(call.op, "name", "") == "tirx.if_then_else":
+            branch_vars.update(variables(call.args[0]))
+
+    tvm_ffi.structural_walk(
+        stmt.body,
+        [(ir.TensorLoad, loads.append), (tirx.BufferStore, stores.append), (ir.Call, on_call)],
+    )
+    for store in stores:
+        value_vars.update(_vars_outside_loads(store.value))
+    for axis in axes:
+        axis.branches = any(axis.var.same_as(v) for v in branch_vars)
+        axis.in_value = any(axis.var.same_as(v) for v in value_vars)
+        axis.loads = [_coefficient(load.source, load.indices, axis.var) for load in loads]
+        found = {_coefficient(store.buffer, store.indices, axis.var) for store in stores}
+        axis.store = found.pop() if len(found) == 1 else None
+
+
+def variables(expr: Any) -> list[tirx.Var]:
+    """Every variable that occurs in `expr`."""
+    found: list[tirx.Var] = []
+    tvm_ffi.structural_walk(expr, [(tirx.Var, found.append)])
+    return found
+
+
+def _vars_outside_loads(value: Any) -> Iterable[tirx.Var]:
+    inside: list[tirx.Var] = []
+    tvm_ffi.structural_walk(value, [(ir.TensorLoad, lambda load: inside.extend(variables(load)))])
+    everything = variables(value)
+    # A variable counts as a value if it occurs more often than inside addresses.
+    for var in everything:
+        if sum(var.same_as(v) for v in everything) > sum(var.same_as(v) for v in inside):
+            yield var
+
+
+def _coefficient(buffer: tirx.Buffer, indices: Any, var: tirx.Var) -> int | None:
+    """By how many elements the address moves when `var` grows by one."""
+    total = 0
+    stride: Any = 1
+    for index, size in zip(reversed(list(indices)), reversed(list(buffer.shape)), strict=True):
+        if any(var.same_as(v) for v in variables(index)):
+            linear = sym.detect_linear_equation(index, [var])
+            step = extent(linear[0]) if len(linear) else None
+            if step is None or not isinstance(stride, int):
+                return None
+            total += step * stride
+        size_now = extent(size)
+        stride = stride * size_now if size_now is not None and isinstance(stride, int) else None
+    return total
+
+
+def _cost(stmt: s_tir.SBlock) -> int:
+    """A rough count of scalar operations in a block's body."""
+    count = 1
+
+    def arithmetic(_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    def call(node: Any) -> None:
+        nonlocal count
+        count += 1 if getattr(node.op, "name", "") in ("tirx.if_then_else", "tirx.likely") else 10
+
+    kinds: list[Any] = [(kind, arithmetic) for kind in (tirx.Add, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)]
+    tvm_ffi.structural_walk(stmt.body, [*kinds, (ir.Call, call)])
+    return count
+
+
+def is_unit(axis: Axis) -> bool:
+    """The axis has extent one: it can be fused with any neighbour."""
+    return axis.size == 1
+
+
+def fusible(left: Axis, right: Axis) -> bool:
+    """Whether fusing two neighbouring loops keeps every address linear in the fused variable."""
+    if is_unit(left) or is_unit(right):
+        return True
+    if left.kind != right.kind or left.branches or right.branches or left.in_value or right.in_value:
+        return False
+    if right.size is None:
+        return all(c == 0 for c in [*left.loads, *right.loads, left.store, right.store])
+    pairs = [*zip(left.loads, right.loads, strict=True), (left.store, right.store)]
+    return all(a is not None and b is not None and a == b * right.size for a, b in pairs)
+
+
+def trailing_group(axes: list[Axis]) -> int:
+    """Index of the first axis of the longest run of trailing axes that can be fused into one linear loop."""
+    start = len(axes) - 1
+    while start > 0 and fusible(axes[start - 1], axes[start]):
+        # A unit axis in between says nothing: compare with the nearest axis that is not one.
+        if is_unit(axes[start]) and start + 1 < len(axes):
+            wide = next((a for a in axes[start:] if not is_unit(a)), None)
+            if wide is not None and not fusible(axes[start - 1], wide):
+                break
+        start -= 1
+    return start
+
+
+def product(sizes: Iterable[int | None]) -> int | None:
+    """Product of extents, None when one is symbolic."""
+    total = 1
+    for size in sizes:
+        if size is None:
+            return None
+        total *= size
+    return total
+
+
+def fuse_all(sch: Schedule, loops: list[LoopRV]) -> LoopRV:
+    """Fuse neighbouring loops into one (a single loop is returned as it is)."""
+    return loops[0] if len(loops) == 1 else sch.fuse(*loops)

@@ -1,0 +1,278 @@
+"""The CPU schedule of any function that no kernel family claims: injective chains, reductions, mixtures of them.
+
+Injective producers are inlined; every block that is left gets a vector loop along memory, outer loops in parallel,
+and a loop over full vectors whose tail `LoopPartition` peels off, so extents need neither be static nor multiples
+of the vector. Reductions run along the spatial axis where that one is contiguous, and otherwise keep one vector of
+partial results (`rfactor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels.blocks import Axis, BlockInfo
+from graphopt.targets.tvm.machine import Machine
+from tvm import tirx
+from tvm.s_tir import Schedule, ScheduleError
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+EXPENSIVE = 10
+"""Operation count above which a value read more than once is stored instead of computed again."""
+PARTITION = "pragma_loop_partition_hint"
+CHUNK_VECTORS = 16
+"""Vectors that one parallel iteration handles where the extent is not known at compile time."""
+
+
+def attempt(sch: Schedule, change: Callable[[Schedule], None]) -> Schedule | None:
+    """The schedule after `change`, or None if TVM found that change illegal here (`sch` is then still usable)."""
+    trial = sch.copy()
+    try:
+        change(trial)
+    except ScheduleError:
+        return None
+    return trial
+
+
+def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
+    """Schedule `func` (any PrimFunc made of blocks); a function without plain blocks is returned as it is."""
+    sch = inline_injective(Schedule(tvm.IRModule({"main": func})))
+    infos = [facts.describe(sch, block) for block in facts.child_blocks(sch)]
+    for info in infos:
+        if info is not None and info.is_plain:
+            sch = schedule_block(sch, info, machine)
+    return sch.mod["main"]
+
+
+def inline_injective(sch: Schedule) -> Schedule:
+    """Inline every injective block into its readers, unless that would repeat costly work."""
+    changed = True
+    while changed:
+        changed = False
+        for block in facts.child_blocks(sch):
+            if not _should_inline(sch, block):
+                continue
+            trial = attempt(sch, lambda s, b=block: s.compute_inline(b))
+            if trial is None and _is_last_injective(sch, block):
+                trial = attempt(sch, lambda s, b=block: s.reverse_compute_inline(b))
+            if trial is not None:
+                sch, changed = trial, True
+                break
+    return sch
+
+
+def _should_inline(sch: Schedule, block: SBlockRV) -> bool:
+    info = facts.describe(sch, block)
+    if info is None or info.is_reduction or not info.is_plain:
+        return False
+    consumers = sch.get_consumers(block)
+    if not consumers:
+        return False
+    read_by = [facts.describe(sch, consumer) for consumer in consumers]
+    if any(c is None for c in read_by):
+        return False
+    if any(axis.branches for axis in info.axes) and any(c.is_reduction for c in read_by if c is not None):
+        return False  # a padding stage: its branches would fall into the reduction's inner loop
+    repeated = len(consumers) > 1 or any(_rereads(info, c) for c in read_by if c is not None)
+    return not repeated or info.cost < EXPENSIVE
+
+
+def _rereads(producer: BlockInfo, consumer: BlockInfo) -> bool:
+    """Whether the consumer's loops visit more points than the producer has elements."""
+    made = facts.product(axis.size for axis in producer.axes)
+    visits = facts.product(axis.size for axis in consumer.axes)
+    if made is None or visits is None:
+        return len(consumer.axes) > len(producer.axes)
+    return visits > made
+
+
+def _is_last_injective(sch: Schedule, block: SBlockRV) -> bool:
+    return not sch.get_consumers(block)
+
+
+def schedule_block(sch: Schedule, info: BlockInfo, machine: Machine) -> Schedule:
+    """Schedule one root-level block by the most specific way that TVM accepts."""
+    if any(axis.size == 0 for axis in info.axes):
+        return sch
+    ways: list[Callable[[Schedule], None]] = []
+    if info.is_reduction:
+        if is_row_reduction(info, machine):
+            ways.append(lambda s: reduce_row(s, info, machine))
+        ways.append(lambda s: reduce_column(s, info, machine))
+    else:
+        ways.append(lambda s: map_block(s, info, machine))
+    ways.append(lambda s: parallel_only(s, info))
+    for way in ways:
+        trial = attempt(sch, way)
+        if trial is not None:
+            return trial
+    return sch
+
+
+def parallel_only(sch: Schedule, info: BlockInfo) -> None:
+    """The last resort: the outermost spatial loop in parallel."""
+    loops = sch.get_loops(info.rv)
+    if info.axes and info.axes[0].kind == facts.SPATIAL and worth_threads(info):
+        sch.parallel(loops[0])
+
+
+def worth_threads(info: BlockInfo) -> bool:
+    work = info.work()
+    return work is None or work >= facts.SERIAL_WORK
+
+
+def map_block(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
+    """Injective block: [outer -> parallel] [vectors] [vector]."""
+    loops = sch.get_loops(info.rv)
+    if not loops:
+        return
+    start = facts.trailing_group(info.axes)
+    size = facts.product(axis.size for axis in info.axes[start:])
+    inner = facts.fuse_all(sch, loops[start:])
+    vectorize_and_parallelize(sch, info, loops[:start], info.axes[:start], inner, size, machine)
+
+
+def vectorize_and_parallelize(
+    sch: Schedule,
+    info: BlockInfo,
+    outer: list[LoopRV],
+    outer_axes: list[Axis],
+    inner: LoopRV,
+    size: int | None,
+    machine: Machine,
+    between: list[LoopRV] | None = None,
+) -> LoopRV | None:
+    """Split `inner` into full vectors, make the loops before it parallel, and put `between` before the vector.
+
+    `between` (reduction loops) ends up inside the loop over vectors. Returns the parallel loop, if there is one.
+    """
+    lanes = machine.lanes(info.dtype)
+    threads = worth_threads(info)
+    between = between or []
+    outer_count = facts.product(1 if axis.size is None else axis.size for axis in outer_axes) or 1
+    chunked = threads and outer_count < facts.PARALLEL_PIECES
+    piece: LoopRV | None = None
+    if size is not None and size <= lanes:
+        vectors, vector = None, inner
+        if between:
+            sch.reorder(*between, vector)
+    else:
+        if chunked:
+            chunk = CHUNK_VECTORS
+            if size is not None:
+                total = -(-size // lanes)
+                chunk = -(-total // max(1, facts.PARALLEL_PIECES // outer_count))
+            piece, vectors, vector = sch.split(inner, [None, chunk, lanes])
+        else:
+            vectors, vector = sch.split(inner, [None, lanes])
+        if between:
+            sch.reorder(vectors, *between, vector)
+    if size != 1:
+        sch.vectorize(vector)
+    parallel = parallel_outer(sch, outer, outer_axes, piece) if threads else None
+    if vectors is not None and (size is None or size % lanes):
+        sch.annotate(vectors, PARTITION, 1)
+    return parallel
+
+
+def parallel_outer(sch: Schedule, outer: list[LoopRV], axes: list[Axis], piece: LoopRV | None) -> LoopRV | None:
+    """Fuse as many outer loops as make enough pieces, and run them in parallel."""
+    if piece is not None:
+        chosen = [*outer, piece]
+    else:
+        count, taken = 1, 0
+        while taken < len(outer) and count < facts.PARALLEL_PIECES:
+            count *= axes[taken].size or 1
+            taken += 1
+        chosen = outer[:taken]
+    if not chosen:
+        return None
+    loop = facts.fuse_all(sch, chosen)
+    sch.parallel(loop)
+    return loop
+
+
+def is_row_reduction(info: BlockInfo, machine: Machine) -> bool:
+    """The reduced axis is contiguous, long, and the last spatial axis is not contiguous."""
+    reduced = [axis for axis in info.axes if axis.kind == facts.REDUCE and not facts.is_unit(axis)]
+    spatial = [axis for axis in info.axes if axis.kind == facts.SPATIAL and not facts.is_unit(axis)]
+    if not reduced or not all(c in (0, 1) for c in reduced[-1].loads) or reduced[-1].branches:
+        return False
+    long = reduced[-1].size is None or reduced[-1].size >= machine.lanes(info.dtype)
+    return long and not (spatial and spatial[-1].contiguous and spatial[-1].store == 1)
+
+
+def split_kinds(sch: Schedule, info: BlockInfo) -> tuple[list[LoopRV], list[Axis], list[LoopRV], list[Axis]]:
+    """Reorder a block's loops to spatial then reduced; returns both lists with their axes."""
+    loops = sch.get_loops(info.rv)
+    pairs = list(zip(loops, info.axes, strict=True))
+    spatial = [p for p in pairs if p[1].kind == facts.SPATIAL]
+    reduced = [p for p in pairs if p[1].kind == facts.REDUCE]
+    if not spatial:
+        spatial = [(sch.add_unit_loop(loops[0]), Axis(info.axes[0].var, 1, facts.SPATIAL))]
+    sch.reorder(*[p[0] for p in spatial], *[p[0] for p in reduced])
+    return [p[0] for p in spatial], [p[1] for p in spatial], [p[0] for p in reduced], [p[1] for p in reduced]
+
+
+def reduce_column(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
+    """Reduction whose vectors run along the last spatial axis: one accumulator vector in a register."""
+    spatial, axes, reduced, _ = split_kinds(sch, info)
+    last = max((i for i, axis in enumerate(axes) if not facts.is_unit(axis)), default=len(axes) - 1)
+    order = [*spatial[:last], *spatial[last + 1 :]]
+    order_axes = [*axes[:last], *axes[last + 1 :]]
+    if last + 1 < len(spatial):
+        sch.reorder(*order, spatial[last], *reduced)
+    vectorize_and_parallelize(sch, info, order, order_axes, spatial[last], axes[last].size, machine, between=reduced)
+    init = sch.decompose_reduction(info.rv, reduced[0])
+    vectorize_last(sch, init)
+
+
+def vectorize_last(sch: Schedule, block: SBlockRV) -> None:
+    """Vectorize the initialization like its update; TVM already carries the loop kind over where it can."""
+    loop = sch.get_loops(block)[-1]
+    if sch.get(loop).kind == tirx.ForKind.SERIAL and facts.extent(sch.get(loop).extent) not in (None, 1):
+        sch.vectorize(loop)
+
+
+def reduce_row(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
+    """Reduction along memory: a vector of partial results per output element, then their sum."""
+    partial, final, spatial, axes = factor_row(sch, info, machine)
+    at = spatial[-1]
+    sch.reverse_compute_at(final, at)
+    if worth_threads(info):
+        count, taken = 1, 0
+        while taken < len(spatial) and count < facts.PARALLEL_PIECES:
+            count *= axes[taken].size or 1
+            taken += 1
+        sch.parallel(facts.fuse_all(sch, spatial[:taken]))
+    finish_row(sch, partial, final)
+
+
+def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlockRV, SBlockRV, list[LoopRV], list[Axis]]:
+    """Split the last reduced axis by the vector and `rfactor` it.
+
+    Returns the block of partial results (its vector loop innermost), the final block, and the spatial loops of the
+    first with their axes.
+    """
+    lanes = machine.lanes(info.dtype)
+    spatial, axes, reduced, reduced_axes = split_kinds(sch, info)
+    group = facts.trailing_group(reduced_axes)
+    inner = facts.fuse_all(sch, reduced[group:])
+    size = facts.product(axis.size for axis in reduced_axes[group:])
+    vectors, vector = sch.split(inner, [None, lanes])
+    final = info.rv
+    partial = sch.rfactor(vector, len(axes))
+    loops = sch.get_loops(partial)
+    sch.vectorize(loops[-1])
+    if size is None or size % lanes:
+        sch.annotate(loops[-2], PARTITION, 1)
+    return partial, final, list(loops[: len(spatial)]), axes
+
+
+def finish_row(sch: Schedule, partial: SBlockRV, final: SBlockRV) -> None:
+    """Split initializations off both halves of a factored row reduction."""
+    reduced = sum(int(axis.iter_type) == facts.REDUCE for axis in sch.get(partial).iter_vars)
+    init = sch.decompose_reduction(partial, sch.get_loops(partial)[-1 - reduced])
+    vectorize_last(sch, init)
+    sch.decompose_reduction(final, sch.get_loops(final)[-1])

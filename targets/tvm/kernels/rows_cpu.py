@@ -1,0 +1,150 @@
+"""The CPU schedule of functions whose blocks share rows: softmax, normalizations, reductions with an epilogue.
+
+All blocks are computed at the row loop of the last one, so that a row is read from memory once and stays in cache;
+rows run in parallel, and inside a row every block has a vector loop.
+"""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.kernels.blocks import BlockInfo
+from graphopt.targets.tvm.kernels.generic_cpu import PARTITION, attempt, vectorize_last
+from graphopt.targets.tvm.machine import Machine
+from tvm import tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+MINIMUM_ROWS = 4
+"""With fewer rows, the blocks one after the other make better use of several cores."""
+
+
+def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
+    """Schedule `func` row by row; None where its blocks do not share rows."""
+    sch = generic_cpu.inline_injective(Schedule(tvm.IRModule({"main": func})))
+    infos = [info for block in facts.child_blocks(sch) if (info := facts.describe(sch, block)) is not None]
+    if len(infos) != len(facts.child_blocks(sch)) or len(infos) < 2 or not all(i.is_plain for i in infos):
+        return None
+    if not any(info.is_reduction for info in infos) or any(a.size == 0 for i in infos for a in i.axes):
+        return None
+    shared = _shared_rows(sch, infos)
+    if shared == 0:
+        return None
+    done = attempt(sch, lambda s: _by_rows(s, infos, shared, machine))
+    return None if done is None else done.mod["main"]
+
+
+def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
+    """How many leading spatial axes all blocks share; 0 where rows would not pay."""
+    last = infos[-1]
+    if last.is_reduction or any(not sch.get_consumers(info.rv) for info in infos[:-1]):
+        return 0
+    shared = len(last.axes)
+    for info in infos[:-1]:
+        same = 0
+        for mine, other in zip(info.axes, last.axes, strict=False):
+            if mine.kind != facts.SPATIAL or not tvm_ffi.structural_equal(mine.extent, other.extent):
+                break
+            if not facts.is_unit(mine) and (mine.store is None or mine.branches):
+                break
+            same += 1
+        shared = min(shared, same)
+    # Trailing unit axes say nothing about rows.
+    while shared and facts.is_unit(last.axes[shared - 1]):
+        shared -= 1
+    rows = facts.product(axis.size for axis in last.axes[:shared])
+    return shared if rows is None or rows >= MINIMUM_ROWS else 0
+
+
+def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machine) -> None:
+    partial: dict[int, SBlockRV] = {}
+    for position, info in enumerate(infos):
+        if info.is_reduction and generic_cpu.is_row_reduction(info, machine):
+            partial[position] = _factor(sch, info, machine)
+    row = sch.get_loops(infos[-1].rv)[shared - 1]
+    for position in reversed(range(len(infos) - 1)):
+        sch.compute_at(infos[position].rv, row, preserve_unit_loops=True)
+        if position in partial:
+            sch.compute_at(partial[position], row, preserve_unit_loops=True)
+    inits: list[tuple[SBlockRV, LoopRV]] = []
+    for position, info in enumerate(infos):
+        if position in partial:
+            inits.append((partial[position], _vector_partial(sch, partial[position], shared)))
+            inits.append((info.rv, sch.get_loops(info.rv)[-1]))
+        elif info.is_reduction:
+            inits.append((info.rv, _vector_column(sch, info, shared, machine)))
+        else:
+            _vector_map(sch, info, shared, machine)
+    if any(generic_cpu.worth_threads(info) for info in infos):
+        generic_cpu.parallel_outer(sch, sch.get_loops(infos[-1].rv)[:shared], infos[-1].axes[:shared], None)
+    for block, loop in inits:
+        init = sch.decompose_reduction(block, loop)
+        vectorize_last(sch, init)
+
+
+def _factor(sch: Schedule, info: BlockInfo, machine: Machine) -> SBlockRV:
+    """`rfactor` of the last reduced axis; the block of partial results, its vector axis last."""
+    loops = sch.get_loops(info.rv)
+    last = max(i for i, axis in enumerate(info.axes) if axis.kind == facts.REDUCE and not facts.is_unit(axis))
+    _, lane = sch.split(loops[last], [None, machine.lanes(info.dtype)])
+    spatial = sum(axis.kind == facts.SPATIAL for axis in info.axes)
+    return sch.rfactor(lane, spatial)
+
+
+def _vector_partial(sch: Schedule, block: SBlockRV, shared: int) -> LoopRV:
+    """Vectorize the partial results of a moved `rfactor` block; returns its first reduction loop."""
+    loops = sch.get_loops(block)[shared:]
+    kinds = [int(axis.iter_type) for axis in sch.get(block).iter_vars]
+    stores = sch.get(block).writes[0].region
+    lane_var = stores[len(stores) - 1].min
+    lane = next(i for i, axis in enumerate(sch.get(block).iter_vars) if axis.var.same_as(lane_var))
+    spatial = [loop for i, loop in enumerate(loops) if kinds[i] == facts.SPATIAL and i != lane]
+    reduced = [loop for i, loop in enumerate(loops) if kinds[i] == facts.REDUCE]
+    sch.reorder(*spatial, *reduced, loops[lane])
+    sch.vectorize(loops[lane])
+    sch.annotate(reduced[-1], PARTITION, 1)
+    return reduced[0]
+
+
+def _vector_column(sch: Schedule, info: BlockInfo, shared: int, machine: Machine) -> LoopRV:
+    """Vectorize a reduction along its last spatial axis below the row; returns its first reduction loop."""
+    loops = sch.get_loops(info.rv)[shared:]
+    spatial = [i for i, axis in enumerate(info.axes) if axis.kind == facts.SPATIAL]
+    reduced = [loops[i] for i, axis in enumerate(info.axes) if axis.kind == facts.REDUCE]
+    below = [i for i in spatial if i >= shared and not facts.is_unit(info.axes[i])]
+    if not below:
+        sch.reorder(*[loops[i] for i in spatial], *reduced)
+        return reduced[0]
+    last = below[-1]
+    sch.reorder(*[loops[i] for i in spatial if i != last], loops[last], *reduced)
+    _split_vector(sch, loops[last], info.axes[last].size, machine.lanes(info.dtype), reduced)
+    return reduced[0]
+
+
+def _vector_map(sch: Schedule, info: BlockInfo, shared: int, machine: Machine) -> None:
+    """Vectorize an injective block along memory below the row."""
+    loops = sch.get_loops(info.rv)
+    loops, axes = loops[len(loops) - len(info.axes) + shared :], info.axes[shared:]
+    if not axes:
+        return
+    start = facts.trailing_group(axes)
+    inner = facts.fuse_all(sch, loops[start:])
+    size = facts.product(axis.size for axis in axes[start:])
+    _split_vector(sch, inner, size, machine.lanes(info.dtype), [])
+
+
+def _split_vector(sch: Schedule, loop: LoopRV, size: int | None, lanes: int, between: list[LoopRV]) -> None:
+    if size == 1:
+        return
+    if size is not None and size <= lanes:
+        if between:
+            sch.reorder(*between, loop)
+        sch.vectorize(loop)
+        return
+    vectors, vector = sch.split(loop, [None, lanes])
+    sch.reorder(vectors, *between, vector)
+    sch.vectorize(vector)
+    if size is None or size % lanes:
+        sch.annotate(vectors, PARTITION, 1)

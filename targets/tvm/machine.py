@@ -1,0 +1,64 @@
+"""What a schedule needs to know about the processor that a TVM target describes, in one small record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import tvm
+from tvm.target import codegen
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor as the kernel templates see it.
+
+    `vector_bytes` is the width of one SIMD register, `registers` how many there are, `cores` the number of
+    cores that the target names (1 where it names none: only used to judge what is worth starting threads for).
+    """
+
+    vector_bytes: int
+    registers: int
+    cores: int
+
+    def lanes(self, dtype: str) -> int:
+        """Elements of `dtype` (TVM's name: "float32", "int8", "bool"...) in one vector register, at least 1."""
+        bits = max(8, tvm.DataType(dtype).bits)
+        return max(1, self.vector_bytes * 8 // bits)
+
+    @property
+    def accumulators(self) -> int:
+        """How many vectors a register tile may keep; the rest hold operands.
+
+        Half of 32 registers: at 28 of 32 LLVM spills, and 14 to 20 measured alike. With 16 registers the
+        operands need fewer than half of them.
+        """
+        return 16 if self.registers >= 32 else 12
+
+
+def machine_of(target: tvm.target.Target) -> Machine:
+    """The `Machine` of an LLVM target (for a GPU target: of its host).
+
+    TVM's own `llvm_get_vector_width` answers 512 bits for any x86, so the features decide.
+    """
+    if target.kind.name != "llvm" and target.host is not None:
+        target = target.host
+    return _machine_of_text(str(target))
+
+
+@lru_cache(maxsize=64)
+def _machine_of_text(text: str) -> Machine:
+    target = tvm.target.Target(text)
+    cores = int(target.attrs.get("num-cores") or 1)
+
+    def has(feature: str) -> bool:
+        return bool(codegen.target_has_features(feature, target))
+
+    if has("avx512f"):
+        return Machine(64, 32, cores)
+    if has("avx") or has("avx2"):
+        return Machine(32, 16, cores)
+    triple = str(target.attrs.get("mtriple") or "")
+    if triple.startswith(("aarch64", "arm64")):
+        return Machine(16, 32, cores)
+    return Machine(16, 16, cores)
