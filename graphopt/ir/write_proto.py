@@ -20,14 +20,9 @@ TensorWriter = Callable[[Tensor, str], onnx.TensorProto]
 
 def write_model(model: Model, tensor_writer: TensorWriter = write_tensor) -> onnx.ModelProto:
     """The proto of a model; `tensor_writer(tensor, name)` decides how initializers are stored."""
-    proto = onnx.ModelProto(
-        ir_version=max(model.ir_version, _lowest_ir_version(model)),
-        producer_name=model.producer_name,
-        producer_version=model.producer_version,
-        domain=model.domain,
-        model_version=model.model_version,
-        doc_string=model.doc_string,
-    )
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, _lowest_ir_version(model)))
+    for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        _set(proto, name, getattr(model, name))
     _write_metadata(proto.metadata_props, model.metadata)
     for domain, version in model.opsets.items():
         proto.opset_import.add(domain=domain, version=version)
@@ -41,7 +36,9 @@ def write_model(model: Model, tensor_writer: TensorWriter = write_tensor) -> onn
 
 def _lowest_ir_version(model: Model) -> int:
     """Initializers need not be inputs from IR version 4 on; functions came with 8."""
-    return 8 if model.functions else 4
+    if model.functions:
+        return 8
+    return 4 if any(graph.initializers for graph in model.graph.all_graphs()) else 1
 
 
 def write_type(type_: ValueType, proto: onnx.TypeProto) -> None:
@@ -68,13 +65,20 @@ def write_value(value: Value, proto: onnx.ValueInfoProto) -> None:
         proto.type.ParseFromString(denoted)
     else:
         write_type(value.type, proto.type)
-    proto.doc_string = value.doc_string
+    _set(proto, "doc_string", value.doc_string)
     _write_metadata(proto.metadata_props, value.metadata)
+
+
+def _set(proto: object, name: str, value: str | int) -> None:
+    """Set a field unless it says nothing: an absent field and an empty one mean the same."""
+    if value:
+        setattr(proto, name, value)
 
 
 def write_graph(graph: Graph, proto: onnx.GraphProto, tensor_writer: TensorWriter = write_tensor) -> None:
     """Fill a graph proto."""
-    proto.name, proto.doc_string = graph.name, graph.doc_string
+    proto.name = graph.name
+    _set(proto, "doc_string", graph.doc_string)
     _write_metadata(proto.metadata_props, graph.metadata)
     for value in graph.inputs:
         write_value(value, proto.input.add())
@@ -83,7 +87,7 @@ def write_graph(graph: Graph, proto: onnx.GraphProto, tensor_writer: TensorWrite
     for name, value in graph.initializers.items():
         assert value.tensor is not None
         tensor = tensor_writer(value.tensor, name)
-        tensor.doc_string = value.doc_string
+        _set(tensor, "doc_string", value.doc_string)
         _write_metadata(tensor.metadata_props, value.metadata)
         proto.initializer.append(tensor)
     for sparse in graph.sparse_initializers.values():
@@ -103,13 +107,9 @@ def _write_value_infos(node: Node, graph: Graph, proto: onnx.GraphProto | onnx.F
 
 
 def write_node(node: Node, proto: onnx.NodeProto) -> None:
-    proto.op_type, proto.name = node.op_type, node.name
-    if node.domain:
-        proto.domain = node.domain
-    if node.overload:
-        proto.overload = node.overload
-    if node.doc_string:
-        proto.doc_string = node.doc_string
+    proto.op_type = node.op_type
+    for name in ("name", "domain", "overload", "doc_string"):
+        _set(proto, name, getattr(node, name))
     _write_metadata(proto.metadata_props, node.metadata)
     proto.input.extend("" if value is None else value.name for value in node.inputs)
     proto.output.extend(value.name for value in node.outputs)
@@ -162,8 +162,8 @@ def _bytes(text: str | bytes) -> bytes:
 
 
 def _write_function(function: Function, proto: onnx.FunctionProto) -> None:
-    proto.domain, proto.name, proto.overload = function.domain, function.name, function.overload
-    proto.doc_string = function.doc_string
+    for name in ("domain", "name", "overload", "doc_string"):
+        _set(proto, name, getattr(function, name))
     _write_metadata(proto.metadata_props, function.metadata)
     for domain, version in function.opsets.items():
         proto.opset_import.add(domain=domain, version=version)
