@@ -1,0 +1,77 @@
+"""The models that benchmarks and checks are run on: where each is, and the input sizes it is run at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import graphopt
+from tools.bert import make_bert
+from tools.fetch_models import MODELS, cache_folder, fetch
+from tools.light import LIGHT, make_light
+
+Shapes = dict[str, tuple[int, ...]]
+
+_BERT = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def _each(name: str, *shapes: tuple[int, ...]) -> tuple[Shapes, ...]:
+    return tuple({name: shape} for shape in shapes)
+
+
+SIZES: dict[str, tuple[Shapes, ...]] = {
+    "fashion": _each("image", (1, 1, 28, 28), (2, 1, 28, 28), (7, 1, 28, 28)),
+    "efficientnet-lite0": _each("image", (1, 3, 224, 224), (2, 3, 224, 224), (3, 3, 224, 224)),
+    "magika": _each("bytes", (1, 2048), (2, 2048), (5, 2048)),
+    "pp-ocr-det": _each("x", (1, 3, 320, 320), (1, 3, 224, 352), (2, 3, 192, 256)),
+    "pp-ocr-rec": _each("x", (1, 3, 48, 320), (1, 3, 48, 200), (2, 3, 48, 160)),
+    "pp-ocr-cls": _each("x", (1, 3, 48, 192), (2, 3, 48, 192), (3, 3, 48, 160)),
+    "basic-pitch": _each("serving_default_input_2:0", (1, 43844, 1), (2, 43844, 1), (3, 43844, 1)),
+    "slovorez": _each("input_layer", (1, 12), (2, 17), (4, 32)),
+    "minilm-int8": tuple(dict.fromkeys(_BERT, shape) for shape in ((1, 128), (2, 16), (3, 77))),
+    "bert": tuple(dict.fromkeys(_BERT, shape) for shape in ((1, 128), (2, 16), (3, 77))),
+}
+"""Input shapes for each model with dynamic dimensions; the first are those of benchmarks."""
+
+# silero-vad is fetched for the passes over its nested branches; its LSTM is not something to benchmark.
+NAMES = ("fashion", *(name for name in MODELS if name != "silero-vad"), *LIGHT, "bert")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model's name, its file, and the input shapes to run it at ({} where its own are fixed)."""
+
+    name: str
+    path: Path
+    sizes: tuple[Shapes, ...]
+
+
+def entry(name: str) -> Entry:
+    """The model of that name, or the file of that path; fetched or made first if it is not in the cache.
+
+    Raises FetchError where it cannot be had, FileNotFoundError where it is neither a name nor a file.
+    """
+    return Entry(name if name in SIZES or name in NAMES else Path(name).stem, _path(name), SIZES.get(name, ({},)))
+
+
+def _path(name: str) -> Path:
+    if name == "fashion":
+        return Path(graphopt.__file__).parent / "demo" / "fashion.onnx"
+    if name in MODELS:
+        return fetch(name)
+    if name in LIGHT or name == "bert":
+        return _made(name)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"{name} is neither a file nor one of {', '.join(NAMES)}")
+    return Path(name)
+
+
+def _made(name: str) -> Path:
+    path = cache_folder() / "made" / f"{name}.onnx"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model = make_bert() if name == "bert" else make_light(name)
+        part = path.with_suffix(".part")
+        part.write_bytes(model.SerializeToString(deterministic=True))
+        part.replace(path)
+    return path
