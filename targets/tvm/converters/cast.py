@@ -1,0 +1,66 @@
+"""Conversions between element types."""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from .call import Call
+from .context import Context
+from .operand import Operand
+from .registry import Declined, converter
+from .tensors import elementwise
+
+_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64, "uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
+
+
+def convert(x: tirx.Expr, to: str) -> tirx.Expr:
+    """One element converted as C and ONNX do: towards zero, and any nonzero value is true."""
+    kind = str(x.ty.dtype)
+    if kind == to:
+        return x
+    if to == "bool":
+        return (
+            tirx.NE(x.astype("float32"), tirx.const(0, "float32"))
+            if "float16" in kind
+            else tirx.NE(x, tirx.const(0, kind))
+        )
+    if kind.startswith(("float", "bfloat")) and to in _BITS:
+        return _float_to_integer(x.astype("float32") if "float16" in kind else x, to)
+    if "bfloat16" in (kind, to) and "float32" not in (kind, to):
+        return x.astype("float32").astype(to)
+    return x.astype(to)
+
+
+def _float_to_integer(x: tirx.Expr, to: str) -> tirx.Expr:
+    """Through int64 for narrow types: values out of range then wrap as ONNX Runtime's do, and are not undefined."""
+    if _BITS[to] < 64:
+        return x.astype("int64").astype(to)
+    return x.astype(to)
+
+
+def cast_to(ctx: Context, data: Operand, to: str) -> Operand:
+    """The operand with elements of type `to`."""
+    ctx.check_dtype(data.dtype)
+    ctx.check_dtype(to)
+    if data.dtype == to:
+        return data
+    return elementwise(ctx, lambda x: convert(x, to), [data], to, "cast")
+
+
+@converter("Cast")
+def cast(c: Call) -> Operand:
+    return cast_to(c.ctx, c[0], c.dtype_attr("to"))
+
+
+@converter("CastLike")
+def cast_like(c: Call) -> Operand:
+    return cast_to(c.ctx, c[0], c[1].dtype)
+
+
+@converter("BitCast")
+def bit_cast(c: Call) -> Operand:
+    to = c.dtype_attr("to")
+    c.ctx.check_dtype(to)
+    if "bool" in (to, c[0].dtype):
+        raise Declined("reinterpreting booleans")
+    return elementwise(c.ctx, lambda x: tirx.reinterpret(to, x), [c[0]], to, "bitcast")

@@ -1,0 +1,285 @@
+"""The state of one lowering: emits kernels, keeps weights and symbolic sizes, and records what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, s_tir, te, tirx
+
+from graphopt.ir import Graph
+
+from .operand import Dim, Operand
+from .registry import Declined
+from .symbols import Symbols
+
+EMBED_BYTES = 1024
+"""Constants up to this size become part of the code; larger ones are parameters, kept in one mapped file."""
+
+TENSOR_TYPES = frozenset(
+    [
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "bool",
+    ]
+)
+"""Element types that kernels are made for."""
+
+Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
+
+
+class Context:
+    """What converters work with; see `Call` for the view of one node."""
+
+    def __init__(self, builder: relax.BlockBuilder, parameters: list[relax.Var]) -> None:
+        """`parameters` is the growing parameter list of the function that `builder` builds."""
+        self.builder = builder
+        self.symbols = Symbols()
+        self.weights: list[tuple[str, Operand]] = []
+        self.label = ""
+        self.parameters = parameters
+        self.lower_graph: Callable[[Graph], list[Operand | None]]
+        self._weight_names: set[str] = set()
+
+    # --- sizes
+
+    def dim(self, size: Dim) -> Dim:
+        """A number or a plain variable equal to `size`, defined in the emitted code if it is new."""
+        return self.symbols.derived(size, self._bind_size)
+
+    def shape(self, sizes: Sequence[Dim]) -> tuple[Dim, ...]:
+        return tuple(self.dim(size) for size in sizes)
+
+    def _bind_size(self, expr: tirx.Expr, var: tirx.Var) -> None:
+        self.builder.match_cast(relax.ShapeExpr([expr]), relax.ShapeType([var]))
+
+    def same(self, left: Dim, right: Dim) -> bool:
+        """Whether two sizes are certainly equal."""
+        return self.symbols.equal(left, right)
+
+    def check_equal(self, left: Dim, right: Dim) -> None:
+        """Have the compiled code check that two sizes are equal. Raises Declined if they never are."""
+        if isinstance(left, int) and isinstance(right, int) and left != right:
+            raise Declined(f"a size of {left} where {right} is needed")
+        self.builder.match_cast(relax.ShapeExpr([_extent(left)]), relax.ShapeType([_extent(right)]))
+
+    # --- values
+
+    def constant(self, value: Any, dtype: str | None = None) -> Operand:
+        return Operand.constant(np.asarray(value, None if dtype is None else np.dtype(dtype)))
+
+    def scalars(self, operand: Operand) -> np.ndarray:
+        """The elements of an integer operand as numbers and expressions, read from a tensor at run time if need be.
+
+        Raises Declined if their count is not known, or they are not integers.
+        """
+        if operand.is_host:
+            return operand.scalars()
+        if operand.size is None:
+            raise Declined("the number of elements of a shape-like input is not known before running")
+        if operand.is_float:
+            raise Declined("needs the value of a floating-point input before running")
+        flat = self.te(_flatten_to_int64(operand), operand, name="sizes")
+        names = [self.symbols.fresh("v", lowest=-(1 << 40)) for _ in range(operand.size)]
+        result = np.empty(operand.size, object)
+        result[:] = names
+        if names:
+            shape = relax.op.call_pure_packed(
+                "vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=relax.ShapeType(ndim=len(names))
+            )
+            self.builder.match_cast(self.builder.emit(shape), relax.ShapeType(names))
+        if operand.dtype == "bool":
+            result = np.array([name != 0 for name in names], object)
+        return result.reshape([int(d) for d in operand.shape])  # type: ignore[arg-type]
+
+    def tensor(self, operand: Operand) -> relax.Expr:
+        """The operand as something that a kernel can read."""
+        if operand.expr is None:
+            self.check_dtype(operand.dtype)
+            if operand.elements is not None:
+                operand.expr = self.te(_host_scalars(operand)).expr
+            elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
+                operand.expr = self._weight(operand)
+            else:
+                operand.expr = relax.const(tvm.runtime.tensor(np.ascontiguousarray(operand.array)))
+        return operand.expr
+
+    def check_dtype(self, dtype: str) -> None:
+        if dtype not in TENSOR_TYPES:
+            raise Declined(f"no kernels for element type {dtype}")
+
+    def _weight(self, operand: Operand) -> relax.Var:
+        name = unique(clean_name(operand.name or "weight"), self._weight_names)
+        var = relax.Var(name, relax.TensorType([int(d) for d in operand.shape], operand.dtype))  # type: ignore[arg-type]
+        self.parameters.append(var)
+        self.weights.append((name, operand))
+        return var
+
+    def require(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
+        """The operand seen with `shape`, which is checked when the code runs wherever it cannot be proven."""
+        if operand.rank != len(shape):
+            raise Declined(f"rank {operand.rank} where {len(shape)} is needed")
+        if all(self.same(have, want) for have, want in zip(operand.shape, shape)):
+            return self._relabel(operand, shape)
+        for have, want in zip(operand.shape, shape):
+            if isinstance(have, int) and isinstance(want, int) and have != want:
+                raise Declined(f"shape {list(operand.shape)} where {list(shape)} is needed")
+        kind = relax.TensorType(list(shape), operand.dtype)
+        return Operand(operand.dtype, shape, expr=self.builder.match_cast(self.tensor(operand), kind))
+
+    def _relabel(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
+        """Proven equal: nothing to check; the operand keeps its own way of writing its shape."""
+        return operand
+
+    def broadcast(self, operands: Sequence[Operand]) -> tuple[list[Operand], tuple[Dim, ...]]:
+        """The common shape of numpy broadcasting, and the operands with every size either 1 or that of the result.
+
+        A symbolic size is taken to be that of the result; where that cannot be proven it is checked at run time.
+        """
+        rank = max(operand.rank for operand in operands)
+        shape: list[Dim] = [1] * rank
+        for axis in range(rank):
+            sizes = [o.shape[axis - rank] for o in operands if o.rank >= rank - axis]
+            numbers = {size for size in sizes if isinstance(size, int) and size != 1}
+            if len(numbers) > 1:
+                raise Declined(f"sizes {sorted(numbers)} do not broadcast")
+            symbolic = [size for size in sizes if not isinstance(size, int)]
+            shape[axis] = next(iter(numbers)) if numbers else symbolic[0] if symbolic else 1
+        return [self._stretchable(operand, shape) for operand in operands], tuple(shape)
+
+    def _stretchable(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
+        tail = shape[len(shape) - operand.rank :]
+        wanted = [have if isinstance(have, int) and have == 1 else want for have, want in zip(operand.shape, tail)]
+        return operand if operand.is_constant and operand.size == 1 else self.require(operand, wanted)
+
+    # --- kernels
+
+    def te(self, function: Compute, *operands: Operand, name: str = "") -> Operand:
+        """Emit one kernel with one output; see `te_many`."""
+        return self.te_many(function, *operands, name=name)[0]
+
+    def te_many(self, function: Compute, *operands: Operand, name: str = "") -> list[Operand]:
+        """Emit the kernel that `function` computes from one tensor per operand; returns its outputs.
+
+        `function` may use any symbolic size of the model: the ones that its tensors do not carry become
+        parameters of the kernel.
+        """
+        arguments = [self.tensor(operand) for operand in operands]
+        inputs = [
+            te.placeholder([_extent(d) for d in operand.shape], operand.dtype, name=f"x{i}")
+            for i, operand in enumerate(operands)
+        ]
+        result = function(*inputs)
+        outputs = [result] if isinstance(result, te.Tensor) else list(result)
+        for output in outputs:
+            self.check_dtype(str(output.dtype))
+        extra = self._extra_symbols(inputs, outputs)
+        kernel = s_tir.renew_defs(te.create_prim_func([*inputs, *extra, *outputs], "int64"))
+        variable = self.builder.add_func(
+            kernel.without_attr("global_symbol"), name or getattr(function, "__name__", "kernel")
+        )
+        shapes = [tuple(plain(d) for d in output.shape) for output in outputs]
+        types = [relax.TensorType(list(shape), str(output.dtype)) for shape, output in zip(shapes, outputs)]
+        call = relax.call_tir(variable, [*arguments, *extra], types if len(types) > 1 else types[0])
+        emitted = self.emit(call)
+        if len(outputs) == 1:
+            return [Operand(str(outputs[0].dtype), shapes[0], expr=emitted)]
+        return [
+            Operand(str(output.dtype), shape, expr=self.emit(relax.TupleGetItem(emitted, i)))
+            for i, (shape, output) in enumerate(zip(shapes, outputs))
+        ]
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Bind an expression to a variable that carries the label of the node being lowered."""
+        return self.builder.emit(expr, name_hint=self.label)
+
+    def _extra_symbols(self, inputs: list[te.Tensor], outputs: list[te.Tensor]) -> list[tirx.Var]:
+        """Symbolic sizes used but not carried by a shape, in an order that depends on the kernel alone."""
+        carried = {dim for tensor in [*inputs, *outputs] for dim in tensor.shape if isinstance(dim, tirx.Var)}
+        body = te.create_prim_func([*inputs, *outputs], "int64").body
+        used = list(tirx.analysis.undefined_vars(body))
+        for tensor in [*inputs, *outputs]:
+            for dim in tensor.shape:
+                if not isinstance(dim, tirx.IntImm):
+                    used += tirx.analysis.undefined_vars(dim)
+        return [var for var in dict.fromkeys(used) if var in self.symbols and var not in carried]
+
+
+def _extent(dim: Dim) -> tirx.Expr:
+    return tirx.IntImm("int64", dim) if isinstance(dim, int) else dim
+
+
+def plain(dim: Any) -> Dim:
+    """A dimension with constants as Python ints."""
+    return int(dim) if isinstance(dim, int | tirx.IntImm) else dim
+
+
+def clean_name(name: str) -> str:
+    """`name` with everything that is not a letter, a digit or an underscore replaced."""
+    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "value"
+    return f"_{text}" if text[0].isdigit() else text
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """`name`, or `name` with the first number that makes it new; adds it to `taken`."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
+
+
+def scalar(value: Any, dtype: str) -> tirx.Expr:
+    """A Python number or an integer expression as an expression of `dtype`."""
+    if isinstance(value, bool | int | float | np.generic):
+        return tirx.const(bool(value) if dtype == "bool" else value, dtype)
+    return value.astype(dtype) if str(value.ty.dtype if hasattr(value, "ty") else value.dtype) != dtype else value
+
+
+def _host_scalars(operand: Operand) -> Compute:
+    assert operand.elements is not None
+    elements = [scalar(item, operand.dtype) for item in operand.elements.ravel()]
+    shape = operand.elements.shape
+
+    def sizes() -> te.Tensor:
+        def pick(*index: tirx.Expr) -> tirx.Expr:
+            flat: Any = 0
+            for i, extent in zip(index, shape):
+                flat = flat * extent + i
+            result = elements[-1]
+            for place in range(len(elements) - 2, -1, -1):
+                result = tirx.Select(flat == place, elements[place], result)
+            return result
+
+        return te.compute(shape, pick, name="sizes")
+
+    return sizes
+
+
+def _flatten_to_int64(operand: Operand) -> Compute:
+    shape = [int(d) for d in operand.shape]  # type: ignore[arg-type]
+
+    def sizes(x: te.Tensor) -> te.Tensor:
+        def element(flat: tirx.Expr) -> tirx.Expr:
+            index = []
+            for extent in reversed(shape):
+                index.insert(0, tirx.indexmod(flat, extent))
+                flat = tirx.indexdiv(flat, extent)
+            return x(*index).astype("int64")
+
+        return te.compute((operand.size,), element, name="sizes")
+
+    return sizes

@@ -1,0 +1,98 @@
+"""What a value of the graph is while it is lowered: a constant, a vector of shape arithmetic, or a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tvm import relax, tirx
+
+Dim = int | tirx.Expr
+"""A dimension: a number, or an integer expression over the model's symbolic sizes."""
+
+
+class Operand:
+    """A value during lowering, in one of three forms.
+
+    - a host constant: `array` gives its elements (read only when asked for);
+    - host scalars: `elements` is an object array of Python numbers and symbolic expressions, as shape arithmetic
+      makes them. They are known when the shapes are, so nothing has to run to reshape or slice by them;
+    - a tensor that the compiled code computes: `expr`.
+
+    `expr` of the first two is filled in by the context when a kernel needs them as tensors.
+    """
+
+    __slots__ = ("_read", "dtype", "elements", "expr", "name", "shape")
+
+    def __init__(
+        self,
+        dtype: str,
+        shape: Sequence[Dim],
+        *,
+        read: Callable[[], np.ndarray] | None = None,
+        elements: np.ndarray | None = None,
+        expr: relax.Expr | None = None,
+        name: str = "",
+    ) -> None:
+        self.dtype = dtype
+        self.shape: tuple[Dim, ...] = tuple(shape)
+        self._read = read
+        self.elements = elements
+        self.expr = expr
+        self.name = name
+
+    @classmethod
+    def constant(cls, array: np.ndarray, name: str = "") -> Operand:
+        """A host constant with the contents of `array`."""
+        return cls(str(array.dtype), array.shape, read=lambda: array, name=name)
+
+    @classmethod
+    def symbolic(cls, elements: np.ndarray, dtype: str) -> Operand:
+        """Host scalars; they become an ordinary constant if none of them is symbolic."""
+        if all(isinstance(item, int | float | bool) for item in elements.ravel()):
+            return cls.constant(elements.astype(np.dtype(dtype)))
+        return cls(dtype, elements.shape, elements=elements)
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def array(self) -> np.ndarray | None:
+        """The elements of a host constant, None for the other forms."""
+        return self._read() if self._read is not None else None
+
+    @property
+    def is_constant(self) -> bool:
+        return self._read is not None
+
+    @property
+    def is_host(self) -> bool:
+        """Whether its elements are known before the compiled code runs, symbolic sizes apart."""
+        return self._read is not None or self.elements is not None
+
+    @property
+    def size(self) -> int | None:
+        """How many elements it has, None if that is symbolic."""
+        if all(isinstance(dim, int) for dim in self.shape):
+            return math.prod(int(dim) for dim in self.shape)  # type: ignore[arg-type]
+        return None
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.startswith(("float", "bfloat"))
+
+    def scalars(self) -> np.ndarray:
+        """Host elements as an object array of Python numbers and expressions. Only for host operands."""
+        if self.elements is not None:
+            return self.elements
+        array = self.array
+        assert array is not None
+        result = np.empty(array.shape, object)
+        result[...] = array.astype(object) if array.dtype.kind in "biuf" else array.astype(np.float64).astype(object)
+        return result
+
+    def __repr__(self) -> str:
+        form = "constant" if self.is_constant else "symbolic" if self.elements is not None else "tensor"
+        return f"Operand({form} {self.dtype}{list(self.shape)})"

@@ -1,0 +1,113 @@
+"""The symbolic sizes of a model: names, what is known about them, and proofs over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from .operand import Dim
+
+_LARGEST = 1 << 40
+
+
+class Symbols:
+    """Symbolic integers, each a `tirx.Var`, with the definition of those that follow from others."""
+
+    def __init__(self) -> None:
+        self.analyzer = tvm.sym.Analyzer()
+        self._named: dict[str, tirx.Var] = {}
+        self._known: dict[tirx.Var, tirx.Expr | None] = {}
+        self._derived: dict[str, tirx.Var] = {}
+
+    def size(self, name: str | None) -> tirx.Var:
+        """The size that a model calls `name`; a fresh one for each call with None."""
+        if name is None:
+            return self.fresh("d")
+        if name not in self._named:
+            self._named[name] = self.fresh(name)
+        return self._named[name]
+
+    def fresh(self, hint: str, *, lowest: int = 0) -> tirx.Var:
+        """A new integer of which nothing is known but its lowest value."""
+        clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in hint) or "d"
+        var = tirx.Var(clean if not clean[0].isdigit() else f"d{clean}", "int64")
+        self._known[var] = None
+        self.analyzer.update(var, tvm.sym.ConstIntBound(lowest, _LARGEST))
+        return var
+
+    def __contains__(self, var: tirx.Var) -> bool:
+        return var in self._known
+
+    def simplify(self, expr: Dim) -> Dim:
+        """An equal expression as short as the analyzer can make it; a Python int if it is a constant."""
+        if isinstance(expr, int):
+            return expr
+        result = self.analyzer.simplify(expr)
+        return int(result) if isinstance(result, tirx.IntImm) else result
+
+    def expand(self, expr: Dim) -> Dim:
+        """`expr` over the model's own sizes: derived ones replaced by their definitions, then simplified."""
+        if isinstance(expr, int):
+            return expr
+
+        def definition(var: tirx.Var) -> tirx.Expr:
+            return self._known.get(var) or var
+
+        return self.simplify(tvm_ffi.structural_map(expr, (tvm.ir.Var, definition), order="post"))
+
+    def derived(self, expr: Dim, bind: Callable[[tirx.Expr, tirx.Var], None]) -> Dim:
+        """A constant or a plain variable that equals `expr`, so that kernels see no arithmetic in their shapes.
+
+        `bind` is called with the definition when a new variable is needed.
+        """
+        full = self.expand(expr)
+        if isinstance(full, int | tirx.Var):
+            return full
+        key = str(full)
+        if key not in self._derived:
+            for known in self._derived.values():
+                if self.equal(full, known):
+                    return known
+            var = self.fresh("d")
+            bind(full, var)
+            self._known[var] = full
+            self._derived[key] = var
+        return self._derived[key]
+
+    def equal(self, left: Dim, right: Dim) -> bool:
+        """Whether two sizes are certainly the same."""
+        if isinstance(left, int) and isinstance(right, int):
+            return left == right
+        if left is right:
+            return True
+        return self.always(tirx.EQ(_expr(self.expand(left)), _expr(self.expand(right))))
+
+    def always(self, condition: tirx.Expr | bool) -> bool:
+        """Whether a condition over sizes certainly holds."""
+        return condition if isinstance(condition, bool) else bool(self.analyzer.can_prove(condition))
+
+    def decide(self, condition: tirx.Expr | bool) -> tirx.Expr | bool:
+        """A condition as True or False where that can be proven, else unchanged."""
+        if isinstance(condition, bool):
+            return condition
+        full = tvm_ffi.structural_map(condition, (tvm.ir.Var, lambda var: self._known.get(var) or var), order="post")
+        if self.analyzer.can_prove(full):
+            return True
+        if self.analyzer.can_prove(tirx.Not(full)):
+            return False
+        return condition
+
+    def scope(self) -> dict[str, tirx.Var]:
+        """What `leave` restores: derived sizes found since then are no longer reused."""
+        return dict(self._derived)
+
+    def leave(self, saved: dict[str, tirx.Var]) -> None:
+        """Forget derived sizes bound inside a branch that is now closed."""
+        self._derived = saved
+
+
+def _expr(value: Dim) -> tirx.Expr:
+    return tirx.IntImm("int64", value) if isinstance(value, int) else value

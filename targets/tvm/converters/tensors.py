@@ -1,0 +1,115 @@
+"""Small pieces that compute definitions are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import te, tirx
+
+from .context import Context, scalar
+from .operand import Dim, Operand
+
+Index = Sequence[Any]
+
+
+def broadcast_index(tensor_shape: Sequence[Dim], index: Index) -> list[Any]:
+    """The index into a tensor that numpy broadcasting reads for an index of the (larger) result."""
+    tail = list(index)[len(index) - len(tensor_shape) :]
+    return [0 if isinstance(size, int) and size == 1 else i for size, i in zip(tensor_shape, tail)]
+
+
+def wide(dtype: str) -> str:
+    """The type to compute in: 16-bit floats are computed in float32 and rounded once."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def widened(function: Callable[..., tirx.Expr], dtype: str) -> Callable[..., tirx.Expr]:
+    """`function` over values of `dtype`, computed in the wide type and rounded back."""
+    if wide(dtype) == dtype:
+        return function
+    return lambda *values: function(*(v.astype("float32") for v in values)).astype(dtype)
+
+
+def elementwise(
+    ctx: Context,
+    function: Callable[..., tirx.Expr],
+    operands: Sequence[Operand],
+    dtype: str,
+    name: str,
+) -> Operand:
+    """One kernel that applies `function` to the broadcast operands; constants of one element become immediates."""
+    operands, shape = ctx.broadcast(operands)
+    immediate = [_immediate(operand) for operand in operands]
+    tensors = [operand for operand, value in zip(operands, immediate) if value is None]
+
+    def compute(*inputs: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            values, rest = [], iter(zip(inputs, tensors))
+            for value in immediate:
+                if value is None:
+                    tensor, operand = next(rest)
+                    value = tensor(*broadcast_index(operand.shape, index))
+                values.append(value)
+            return function(*values).astype(dtype)
+
+        return te.compute(shape, element, name=name)
+
+    return ctx.te(compute, *tensors, name=name)
+
+
+def _immediate(operand: Operand) -> tirx.Expr | None:
+    """A one-element constant as an expression, None for anything else."""
+    if not operand.is_constant or operand.size != 1 or operand.dtype == "bfloat16":
+        return None
+    array = operand.array
+    assert array is not None
+    value = array.reshape(-1)[0].item()
+    if operand.dtype == "uint64" and value >= 1 << 63:
+        return None
+    return scalar(value, operand.dtype)
+
+
+def flatten(index: Index, shape: Sequence[Dim]) -> Any:
+    """The position of a row-major index; 0 for no axes."""
+    flat: Any = 0
+    for i, extent in zip(index, shape):
+        flat = i if isinstance(flat, int) and flat == 0 else flat * extent + i
+    return flat
+
+
+def unflatten(flat: Any, shape: Sequence[Dim]) -> list[Any]:
+    """The row-major index of a position."""
+    index: list[Any] = []
+    for axis in range(len(shape) - 1, -1, -1):
+        if axis == 0:
+            index.insert(0, flat)
+        else:
+            index.insert(0, tirx.indexmod(flat, shape[axis]))
+            flat = tirx.indexdiv(flat, shape[axis])
+    return index
+
+
+def product(sizes: Sequence[Dim]) -> Dim:
+    """The product of sizes; 1 for none."""
+    result: Dim = 1
+    for size in sizes:
+        result = size if isinstance(result, int) and result == 1 else result * size
+    return result
+
+
+def all_of(conditions: Sequence[Any]) -> Any:
+    """The conjunction of conditions; True for none."""
+    result: Any = True
+    for condition in conditions:
+        result = condition if result is True else tirx.And(result, condition)
+    return result
+
+
+def where(condition: Any, value: tirx.Expr, other: tirx.Expr) -> tirx.Expr:
+    """`value` where the condition holds; only then it is computed, so it may read out of range otherwise."""
+    return value if condition is True else tirx.if_then_else(condition, value, other)
+
+
+def zero(dtype: str) -> tirx.Expr:
+    return tirx.const(False, "bool") if dtype == "bool" else tirx.const(0, dtype)

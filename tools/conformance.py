@@ -1,0 +1,133 @@
+"""Run the ONNX project's backend node tests through the lowering and count what passes.
+
+    python tools/conformance.py [--filter TEXT] [--json FILE] [--verbose]
+
+Every test is one of three: it passes, it is declared unsupported (with a reason), or it fails. A failure is a wrong
+answer or a crash, and the exit status is 1 if there is any. The tests run in a child process, so that a crash of the
+compiler is one failed test and not the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import multiprocessing
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import onnx.backend.test.loader as loader
+from graphopt.targets.tvm import execute
+from graphopt.targets.tvm.lower import lower
+from onnx.backend.test.case.test_case import TestCase
+
+from graphopt import io
+from graphopt.errors import UnsupportedError
+
+
+def cases(text: str = "") -> list[TestCase]:
+    """The node tests whose name contains `text`, by name."""
+    return sorted((c for c in loader.load_model_tests(kind="node") if text in c.name), key=lambda c: c.name)
+
+
+def run_case(case: TestCase) -> tuple[str, str]:
+    """`pass`, `unsupported` or `fail`, and why."""
+    try:
+        lowered = lower(io.load(case.model))
+    except UnsupportedError as error:
+        return "unsupported", error.message
+    names = [info.name for info in lowered.inputs]
+    runner = execute.Runner(lowered)
+    for inputs, expected in case.data_sets:
+        given = dict(zip((value.name for value in case.model.graph.input), inputs))
+        outputs = runner([np.asarray(given[name]) for name in names])
+        for info, output, wanted in zip(lowered.outputs, outputs, expected, strict=True):
+            problem = difference(output, np.asarray(wanted), case.rtol, case.atol)
+            if problem:
+                return "fail", f"{info.name}: {problem}"
+    return "pass", ""
+
+
+def difference(output: np.ndarray, wanted: np.ndarray, rtol: float, atol: float) -> str:
+    """What differs between an output and what it should be; empty if nothing does."""
+    if output.dtype != wanted.dtype:
+        return f"element type {output.dtype} instead of {wanted.dtype}"
+    if output.shape != wanted.shape:
+        return f"shape {output.shape} instead of {wanted.shape}"
+    if wanted.dtype.kind in "biu":
+        same = np.array_equal(output, wanted)
+        return "" if same else f"{np.sum(output != wanted)} of {wanted.size} elements differ"
+    have, want = output.astype(np.float64), wanted.astype(np.float64)
+    if wanted.dtype.itemsize == 2:
+        rtol, atol = max(rtol, 1e-2 if "bfloat" in str(wanted.dtype) else 2e-3), max(atol, 2e-3)
+    if np.allclose(have, want, rtol=rtol, atol=atol, equal_nan=True):
+        return ""
+    return f"differs by up to {np.nanmax(np.abs(have - want)) if want.size else 0:.3g}"
+
+
+def _work(names: list[str], connection: Connection) -> None:
+    wanted = set(names)
+    by_name = {case.name: case for case in cases() if case.name in wanted}
+    for name in names:
+        try:
+            result = run_case(by_name[name])
+        except Exception as error:  # a test that raises has failed; its message is the finding
+            text = f"{type(error).__name__}: {error}".strip()
+            result = "fail", text.splitlines()[0][:300] if text else ""
+        connection.send((name, *result))
+    connection.close()
+
+
+def run_all(names: list[str], on_result: Any = None) -> dict[str, tuple[str, str]]:
+    """The result of each named test; a test at which the child process dies has failed."""
+    results: dict[str, tuple[str, str]] = {}
+    while len(results) < len(names):
+        rest = [name for name in names if name not in results]
+        here, there = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("spawn").Process(target=_work, args=(rest, there))
+        child.start()
+        there.close()
+        try:
+            while True:
+                name, status, reason = here.recv()
+                results[name] = status, reason
+                if on_result:
+                    on_result(name, status, reason)
+        except EOFError:
+            child.join()
+        if len(results) < len(names) and child.exitcode != 0:
+            name = next(name for name in names if name not in results)
+            results[name] = "fail", f"the process died with status {child.exitcode}"
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--filter", default="", help="only tests whose name contains this")
+    parser.add_argument("--json", help="write every result to this file")
+    parser.add_argument("--verbose", action="store_true", help="print each test that does not pass as it ends")
+    options = parser.parse_args()
+    names = [case.name for case in cases(options.filter)]
+    started = time.perf_counter()
+
+    def show(name: str, status: str, reason: str) -> None:
+        if options.verbose and status != "pass":
+            print(f"{status:12} {name}: {reason}", flush=True)
+
+    results = run_all(names, show)
+    counts = collections.Counter(status for status, _ in results.values())
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"counts": counts, "results": results}, file, indent=1, sort_keys=True)
+    print(
+        f"{counts['pass']} pass, {counts['unsupported']} unsupported, {counts['fail']} fail,"
+        f" of {len(names)} in {time.perf_counter() - started:.0f} s"
+    )
+    return 1 if counts["fail"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
