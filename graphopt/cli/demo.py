@@ -1,0 +1,179 @@
+"""`graphopt demo`: the whole way on a network that ships with graphopt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt.errors import VerificationError
+from graphopt.tables import Table, format_bytes, format_seconds
+
+from .options import Json
+from .output import Output
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from graphopt.artifact import Artifact
+    from graphopt.bench import Runner, Timing
+    from graphopt.report import Report
+
+FOLDER = Path(__file__).resolve().parent.parent / "demo"
+MODEL = FOLDER / "fashion.onnx"
+IMAGES = FOLDER / "test_images.npz"
+_BATCH = 100
+
+
+def load_images() -> tuple[np.ndarray, np.ndarray]:
+    """The images that ship with the demo, float32 1000 x 1 x 28 x 28 from 0 to 1, and their labels, int64 1000."""
+    import numpy as np
+
+    with np.load(IMAGES, allow_pickle=False) as file:
+        images = file["images"].astype(np.float32)[:, None] / np.float32(255)
+        return images, file["labels"].astype(np.int64)
+
+
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Keep the compiled model.", metavar="DEMO.gopt", show_default=False),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads for both when they are timed.", min=1)] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs of each.", min=1)] = 200,
+    as_json: Json = False,
+) -> None:
+    """Compile a small network that ships with graphopt for this machine, and see what that brings.
+
+    The network tells clothes apart (Fashion-MNIST, 28 x 28 pixels, ten classes). It is compiled for this machine,
+    run on 1,000 test images before (in ONNX Runtime) and after, and timed on one image at a time.
+
+    \b
+    Examples:
+        graphopt demo
+        graphopt demo -o demo.gopt && graphopt bench demo.gopt --threads 2
+    """
+    import graphopt
+    from graphopt import runtime
+    from graphopt.bench import interleave
+    from graphopt.reference import Reference
+
+    output = Output(as_json)
+    images, labels = load_images()
+    with output.progress() as progress:
+        artifact = graphopt.compile(MODEL, progress=progress)
+    if out is not None:
+        artifact.save(out)
+    session = runtime.load(artifact.folder, threads=threads)
+    with Reference(MODEL, optimize=True, threads=threads) as reference:
+        before = _logits(reference.run, images)
+        after = _logits(session.run, images)
+        error = _check(before, after)
+        image = {"image": images[:1]}
+        runners: dict[str, Runner] = {
+            "onnxruntime": lambda: reference.run(image),
+            "graphopt": lambda: session.run(image),
+        }
+        timings = interleave(runners, runs=runs, seconds=10)
+    scores = [float((logits.argmax(1) == labels).mean()) for logits in (before, after)]
+    changed = int((before.argmax(1) != after.argmax(1)).sum())
+    _show(output, Findings(artifact, len(images), scores[0], scores[1], changed, error, timings, threads), out)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the demo found out: shares of right answers, answers that changed, the largest error, timings."""
+
+    artifact: Artifact
+    images: int
+    accuracy_before: float
+    accuracy_after: float
+    answers_changed: int
+    error: float
+    timings: dict[str, Timing]
+    threads: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than ONNX Runtime, by the medians."""
+        return self.timings["onnxruntime"].p50 / self.timings["graphopt"].p50
+
+    @property
+    def report(self) -> Report:
+        from graphopt.artifact import REPORT
+        from graphopt.report import Report
+
+        return Report.from_json(json.loads((self.artifact.folder / REPORT).read_text(encoding="utf-8")))
+
+    @property
+    def library_bytes(self) -> int:
+        from graphopt.artifact import LIBRARY
+
+        return (self.artifact.folder / LIBRARY).stat().st_size
+
+
+def _logits(run: Any, images: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    parts = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    return np.concatenate([run({"image": part})["logits"] for part in parts])
+
+
+def _check(before: np.ndarray, after: np.ndarray) -> float:
+    """The largest relative error of the compiled network. Raises VerificationError where it is too large."""
+    from graphopt.tolerance import compare
+
+    comparison = compare({"logits": before}, {"logits": after})
+    if not comparison.ok:
+        raise VerificationError(
+            f"the compiled network does not compute what the original does: {comparison}",
+            where="demo",
+            remedy="Run `graphopt compile --verify` on the model to find the step that is to blame.",
+        )
+    return comparison.error
+
+
+def _show(output: Output, found: Findings, out: Path | None) -> None:
+    from graphopt.artifact import WEIGHTS
+
+    report = found.report
+    weights = (found.artifact.folder / WEIGHTS).stat().st_size
+    output.table(report.table())
+    times = found.timings
+    table = Table("the demo's network", ("", "before", "after"), right=frozenset({"before", "after"}))
+    table.add("run by", "ONNX Runtime", "native code")
+    table.add(f"accuracy on {found.images:,} images", f"{found.accuracy_before:.1%}", f"{found.accuracy_after:.1%}")
+    table.add("size on disk", format_bytes(MODEL.stat().st_size), format_bytes(found.library_bytes + weights))
+    for name, key in (("latency, median", "p50"), ("latency, 90 of 100", "p90")):
+        pair = (format_seconds(getattr(times[peer], key)) for peer in ("onnxruntime", "graphopt"))
+        table.add(name, *pair)
+    output.table(table)
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    output.line(f"\nONNX Runtime's time / graphopt's: {found.ratio:.2f} (one image at a time, {threads}, medians)")
+    output.line(f"answers that changed: {found.answers_changed} of {found.images:,}; largest error {found.error:.1e}")
+    if out is not None:
+        output.line(f"wrote {out}")
+    output.result(_to_json(found, report, weights, out))
+
+
+def _to_json(found: Findings, report: Report, weights: int, out: Path | None) -> dict[str, Any]:
+    return {
+        "images": found.images,
+        "accuracy": {"before": found.accuracy_before, "after": found.accuracy_after},
+        "answers_changed": found.answers_changed,
+        "error": found.error,
+        "bytes": {
+            "onnx": MODEL.stat().st_size,
+            "library": found.library_bytes,
+            "weights": weights,
+            "artifact": found.artifact.nbytes,
+        },
+        "threads": found.threads,
+        "timings": {name: timing.to_json() for name, timing in found.timings.items()},
+        "ratio": found.ratio,
+        "report": report.to_json(),
+        "artifact": str(out) if out else None,
+    }
