@@ -1,0 +1,41 @@
+"""`If` whose condition is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.ir import Graph, Node
+from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+
+
+@dataclass(frozen=True)
+class _Found:
+    node: Node
+    branch: Graph
+
+
+@dataclass(frozen=True)
+class FoldIf(RewritePass):
+    """Replace an If whose condition is constant by the branch that it takes.
+
+    What the branch captures stays captured; names of the branch that are taken outside are changed.
+    """
+
+    name: ClassVar[str] = "fold-if"
+    fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+    ops: ClassVar[tuple[str, ...]] = ("If",)
+
+    def match(self, node: Node, context: PassContext) -> _Found | Miss:
+        condition = node.input(0)
+        array = None if condition is None else context.array(condition, 1)
+        if array is None or array.size != 1:
+            return Miss("the condition is not constant")
+        branch = node.attr("then_branch" if array.reshape(-1)[0] else "else_branch")
+        if branch is None:
+            return Miss("")
+        return Miss("the branch holds sparse weights") if branch.sparse_initializers else _Found(node, branch)
+
+    def rewrite(self, match: _Found, rewriter: Rewriter) -> None:
+        values = rewriter.inline(match.branch, {})
+        rewriter.replace(match.node, values)
