@@ -38,20 +38,19 @@ class _Storage:
 class _View:
     """What the pickle says of a tensor: kept until the storages have been read."""
 
-    def __init__(
-        self, storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
-    ) -> None:
+    def __init__(self, storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
     def numpy(self) -> np.ndarray:
         data = self.storage.data[self.offset :]
+        last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        if min((*self.shape, *self.stride, self.offset, 0)) < 0 or last >= len(data):
+            raise ValueError("a tensor lies outside its storage")
         steps = tuple(s * data.itemsize for s in self.stride)
         return np.lib.stride_tricks.as_strided(data, self.shape, steps).copy()
 
 
-def _rebuild(
-    storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> _View:
+def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> _View:
     return _View(storage, offset, shape, stride)
 
 

@@ -120,4 +120,4 @@ def _wide(blocks: _Blocks, n_nodes: int) -> str:
         pairs = zip(ends[::2], ends[1::2])
         sums = [blocks.op("Add", pair, f"sum{level}.{i}") for i, pair in enumerate(pairs)]
         ends, level = sums + ends[len(sums) * 2 :], level + 1
-    return ends[0]
+    return ends[0] if ends else "x"
