@@ -1,1 +1,63 @@
-"""The backend that compiles through Apache TVM; the only package that imports TVM."""
+"""The backend that compiles through Apache TVM; the only package that imports TVM.
+
+TVM is imported when something is compiled, not with this package: asking what a target needs stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphopt.targets.tvm.probe import requirements
+
+from graphopt.artifact import LIBRARY, WEIGHTS, TensorInfo
+from graphopt.backend import Built, Progress, Requirement, Unsupported
+
+if TYPE_CHECKING:
+    from graphopt.ir import Model
+    from graphopt.target import Target
+
+
+class TvmBackend:
+    """Lowers a model to Relax, fuses and schedules it, and builds one library with the virtual machine's code."""
+
+    def unsupported(self, model: Model) -> list[Unsupported]:
+        """Every node that cannot be lowered, with the reason."""
+        from graphopt.targets.tvm.lower import unsupported
+
+        return [Unsupported(item.label, item.op, item.reason) for item in unsupported(model)]
+
+    def build(self, model: Model, target: Target, folder: Path, progress: Progress) -> Built:
+        """Write `lib.so` and `weights.bin` into `folder`.
+
+        Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
+        """
+        from graphopt.targets.tvm import build as builder
+        from graphopt.targets.tvm.fuse import fuse
+        from graphopt.targets.tvm.lower import lower
+
+        progress("lowering", 0.0)
+        lowered = lower(model)
+        progress("scheduling", 0.2)
+        scheduled = fuse(lowered.mod, builder.tvm_target(target))
+        progress("generating code", 0.5)
+        builder.build_library(scheduled, target, folder / LIBRARY, progress)
+        progress("writing weights", 0.95)
+        weights = builder.write_weights([array for _, array in lowered.params], folder / WEIGHTS)
+        return Built(
+            inputs=tuple(TensorInfo(i.name, i.dtype, tuple(i.shape)) for i in lowered.inputs),
+            outputs=tuple(TensorInfo(o.name, o.dtype, tuple(o.shape)) for o in lowered.outputs),
+            weights=weights,
+            versions={name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")},
+        )
+
+    def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
+        """Copy TVM's runtime libraries for `target` into `folder`. Raises CompileError."""
+        from graphopt.targets.tvm.bundle import bundle
+
+        return bundle(target, folder)
+
+    def probe(self, target: Target) -> list[Requirement]:
+        """What compiling for `target` needs and whether it is installed; TVM is not imported."""
+        return requirements(target)

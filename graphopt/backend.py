@@ -1,0 +1,76 @@
+"""What turns an optimized model into machine code. graphopt knows backends by this protocol and entry points only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from graphopt.artifact import TensorInfo, Weight
+
+if TYPE_CHECKING:
+    from graphopt.ir import Model
+    from graphopt.target import Target
+
+Progress = Callable[[str, float], None]  # what is being done now, and how much of the whole is done (0 to 1)
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A node that the backend cannot compile: its label, its operator, and why."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that compiling for a target needs, whether it is here, and what to do when it is not."""
+
+    name: str
+    met: bool
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` left in its folder, beside the files `lib.so` and `weights.bin` themselves.
+
+    `inputs` and `outputs` describe the arguments and results of the library's `main` in their order, by the
+    graph's own names; the weights follow the inputs. `versions` holds what the manifest records beside graphopt's.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    weights: tuple[Weight, ...]
+    versions: dict[str, str]
+
+
+class Backend(Protocol):
+    """One instance is made without arguments in the process that uses it."""
+
+    def unsupported(self, model: Model) -> list[Unsupported]:
+        """Every node that `build` could not compile. Nothing is built for it."""
+        ...
+
+    def build(self, model: Model, target: Target, folder: Path, progress: Progress) -> Built:
+        """Write the library and the weights into `folder`: the same bytes for the same model and target."""
+        ...
+
+    def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
+        """Copy the libraries that the built code needs on the target into `folder`; returns their file names."""
+        ...
+
+    def probe(self, target: Target) -> list[Requirement]:
+        """What compiling for `target` needs, looked up without loading the compiler."""
+        ...
+
+
+def load(name: str = "tvm") -> Backend:
+    """A backend by its entry-point name. Raises GraphOptError when no installed package offers it."""
+    from graphopt import registry
+
+    found: Backend = registry.backend(name)
+    return found

@@ -1,0 +1,167 @@
+"""The backend in a process of its own: a crash inside the compiler becomes an error message, not the caller's end.
+
+The parent writes `job.json` beside the optimized model, starts `python -m graphopt.child FOLDER`, reads one JSON line
+for each step of progress, and finds the answer in `result.json`. The child ends when its standard input closes, so
+that it does not outlive a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+from . import errors, io
+from .artifact import MODEL, TensorInfo, Weight
+from .backend import Built, Progress
+from .backend import load as load_backend
+from .errors import CompileError, GraphOptError
+from .target import Target
+
+_TAIL = 2000  # characters of the child's own messages that an error repeats
+_JOB = "job.json"
+_RESULT = "result.json"
+
+
+def build(folder: Path, target: Target, progress: Progress) -> Built:
+    """Build the model in `folder` for `target`, into `folder`.
+
+    Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way.
+    """
+    with tempfile.TemporaryDirectory(prefix="graphopt-job-") as name:
+        work = Path(name)
+        job = {"folder": str(folder), "target": target.to_dict()}
+        (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
+        status, messages = _run(work, progress)
+        try:
+            answer = json.loads((work / _RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise _crash(status, messages) from None
+    if "error" in answer:
+        raise _rebuilt(answer["error"], str(folder))
+    return Built(
+        inputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["inputs"]),
+        outputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["outputs"]),
+        weights=tuple(Weight(w["dtype"], tuple(w["shape"]), w["offset"]) for w in answer["weights"]),
+        versions=answer["versions"],
+    )
+
+
+def _run(work: Path, progress: Progress) -> tuple[int, str]:
+    """The child's exit status and the end of what it wrote to standard error."""
+    # The same hash seed every time: what the compiler keeps in sets must come out in the same order. -P: a file of
+    # the current folder that is named like a module must not be taken for it.
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-P", "-m", "graphopt.child", str(work)]
+    with (work / "stderr.txt").open("w+b") as messages:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child and all it started
+        )
+        try:
+            assert process.stdout is not None
+            _follow(process.stdout, progress)
+            status = process.wait()
+        finally:
+            _end(process)
+        size = messages.seek(0, os.SEEK_END)
+        messages.seek(max(0, size - 4 * _TAIL))
+        return status, messages.read().decode(errors="replace")
+
+
+def _follow(lines: IO[bytes], progress: Progress) -> None:
+    for line in lines:
+        try:
+            step = json.loads(line)
+            what, done = str(step["step"]), float(step["done"])
+        except (ValueError, KeyError, TypeError):
+            continue  # something that the compiler printed
+        progress(what, done)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the child and whatever it started; nothing happens if they have ended."""
+    if process.poll() is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+
+
+def _crash(status: int, messages: str) -> CompileError:
+    if status < 0:
+        try:
+            how = f"was ended by {signal.Signals(-status).name}"
+        except ValueError:
+            how = f"was ended by signal {-status}"
+    else:
+        how = f"ended with status {status}"
+    text = messages.strip()[-_TAIL:]
+    said = f"; its last messages:\n{text}" if text else " and said nothing"
+    remedy = "this is a bug in graphopt or in TVM: report it with the model; other passes (--passes) may avoid it"
+    if status == -signal.SIGKILL:
+        remedy = "the system may have run out of memory: close other programs, or fix smaller shapes with --input"
+    return CompileError(f"the compiling process {how}{said}", remedy=remedy)
+
+
+def _rebuilt(table: dict[str, str], folder: str) -> GraphOptError:
+    """The error that the child raised, of the same class; the caller never heard of the folder it worked in."""
+    kind = getattr(errors, table["class"], CompileError)
+    where = "" if table["where"].startswith(folder) else table["where"]
+    made: GraphOptError = kind(table["message"], where=where, remedy=table["remedy"])
+    return made
+
+
+def main(work: Path) -> None:
+    """What the child does."""
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    # Standard output carries progress alone; what libraries print goes to standard error.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def progress(what: str, done: float) -> None:
+        channel.write(json.dumps({"step": what, "done": done}) + "\n")
+        channel.flush()
+
+    job = json.loads((work / _JOB).read_text(encoding="utf-8"))
+    folder = Path(job["folder"])
+    answer: dict[str, Any]
+    try:
+        built = load_backend().build(io.load(folder / MODEL), Target.from_dict(job["target"]), folder, progress)
+        answer = dataclasses.asdict(built)
+    except GraphOptError as error:
+        answer = {
+            "error": {
+                "class": type(error).__name__,
+                "message": error.message,
+                "where": error.where,
+                "remedy": error.remedy,
+            }
+        }
+    (work / _RESULT).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _watch_parent() -> None:
+    """Kill this process and what it started once the parent is gone: its end of standard input closes then."""
+    while os.read(0, 4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,145 @@
+"""`compile`: load, optimize, build in a child process, measure, and hand back an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import artifact as artifacts
+from . import backend, child, io
+from .artifact import Artifact, Manifest
+from .errors import CompileError, VerificationError
+from .shapes import fix_shapes
+from .target import Target
+from .target import load as load_target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from .ir import Model
+    from .pipeline import Observer, Pipeline
+    from .report import Report
+    from .tolerance import Tolerance
+
+DEFAULT_PASSES = "default"
+
+
+def compile(
+    model: Model | onnx.ModelProto | bytes | str | os.PathLike[str],
+    target: Target | str | os.PathLike[str] = "host",
+    passes: Pipeline | str | None = None,
+    *,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    verify: bool | Tolerance = False,
+    bundle_runtime: bool = False,
+    observers: Sequence[Observer] = (),
+    progress: backend.Progress | None = None,
+) -> Artifact:
+    """Compile a model for a target.
+
+    `model`: a Model (it is not changed), a ModelProto, the bytes of one, or a path. `target`: a name, a path of a
+    TOML file, or a Target. `passes`: a pipeline or its text (None: "default"; "": none). `inputs`: shapes to fix, by
+    input name; what is not fixed stays dynamic. `verify`: check every pass, and measure the compiled code, against
+    ONNX Runtime on generated inputs; the measured errors are in the manifest (code for another machine cannot be
+    measured here). `bundle_runtime`: put the runtime libraries for the target into the artifact. `progress` is told
+    what is being done and how far it is (0 to 1).
+
+    The artifact lies in a temporary folder until `save`. Raises ModelError, TargetError, PipelineError, PassError,
+    InputError, UnsupportedError (it lists all unsupported nodes), CompileError, and VerificationError when a check
+    fails. Nothing is left behind then, nor when interrupted.
+    """
+    tell = progress or (lambda what, done: None)
+    made_for = load_target(target)
+    tell("reading the model", 0.0)
+    original = io.load(model)
+    fix_shapes(original, inputs or {})
+    tell("optimizing", 0.02)
+    optimized, report = _optimize(original, passes, verify, made_for, observers)
+    folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
+    try:
+        io.save(optimized, folder / artifacts.MODEL)
+        built = child.build(folder, made_for, lambda what, done: tell(what, 0.2 + 0.7 * done))
+        _write_report(report, folder / artifacts.REPORT)
+        runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
+        manifest = _manifest(made_for, built, report, runtime)
+        artifacts.write_manifest(folder, manifest)
+        result = Artifact(folder, temporary=True)
+        if verify and made_for.kind == "cpu" and made_for.runs_here():
+            tell("measuring the error", 0.95)
+            _measure(result, original, inputs or {}, verify)
+        tell("done", 1.0)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CompileError(
+                f"the artifact cannot be written: {error.strerror or error}",
+                where=str(folder.parent),
+                remedy="free some space there, or set TMPDIR to a folder that has room",
+            ) from error
+        raise
+    return result
+
+
+def _optimize(
+    model: Model,
+    passes: Pipeline | str | None,
+    verify: bool | Tolerance,
+    target: Target,
+    observers: Sequence[Observer],
+) -> tuple[Model, Report]:
+    from .pipeline import PassManager, Pipeline
+
+    text = DEFAULT_PASSES if passes is None else passes
+    pipeline = Pipeline.parse(text) if isinstance(text, str) else text
+    copy = model.copy()
+    report = PassManager(pipeline, observers, target).run(copy)
+    return copy, report
+
+
+def _manifest(target: Target, built: backend.Built, report: Report, runtime: Sequence[str]) -> Manifest:
+    return Manifest(
+        device=target.kind,
+        machine=target.machine,
+        features=target.features,
+        target=target.to_dict(),
+        inputs=built.inputs,
+        outputs=built.outputs,
+        weights=built.weights,
+        pipeline=report.pipeline,
+        fidelity=report.fidelity.name.lower(),
+        error=None,
+        versions={"graphopt": version("graphopt"), **built.versions},
+        runtime=tuple(runtime),
+    )
+
+
+def _write_report(report: Report, path: Path) -> None:
+    """The report with its times set to zero: what is compiled twice must be the same bytes."""
+    data = report.to_json()
+    data.update(seconds=0.0, steps=[{**step, "seconds": 0.0} for step in data["steps"]])
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure(result: Artifact, original: Model, shapes: Mapping[str, Sequence[int]], verify: bool | Tolerance) -> None:
+    """Compare the compiled code with the original model, and write the errors into the manifest."""
+    from .inputs import generate
+    from .tolerance import Tolerance, compare
+
+    sample = generate(original, shapes=shapes)
+    comparison = compare(sample.outputs, result.run(sample.inputs), verify if isinstance(verify, Tolerance) else None)
+    if not comparison.ok:
+        raise VerificationError(
+            f"the compiled code differs from the model:\n{comparison}",
+            where=original.name,
+            remedy="graphopt bisect finds the pass; if it finds none, report the model: the code generator is wrong",
+        )
+    error = {difference.name: difference.error for difference in comparison.differences}
+    result.manifest = dataclasses.replace(result.manifest, error=error)
+    artifacts.write_manifest(result.folder, result.manifest)

@@ -1,0 +1,180 @@
+"""What the processor under this process is: its machine name, model and instruction sets, read from the kernel.
+
+Feature names are LLVM's. Only those that code generation may use are listed: a processor that lacks one of the
+others (random numbers, cryptography, cache control) still runs the code.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# LLVM's name of a feature -> the flags of /proc/cpuinfo that together mean it.
+_X86_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "sse3": ("pni",),
+    "ssse3": ("ssse3",),
+    "sse4.1": ("sse4_1",),
+    "sse4.2": ("sse4_2",),
+    "sse4a": ("sse4a",),
+    "popcnt": ("popcnt",),
+    "avx": ("avx",),
+    "avx2": ("avx2",),
+    "f16c": ("f16c",),
+    "fma": ("fma",),
+    "bmi": ("bmi1",),
+    "bmi2": ("bmi2",),
+    "lzcnt": ("abm",),
+    "movbe": ("movbe",),
+    "gfni": ("gfni",),
+    "avxvnni": ("avx_vnni",),
+    "avx512f": ("avx512f",),
+    "avx512cd": ("avx512cd",),
+    "avx512bw": ("avx512bw",),
+    "avx512dq": ("avx512dq",),
+    "avx512vl": ("avx512vl",),
+    "avx512ifma": ("avx512ifma",),
+    "avx512vbmi": ("avx512vbmi",),
+    "avx512vbmi2": ("avx512_vbmi2",),
+    "avx512vnni": ("avx512_vnni",),
+    "avx512bitalg": ("avx512_bitalg",),
+    "avx512vpopcntdq": ("avx512_vpopcntdq",),
+    "avx512bf16": ("avx512_bf16",),
+    "avx512fp16": ("avx512_fp16",),
+    "amx-tile": ("amx_tile",),
+    "amx-int8": ("amx_int8",),
+    "amx-bf16": ("amx_bf16",),
+}
+_ARM_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "fp-armv8": ("fp",),
+    "neon": ("asimd",),
+    "crc": ("crc32",),
+    "lse": ("atomics",),
+    "rdm": ("asimdrdm",),
+    "rcpc": ("lrcpc",),
+    "fullfp16": ("fphp", "asimdhp"),
+    "fp16fml": ("asimdfhm",),
+    "dotprod": ("asimddp",),
+    "complxnum": ("fcma",),
+    "jsconv": ("jscvt",),
+    "i8mm": ("i8mm",),
+    "bf16": ("bf16",),
+    "sve": ("sve",),
+    "sve2": ("sve2",),
+}
+FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {"x86_64": _X86_FLAGS, "aarch64": _ARM_FLAGS}
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """One processor. `features` is None where the kernel does not say (then nothing can be checked against it).
+
+    `identity` holds the numbers that `detect` tables of target files are compared with: `vendor`, `family` and
+    `model` on x86-64, `implementer` and `part` on AArch64.
+    """
+
+    machine: str
+    model_name: str
+    features: frozenset[str] | None
+    identity: Mapping[str, str | int]
+    cores: int
+    cache_kib: Mapping[int, int]
+
+
+def machine() -> str:
+    """The name of the instruction set, as targets say it: `x86_64`, `aarch64`, or what the system calls another."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
+def missing(required: tuple[str, ...], cpu: Cpu) -> list[str]:
+    """The features among `required` that `cpu` is known to lack."""
+    return [] if cpu.features is None else [name for name in required if name not in cpu.features]
+
+
+@functools.cache
+def current() -> Cpu:
+    """The processor that this process runs on."""
+    try:
+        fields = _fields(Path("/proc/cpuinfo").read_text(errors="replace"))
+    except OSError:
+        fields = {}
+    name = machine()
+    flags = fields.get("flags", fields.get("Features"))
+    table = FEATURES.get(name, {})
+    features = None if flags is None else frozenset(_known(table, flags.split()))
+    return Cpu(
+        machine=name,
+        model_name=fields.get("model name", fields.get("Model", name)),
+        features=features,
+        identity=_identity(fields),
+        cores=_cores(),
+        cache_kib=_caches(),
+    )
+
+
+def allowed() -> list[int]:
+    """The numbers of the CPUs (hardware threads) that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _known(table: Mapping[str, tuple[str, ...]], flags: list[str]) -> list[str]:
+    have = set(flags)
+    return [feature for feature, needed in table.items() if have.issuperset(needed)]
+
+
+def _fields(text: str) -> dict[str, str]:
+    """The `name : value` lines of /proc/cpuinfo; the first processor's value of each."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(name.strip(), value.strip())
+    return fields
+
+
+def _identity(fields: Mapping[str, str]) -> dict[str, str | int]:
+    identity: dict[str, str | int] = {}
+    if "vendor_id" in fields:
+        identity["vendor"] = fields["vendor_id"]
+    for key, field in (
+        ("family", "cpu family"),
+        ("model", "model"),
+        ("implementer", "CPU implementer"),
+        ("part", "CPU part"),
+    ):
+        try:
+            identity[key] = int(fields[field], 0)
+        except (KeyError, ValueError):
+            continue
+    return identity
+
+
+def _cores() -> int:
+    """Physical cores that this process may use: two threads of one core do not make vector code faster."""
+    seen = set()
+    for index in allowed():
+        try:
+            path = Path(f"/sys/devices/system/cpu/cpu{index}/topology/thread_siblings_list")
+            seen.add(path.read_text().strip())
+        except OSError:
+            seen.add(str(index))
+    return max(1, len(seen))
+
+
+def _caches() -> dict[int, int]:
+    """Cache level -> KiB of data cache that the first core reaches at that level."""
+    sizes: dict[int, int] = {}
+    for entry in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            if (entry / "type").read_text().strip() == "Instruction":
+                continue
+            sizes[int((entry / "level").read_text())] = int((entry / "size").read_text().strip().removesuffix("K"))
+        except (OSError, ValueError):
+            continue
+    return sizes

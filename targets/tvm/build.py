@@ -1,0 +1,101 @@
+"""From a scheduled Relax module to the files of an artifact: VM code and kernels in one library, weights beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from graphopt.targets.tvm.gpu_compiler import compile_cuda
+from graphopt.targets.tvm.link import link
+from tvm import relax
+
+from graphopt.artifact import Weight
+from graphopt.backend import Progress
+from graphopt.target import Target
+
+_ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
+
+
+def tvm_target(target: Target) -> tvm.target.Target:
+    """TVM's description of a target. CUDA's `arch` is always given: TVM would otherwise fall back to sm_50."""
+    host: dict[str, Any] = {
+        "kind": "llvm",
+        "mtriple": target.triple,
+        "mcpu": target.cpu,
+        "mattr": [*(f"+{feature}" for feature in target.features), *target.tuning],
+        "num-cores": target.cores,
+    }
+    if target.gpu is None:
+        return tvm.target.Target(host)
+    device = {
+        "kind": "cuda",
+        "arch": target.gpu.arch,
+        "max_threads_per_block": target.gpu.max_threads_per_block,
+        "max_shared_memory_per_block": target.gpu.shared_memory_bytes,
+        "thread_warp_size": target.gpu.warp_size,
+    }
+    return tvm.target.Target(device, host=tvm.target.Target(host))
+
+
+def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> None:
+    """Compile and link a module whose functions are all scheduled. The same module gives the same bytes."""
+    made_for = tvm_target(target)
+    if target.gpu is not None:
+        arch = target.gpu.arch
+        tvm_ffi.register_global_func(
+            "tvm_callback_cuda_compile", lambda source: compile_cuda(source, arch), override=True
+        )
+    with made_for, tvm.transform.PassContext(opt_level=3):
+        executable = relax.build(mod, made_for, relax_pipeline=_to_virtual_machine())
+    progress("linking", 0.85)
+    with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as folder:
+        link(_objects(executable.mod, Path(folder)), library, target.machine)
+
+
+def _to_virtual_machine() -> tvm.transform.Pass:
+    """Relax calls to virtual-machine code: memory planned ahead, nothing left that fuses or schedules."""
+    return tvm.transform.Sequential(
+        [
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def _objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
+    """Object files of the host code, and one that holds everything else (VM bytecode, GPU code) as data."""
+    paths = []
+    description = ""
+    for index, part in enumerate(module._collect_dso_modules()):
+        paths.append(folder / f"code{index}.o")
+        part.write_to_file(str(paths[-1]))
+        description = part.get_function("_get_target_string")()
+    pack = tvm.get_global_func("runtime.ModulePackImportsToLLVM")
+    paths.append(folder / "data.o")
+    pack(module, False, description, "").write_to_file(str(paths[-1]))
+    return paths
+
+
+def write_weights(arrays: Sequence[np.ndarray], path: Path) -> tuple[Weight, ...]:
+    """Write the arrays one after the other, each at a multiple of 64 bytes; says where each lies."""
+    infos = []
+    with path.open("wb") as file:
+        for array in arrays:
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            infos.append(Weight(array.dtype.name, tuple(array.shape), file.tell()))
+            file.write(np.ascontiguousarray(array).tobytes())
+    return tuple(infos)

@@ -1,0 +1,45 @@
+"""Links object files into a shared library for any machine, with the compiler that ships as the package `ziglang`.
+
+One linker for the host and for every board: no system compiler is needed, the C library's oldest supported version
+is the one that TVM's own wheels need, and equal objects give equal bytes (no build id, no debug paths).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import platformdirs
+
+from graphopt.errors import CompileError
+
+GLIBC = "2.28"  # what TVM's wheels (manylinux_2_28) need anyway
+
+
+def link(objects: Sequence[Path], library: Path, machine: str) -> None:
+    """Link `objects` into the shared `library` for `machine` ("x86_64" or "aarch64"). Raises CompileError."""
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{GLIBC}", "-shared", "-fPIC"]
+    command += ["-s", "-Wl,--build-id=none", f"-Wl,-soname,{library.name}", "-o", str(library)]
+    command += [str(path) for path in objects] + ["-lm"]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=_environment(), check=False)
+    if result.returncode:
+        raise CompileError(
+            f"linking for {machine} failed:\n{result.stderr.strip()[-2000:]}",
+            remedy="reinstall the package ziglang, and see that the disk has room",
+        )
+
+
+def _environment() -> dict[str, str]:
+    """The environment with zig's cache in the user's cache folder, or in a temporary one if that is not writable."""
+    cache = Path(platformdirs.user_cache_dir("graphopt")) / "zig"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        usable = os.access(cache, os.W_OK)
+    except OSError:
+        usable = False
+    folder = str(cache) if usable else os.path.join(tempfile.gettempdir(), f"graphopt-zig-{os.getuid()}")
+    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}

@@ -1,0 +1,35 @@
+"""What compiling for a target needs on this machine, answered without importing TVM."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+
+from graphopt.targets.tvm.gpu_compiler import find_nvcc
+
+from graphopt.backend import Requirement
+from graphopt.target import Target
+
+_PACKAGES = (
+    ("apache-tvm", "compiles"),
+    ("apache-tvm-ffi", "calls the compiled code"),
+    ("ziglang", "links for every machine"),
+)
+
+
+def requirements(target: Target) -> list[Requirement]:
+    """The packages and tools that `TvmBackend.build` uses for `target`."""
+    found = [_package(name, purpose) for name, purpose in _PACKAGES]
+    if target.kind == "cuda":
+        nvcc = find_nvcc()
+        name = "CUDA toolkit (nvcc)" if nvcc is None else f"CUDA toolkit ({nvcc})"
+        found.append(Requirement(name, nvcc is not None, "install it and put nvcc on PATH, or set CUDA_HOME"))
+    return found
+
+
+def _package(name: str, purpose: str) -> Requirement:
+    remedy = f"pip install {name} ({purpose})"
+    try:
+        return Requirement(f"{name} {importlib.metadata.version(name)}", True, remedy)
+    except importlib.metadata.PackageNotFoundError:
+        return Requirement(name, False, remedy)
