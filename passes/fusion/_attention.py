@@ -1,0 +1,179 @@
+"""The parts of scaled dot-product attention as exporters spell it out: scale, mask, transposed keys, guard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from graphopt.passes.fusion._match import (
+    number,
+    operands,
+    permutation,
+    produced_by,
+    same_dim,
+)
+from graphopt.passes.fusion._polynomial import scaled
+
+from graphopt.ir import Node, Value
+from graphopt.rewrite import Miss
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is added to the scores: `added` itself, or what a boolean `where` makes of `fill`.
+
+    With a condition, scores are kept where it is true (where it is false, if `inverted`) and become `fill` elsewhere.
+    """
+
+    added: Value | None = None
+    where: Value | None = None
+    inverted: bool = False
+    fill: float = 0.0
+
+    @property
+    def value(self) -> Value:
+        value = self.added if self.added is not None else self.where
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What was transposed into the right factor of the scores."""
+
+    source: Value
+    perm: tuple[int, ...] | None
+    """The permutation that makes [..., keys, size] of `source`; None if it is so already."""
+    scale: float
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Softmax's argument taken apart: `scale * queries @ transposed keys`, masked."""
+
+    queries: Value
+    keys: Keys
+    scale: float
+    mask: Mask | None
+    result: Value
+    """The bare product: its shape is that of the attention matrix."""
+    nodes: tuple[Node, ...]
+    """From the product to the argument: what must have no other use."""
+
+
+def scores(argument: Value) -> Scores | Miss | None:
+    """Softmax's argument as attention scores; None if no product of two matrices is in it."""
+    mask, value, nodes = _masked(argument)
+    source, factor, steps = scaled(value)[-1]
+    product = produced_by(source, "MatMul")
+    if product is None:
+        if steps and _masked(source)[0] is not None:
+            return Miss("the scores are scaled after they are masked")
+        return Miss("the scale is not constant") if _leads_to_product(source) else None
+    first, second = product.inputs[:2]
+    assert first is not None
+    assert second is not None
+    queries, query_factor, _ = _unscaled(first)
+    keys = _keys(second)
+    if keys is None:
+        return Miss("the keys do not come out of a transpose")
+    scale = factor * query_factor * keys.scale
+    if scale <= 0:
+        return Miss("the scale is not positive")
+    return Scores(queries, keys, scale, mask, source, (*nodes, *steps, product))
+
+
+def _unscaled(value: Value) -> tuple[Value, float, tuple[Node, ...]]:
+    """`value` without the constant factors on it, as far as nobody else uses what they make."""
+    found = scaled(value)
+    best = found[0]
+    for candidate, outer in zip(found[1:], found):
+        if outer[0].sole_user is None:
+            break
+        best = candidate
+    return best
+
+
+def _keys(value: Value) -> Keys | None:
+    """The keys behind factors and a transpose, which may be more than the swap of the last two axes."""
+    outer, factor, steps = _unscaled(value)
+    transpose = produced_by(outer, "Transpose")
+    perm = None if transpose is None else permutation(transpose)
+    if transpose is None or perm is None or len(perm) < 3:
+        split = _through_matrices(outer)
+        return None if split is None else Keys(split[0], None, factor, (*steps, *split[1]))
+    source = transpose.inputs[0]
+    assert source is not None
+    more, inner_steps = 1.0, ()
+    if transpose.output.sole_user is not None:
+        source, more, inner_steps = _unscaled(source)
+    wanted = (*perm[:-2], perm[-1], perm[-2])
+    kept = wanted == tuple(range(len(perm)))
+    return Keys(source, None if kept else wanted, factor * more, (*steps, transpose, *inner_steps))
+
+
+def _through_matrices(value: Value) -> tuple[Value, tuple[Node, ...]] | None:
+    """The K of Reshape(Transpose(Reshape(K, [-1, n, d]), [0, 2, 1]), [b, h, d, n]): a swap of its last two axes."""
+    outer = produced_by(value, "Reshape")
+    transpose = None if outer is None else produced_by(outer.inputs[0], "Transpose")
+    inner = None if transpose is None else produced_by(transpose.inputs[0], "Reshape")
+    if outer is None or transpose is None or inner is None or permutation(transpose) != (0, 2, 1):
+        return None
+    source, middle, shape = inner.inputs[0], inner.output.shape, value.shape
+    if source is None or source.shape is None or middle is None or shape is None or len(middle) != 3:
+        return None
+    rank = len(source.shape)
+    same = all(same_dim(a, b) for a, b in zip(source.shape[-2:], middle[-2:]))
+    swapped = (*source.shape[:-2], source.shape[-1], source.shape[-2])
+    if rank != len(shape) or not same or not all(same_dim(a, b) for a, b in zip(swapped[1:], shape[1:])):
+        return None
+    return source, (outer, transpose, inner)
+
+
+def _masked(argument: Value) -> tuple[Mask | None, Value, tuple[Node, ...]]:
+    """The mask on the scores, the scores behind it and the node; no mask if there is none to be seen."""
+    node = argument.producer
+    if node is not None and node.op == "Add":
+        for data, mask in operands(node):
+            if _leads_to_product(data):
+                return Mask(added=mask), data, (node,)
+    if node is not None and node.op == "Where":
+        condition, kept, other = node.inputs[:3]
+        assert condition is not None
+        for data, fill, inverted in ((kept, other, False), (other, kept, True)):
+            amount = number(fill)
+            if data is not None and amount is not None and _leads_to_product(data):
+                return Mask(where=condition, inverted=inverted, fill=amount), data, (node,)
+    return None, argument, ()
+
+
+def _leads_to_product(value: Value) -> bool:
+    source = scaled(value)[-1][0]
+    if produced_by(source, "MatMul") is not None:
+        return True
+    node = produced_by(source, "Div", "Mul")
+    return node is not None and any(produced_by(v, "MatMul") is not None for v in node.inputs)
+
+
+def guarded(softmax: Node) -> tuple[Value, tuple[Node, ...]]:
+    """The weights behind softmax, a guard that turns NaN into 0 included, and the guard's nodes.
+
+    Attention gives 0 for a query that no key is allowed for, where softmax alone gives NaN: it is the guard.
+    """
+    check = next((user for user in softmax.output.users if user.op == "IsNaN"), None)
+    where = None if check is None else check.output.sole_user
+    if check is None or where is None or where.op != "Where":
+        return softmax.output, ()
+    condition, zero, kept = where.inputs[:3]
+    if condition is not check.output or kept is not softmax.output or number(zero) != 0:
+        return softmax.output, ()
+    return where.output, (check, where)
+
+
+def absorbs(fill: float, value: Value) -> bool:
+    """Whether adding `fill` to a score gives `fill` again but for rounding: then it may be added, not put in place."""
+    if np.isneginf(fill):
+        return True
+    spacing = {1: 2.0**-23, 10: 2.0**-10, 16: 2.0**-7, 11: 2.0**-52}.get(int(value.dtype or 1), 0.0)
+    return fill < 0 and -fill * spacing >= 32

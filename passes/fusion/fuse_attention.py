@@ -1,0 +1,168 @@
+"""Scaled dot-product attention, spelled out, as the operator Attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from graphopt.passes.fusion._attention import Mask, Scores, absorbs, guarded, scores
+from graphopt.passes.fusion._match import (
+    ESCAPES,
+    NOTHING,
+    axis_of,
+    below_opset,
+    broadcasts_into,
+    escapes,
+    produced_by,
+    same_dim,
+)
+
+from graphopt.ir import DType, Node, Shape, Value
+from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+
+
+@dataclass(frozen=True)
+class _Match:
+    root: Node
+    scores: Scores
+    values: Value
+    precision: DType | None
+    """The type that softmax is computed in, where it is not that of the data."""
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class FuseAttention(RewritePass):
+    """Recognize softmax(scale * Q @ Kᵀ + mask) @ V as Attention.
+
+    The scale may stand on the scores, on Q, on K or on both, as a product or a quotient with a constant; the mask may
+    be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads, sequence, size, or
+    batch, sequence, size. A guard that turns the NaN of a fully masked row into 0 is what Attention does by itself.
+    """
+
+    name: ClassVar[str] = "fuse-attention"
+    fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
+    ops: ClassVar[tuple[str, ...]] = ("Softmax",)
+
+    def match(self, node: Node, context: PassContext) -> _Match | Miss:
+        weights, behind = guarded(node)
+        argument, precision = node.inputs[0], None
+        assert argument is not None
+        casts = _casts(argument, weights)
+        if casts is not None:
+            argument, weights, precision = casts[0].inputs[0], casts[1].output, node.output.dtype
+            behind = (*behind, *casts)
+        assert argument is not None
+        root = next((u for u in weights.users if u.op == "MatMul" and u.inputs[0] is weights), None)
+        if root is None:
+            return NOTHING
+        found = scores(argument)
+        if found is None:
+            return NOTHING
+        if isinstance(found, Miss):
+            return found
+        values = root.inputs[1]
+        assert values is not None
+        match = _Match(root, found, values, precision, (*found.nodes, node, *behind, root))
+        return _checked(match, node, context) or match
+
+    def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
+        found, root = match.scores, match.root
+        origin = [*match.nodes, *found.keys.nodes]
+        keys = found.keys.source
+        if found.keys.perm is not None:
+            perm = {"perm": found.keys.perm}
+            keys = rewriter.op("Transpose", [keys], perm, origin=found.keys.nodes, before=root).output
+        inputs: list[Value | None] = [found.queries, keys, match.values]
+        if found.mask is not None:
+            inputs.append(_mask(found.mask, found.queries, rewriter, root))
+        attributes: dict[str, object] = {"scale": found.scale}
+        if found.queries.rank == 3:
+            attributes |= {"q_num_heads": 1, "kv_num_heads": 1}
+        if match.precision is not None:
+            attributes["softmax_precision"] = int(match.precision)
+        new = rewriter.op(
+            "Attention", inputs, attributes, types=[root.output.type], origin=origin, name=root.name, before=root
+        )
+        rewriter.replace(root, [new.output])
+
+
+def _casts(argument: Value, weights: Value) -> tuple[Node, Node] | None:
+    """The casts around a softmax that is computed in a wider type than its data."""
+    before, behind = produced_by(argument, "Cast"), weights.sole_user
+    if before is None or behind is None or behind.op != "Cast":
+        return None
+    source = before.inputs[0]
+    if source is None or source.dtype is None or behind.attr("to") != int(source.dtype):
+        return None
+    wider = weights.dtype in (DType.FLOAT, DType.DOUBLE) and source.dtype in (DType.FLOAT16, DType.BFLOAT16)
+    return (before, behind) if wider else None
+
+
+def _checked(match: _Match, softmax: Node, context: PassContext) -> Miss | None:
+    """Why a match is not one after all, or None."""
+    found = match.scores
+    queries, keys, values = found.queries, found.keys.source, match.values
+    if (old := below_opset(context, 23)) is not None:
+        return old
+    rank = queries.rank
+    if rank not in (3, 4) or keys.rank != rank or values.rank != rank:
+        return Miss("queries, keys and values are not known to have 3 or 4 axes each")
+    if axis_of(softmax.attr("axis", -1), rank) != rank - 1:
+        return Miss("the softmax is not over the keys")
+    if escapes(match.nodes, match.root):
+        return Miss(ESCAPES)
+    if queries.dtype is None or (queries.dtype is DType.DOUBLE and float(np.float32(found.scale)) != found.scale):
+        return Miss("a scale in double precision")
+    shape = _keys_shape(found)
+    assert queries.shape is not None
+    assert values.shape is not None
+    for other in (shape, values.shape):
+        if not all(same_dim(a, b) for a, b in zip(queries.shape[:-2], other[:-2])):
+            return Miss("queries, keys and values are not known to have the same batch and heads")
+    return None if found.mask is None else _mask_fits(found.mask, found, shape)
+
+
+def _keys_shape(found: Scores) -> Shape:
+    shape, perm = found.keys.source.shape, found.keys.perm
+    assert shape is not None
+    return shape if perm is None else tuple(shape[axis] for axis in perm)
+
+
+def _mask_fits(mask: Mask, found: Scores, keys: Shape) -> Miss | None:
+    queries = found.queries
+    assert queries.shape is not None
+    matrix = (*queries.shape[:-1], keys[-2])
+    shape = mask.value.shape
+    if shape is None or len(shape) == 0:
+        return Miss("the shape of the mask is not known")
+    if not broadcasts_into(shape, matrix):
+        return Miss("the mask is not known to fit the attention matrix")
+    # Attention takes a last axis that is too short for one to be padded, not broadcast.
+    if not same_dim(shape[-1], keys[-2]):
+        return Miss("the mask is not known to have a column for each key")
+    if mask.added is not None:
+        return None if mask.added.dtype is queries.dtype else Miss("the mask has another type than the queries")
+    if not absorbs(mask.fill, queries):
+        return Miss("what the mask puts in place of a score is not low enough")
+    return None
+
+
+def _mask(mask: Mask, queries: Value, rewriter: Rewriter, before: Node) -> Value:
+    """The mask as Attention takes it: boolean where it forbids with -inf, else a number to be added."""
+    value = mask.value
+    if mask.where is not None and np.isneginf(mask.fill):
+        if mask.inverted:
+            value = rewriter.op("Not", [value], before=before).output
+    elif mask.where is not None:
+        assert queries.dtype is not None
+        kept, fill = (rewriter.constant(np.array(a, queries.dtype.numpy)) for a in (0.0, mask.fill))
+        branches = (fill, kept) if mask.inverted else (kept, fill)
+        value = rewriter.op("Where", [value, *branches], before=before).output
+    # Runtimes want a matrix at least; the batch of 3-axis data is axis 0 of 4, in front of its one head.
+    new_axis = 0 if value.rank == 1 else 1 if queries.rank == 3 and value.rank == 3 else None
+    if new_axis is not None:
+        axes = rewriter.constant(np.array([new_axis], np.int64), "axes")
+        value = rewriter.op("Unsqueeze", [value, axes], before=before).output
+    return value

@@ -1,0 +1,98 @@
+"""A clipped straight line as the operator HardSigmoid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, number
+from graphopt.passes.fusion._polynomial import expression, follow
+
+from graphopt.ir import DType, Node, Value
+from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+
+
+@dataclass(frozen=True)
+class ClippedLine:
+    """`Clip(slope * data + offset, 0, top)`, and the nodes that compute it."""
+
+    data: Value
+    slope: float
+    offset: float
+    top: float
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class _Match:
+    root: Node
+    line: ClippedLine
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class FuseHardSigmoid(RewritePass):
+    """Recognize Clip(x + 3, 0, 6) / 6, and other lines through 1/2 clipped to 0..1, as HardSigmoid."""
+
+    name: ClassVar[str] = "fuse-hard-sigmoid"
+    fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
+    ops: ClassVar[tuple[str, ...]] = ("Clip",)
+
+    def match(self, node: Node, context: PassContext) -> _Match | Miss:
+        line = clipped_line(node)
+        if line is None:
+            return NOTHING
+        if (old := below_opset(context, 22)) is not None:
+            return old
+        root, nodes = node, line.nodes
+        if not close(line.top, 1.0, line.data.dtype):
+            found = follow(node.output, (node.output,), {(1,): 1.0 / line.top}, line.data.dtype)
+            if found is None:
+                return NOTHING if close(line.top, 6.0, line.data.dtype) else Miss("the clipped line does not end at 1")
+            root, nodes = found[0], (*nodes, *found[1])
+        if escapes(nodes, root):
+            return Miss(ESCAPES)
+        if line.data.dtype is DType.DOUBLE:
+            return Miss("double precision: HardSigmoid holds its factors in float32")
+        return _Match(root, line, nodes)
+
+    def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
+        line = match.line
+        new = rewriter.op(
+            "HardSigmoid",
+            [line.data],
+            {"alpha": line.slope / line.top, "beta": line.offset / line.top},
+            types=[match.root.output.type],
+            origin=match.nodes,
+            before=match.root,
+        )
+        rewriter.replace(match.root, [new.output])
+
+
+def clipped_line(clip: Node) -> ClippedLine | None:
+    """What a Clip from 0 to a constant makes of a line that is half of it at 0; None if it is something else."""
+    argument = clip.inputs[0]
+    assert argument is not None
+    low, top = number(clip.input(1)), number(clip.input(2))
+    if low != 0 or top is None or top <= 0:
+        return None
+    # The line is at most `x * a / b + c`: try the nearest sources first, so that a line whose own source is a sum
+    # (a bias, a shortcut) is not read too far back.
+    source = argument
+    nodes: tuple[Node, ...] = ()
+    for _ in range(3):
+        producer = source.producer
+        if producer is None or producer.op not in ("Add", "Sub", "Mul", "Div"):
+            break
+        data = [v for v in producer.inputs[:2] if v is not None and v.constant is None]
+        if len(data) != 1:
+            break
+        source = data[0]
+        found = expression(argument, (source,))
+        if found is None:
+            break
+        nodes = found.nodes
+        slope, offset = found.polynomial.get((1,), 0.0), found.polynomial.get((0,), 0.0)
+        if close(offset / top, 0.5, source.dtype) and slope > 0:
+            return ClippedLine(source, slope, offset, top, (*nodes, clip))
+    return None

@@ -1,0 +1,115 @@
+"""Layer normalization, spelled out, as the operator LayerNormalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.passes.fusion._match import NOTHING, below_opset, number, operands, produced_by
+from graphopt.passes.fusion._normalization import (
+    Mean,
+    Norm,
+    behind_broadcasts,
+    check,
+    inverse_root,
+    last_axes,
+    mean,
+    normalized,
+    replace_norm,
+    same_axes,
+    square,
+    with_scale_and_bias,
+)
+
+from graphopt.ir import Node, Value
+from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+
+
+@dataclass(frozen=True)
+class _Variance:
+    """The variance of `mean.data` over `mean.axes`, and the nodes that compute it."""
+
+    mean: Mean
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class FuseLayerNorm(RewritePass):
+    """Recognize layer normalization of the last axes, spelled out in ReduceMean, Sub, Pow, Sqrt, Div, Mul and Add.
+
+    Takes the variance as the mean of squared differences or as E[x²] - E[x]² (less exact than what replaces it), the
+    root as a divisor, a reciprocal or a power, scale and bias in either order of operands or left out, and
+    half-precision data that is normalized in float32 between two casts.
+    """
+
+    name: ClassVar[str] = "fuse-layer-norm"
+    fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
+    ops: ClassVar[tuple[str, ...]] = ("Sqrt", "Pow")
+
+    def match(self, node: Node, context: PassContext) -> Norm | Miss:
+        inverse = inverse_root(node)
+        variance = None if inverse is None else _variance(inverse.variance)
+        if inverse is None or variance is None:
+            return NOTHING
+        if (old := below_opset(context)) is not None:
+            return old
+        data = variance.mean.data
+        axis = last_axes(variance.mean.axes, data.rank)
+        if axis is None:
+            return Miss("not the last axes are normalized")
+        norm = normalized(inverse, data, axis, variance.nodes, lambda value: _centring(value, variance.mean))
+        return norm if isinstance(norm, Miss) else check(with_scale_and_bias(norm, True), context)
+
+    def rewrite(self, match: Norm, rewriter: Rewriter) -> None:
+        replace_norm(match, "LayerNormalization", rewriter)
+
+
+def _centring(value: Value, wanted: Mean) -> tuple[Node, ...] | None:
+    """The nodes that make `value` the data less its mean; None if it is something else."""
+    subtract = produced_by(value, "Sub")
+    found = None if subtract is None else mean(subtract.inputs[1])
+    if subtract is None or found is None or subtract.inputs[0] is not wanted.data:
+        return None
+    if found.data is not wanted.data or not same_axes(found.axes, wanted.axes, wanted.data.rank):
+        return None
+    return (subtract, *found.nodes)
+
+
+def _variance(value: Value) -> _Variance | None:
+    value_, skipped = behind_broadcasts(value)
+    maximum = produced_by(value_, "Max")
+    if maximum is not None and len(maximum.inputs) == 2:
+        # A variance is never negative: the bound only catches rounding of the difference of squares.
+        bounded = [a for a, b in operands(maximum) if number(b) == 0]
+        if not bounded:
+            return None
+        value_, skipped = bounded[0], (*skipped, maximum)
+    if produced_by(value_, "Sub") is not None:
+        return _difference_of_squares(value_, skipped)
+    squares = mean(value_)
+    squared = None if squares is None else square(squares.data)
+    if squares is None or squared is None:
+        return None
+    centred, power = squared
+    subtract = produced_by(centred, "Sub")
+    of_data = None if subtract is None else mean(subtract.inputs[1])
+    if subtract is None or of_data is None or subtract.inputs[0] is not of_data.data:
+        return None
+    if not same_axes(squares.axes, of_data.axes, of_data.data.rank):
+        return None
+    return _Variance(of_data, (*skipped, *squares.nodes, power, subtract, *of_data.nodes))
+
+
+def _difference_of_squares(value: Value | None, skipped: tuple[Node, ...]) -> _Variance | None:
+    """E[x²] - E[x]²: the same number, but for the digits that the subtraction loses."""
+    subtract = produced_by(value, "Sub")
+    assert subtract is not None
+    squares, squared_mean = mean(subtract.inputs[0]), square(subtract.inputs[1])
+    of_data = None if squared_mean is None else mean(squared_mean[0])
+    squared = None if squares is None else square(squares.data)
+    if squares is None or squared is None or of_data is None or squared_mean is None:
+        return None
+    if squared[0] is not of_data.data or not same_axes(squares.axes, of_data.axes, of_data.data.rank):
+        return None
+    nodes = (*skipped, subtract, *squares.nodes, squared[1], squared_mean[1], *of_data.nodes)
+    return _Variance(of_data, nodes)
