@@ -8,6 +8,8 @@ computes (`kernels/`) carry their fusion pattern and anchor with them.
 from __future__ import annotations
 
 import tvm
+from graphopt.targets.tvm.kernels.legalize import legalizers
+from graphopt.targets.tvm.machine import machine_of
 from graphopt.targets.tvm.schedule import schedule
 from tvm import relax
 
@@ -19,7 +21,7 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
             [
                 relax.backend.DispatchSampling(),
                 relax.backend.DispatchSortScan(),
-                relax.transform.LegalizeOps(),
+                relax.transform.LegalizeOps(legalizers(machine_of(target))),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
                 relax.transform.FuseOps(),

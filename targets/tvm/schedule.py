@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tvm
-from graphopt.targets.tvm.kernels import generic_cpu, rows_cpu
+from graphopt.targets.tvm.kernels import conv_cpu, generic_cpu, rows_cpu
 from graphopt.targets.tvm.machine import Machine, machine_of
 from tvm import tirx
 from tvm.s_tir import ScheduleError
 
 CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 
-CPU_RULES: tuple[CpuRule, ...] = (rows_cpu.schedule, generic_cpu.schedule)
+CPU_RULES: tuple[CpuRule, ...] = (conv_cpu.schedule, rows_cpu.schedule, generic_cpu.schedule)
 """From the most specific to the most general; a rule answers None for a function that is not its own."""
 
 

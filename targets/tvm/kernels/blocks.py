@@ -213,3 +213,56 @@ def product(sizes: Iterable[int | None]) -> int | None:
 def fuse_all(sch: Schedule, loops: list[LoopRV]) -> LoopRV:
     """Fuse neighbouring loops into one (a single loop is returned as it is)."""
     return loops[0] if len(loops) == 1 else sch.fuse(*loops)
+
+
+def find_anchor(sch: Schedule, kernels: tuple[str, ...]) -> SBlockRV | None:
+    """The one block annotated as the anchor of one of these kernel families, None if there is none."""
+    found = [b for b in child_blocks(sch) if str(sch.get(b).annotations.get("kernel", "")) in kernels]
+    return found[0] if len(found) == 1 else None
+
+
+def inline_around(sch: Schedule, anchor: SBlockRV, keep: tuple[str, ...]) -> SBlockRV:
+    """Inline the injective blocks around an anchor, except stages named in `keep`; returns the block to tile.
+
+    That is the last block of the epilogue if it has one element for each element that the anchor's own output
+    block has; otherwise (a consumer that broadcasts, or changes the order) the anchor's output block itself.
+    """
+    own = sch.get_consumers(anchor)[0]
+    shape = [axis.dom.extent for axis in sch.get(own).iter_vars]
+    after = _followers(sch, own)
+    chain = [own, *after]
+    final = own
+    if len(after) == len(child_blocks(sch)) - index_of(sch, own) - 1:
+        for block in after:
+            axes = sch.get(block).iter_vars
+            same = len(axes) == len(shape) and all(
+                int(a.iter_type) == SPATIAL and tvm_ffi.structural_equal(a.dom.extent, s)
+                for a, s in zip(axes, shape, strict=True)
+            )
+            if not same:
+                break
+            final = block
+    for block in chain[: next(i for i, b in enumerate(chain) if b is final)]:
+        sch.compute_inline(block)
+    for block in child_blocks(sch):
+        name = sch.get(block).name_hint
+        info = describe(sch, block)
+        before = index_of(sch, block) < index_of(sch, anchor)
+        if before and name.rstrip("_0123456789") not in keep and info is not None and not info.is_reduction:
+            sch.compute_inline(block)
+    return final
+
+
+def index_of(sch: Schedule, block: SBlockRV) -> int:
+    """Position of a block below the root."""
+    stmt = sch.get(block)
+    return next(i for i, other in enumerate(child_blocks(sch)) if sch.get(other).same_as(stmt))
+
+
+def _followers(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
+    """The chain of blocks that each are the only reader of the one before."""
+    chain: list[SBlockRV] = []
+    while len(readers := sch.get_consumers(block)) == 1:
+        block = readers[0]
+        chain.append(block)
+    return chain

@@ -260,7 +260,7 @@ def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlock
     group = facts.trailing_group(reduced_axes)
     inner = facts.fuse_all(sch, reduced[group:])
     size = facts.product(axis.size for axis in reduced_axes[group:])
-    vectors, vector = sch.split(inner, [None, lanes])
+    _, vector = sch.split(inner, [None, lanes])
     final = info.rv
     partial = sch.rfactor(vector, len(axes))
     loops = sch.get_loops(partial)

@@ -1,0 +1,357 @@
+"""Direct convolution in plain layout (N, C, spatial...), 1, 2 or 3 spatial dimensions, groups, strides and dilations.
+
+For a frontend:
+
+    spec = ConvSpec(out_channels=64, in_channels=32, kernel=(3, 3), strides=(1, 1), dilations=(1, 1),
+                    pads_begin=(1, 1), pads_end=(1, 1), groups=1)
+    plan = plan_conv(spec, (1, 32, 56, 56), "float32", machine_of(target))  # None for a dimension not known
+    packed = pack_weight(weight, plan)                  # numpy, at compile time; weight is O, I/groups, *kernel
+    out = emit_conv(builder, data, packed_expr, plan)   # relax: N, O, *out_spatial; bias and activation fuse behind it
+
+`pack_weight_te` packs a weight that is only known at run time. Both methods keep a tile of accumulators in registers
+over the whole reduction and never test bounds inside it: what a tile reads beyond the image comes from a padding
+stage, or the last tile of a row is moved back over its neighbour.
+
+- "channels": vectors over output channels, `tile` positions of a row; data is broadcast. The result has to be
+  transposed in registers, which pays for itself over a long reduction.
+- "rows": vectors over positions of a row, `tile` output channels; weights are broadcast. Right for few channels, for
+  groups and for depthwise convolution. Strided rows are split into phases by the padding stage, so that every tap
+  reads contiguous memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from graphopt.targets.tvm.machine import Machine
+from tvm import relax, te, tirx
+
+OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused behind it
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A convolution's fixed numbers, one entry per spatial dimension in the tuples."""
+
+    out_channels: int
+    in_channels: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
+    groups: int = 1
+
+    def out_size(self, axis: int, size: Any) -> Any:
+        """Extent of an output dimension for an input extent (an int or a TVM expression)."""
+        padded = size + self.pads_begin[axis] + self.pads_end[axis]
+        return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[axis] + 1
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """How a convolution is computed: chosen by `plan_conv`, the same for the same arguments."""
+
+    spec: ConvSpec
+    method: str
+    """"channels" or "rows"."""
+    lanes: int
+    """Elements of a vector."""
+    tile: int
+    """Positions of a row ("channels"), vectors along a row ("rows") in a register tile."""
+    channel_tile: int
+    """Vectors of channels ("channels"), channels ("rows") in a register tile."""
+    flat: bool
+    """All spatial dimensions are one (a 1x1 convolution without stride and padding)."""
+    padded: bool
+    """A padding stage copies the input."""
+    accumulate: str
+    """Type of the accumulators."""
+
+    @property
+    def group_out(self) -> int:
+        return self.spec.out_channels // self.spec.groups
+
+    @property
+    def group_in(self) -> int:
+        return self.spec.in_channels // self.spec.groups
+
+    @property
+    def channel_block(self) -> int:
+        """Output channels in the innermost dimension of the packed weight."""
+        return self.lanes if self.method == "channels" else self.channel_tile
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of output channels in a group."""
+        return -(-self.group_out // self.channel_block)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return () if self.flat else self.spec.kernel
+
+    @property
+    def packed_shape(self) -> tuple[int, ...]:
+        return (self.spec.groups, self.blocks, self.group_in, *self.taps, self.channel_block)
+
+
+def accumulator(dtype: str) -> str:
+    """Type in which products of `dtype` are summed."""
+    if dtype in ("float16", "bfloat16"):
+        return "float32"
+    return "int32" if dtype in ("int8", "uint8", "int16", "uint16") else dtype
+
+
+def plan_conv(spec: ConvSpec, shape: Sequence[int | None], dtype: str, machine: Machine) -> ConvPlan:
+    """The plan for data of `shape` (N, C, spatial..., None where not known) and `dtype`."""
+    space = list(shape[2:])
+    plain = not any(spec.pads_begin) and not any(spec.pads_end)
+    flat = plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
+    if flat and len(space) > 1:
+        space = [None if any(s is None for s in space) else math.prod(s or 0 for s in space)]
+        width = space[0]
+    else:
+        width = None if space[-1] is None else spec.out_size(len(space) - 1, space[-1])
+    best = min(
+        (*_rows(spec, width, flat, plain, dtype, machine), *_channels(spec, width, flat, plain, dtype, machine)),
+        key=lambda scored: scored[0],
+    )
+    return best[1]
+
+
+def _cost_of_padding(spec: ConvSpec, padded: bool, plain: bool, lanes: int) -> float:
+    """Vector operations per output vector for a copy that only this plan needs."""
+    return 2.0 * spec.in_channels / spec.out_channels if padded and plain else 0.0
+
+
+Scored = tuple[float, ConvPlan]
+
+
+def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str, machine: Machine) -> list[Scored]:
+    acc = accumulator(dtype)
+    full = machine.lanes(acc)
+    lanes = full if width is None else min(full, 1 << max(0, (width - 1).bit_length()))
+    group_out = spec.out_channels // spec.groups
+    reduction = spec.in_channels // spec.groups * math.prod(spec.kernel)
+    found = []
+    for channels in (1, 2, 4, 6, 8):
+        for vectors in (1, 2, 3, 4, 6, 8):
+            if channels > group_out or channels * vectors > machine.accumulators:
+                continue
+            if spec.groups > 1 and group_out % channels:
+                continue  # a tile would span two groups
+            wide = 1 << 30 if width is None else width
+            if vectors > 1 and (vectors - 1) * lanes >= wide:
+                continue
+            step = lanes * vectors
+            tiles = -(-wide // step)
+            overlap = plain and width is not None and width >= step and spec.strides[-1] == 1
+            waste = tiles * step / wide if width is not None else 1.0
+            waste *= full / lanes
+            waste *= -(-group_out // channels) * channels / group_out
+            # Per multiply-add of a vector: loads of the tile's operands, and stalls when there are few accumulators.
+            loads = 0.5 * (channels + vectors) / (channels * vectors)
+            stall = max(1.0, 8 / (channels * vectors))
+            padded = not overlap
+            cost = reduction * waste * max(1.0, loads * 2) * stall + 1
+            cost += _cost_of_padding(spec, padded, plain, lanes)
+            plan = ConvPlan(spec, "rows", lanes, vectors, channels, flat, padded, acc)
+            found.append((cost, plan))
+    return found
+
+
+def _channels(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str, machine: Machine) -> list[Scored]:
+    acc = accumulator(dtype)
+    lanes = machine.lanes(acc)
+    group_out = spec.out_channels // spec.groups
+    reduction = spec.in_channels // spec.groups * math.prod(spec.kernel)
+    if group_out * 2 < lanes or (spec.groups > 1 and group_out % lanes):
+        return []
+    found = []
+    blocks = -(-group_out // lanes)
+    for tile in range(2, 15):
+        for channels in (1, 2, 4):
+            if channels * tile > machine.accumulators or blocks % channels:
+                continue
+            if width is not None and tile > width:
+                continue
+            waste = blocks * lanes / group_out
+            if width is not None:
+                waste *= -(-width // tile) * tile / width
+            padded = not plain or width is None or width % tile != 0
+            loads = 0.5 * (channels + tile) / (channels * tile)
+            stall = max(1.0, 8 / (channels * tile))
+            cost = reduction * waste * max(1.0, loads * 2) * stall + 1.5 * lanes
+            cost += _cost_of_padding(spec, padded, plain, lanes)
+            plan = ConvPlan(spec, "channels", lanes, tile, channels, flat, padded, acc)
+            found.append((cost, plan))
+    return found
+
+
+def pack_weight(weight: np.ndarray, plan: ConvPlan) -> np.ndarray:
+    """`weight` (O, I/groups, *kernel) in the plan's packed shape; missing channels of the last block are zero."""
+    spec = plan.spec
+    grouped = weight.reshape(spec.groups, plan.group_out, plan.group_in, *plan.taps)
+    missing = plan.blocks * plan.channel_block - plan.group_out
+    grouped = np.pad(grouped, [(0, 0), (0, missing)] + [(0, 0)] * (grouped.ndim - 2))
+    blocked = grouped.reshape(spec.groups, plan.blocks, plan.channel_block, plan.group_in, *plan.taps)
+    return np.ascontiguousarray(np.moveaxis(blocked, 2, -1))
+
+
+def pack_weight_te(weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
+    """`pack_weight` as a compute, for a weight that is an activation."""
+
+    def element(*index: Any) -> Any:
+        group, block, channel, *taps, lane = index
+        out = block * plan.channel_block + lane
+        source = (group * plan.group_out + out, channel, *(taps or [0] * len(plan.spec.kernel)))
+        return tirx.if_then_else(out < plan.group_out, weight(*source), tirx.const(0, weight.dtype))
+
+    return te.compute(plan.packed_shape, element, name="pack_weight")
+
+
+def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
+    """The convolution of `data` (N, C, *spatial) with a packed weight: N, O, *out_spatial, of the data's type."""
+    spec = plan.spec
+    space = list(data.shape[2:])
+    out_space = [spec.out_size(i, size) for i, size in enumerate(space)]
+    out_shape = [data.shape[0], spec.out_channels, *out_space]
+    step = plan.tile * (plan.lanes if plan.method == "rows" else 1)
+    if plan.flat:
+        lead, width = [], math.prod(space[1:], start=space[0])
+    else:
+        lead, width = out_space[:-1], out_space[-1]
+    tiles = (width + step - 1) // step
+    read = _reader(data, plan, lead, tiles * step)
+    channels = [te.reduce_axis((0, plan.group_in), "rc")]
+    taps = [te.reduce_axis((0, k), f"r{i}") for i, k in enumerate(plan.taps)]
+
+    def start(tile: Any) -> Any:
+        return tile * step if plan.padded else tirx.min(tile * step, width - step)
+
+    def product(*index: Any) -> Any:
+        n, block, *rest = index
+        rows, tile, x, lane = rest[: len(lead)], rest[-3], rest[-2], rest[-1]
+        if plan.method == "rows":
+            x, lane = lane, x  # vectors run along the row: the channel comes first
+        group = block // plan.blocks
+        value = read(n, group * plan.group_in + channels[0], rows, start(tile) + x, taps)
+        factor = weight(group, block % plan.blocks, channels[0], *taps, lane)
+        return te.sum(value.astype(plan.accumulate) * factor.astype(plan.accumulate), axis=[*channels, *taps])
+
+    inner = (step, plan.lanes) if plan.method == "channels" else (plan.channel_block, step)
+    anchor = te.compute(
+        (data.shape[0], spec.groups * plan.blocks, *lead, tiles, *inner),
+        product,
+        name="conv",
+        attrs={"kernel": f"conv_{plan.method}", "tile": [plan.tile, plan.channel_tile, plan.lanes]},
+    )
+
+    def out(*index: Any) -> Any:
+        n, channel, *where = index
+        x = _flatten(where, space) if plan.flat else where[-1]
+        # A group is a whole number of blocks wherever there is more than one group.
+        block, lane, tile = channel // plan.channel_block, channel % plan.channel_block, x // step
+        place = (x - start(tile), lane) if plan.method == "channels" else (lane, x - start(tile))
+        return anchor(n, block, *(where[:-1] if lead else []), tile, *place).astype(data.dtype)
+
+    return te.compute(out_shape, out, name="conv_out")
+
+
+def _flatten(where: Sequence[Any], space: Sequence[Any]) -> Any:
+    total = where[0]
+    for position, size in zip(where[1:], space[1:], strict=True):
+        total = total * size + position
+    return total
+
+
+def _unflatten(position: Any, space: Sequence[Any]) -> list[Any]:
+    where = []
+    for size in reversed(list(space[1:])):
+        where.append(position % size)
+        position = position // size
+    return [position, *reversed(where)]
+
+
+def _reader(data: te.Tensor, plan: ConvPlan, lead: list[Any], columns: Any) -> Callable[..., Any]:
+    """A function (n, channel, rows, x, taps) -> the input element that a tap of output column `x` reads."""
+    spec = plan.spec
+    space = list(data.shape[2:])
+    if plan.flat:
+        if not plan.padded:
+            return lambda n, c, _rows, x, _taps: data(n, c, *_unflatten(x, space))
+        size = math.prod(space[1:], start=space[0])
+        copy = te.compute(
+            (data.shape[0], data.shape[1], columns),
+            lambda n, c, x: tirx.if_then_else(
+                tirx.likely(x < size), data(n, c, *_unflatten(x, space)), tirx.const(0, data.dtype)
+            ),
+            name="pad",
+        )
+        return lambda n, c, _rows, x, _taps: copy(n, c, x)
+
+    def source(axis: int, position: Any, taps: Sequence[Any]) -> Any:
+        return position * spec.strides[axis] + taps[axis] * spec.dilations[axis]
+
+    last = len(space) - 1
+    if not plan.padded:
+        return lambda n, c, rows, x, taps: data(
+            n, c, *(source(i, row, taps) for i, row in enumerate(rows)), source(last, x, taps)
+        )
+    phases = spec.strides[-1] if plan.method == "rows" else 1
+    stage = _pad_stage(data, spec, lead, columns, phases)
+
+    def read(n: Any, c: Any, rows: Sequence[Any], x: Any, taps: Sequence[Any]) -> Any:
+        where = [source(i, row, taps) for i, row in enumerate(rows)]
+        if phases == 1:
+            return stage(n, c, *where, source(last, x, taps))
+        offset = taps[last] * spec.dilations[last]
+        return stage(n, c, *where, offset % phases, x + offset // phases)
+
+    return read
+
+
+def _pad_stage(data: te.Tensor, spec: ConvSpec, lead: list[Any], columns: Any, phases: int) -> te.Tensor:
+    """The padded input; with `phases` p, column x of phase f holds input column x * p + f."""
+    space = list(data.shape[2:])
+    last = len(space) - 1
+    reach = [(k - 1) * d for k, d in zip(spec.kernel, spec.dilations, strict=True)]
+    rows = [(size - 1) * spec.strides[i] + reach[i] + 1 for i, size in enumerate(lead)]
+    stride = spec.strides[last]
+    if phases == 1:
+        row_shape = [(columns - 1) * stride + reach[last] + 1]
+    else:
+        row_shape = [phases, columns + reach[last] // phases]
+
+    def element(*index: Any) -> Any:
+        n, c, *where = index
+        if phases > 1:
+            where = [*where[:-2], where[-1] * phases + where[-2]]
+        conditions = []
+        for i, size in enumerate(space):
+            begin = spec.pads_begin[i]
+            conditions += [tirx.likely(where[i] >= begin), tirx.likely(where[i] < size + begin)]
+        position = [place - spec.pads_begin[i] for i, place in enumerate(where)]
+        return tirx.if_then_else(tirx.all(*conditions), data(n, c, *position), tirx.const(0, data.dtype))
+
+    return te.compute((data.shape[0], data.shape[1], *rows, *row_shape), element, name="pad")
+
+
+def call_conv(builder: relax.BlockBuilder, data: relax.Expr, weight: relax.Expr, plan: ConvPlan) -> relax.Call:
+    """`conv` on relax expressions (`weight` packed), not yet bound to a variable."""
+    return builder.call_te(
+        lambda d, w: conv(d, w, plan),
+        data,
+        weight,
+        primfunc_name_hint="conv" + "x".join(map(str, plan.spec.kernel)),
+        primfunc_attrs={"op_pattern": OUT_EWISE_FUSABLE},
+    )
+
+
+def emit_conv(builder: relax.BlockBuilder, data: relax.Expr, weight: relax.Expr, plan: ConvPlan) -> relax.Var:
+    """Emit `call_conv`; a bias, residual and activation emitted next are fused into it."""
+    return builder.emit(call_conv(builder, data, weight, plan))

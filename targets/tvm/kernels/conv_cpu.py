@@ -1,0 +1,93 @@
+"""The CPU template of `conv.conv`: accumulators in registers over the whole reduction, then the epilogue."""
+
+from __future__ import annotations
+
+import tvm
+from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.kernels.generic_cpu import PARTITION
+from graphopt.targets.tvm.machine import Machine
+from tvm import tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+
+def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
+    """Schedule a function whose anchor is a convolution of this family; None for any other function."""
+    sch = Schedule(tvm.IRModule({"main": func}))
+    anchor = facts.find_anchor(sch, ("conv_channels", "conv_rows"))
+    if anchor is None:
+        return None
+    final = facts.inline_around(sch, anchor, keep=("pad", "pack_weight"))
+    _tile(sch, anchor, final)
+    for block in facts.child_blocks(sch):
+        if sch.get(block).name_hint not in (sch.get(final).name_hint, sch.get(anchor).name_hint):
+            info = facts.describe(sch, block)
+            if info is not None:
+                sch = generic_cpu.schedule_block(sch, info, machine)
+    return sch.mod["main"]
+
+
+def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
+    kernel = str(sch.get(anchor).annotations["kernel"])
+    tile, channel_tile, lanes = (int(v) for v in sch.get(anchor).annotations["tile"])
+    rank = len(sch.get(anchor).iter_vars)
+    reduced = sum(int(axis.iter_type) == facts.REDUCE for axis in sch.get(anchor).iter_vars)
+    lead = rank - reduced - 5  # n, block, *lead, tile, and the two inner dimensions
+    sch.set_scope(anchor, 0, "local")
+    n, c, *space = sch.get_loops(final)
+    flat = facts.fuse_all(sch, space[lead:])
+    rows = space[:lead]
+    step = tile * (lanes if kernel == "conv_rows" else 1)
+    block = channel_tile * (1 if kernel == "conv_rows" else lanes)
+    width = facts.extent(sch.get(flat).extent)
+    c_out, c_in = sch.split(c, [None, block])
+    x_out, x_in = sch.split(flat, [None, step])
+    sch.reorder(n, c_out, *rows, x_out, c_in, x_in)
+    outer = sch.fuse(n, c_out, *rows)
+    sch.compute_at(anchor, x_out, preserve_unit_loops=True)
+    first = _inner(sch, anchor, kernel, reduced, lanes)
+    sch.parallel(outer)
+    if width is None or width % step:
+        sch.annotate(x_out, PARTITION, 1)
+    _store(sch, kernel, c_in, x_in, lanes)
+    init = sch.get_loops(sch.decompose_reduction(anchor, first))
+    sch.vectorize(init[-1])
+    sch.unroll(init[-2])
+    sch.unroll(init[-3])
+
+
+def _inner(sch: Schedule, anchor: SBlockRV, kernel: str, reduced: int, lanes: int) -> LoopRV:
+    """Order the anchor's loops: reduction outside, the register tile inside. Returns the first reduction loop."""
+    loops = sch.get_loops(anchor)
+    reduction = loops[len(loops) - reduced :]
+    spatial = loops[: len(loops) - reduced]
+    if kernel == "conv_channels":
+        block, x, lane = spatial[-3 - _lead_below(sch, anchor, reduced)], spatial[-2], spatial[-1]
+        sch.reorder(*reduction, block, x, lane)
+        sch.unroll(block)
+        sch.unroll(x)
+    else:
+        channel, x = spatial[-2], spatial[-1]
+        vectors, lane = sch.split(x, [None, lanes])
+        sch.reorder(*reduction, channel, vectors, lane)
+        sch.unroll(channel)
+        sch.unroll(vectors)
+    sch.vectorize(lane)
+    return reduction[0]
+
+
+def _lead_below(sch: Schedule, anchor: SBlockRV, reduced: int) -> int:
+    """Unit loops (rows, tile) between the channel block and the register tile."""
+    return len(sch.get(anchor).iter_vars) - reduced - 4
+
+
+def _store(sch: Schedule, kernel: str, c_in: LoopRV, x_in: LoopRV, lanes: int) -> None:
+    """Write a finished tile: vectors along the row, which is contiguous in the output."""
+    if kernel == "conv_rows":
+        vectors, lane = sch.split(x_in, [None, lanes])
+        sch.unroll(c_in)
+        sch.unroll(vectors)
+        sch.vectorize(lane)
+    else:
+        sch.vectorize(x_in)

@@ -1,0 +1,59 @@
+"""Turns Relax operators into graphopt's kernels where `LegalizeOps` would take TVM's general compute definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels.conv import ConvSpec, call_conv, pack_weight, pack_weight_te, plan_conv
+from graphopt.targets.tvm.machine import Machine
+from tvm import ir, relax
+
+Legalizer = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
+
+
+def legalizers(machine: Machine) -> dict[str, Legalizer]:
+    """For `relax.transform.LegalizeOps(customize_legalize_map=...)`."""
+    return {
+        "relax.nn.conv1d": lambda builder, call: _conv(builder, call, machine, ("NCW", "OIW")),
+        "relax.nn.conv2d": lambda builder, call: _conv(builder, call, machine, ("NCHW", "OIHW")),
+        "relax.nn.conv3d": lambda builder, call: _conv(builder, call, machine, ("NCDHW", "OIDHW")),
+    }
+
+
+def _default(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """What TVM itself makes of the call."""
+    return ir.Op.get(call.op.name).get_attr("FLegalize")(builder, call)
+
+
+def _static(shape: Sequence[Any]) -> list[int | None]:
+    return [facts.extent(size) for size in shape]
+
+
+def _conv(builder: relax.BlockBuilder, call: relax.Call, machine: Machine, layouts: tuple[str, str]) -> relax.Expr:
+    attrs, (data, weight) = call.attrs, call.args
+    shape, weight_shape = _static(data.ty.shape), _static(weight.ty.shape)
+    plain = (str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout)) == (*layouts, layouts[0])
+    same = str(call.ty.dtype) == str(data.ty.dtype) == str(weight.ty.dtype)
+    if not plain or not same or any(size is None for size in weight_shape):
+        return _default(builder, call)
+    rank = len(shape) - 2
+    pads = [int(p) for p in attrs.padding]
+    spec = ConvSpec(
+        out_channels=weight_shape[0] or 0,
+        in_channels=(weight_shape[1] or 0) * int(attrs.groups),
+        kernel=tuple(size or 0 for size in weight_shape[2:]),
+        strides=tuple(int(s) for s in attrs.strides),
+        dilations=tuple(int(d) for d in attrs.dilation),
+        pads_begin=tuple(pads[:rank]),
+        pads_end=tuple(pads[rank:]),
+        groups=int(attrs.groups),
+    )
+    plan = plan_conv(spec, shape, str(data.ty.dtype), machine)
+    packed = (
+        relax.const(pack_weight(weight.value.numpy(), plan))
+        if isinstance(weight, ir.GenericConst)
+        else builder.emit_te(lambda w: pack_weight_te(w, plan), weight)
+    )
+    return call_conv(builder, data, packed, plan)
