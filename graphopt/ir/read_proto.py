@@ -15,7 +15,7 @@ from .graph import Graph
 from .model import Function, Model
 from .node import Node, Value
 from .tensor_proto import read_tensor
-from .types import DType, OpaqueType, TensorType, ValueType
+from .types import Dim, DType, OpaqueType, TensorType, ValueType
 
 
 def read_model(proto: onnx.ModelProto, folder: Path | None = None, name: str = "model") -> Model:
@@ -62,10 +62,15 @@ def read_type(proto: onnx.TypeProto) -> ValueType:
         return None
     shape = None
     if tensor.HasField("shape"):
-        shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim
-        )
+        shape = tuple(_dim(dim) for dim in tensor.shape.dim)
     return TensorType(DType(tensor.elem_type), shape)
+
+
+def _dim(proto: onnx.TensorShapeProto.Dimension) -> Dim:
+    """Exporters that know nothing of a size write -1 or "?", often several times: unknown, and not one same size."""
+    if proto.HasField("dim_value"):
+        return proto.dim_value if proto.dim_value >= 0 else None
+    return None if proto.dim_param == "?" else (proto.dim_param or None)
 
 
 def _is_denoted(proto: onnx.TypeProto) -> bool:
