@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import artifact as artifacts
 from . import backend, child, io
+from .api import DEFAULT_PIPELINE, run_passes
 from .artifact import Artifact, Manifest
 from .errors import CompileError, VerificationError
 from .shapes import fix_shapes
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from .report import Report
     from .tolerance import Tolerance
 
-DEFAULT_PASSES = "default"
-
 
 def compile(
     model: Model | onnx.ModelProto | bytes | str | os.PathLike[str],
@@ -38,8 +37,11 @@ def compile(
     *,
     inputs: Mapping[str, Sequence[int]] | None = None,
     verify: bool | Tolerance = False,
+    data: Mapping[str, Any] | None = None,
+    seed: int = 0,
     bundle_runtime: bool = False,
     observers: Sequence[Observer] = (),
+    reproducer: str | os.PathLike[str] | None = None,
     progress: backend.Progress | None = None,
 ) -> Artifact:
     """Compile a model for a target.
@@ -47,9 +49,10 @@ def compile(
     `model`: a Model (it is not changed), a ModelProto, the bytes of one, or a path. `target`: a name, a path of a
     TOML file, or a Target. `passes`: a pipeline or its text (None: "default"; "": none). `inputs`: shapes to fix, by
     input name; what is not fixed stays dynamic. `verify`: check every pass, and measure the compiled code, against
-    ONNX Runtime on generated inputs; the measured errors are in the manifest (code for another machine cannot be
-    measured here). `bundle_runtime`: put the runtime libraries for the target into the artifact. `progress` is told
-    what is being done and how far it is (0 to 1).
+    ONNX Runtime on `data` (arrays by input name) or on inputs generated from `seed`; the measured errors are in
+    the manifest (code for another machine cannot be measured here). `bundle_runtime`: put the runtime libraries for
+    the target into the artifact. `reproducer`: a folder in which a pass that fails leaves what repeats it.
+    `progress` is told what is being done and how far it is (0 to 1).
 
     The artifact lies in a temporary folder until `save`. Raises ModelError, TargetError, PipelineError, PassError,
     InputError, UnsupportedError (it lists all unsupported nodes), CompileError, and VerificationError when a check
@@ -61,7 +64,17 @@ def compile(
     original = io.load(model)
     fix_shapes(original, inputs or {})
     tell("optimizing", 0.02)
-    optimized, report = _optimize(original, passes, verify, made_for, observers)
+    optimized = original.copy()
+    report = run_passes(
+        optimized,
+        DEFAULT_PIPELINE if passes is None else passes,
+        target=made_for,
+        verify=verify,
+        data=data,
+        seed=seed,
+        observers=observers,
+        reproducer=reproducer,
+    )
     folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
     try:
         io.save(optimized, folder / artifacts.MODEL)
@@ -73,7 +86,7 @@ def compile(
         result = Artifact(folder, temporary=True)
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
-            _measure(result, original, inputs or {}, verify)
+            _measure(result, original, data, seed, verify)
         tell("done", 1.0)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -85,22 +98,6 @@ def compile(
             ) from error
         raise
     return result
-
-
-def _optimize(
-    model: Model,
-    passes: Pipeline | str | None,
-    verify: bool | Tolerance,
-    target: Target,
-    observers: Sequence[Observer],
-) -> tuple[Model, Report]:
-    from .pipeline import PassManager, Pipeline
-
-    text = DEFAULT_PASSES if passes is None else passes
-    pipeline = Pipeline.parse(text) if isinstance(text, str) else text
-    copy = model.copy()
-    report = PassManager(pipeline, observers, target).run(copy)
-    return copy, report
 
 
 def _manifest(target: Target, built: backend.Built, report: Report, runtime: Sequence[str]) -> Manifest:
@@ -127,13 +124,16 @@ def _write_report(report: Report, path: Path) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def _measure(result: Artifact, original: Model, shapes: Mapping[str, Sequence[int]], verify: bool | Tolerance) -> None:
+def _measure(
+    result: Artifact, original: Model, data: Mapping[str, Any] | None, seed: int, verify: bool | Tolerance
+) -> None:
     """Compare the compiled code with the original model, and write the errors into the manifest."""
     from .inputs import generate
     from .tolerance import Tolerance, compare
 
-    sample = generate(original, shapes=shapes)
-    comparison = compare(sample.outputs, result.run(sample.inputs), verify if isinstance(verify, Tolerance) else None)
+    sample = generate(original, given=data, seed=seed)
+    allowed = verify if isinstance(verify, Tolerance) else None
+    comparison = compare(sample.outputs, result.run(sample.inputs), allowed)
     if not comparison.ok:
         raise VerificationError(
             f"the compiled code differs from the model:\n{comparison}",

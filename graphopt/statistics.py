@@ -50,6 +50,13 @@ class Statistics:
         return sum(layer.flops or 0 for layer in self.layers)
 
     @property
+    def flops_text(self) -> str:
+        """The operations for people: `at least` where some are not known, `?` where none are."""
+        if self.unknown and not self.flops:
+            return "?"
+        return f"at least {format_count(self.flops)}" if self.unknown else format_count(self.flops)
+
+    @property
     def unknown(self) -> Counter[str]:
         """How many nodes of each operator have an unknown amount of arithmetic."""
         return Counter(layer.op for layer in self.layers if layer.flops is None)
@@ -77,7 +84,7 @@ class Statistics:
         )
         layers: Iterable[Layer] = self.layers
         if limit is not None:
-            layers = sorted(self.layers, key=lambda layer: -(layer.flops or 0))[:limit]
+            layers = sorted(self.layers, key=lambda layer: (-(layer.flops or 0), -layer.bytes))[:limit]
         for layer in layers:
             table.add(layer.name, layer.op, layer.output, *_sums([layer]))
         return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -44,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for _name, _command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile.compile_,
     "optimize": optimize.optimize,
     "run": run.run,
@@ -56,7 +56,8 @@ for _name, _command in {
     "passes": passes.passes,
     "targets": targets.targets,
     "demo": demo.demo,
-}.items():
+}
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphopt.errors import InputError
 
-MODEL_FORMAT = "an ONNX model (model.onnx)"
+if TYPE_CHECKING:
+    from graphopt.tolerance import Tolerance
+
+LEVELS = ("prepare", "clean", "default", "default")
 
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL.onnx", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -53,6 +58,41 @@ InputFile = Annotated[
         show_default=False,
     ),
 ]
+Level = Annotated[
+    int,
+    typer.Option(
+        "-O",
+        help="How much to optimize, when --passes is not given: 0 nothing, 1 exact, 2 default, 3 all.",
+        min=0,
+        max=3,
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="Compare the numbers after each pass with ONNX Runtime; exit status 1 if wrong."),
+]
+PassLimit = Annotated[
+    int | None,
+    typer.Option(help="Stop after this many rewrites (to find a wrong one).", min=0, show_default=False),
+]
+PrintChanged = Annotated[bool, typer.Option("--print-changed", help="Print what each pass changed, as text on stderr.")]
+Reproducer = Annotated[
+    Path | None,
+    typer.Option(
+        help="If a pass fails, write the model before it and the command to repeat it into this folder.",
+        metavar="FOLDER",
+        show_default=False,
+    ),
+]
+ErrorAllowed = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance",
+        help="Error allowed, relative to each output's largest value. By default it depends on the output's "
+        "type: 1e-4 for float32, 1e-2 for float16, 0 for integers.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", min=0)]
 
 
@@ -73,9 +113,28 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def allowed_error(tolerance: float | None) -> Tolerance | None:
+    """The tolerance that `--tolerance` asks for. Raises InputError where it would accept anything."""
+    from graphopt.tolerance import Tolerance
+
+    if tolerance is None:
+        return None
+    try:
+        return Tolerance.uniform(tolerance)
+    except ValueError as error:
+        raise InputError(str(error), where="--tolerance") from None
+
+
+def choose_pipeline(passes: str | None, level: int) -> str:
+    """The text of `--passes`, or else the named pipeline of the `-O` level."""
+    return LEVELS[level] if passes is None else passes
+
+
 def load_modules(names: list[str] | None) -> None:
     """Import the modules of `--load`, so that their passes are known."""
     from graphopt import registry
 
+    if names and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's module is most likely here
     for name in names or ():
         registry.load_module(name)

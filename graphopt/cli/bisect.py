@@ -1,0 +1,98 @@
+"""`graphopt bisect`: which pass, and which of its rewrites, breaks a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .output import Output
+
+if TYPE_CHECKING:
+    from graphopt.checks import Check
+    from graphopt.ir import Model
+
+
+def bisect(
+    model: options.Model,
+    passes: options.Passes = None,
+    level: options.Level = 2,
+    shapes: options.InputShapes = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="What the passes may specialize for.", show_default=False)
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="A command that checks a model: status 0 good, any other bad. {model} stands for its path. "
+            "By default the numbers are compared with ONNX Runtime.",
+            metavar="COMMAND",
+            show_default=False,
+        ),
+    ] = None,
+    inputs: options.InputFile = None,
+    seed: options.Seed = 0,
+    tolerance: options.ErrorAllowed = None,
+    load: options.Load = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find the pass and the rewrite that break a model.
+
+    Passes are tried by halves, then the rewrites of the guilty one, until the model no longer computes the same.
+
+    Exit status 0 if the pipeline is good, 1 if a culprit was found.
+
+    \b
+    Examples:
+        graphopt bisect model.onnx
+        graphopt bisect model.onnx --passes default,my-pass --load my_passes.py
+        graphopt bisect model.onnx --check 'python check.py {model}'
+    """
+    from graphopt import io
+    from graphopt.bisect import bisect as find
+    from graphopt.pipeline import Pipeline
+    from graphopt.shapes import fix_shapes
+    from graphopt.target import load as load_target
+
+    options.load_modules(load)
+    output = Output(as_json)
+    opened = io.load(model)
+    fix_shapes(opened, options.parse_shapes(shapes))
+    culprit = find(
+        opened,
+        Pipeline.parse(options.choose_pipeline(passes, level)),
+        _check(opened, check, inputs, seed, tolerance),
+        target=load_target(target) if target else None,
+        progress=output.note,
+    )
+    if culprit is None:
+        output.line("every step of the pipeline passes the check")
+        output.result({"culprit": None})
+        return
+    output.line(f"culprit: {culprit}")
+    found: dict[str, Any] = {
+        "pass": culprit.pass_name,
+        "step": culprit.step.index,
+        "path": culprit.step.path,
+        "complaint": culprit.complaint,
+        "rewrite": None,
+    }
+    if culprit.rewrite is not None:
+        rewrite = culprit.rewrite
+        found["rewrite"] = {"number": rewrite.number, "node": rewrite.node, "origin": list(rewrite.origin)}
+    output.result({"culprit": found})
+    raise typer.Exit(1)
+
+
+def _check(model: Model, command: str | None, inputs: Path | None, seed: int, tolerance: float | None) -> Check:
+    from graphopt import inputs as generated
+    from graphopt.checks import command_check, numbers_check
+    from graphopt.tolerance import Tolerance
+
+    if command is not None:
+        return command_check(command)
+    given = generated.load_npz(inputs, model) if inputs else None
+    sample = generated.generate(model, seed=seed, given=given)
+    return numbers_check(sample.inputs, sample.outputs, options.allowed_error(tolerance) or Tolerance())

@@ -1,0 +1,121 @@
+"""`graphopt compile`: the whole job, from an ONNX model to native code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt.tables import format_bytes, format_seconds
+
+from . import options
+from .optimize import show_report
+from .output import Output
+
+if TYPE_CHECKING:
+    from graphopt.artifact import Artifact
+
+
+def compile_(
+    model: options.Model,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Where to write the compiled model; the model's name with .gopt by default.",
+            metavar="OUT.gopt",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option("--target", "-t", help="What to compile for; `graphopt targets` lists them."),
+    ] = "host",
+    passes: options.Passes = None,
+    level: options.Level = 2,
+    shapes: options.InputShapes = None,
+    verify: options.Verify = False,
+    inputs: options.InputFile = None,
+    seed: options.Seed = 0,
+    bundle_runtime: Annotated[
+        bool,
+        typer.Option("--bundle-runtime", help="Put the runtime libraries for the target beside the code."),
+    ] = False,
+    pass_limit: options.PassLimit = None,
+    print_changed: options.PrintChanged = False,
+    reproducer: options.Reproducer = None,
+    load: options.Load = None,
+    as_json: options.Json = False,
+) -> None:
+    """Optimize a model and compile it to native code.
+
+    The result is a folder: native code, weights, the optimized model, and a report. `graphopt run` runs it,
+    `graphopt bench` times it, `graphopt.runtime.load` loads it in Python, docs/deploy.md shows it in C++.
+
+    \b
+    Examples:
+        graphopt compile model.onnx                                   for this machine: model.gopt
+        graphopt compile model.onnx --input x:1x3x224x224 --verify    fixed shape, every step checked
+        graphopt compile model.onnx --target arm:cortex-a76 --bundle-runtime -o board.gopt
+    """
+    import graphopt
+    from graphopt import inputs as generated
+    from graphopt import io
+    from graphopt.artifact import check_replaceable
+
+    from .watch import ReportKeeper, observers
+
+    options.load_modules(load)
+    output = Output(as_json)
+    place = out or model.with_suffix(".gopt")
+    check_replaceable(place)
+    before = io.load(model)
+    data = generated.load_npz(inputs, before) if inputs else None
+    watcher = ReportKeeper()
+    with output.progress() as progress:
+        artifact = graphopt.compile(
+            before,
+            target,
+            options.choose_pipeline(passes, level),
+            inputs=options.parse_shapes(shapes),
+            verify=verify,
+            data=data,
+            seed=seed,
+            bundle_runtime=bundle_runtime,
+            observers=[watcher, *observers(progress, 0.02, 0.2, pass_limit, print_changed)],
+            reproducer=reproducer,
+            progress=progress,
+        )
+        artifact.save(place)
+    show_report(output, watcher.report)
+    _show(output, artifact, model, place, watcher.report.seconds)
+    output.result(
+        {
+            "artifact": str(place),
+            "bytes": artifact.nbytes,
+            "nodes": {"before": watcher.nodes_before, "after": watcher.nodes_after},
+            "manifest": _facts(artifact),
+            "report": watcher.report.to_json(),
+        }
+    )
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(artifact.manifest.to_json())
+    del facts["weights"]
+    return facts
+
+
+def _show(output: Output, artifact: Artifact, model: Path, place: Path, seconds: float) -> None:
+    manifest = artifact.manifest
+    output.line(
+        f"\nwrote {place}: {format_bytes(artifact.nbytes)} for {manifest.target.get('name')} "
+        f"(the model was {format_bytes(model.stat().st_size)}), fidelity {manifest.fidelity}, "
+        f"passes took {format_seconds(seconds)}"
+    )
+    if manifest.error is not None:
+        worst = max(manifest.error.values(), default=0.0)
+        output.line(f"compiled code against ONNX Runtime: largest relative error {worst:.3g}")

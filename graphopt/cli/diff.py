@@ -1,0 +1,44 @@
+"""`graphopt diff`: what changed between two models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.tables import format_bytes
+
+from .models import open_model
+from .options import Json
+from .output import Output
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(help="The first model (.onnx or .gopt).", show_default=False)],
+    after: Annotated[Path, typer.Argument(help="The second model (.onnx or .gopt).", show_default=False)],
+    limit: Annotated[int, typer.Option(help="Rows a table, 0 for all.", min=0)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two models.
+
+    Operators, nodes, weights, opsets and metadata are compared. The numbers they compute are not:
+    `graphopt verify` does that.
+
+    \b
+    Example:
+        graphopt optimize model.onnx -o smaller.onnx
+        graphopt diff model.onnx smaller.onnx
+    """
+    from graphopt.diff import compare
+
+    output = Output(as_json)
+    difference = compare(open_model(before), open_model(after))
+    if difference.is_empty:
+        output.line("no difference")
+    for table in difference.tables(limit or None):
+        output.table(table)
+    old, new = difference.bytes
+    if old != new:
+        output.line(f"\nweights: {format_bytes(old)} before, {format_bytes(new)} after")
+    output.result(difference.to_json())

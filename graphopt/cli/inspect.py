@@ -1,0 +1,144 @@
+"""`graphopt inspect`: what a model or an artifact consists of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt.tables import Table, format_bytes, format_count
+
+from .models import is_artifact, open_model
+from .options import InputShapes, Json, Load, load_modules, parse_shapes
+from .output import Output
+
+if TYPE_CHECKING:
+    from graphopt.artifact import Manifest
+    from graphopt.ir import Model
+    from graphopt.statistics import Statistics
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A model (.onnx) or a compiled one (.gopt).", show_default=False)],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="Also say which nodes this target cannot compile; exit status 1 if there are any.",
+            show_default=False,
+        ),
+    ] = None,
+    shapes: InputShapes = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer, in the model's order.")] = False,
+    top: Annotated[int, typer.Option(help="How many of the heaviest layers to list.", min=0)] = 5,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model or a compiled model consists of.
+
+    Operators, parameters, bytes, FLOPs, and what a target supports of it.
+
+    A multiply-add counts as two FLOPs. Where shapes are dynamic, --input fixes them, so that all can be counted.
+
+    \b
+    Examples:
+        graphopt inspect model.onnx
+        graphopt inspect model.onnx --input x:1x3x224x224 --target arm
+        graphopt inspect model.gopt --json
+    """
+    from graphopt.artifact import read_manifest
+    from graphopt.shapes import fix_shapes
+    from graphopt.statistics import measure
+
+    load_modules(load)
+    output = Output(as_json)
+    opened = open_model(model)
+    fix_shapes(opened, parse_shapes(shapes))
+    statistics = measure(opened)
+    result = statistics.to_json()
+    output.table(_summary(statistics))
+    output.table(statistics.operators())
+    if layers or top:
+        output.table(statistics.largest_layers(None if layers else top))
+    if statistics.unknown:
+        _hint(output, opened)
+    if is_artifact(model):
+        manifest = read_manifest(model)
+        result["artifact"] = _artifact_json(manifest)
+        for table in _artifact_tables(manifest):
+            output.table(table)
+    unsupported = _unsupported(opened, target, output) if target else []
+    if target:
+        result["target"] = {"name": target, "unsupported": unsupported}
+    output.result(result)
+    if unsupported:
+        raise typer.Exit(1)
+
+
+def _hint(output: Output, model: Model) -> None:
+    """How to fix the inputs' shapes, if that is why arithmetic could not be counted."""
+    from graphopt.inputs import required_inputs
+
+    examples = [
+        f"--input {value.name}:{'x'.join(str(dim) if isinstance(dim, int) else '1' for dim in value.shape)}"
+        for value in required_inputs(model)
+        if value.shape and not all(isinstance(dim, int) for dim in value.shape)
+    ]
+    if examples:
+        output.line(f"\nShapes are dynamic. Fixed ones let more be counted: {' '.join(examples)}")
+
+
+def _summary(statistics: Statistics) -> Table:
+    table = Table(statistics.name, ("property", "value"))
+    table.add("opsets", ", ".join(f"{domain} {version}" for domain, version in statistics.opsets.items()))
+    for kind, ports in (("input", statistics.inputs), ("output", statistics.outputs)):
+        for name, type_ in ports.items():
+            table.add(kind, f"{name}: {type_}")
+    table.add("nodes", len(statistics.layers))
+    table.add("parameters", f"{format_count(statistics.parameters)}, {format_bytes(statistics.bytes)}")
+    table.add("FLOPs", statistics.flops_text)
+    if statistics.unknown:
+        unknown = ", ".join(f"{times:,} {op}" for op, times in statistics.unknown.most_common())
+        table.add("not counted", f"{unknown} (unknown shape or operator)")
+    return table
+
+
+def _artifact_json(manifest: Manifest) -> dict[str, Any]:
+    import json
+
+    described: dict[str, Any] = json.loads(manifest.to_json())
+    return {key: value for key, value in described.items() if key not in ("weights", "kind")}
+
+
+def _artifact_tables(manifest: Manifest) -> list[Table]:
+    table = Table("artifact", ("property", "value"))
+    table.add("target", f"{manifest.target.get('name', '?')} ({manifest.machine}, {manifest.device})")
+    table.add("needs", ", ".join(manifest.features) or "nothing beyond the architecture")
+    table.add("pipeline", manifest.pipeline)
+    table.add("fidelity", manifest.fidelity)
+    if manifest.error is not None:
+        table.add("measured error", f"{max(manifest.error.values(), default=0.0):.3g}")
+    table.add("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
+    files = Table("files", ("file", "size"), right=frozenset({"size"}))
+    for name, entry in manifest.files.items():
+        files.add(name, format_bytes(entry["bytes"]))
+    return [table, files]
+
+
+def _unsupported(model: Model, name: str, output: Output) -> list[dict[str, str]]:
+    """The nodes that remain uncompilable after the passes that `compile` runs by default."""
+    from graphopt import api, backend
+    from graphopt import target as targets
+
+    found = targets.load(name)
+    optimized, _ = api.optimize(model, target=found)
+    nodes = backend.load().unsupported(optimized)
+    table = Table(f"not supported on {name}", ("node", "operator", "reason"))
+    for item in nodes:
+        table.add(item.node, item.op, item.reason)
+    output.table(table)
+    if not nodes:
+        output.line(f"\n{name}: every node is supported")
+    return [{"node": item.node, "operator": item.op, "reason": item.reason} for item in nodes]

@@ -1,0 +1,88 @@
+"""`graphopt optimize`: passes only; ONNX in, ONNX out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.tables import format_bytes, format_seconds
+
+from . import options
+from .output import Output
+
+if TYPE_CHECKING:
+    from graphopt.report import Report
+
+
+def optimize(
+    model: options.Model,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where to write it.", metavar="OUT.onnx", show_default=False)
+    ],
+    passes: options.Passes = None,
+    level: options.Level = 2,
+    shapes: options.InputShapes = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Let passes know what it is for.", show_default=False),
+    ] = None,
+    verify: options.Verify = False,
+    inputs: options.InputFile = None,
+    seed: options.Seed = 0,
+    pass_limit: options.PassLimit = None,
+    print_changed: options.PrintChanged = False,
+    reproducer: options.Reproducer = None,
+    load: options.Load = None,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Write the weights into a file of their own.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Run passes over a model and write it as ONNX again.
+
+    \b
+    Examples:
+        graphopt optimize model.onnx -o smaller.onnx
+        graphopt optimize model.onnx -o out.onnx --passes 'fold-constants,eliminate-dead' --verify
+        graphopt optimize model.onnx -o out.onnx --load my_passes.py --passes default,my-pass --print-changed
+    """
+    from graphopt import api, io
+    from graphopt import inputs as generated
+
+    from .watch import observers
+
+    options.load_modules(load)
+    output = Output(as_json)
+    before = io.load(model)
+    data = generated.load_npz(inputs, before) if inputs else None
+    with output.progress() as progress:
+        optimized, report = api.optimize(
+            before,
+            options.choose_pipeline(passes, level),
+            inputs=options.parse_shapes(shapes),
+            target=target,
+            verify=verify,
+            data=data,
+            seed=seed,
+            observers=observers(progress, 0.0, 1.0, pass_limit, print_changed),
+            reproducer=reproducer,
+        )
+    io.save(optimized, out, external_data=external_data or None)
+    show_report(output, report)
+    sizes = [format_bytes(path.stat().st_size) for path in (model, out)]
+    nodes = [len(m.graph.nodes) for m in (before, optimized)]
+    output.line(
+        f"\nwrote {out}: {nodes[0]:,} nodes -> {nodes[1]:,}, {sizes[0]} -> {sizes[1]}, "
+        f"in {format_seconds(report.seconds)}, fidelity {report.fidelity.name.lower()}"
+    )
+    output.result({"file": str(out), "nodes": {"before": nodes[0], "after": nodes[1]}, "report": report.to_json()})
+
+
+def show_report(output: Output, report: Report) -> None:
+    """What each pass did, where passes declined, and what verification measured."""
+    output.table(report.table())
+    output.table(report.misses_table())
+    if report.error is not None:
+        output.line(f"\nlargest error of any step against the original: {report.error:.3g} (relative)")

@@ -1,0 +1,74 @@
+"""Observers of the command line: progress of the passes, and the report of a pipeline that runs inside `compile`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from graphopt.ir import Model
+from graphopt.observe import PassLimit, PrintChanged
+from graphopt.pipeline import Observer, Pipeline, Step
+from graphopt.report import Report
+
+from .output import Progress
+
+
+class ReportKeeper(Observer):
+    """Keeps the report of a pipeline, and how many nodes there were before and after."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.nodes_before = 0
+        self.nodes_after = 0
+
+    def begin(self, model: Model, pipeline: Pipeline) -> None:
+        self.nodes_before = _count(model)
+
+    def end(self, model: Model, report: Report) -> None:
+        self.report = report
+        self.nodes_after = _count(model)
+
+
+class ShowProgress(Observer):
+    """Tells which pass runs. How many steps a pipeline takes is not known before: fixpoints end when they end."""
+
+    def __init__(self, progress: Progress, start: float, end: float) -> None:
+        self.progress = progress
+        self.start = start
+        self.end_ = end
+        self.expected = 1
+
+    def begin(self, model: Model, pipeline: Pipeline) -> None:
+        self.expected = 2 * len(pipeline.passes) or 1
+
+    def before(self, step: Step, model: Model) -> None:
+        done = min(step.index / self.expected, 1.0)
+        self.progress(f"pass {step.pass_.name}", self.start + done * (self.end_ - self.start))
+
+
+class TellLimit(PassLimit):
+    """A pass limit that says, when it was reached, at which rewrite the pipeline stood."""
+
+    def end(self, model: Model, report: Report) -> None:
+        if self.last:
+            _say(f"pass limit: {self.done} rewrites were made, the last one in {self.last}")
+
+
+def observers(
+    progress: Progress, start: float, end: float, pass_limit: int | None, print_changed: bool
+) -> Sequence[Observer]:
+    """What the options of a command hang on the pass manager; `start` and `end` are its share of the progress."""
+    found: list[Observer] = [ShowProgress(progress, start, end)] if sys.stderr.isatty() else []
+    if pass_limit is not None:
+        found.append(TellLimit(pass_limit))
+    if print_changed:
+        found.append(PrintChanged(_say))
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _count(model: Model) -> int:
+    return sum(len(graph.nodes) for graph in model.graph.all_graphs())
