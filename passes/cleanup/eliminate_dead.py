@@ -57,10 +57,12 @@ def _omit_outputs(node: Node, context: PassContext) -> None:
     if node.domain or not onnx.defs.has(node.op_type, opsets.get("", 1)):
         return
     formal = onnx.defs.get_schema(node.op_type, opsets.get("", 1)).outputs
+    if node.op_type == "MaxPool":
+        return  # ONNX Runtime's kernel without indices treats NaN otherwise than the one with them
     if node.op_type == "BatchNormalization" and node.attr("training_mode", 0):
         return  # in training all three outputs have to be there
     rewriter = context.rewriter(node.graph)
-    for index in reversed(range(1, len(node.outputs))):
+    for index in reversed(range(len(node.outputs))):
         optional = index < len(formal) and formal[index].option == _OPTIONAL
         if index < len(node.outputs) and node.outputs[index].name and optional and not node.outputs[index].has_uses:
             rewriter.omit_output(node, index)
