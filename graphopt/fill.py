@@ -93,13 +93,31 @@ def _floats(meaning: Meaning, shape: tuple[int, ...], rng: np.random.Generator, 
 
 
 def _image(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Smooth patterns with a little noise, of mean about 0 and deviation about 1, as normalized photos are."""
+    """Smooth patterns with a little noise above, lines of writing below, as normalized photos and pages have them.
+
+    A detector of text answers a photo without any with numbers near zero, in which only rounding is left to compare.
+    """
     y, x = np.meshgrid(np.linspace(0, 1, shape[2]), np.linspace(0, 1, shape[3]), indexing="ij")
     image = 0.3 * rng.standard_normal(shape)
     for _ in range(3):
         fy, fx, phase = rng.uniform(0.5, 6, (3, shape[0], shape[1], 1, 1))
         image += 0.8 * np.sin(2 * np.pi * (fy * y + fx * x + phase))
+    page = image[:, :, shape[2] // 2 :]
+    page[...] = _writing(page.shape, rng)
     return image
+
+
+def _writing(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Dark signs of 7 x 5 dots on a light ground, in lines; the same in all channels."""
+    height, width = shape[2:]
+    dot = 2 if height >= 32 else 1
+    rows, columns = -(-height // (10 * dot)), -(-width // (6 * dot))
+    signs = rng.random((shape[0], rows, columns, 7, 5)) < 0.45
+    cells = np.zeros((shape[0], rows, columns, 10, 6), bool)
+    cells[..., 2:9, 1:] = signs
+    dots = cells.transpose(0, 1, 3, 2, 4).reshape(shape[0], rows * 10, columns * 6)
+    dark = np.kron(dots, np.ones((1, dot, dot), bool))[:, None, :height, :width]
+    return np.broadcast_to(np.where(dark, -2.0, 2.0), shape)
 
 
 def _known(shape: Shape | None, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
