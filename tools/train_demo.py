@@ -86,9 +86,7 @@ class Net(nn.Module):
         self.conv = nn.Conv2d(1, WIDTHS[0], 3, 1, 1, bias=False)
         self.bn = nn.BatchNorm2d(WIDTHS[0])
         before = (WIDTHS[0], *WIDTHS)
-        self.blocks = nn.Sequential(
-            *(Block(before[i], width, 1 if i == 0 else 2) for i, width in enumerate(WIDTHS))
-        )
+        self.blocks = nn.Sequential(*(Block(before[i], width, 1 if i == 0 else 2) for i, width in enumerate(WIDTHS)))
         self.fc = nn.Linear(WIDTHS[-1], 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -153,9 +151,7 @@ class Exporter(Builder):
     def conv_bn(self, x: str, conv: str, bn: str, stride: int, pad: int) -> str:
         y = self.op("Conv", [x, self.loaded(f"{conv}.weight")], conv, strides=[stride] * 2, pads=[pad] * 4)
         parts = ("weight", "bias", "running_mean", "running_var")
-        return self.op(
-            "BatchNormalization", [y, *(self.loaded(f"{bn}.{p}") for p in parts)], bn, epsilon=1e-5
-        )
+        return self.op("BatchNormalization", [y, *(self.loaded(f"{bn}.{p}") for p in parts)], bn, epsilon=1e-5)
 
     def block(self, x: str, prefix: str, block: Block) -> str:
         y = self.conv_bn(x, f"{prefix}.conv1", f"{prefix}.bn1", block.stride, 1)
