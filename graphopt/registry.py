@@ -1,7 +1,7 @@
 """Finds passes, named pipelines, target files and backends by entry point, so that this package needs to know none.
 
-Groups: `graphopt.passes` (a package, module or Pass class; a package may hold a `pipelines.toml`), `graphopt.targets` (a package that
-holds target files), `graphopt.backends` (a backend class).
+Groups: `graphopt.passes` (a package, module or Pass class; a package may hold a `pipelines.toml`), `graphopt.targets`
+(a package that holds target files), `graphopt.backends` (a backend class).
 """
 
 from __future__ import annotations

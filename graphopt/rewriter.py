@@ -16,8 +16,8 @@ from .ir.model import FunctionKey
 class Rewriter:
     """Changes one graph, and the uses of its values in graphs nested in it.
 
-    New nodes go in front of `anchor` (at the end without one) and inherit its origin. `touched` collects the nodes that a driver
-    should look at again: those made, and those that read something else than before.
+    New nodes go in front of `anchor` (at the end without one) and inherit its origin. `touched` collects the nodes
+    that a driver should look at again: those made, and those that read something else than before.
     """
 
     def __init__(self, graph: Graph, anchor: Node | None = None) -> None:
@@ -85,8 +85,8 @@ class Rewriter:
     ) -> list[Value | None]:
         """Copy the contents of a nested graph or function body into this graph; returns what its outputs became.
 
-        `bindings` says what its inputs become; `attributes` what references to a function's attributes become. The copied nodes get the origin
-        of `origin`, if given. Raises ValueError if the source holds sparse initializers.
+        `bindings` says what its inputs become; `attributes` what references to a function's attributes become. The
+        copied nodes get the origin of `origin`, if given. Raises ValueError if the source holds sparse initializers.
         """
         if source.sparse_initializers:
             raise ValueError(f"graph '{source.name}' holds sparse initializers")
@@ -108,8 +108,8 @@ class Rewriter:
     def replace_uses(self, old: Value, new: Value) -> None:
         """Make everything that reads `old` read `new`: nodes, captures in nested graphs, graph outputs.
 
-        A graph output keeps its name; where `new` cannot take that name (it is an input, an initializer, an output already, or of an
-        outer graph) an Identity gives it. What was known of the type of `old` is known of `new`.
+        A graph output keeps its name; where `new` cannot take that name (it is an input, an initializer, an output
+        already, or of an outer graph) an Identity gives it. What was known of the type of `old` is known of `new`.
         """
         if new is old:
             return

@@ -1,4 +1,6 @@
-"""The intermediate representation: ONNX operators between values with identity, in graphs that only a Rewriter changes."""
+"""The intermediate representation: ONNX operators between values with identity, in graphs that only a Rewriter
+changes.
+"""
 
 from .attribute import Attribute, AttributeKind
 from .graph import Graph

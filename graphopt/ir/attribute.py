@@ -50,8 +50,8 @@ class Attribute:
     """An attribute of a node.
 
     `value` is an int, float, str (bytes where it is not UTF-8), Tensor, Graph, a tuple of one of these, or the
-    serialized proto (bytes, or a tuple of bytes) of a sparse tensor or a type. In the body of a function, `ref` may name the
-    function's attribute that stands here instead; then `value` is None.
+    serialized proto (bytes, or a tuple of bytes) of a sparse tensor or a type. In the body of a function, `ref` may
+    name the function's attribute that stands here instead; then `value` is None.
     """
 
     kind: AttributeKind

@@ -17,7 +17,8 @@ class NodeList:
     """The nodes of a graph in order: a doubly linked list.
 
     Iteration goes on safely while nodes are inserted and removed: a removed node is not visited, a node inserted
-    behind the one being visited is.
+    behind the one being visited is. If the visited node itself was removed, the walk goes on at what stood behind it
+    then, so that what was put in its place is not visited.
     """
 
     def __init__(self) -> None:
@@ -107,7 +108,9 @@ class Graph:
 
     @property
     def initializers(self) -> Mapping[str, Value]:
-        """The graph's initializers by name; those that are also graph inputs (defaults that a caller may override) too."""
+        """The graph's initializers by name; those that are also graph inputs (defaults that a caller may override)
+        too.
+        """
         return MappingProxyType(self._initializers)
 
     @property

@@ -23,9 +23,10 @@ _INLINE_INTEGER_BYTES = 64 * 1024
 def infer_shapes(model: Model) -> None:
     """Fill in `Value.type` wherever `onnx.shape_inference` (with data propagation) knows it.
 
-    What was known stays known: a size is never replaced by a symbol. A model that inference cannot handle keeps the types it has.
+    What was known stays known: a size is never replaced by a symbol. A model that inference cannot handle keeps the
+    types it has.
     """
-    proto = write_model(model, _without_weights)
+    proto = write_model(model, without_weights)
     try:
         inferred = shape_inference.infer_shapes(proto, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
@@ -35,7 +36,8 @@ def infer_shapes(model: Model) -> None:
         model._touch()
 
 
-def _without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
+def without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
+    """A tensor for inference: its type, and its contents only if it is small enough to be a shape or the like."""
     limit = _INLINE_INTEGER_BYTES if tensor.dtype.is_integer else _INLINE_BYTES
     if tensor.nbytes <= limit:
         return write_tensor(tensor, name)

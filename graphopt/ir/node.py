@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .graph import Graph
 
 
+ORIGIN = "graphopt.origin"
+"""The metadata key under which a file keeps the origin of a node that has another name than the user's node had."""
+
+
 class Use(NamedTuple):
     """One use of a value: input `index` of `node`."""
 
@@ -226,6 +230,11 @@ class Node:
     def op(self) -> str:
         """The operator with its domain: `Conv`, `com.microsoft::Gelu`."""
         return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+
+    @property
+    def file_name(self) -> str:
+        """What a file that says nothing more would call it: its name, or else that of its first output."""
+        return self.name or next((value.name for value in self._outputs if value.name), self.op_type)
 
     @property
     def label(self) -> str:

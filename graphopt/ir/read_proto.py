@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from types import MappingProxyType
 
 import onnx
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
+
 from . import edit
 from .attribute import Attribute, AttributeKind
 from .graph import Graph
 from .model import Function, Model
-from .node import Node, Value
+from .node import ORIGIN, Node, Value
 from .tensor_proto import read_tensor
 from .types import Dim, DType, OpaqueType, TensorType, ValueType
 
@@ -48,6 +50,15 @@ def _domain(domain: str) -> str:
 
 def _metadata(props: Iterable[onnx.StringStringEntryProto]) -> MappingProxyType[str, str]:
     return MappingProxyType({entry.key: entry.value for entry in props})
+
+
+def _read_origin(text: str) -> tuple[str, ...]:
+    """The names of the user's nodes that an optimized model says a node came from; none if the text is not ours."""
+    try:
+        names = json.loads(text or "[]")
+    except ValueError:
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def read_type(proto: onnx.TypeProto) -> ValueType:
@@ -110,14 +121,16 @@ class _Reader:
     def _nodes(self, protos: Iterable[onnx.NodeProto], graph: Graph) -> None:
         nodes = []
         for proto in protos:
+            metadata = dict(_metadata(proto.metadata_props))
+            origin = _read_origin(metadata.pop(ORIGIN, ""))
             node = Node(
                 proto.op_type,
                 proto.domain,
                 proto.name,
                 overload=proto.overload,
-                origin=(proto.name or next((o for o in proto.output if o), proto.op_type),),
+                origin=origin or (proto.name or next((o for o in proto.output if o), proto.op_type),),
                 doc_string=proto.doc_string,
-                metadata=_metadata(proto.metadata_props),
+                metadata=metadata,
             )
             edit.insert_node(graph, node)
             edit.set_outputs(node, [self._new_value(graph, name) for name in proto.output])

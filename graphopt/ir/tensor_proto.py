@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
+
 from .tensor import Tensor, map_file
 from .types import DType
 

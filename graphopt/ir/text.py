@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx.parser
 import onnx.printer
 
-from ..errors import ModelError
+from graphopt.errors import ModelError
+
 from .model import Model
 from .read_proto import read_model
 from .write_proto import write_model

@@ -45,6 +45,8 @@ class DType(enum.IntEnum):
     FLOAT8E8M0 = 24
     UINT2 = 25
     INT2 = 26
+    FLOAT6E2M3 = 27
+    FLOAT6E3M2 = 28
 
     @property
     def numpy(self) -> np.dtype:
@@ -105,8 +107,18 @@ _NUMPY: dict[DType, np.dtype] = {
     DType.FLOAT8E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
     DType.UINT2: np.dtype(ml_dtypes.uint2),
     DType.INT2: np.dtype(ml_dtypes.int2),
+    DType.FLOAT6E2M3: np.dtype(ml_dtypes.float6_e2m3fn),
+    DType.FLOAT6E3M2: np.dtype(ml_dtypes.float6_e3m2fn),
 }
-_BITS = {DType.UINT4: 4, DType.INT4: 4, DType.FLOAT4E2M1: 4, DType.UINT2: 2, DType.INT2: 2}
+_BITS = {
+    DType.FLOAT6E2M3: 6,
+    DType.FLOAT6E3M2: 6,
+    DType.UINT4: 4,
+    DType.INT4: 4,
+    DType.FLOAT4E2M1: 4,
+    DType.UINT2: 2,
+    DType.INT2: 2,
+}
 _FLOATS = frozenset(d for d in DType if "FLOAT" in d.name or d is DType.DOUBLE)
 _INTEGERS = frozenset(d for d in DType if "INT" in d.name)
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import onnx
 
-from ..errors import VerificationError
+from graphopt.errors import VerificationError
+
 from .graph import Graph
 from .model import Model
 from .node import Node, Use, Value
@@ -18,9 +19,9 @@ from .types import TensorType
 def verify(model: Model) -> None:
     """Check the structure of a model.
 
-    Every input exists in scope and is made before it is needed; uses and producers agree; names are unique; operators are known
-    in the imported opsets, with a number of inputs and outputs that their schema allows; initializers have the type of their contents.
-    Raises VerificationError, naming the first few things that are wrong.
+    Every input exists in scope and is made before it is needed; uses and producers agree; names are unique; operators
+    are known in the imported opsets, with a number of inputs and outputs that their schema allows; initializers have
+    the type of their contents. Raises VerificationError, naming the first few things that are wrong.
     """
     problems = []
     for problem in _problems(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 
 import onnx
@@ -9,7 +10,7 @@ import onnx
 from .attribute import Attribute, AttributeKind
 from .graph import Graph
 from .model import Function, Model
-from .node import Node, Value
+from .node import ORIGIN, Node, Value
 from .read_proto import read_type
 from .tensor import Tensor
 from .tensor_proto import write_tensor
@@ -111,6 +112,8 @@ def write_node(node: Node, proto: onnx.NodeProto) -> None:
     for name in ("name", "domain", "overload", "doc_string"):
         _set(proto, name, getattr(node, name))
     _write_metadata(proto.metadata_props, node.metadata)
+    if node.origin and node.origin != (node.file_name,):
+        proto.metadata_props.add(key=ORIGIN, value=json.dumps(node.origin))
     proto.input.extend("" if value is None else value.name for value in node.inputs)
     proto.output.extend(value.name for value in node.outputs)
     for name, attribute in node.attributes.items():

@@ -1,7 +1,8 @@
 """How single operators are brought from one opset to a newer one (onnx/docs/Changelog.md).
 
-Each adapter is given a node, the version of its operator that the model speaks, and the opset to reach; it answers None (nothing to do), a
-Decline, or a function that makes the change. Nothing is changed until every node of the model has an answer.
+Each adapter is given a node, the version of its operator that the model speaks, and the opset to reach; it answers
+None (nothing to do), a Decline, or a function that makes the change. Nothing is changed until every node of the model
+has an answer.
 """
 
 from __future__ import annotations

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx
+from graphopt.passes.cleanup.opset_adapters import ADAPTERS, Adapt, Decline
 
 from graphopt.ir import Graph, Node
 from graphopt.ir.verify import find_schema
 from graphopt.rewrite import Fidelity, Pass, PassContext
-
-from .opset_adapters import ADAPTERS, Adapt, Decline
 
 _OLDEST, _NEWEST = 7, 24
 
@@ -21,8 +20,9 @@ _OLDEST, _NEWEST = 7, 24
 class RaiseOpset(Pass):
     """Bring the model to a recent opset: attributes that became inputs, operators that were renamed.
 
-    `to` is the opset, 24 at most: the changes up to there (onnx/docs/Changelog.md) were gone through one by one. The model stays as it is if
-    a single node cannot be brought there with the same meaning; each such node is counted as a miss.
+    `to` is the opset, 24 at most: the changes up to there (onnx/docs/Changelog.md) were gone through one by one. The
+    model stays as it is if a single node cannot be brought there with the same meaning; each such node is counted as
+    a miss.
     """
 
     name: ClassVar[str] = "raise-opset"
