@@ -1,7 +1,9 @@
 import numpy as np
 from graphopt.passes.sharing.share_weights import ShareWeights
 
-from tests.helpers import check_declines, check_pass
+from graphopt.ir import DType, Tensor
+from graphopt.rewrite import PassContext, Rewriter
+from tests.helpers import check_declines, check_pass, model_of
 
 W = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
 
@@ -106,13 +108,9 @@ def test_weights_that_differ_in_type_are_not_even_read():
     def refuse() -> np.ndarray:
         raise AssertionError("the weight was read")
 
-    from graphopt.ir import DType, Tensor
-    from graphopt.rewrite import PassContext, Rewriter
-    from tests.helpers import model_of
-
-    model = model_of("g (float[N,3] X) => (float[N,3] Y) { Y = Neg(X) }")
+    model = model_of("g (float[N,300] X) => (float[N,300] Y) { Y = Neg(X) }")
     rewriter = Rewriter(model.graph)
-    for rows in (3, 4):
-        value = rewriter.constant(Tensor(DType.FLOAT, (rows, 3), refuse))
+    for columns in (300, 400):
+        value = rewriter.constant(Tensor(DType.FLOAT, (300, columns), refuse))
         rewriter.op("MatMul", [model.graph.inputs[0], value])
     ShareWeights().run(model.graph, PassContext(model))
