@@ -110,7 +110,7 @@ def _wide(blocks: _Blocks, n_nodes: int) -> str:
     ends: list[str] = []
     index = 0
     # Each branch but the first costs one Add more when they are summed.
-    while len(blocks.nodes) + len(ends) < n_nodes - 1:
+    while len(blocks.nodes) + len(ends) < n_nodes:
         x = "x"
         for _ in range(5):
             x, index = blocks.next(x, index), index + 1

@@ -117,7 +117,7 @@ def test_heads_must_divide_hidden() -> None:
 
 
 @pytest.mark.parametrize("shape", ["chain", "wide"])
-@pytest.mark.parametrize("n_nodes", [1, 50, 1000])
+@pytest.mark.parametrize("n_nodes", [1, 50, 1000, 1026])
 def test_large_graphs_have_the_size_asked_for_and_compute(shape: str, n_nodes: int) -> None:
     model = make_large(n_nodes, shape)
     onnx.checker.check_model(model, full_check=True)
