@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import tvm
+from graphopt.targets.tvm.lower import Lowered
 from tvm import relax
-
-from .lower import Lowered
 
 
 class Runner:
@@ -23,7 +22,7 @@ class Runner:
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs for inputs in the order of `Lowered.inputs`. Raises what TVM raises for wrong shapes."""
-        arguments = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in inputs]
+        arguments = [tvm.runtime.tensor(np.asarray(array, order="C")) for array in inputs]
         result = self._machine["main"](*arguments, *self._params)
         outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         return [output.numpy() for output in outputs]

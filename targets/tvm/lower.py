@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import tvm
+from graphopt.targets.tvm import converters
+from graphopt.targets.tvm.converters.context import Context, clean_name, plain, unique
+from graphopt.targets.tvm.converters.operand import Dim, Operand
 from tvm import relax
 
 from graphopt.errors import UnsupportedError
 from graphopt.ir import DType, Graph, Model, Node, TensorType, Value
-
-from . import converters
-from .converters.context import Context, clean_name, plain, unique
-from .converters.operand import Dim, Operand
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ class _Lowering:
 def _content(operand: Operand) -> np.ndarray:
     array = operand.array
     assert array is not None
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def _input_problem(value: Value) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
+from graphopt.targets.tvm.converters import host
+from graphopt.targets.tvm.converters.call import Call
+from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.operand import Operand
+from graphopt.targets.tvm.converters.registry import Declined, find, operators
+from graphopt.targets.tvm.converters.shape import copy
+
 from graphopt.ir import Node
 
-from . import cast, elementwise, host, shape  # noqa: F401  (registered by being imported)
-from .call import Call
-from .context import Context
-from .operand import Operand
-from .registry import Declined, find, operators
-from .shape import copy
+# Converters register themselves by being imported.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["Call", "Context", "Declined", "Operand", "convert", "copy", "find", "operators"]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.operand import Operand
+from graphopt.targets.tvm.converters.registry import Declined
 
 from graphopt.ir import DType, Node
-
-from .context import Context
-from .operand import Operand
-from .registry import Declined
 
 
 class Call:

@@ -7,34 +7,19 @@ from typing import Any
 
 import numpy as np
 import tvm
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined
+from graphopt.targets.tvm.converters.symbols import Symbols
 from tvm import relax, s_tir, te, tirx
 
 from graphopt.ir import Graph
 
-from .operand import Dim, Operand
-from .registry import Declined
-from .symbols import Symbols
-
 EMBED_BYTES = 1024
 """Constants up to this size become part of the code; larger ones are parameters, kept in one mapped file."""
 
-TENSOR_TYPES = frozenset(
-    [
-        "float16",
-        "bfloat16",
-        "float32",
-        "float64",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "bool",
-    ]
-)
+_FLOATS = ["float16", "bfloat16", "float32", "float64"]
+_INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+TENSOR_TYPES = frozenset([*_FLOATS, *_INTEGERS, "bool"])
 """Element types that kernels are made for."""
 
 Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
@@ -113,7 +98,7 @@ class Context:
             elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
                 operand.expr = self._weight(operand)
             else:
-                operand.expr = relax.const(tvm.runtime.tensor(np.ascontiguousarray(operand.array)))
+                operand.expr = relax.const(tvm.runtime.tensor(np.asarray(operand.array, order="C")))
         return operand.expr
 
     def check_dtype(self, dtype: str) -> None:

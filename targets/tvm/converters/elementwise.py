@@ -6,12 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from graphopt.targets.tvm.converters.call import Call
+from graphopt.targets.tvm.converters.operand import Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.tensors import elementwise, wide
 from tvm import tirx
-
-from .call import Call
-from .operand import Operand
-from .registry import Declined, converter
-from .tensors import elementwise, wide
 
 Function = Callable[..., tirx.Expr]
 
@@ -208,7 +207,7 @@ def _legacy_broadcast(c: Call) -> list[Operand]:
     if c.version < 7 and c.attr("broadcast", 0) and c.attr("axis") is not None:
         axis = c.axis(a.rank)
         tail = a.rank - axis - b.rank
-        from .shape import reshape_to
+        from graphopt.targets.tvm.converters.shape import reshape_to
 
         b = reshape_to(c.ctx, b, [*b.shape, *[1] * tail])
     return [a, b]
@@ -244,7 +243,7 @@ binary("Greater", tirx.GT, to="bool")
 binary("GreaterOrEqual", tirx.GE, to="bool")
 binary("And", tirx.And, to="bool")
 binary("Or", tirx.Or, to="bool")
-binary("Xor", tirx.NE, to="bool")
+binary("Xor", lambda a, b: tirx.And(tirx.Or(a, b), tirx.Not(tirx.And(a, b))), to="bool")
 binary("BitwiseAnd", lambda a, b: a & b)
 binary("BitwiseOr", lambda a, b: a | b)
 binary("BitwiseXor", lambda a, b: a ^ b)
@@ -253,7 +252,7 @@ binary("BitwiseXor", lambda a, b: a ^ b)
 @converter("BitShift")
 def bit_shift(c: Call) -> Operand:
     left = c.attr("direction") == "LEFT"
-    bits = int(c[0].dtype.removeprefix("uint"))
+    bits = int(c[0].dtype.lstrip("uint"))
 
     def function(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         # Shifting by the width or more is undefined for the machine; as in the specification it leaves nothing.
@@ -261,6 +260,12 @@ def bit_shift(c: Call) -> Operand:
         return select(b < const(bits, b), a << safe if left else a >> safe, const(0, a))
 
     return elementwise(c.ctx, function, [c[0], c[1]], c[0].dtype, "bitshift")
+
+
+def _fmod(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """C's fmod; TVM has the operator but no rule that lowers it for CPUs."""
+    kind = kind_of(a)
+    return tirx.call_pure_extern(kind, "fmod" if kind == "float64" else "fmodf", a, b)
 
 
 @converter("Mod")
@@ -271,16 +276,14 @@ def mod(c: Call) -> Operand:
         if not fmod:
             raise Declined("fmod=0 with floating-point inputs is not valid")
         kind = wide(data.dtype)
-        return elementwise(
-            c.ctx, lambda a, b: tirx.fmod(a.astype(kind), b.astype(kind)), [data, c[1]], data.dtype, "mod"
-        )
+        return elementwise(c.ctx, lambda a, b: _fmod(a.astype(kind), b.astype(kind)), [data, c[1]], data.dtype, "mod")
 
     def remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         safe = select(tirx.EQ(b, const(0, b)), const(1, b), b)
         result = tirx.truncmod(a, safe)
         if fmod or data.dtype.startswith("uint"):
             return result
-        other_sign = tirx.And(tirx.NE(result, const(0, a)), (result < const(0, a)) != (safe < const(0, a)))
+        other_sign = tirx.And(tirx.NE(result, const(0, a)), (result ^ safe) < const(0, a))
         return select(other_sign, result + safe, result)
 
     return elementwise(c.ctx, remainder, [data, c[1]], data.dtype, "mod")
@@ -320,7 +323,7 @@ def _integer_power(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
 def prelu(c: Call) -> Operand:
     data, slope = c[0], c[1]
     if c.version < 7 and slope.rank == 1 and slope.size != 1:
-        from .shape import reshape_to
+        from graphopt.targets.tvm.converters.shape import reshape_to
 
         slope = reshape_to(c.ctx, slope, [*slope.shape, *[1] * (data.rank - 2)])
     kind = wide(data.dtype)

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-
-from . import scalars
-from .call import Call, normal_axis
-from .operand import Operand
-from .registry import Declined
+from graphopt.targets.tvm.converters import scalars
+from graphopt.targets.tvm.converters.call import Call, normal_axis
+from graphopt.targets.tvm.converters.operand import Operand
+from graphopt.targets.tvm.converters.registry import Declined
 
 Elements = np.ndarray
 """An object array of Python numbers and expressions."""

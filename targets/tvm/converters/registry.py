@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .call import Call
-    from .operand import Operand
+    from graphopt.targets.tvm.converters.call import Call
+    from graphopt.targets.tvm.converters.operand import Operand
 
 Converter = Callable[["Call"], "Operand | Sequence[Operand | None]"]
 """Emits Relax for one node and returns its outputs; an output that nobody asked for may be None."""

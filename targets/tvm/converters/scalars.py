@@ -10,9 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.targets.tvm.converters.symbols import Symbols
 from tvm import tirx
-
-from .symbols import Symbols
 
 Scalar = Any
 """bool, int, float or a tirx expression."""

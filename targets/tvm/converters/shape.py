@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from graphopt.targets.tvm.converters.call import Call, normal_axis
+from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.host import objects
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.tensors import flatten, product, unflatten, where
 from tvm import te, tirx
-
-from .call import Call, normal_axis
-from .context import Context
-from .host import objects
-from .operand import Dim, Operand
-from .registry import Declined, converter
-from .tensors import flatten, product, unflatten, where
 
 
 def copy(ctx: Context, operand: Operand) -> Operand:
@@ -141,7 +140,7 @@ def _target(ctx: Context, old: Sequence[Dim], listed: list[Any], allow_zero: boo
                 entry = 1
         elif not ctx.symbols.always(entry >= 0):
             same = old[axis] if axis < len(old) else 0
-            known = entry if allow_zero else tirx.Select(tirx.EQ(entry, 0), _i64(same), entry)
+            known = entry if allow_zero else tirx.Select(tirx.EQ(entry, _i64(0)), _i64(same), entry)
             new.append((entry, known))
             continue
         new.append(entry)
@@ -164,14 +163,14 @@ def _i64(value: Dim) -> tirx.Expr:
 def _target_at_run_time(old: Sequence[Dim], new: list[Any], wild: list[int]) -> list[Dim]:
     """As `_target`, with entries whose value, -1 perhaps, is only known when the code runs."""
     total = product(old)
-    parts = [tirx.Select(e[0] < 0, _i64(1), e[1]) if isinstance(e, tuple) else e for e in new]
+    parts = [tirx.Select(e[0] < _i64(0), _i64(1), e[1]) if isinstance(e, tuple) else e for e in new]
     rest = tirx.floordiv(_i64(total), tirx.max(_i64(product(parts)), _i64(1)))
     sizes: list[Dim] = []
     for axis, entry in enumerate(new):
         if axis in wild:
             sizes.append(rest)
         elif isinstance(entry, tuple):
-            sizes.append(tirx.Select(entry[0] < 0, rest, entry[1]))
+            sizes.append(tirx.Select(entry[0] < _i64(0), rest, entry[1]))
         else:
             sizes.append(entry)
     return sizes
@@ -271,7 +270,7 @@ def _expanded(ctx: Context, have: Dim, want: Any) -> Dim:
 def _source(ctx: Context, have: Dim, size: Dim, index: Any) -> Any:
     if isinstance(have, int) and have == 1:
         return 0
-    return index if ctx.same(have, size) else tirx.Select(tirx.EQ(have, 1), tirx.const(0, "int64"), index)
+    return index if ctx.same(have, size) else tirx.Select(tirx.EQ(have, _i64(1)), tirx.const(0, "int64"), index)
 
 
 @converter("Transpose")

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import tvm
 import tvm_ffi
+from graphopt.targets.tvm.converters.operand import Dim
 from tvm import tirx
-
-from .operand import Dim
 
 _LARGEST = 1 << 40
 
@@ -53,10 +52,14 @@ class Symbols:
         if isinstance(expr, int):
             return expr
 
-        def definition(var: tirx.Var) -> tirx.Expr:
-            return self._known.get(var) or var
+        return self.simplify(self._substitute(expr))
 
-        return self.simplify(tvm_ffi.structural_map(expr, (tvm.ir.Var, definition), order="post"))
+    def _substitute(self, expr: tirx.Expr) -> tirx.Expr:
+        def definition(var: tirx.Var) -> tirx.Expr:
+            known = self._known.get(var)
+            return var if known is None else known
+
+        return tvm_ffi.structural_map(expr, (tvm.ir.Var, definition), order="post")
 
     def derived(self, expr: Dim, bind: Callable[[tirx.Expr, tirx.Var], None]) -> Dim:
         """A constant or a plain variable that equals `expr`, so that kernels see no arithmetic in their shapes.
@@ -93,7 +96,7 @@ class Symbols:
         """A condition as True or False where that can be proven, else unchanged."""
         if isinstance(condition, bool):
             return condition
-        full = tvm_ffi.structural_map(condition, (tvm.ir.Var, lambda var: self._known.get(var) or var), order="post")
+        full = self._substitute(condition)
         if self.analyzer.can_prove(full):
             return True
         if self.analyzer.can_prove(tirx.Not(full)):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphopt.targets.tvm.converters.context import Context, scalar
+from graphopt.targets.tvm.converters.operand import Dim, Operand
 from tvm import te, tirx
-
-from .context import Context, scalar
-from .operand import Dim, Operand
 
 Index = Sequence[Any]
 

@@ -1,0 +1,162 @@
+"""Convolutions: Conv and ConvTranspose in one, two or three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.targets.tvm.converters.call import Call
+from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.matmul import agree
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.shape import reshape_to
+from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
+from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
+from tvm import te, tirx
+
+
+def padded(x: te.Tensor, window: Window, fill: tirx.Expr, kind: str) -> te.Tensor:
+    """`x` as `kind` with `fill` around its spatial axes; read only inside the data."""
+    sizes = [*x.shape[:2]]
+    sizes += [size + low + high for size, low, high in zip(x.shape[2:], window.begin, window.end)]
+
+    def element(n: Any, channel: Any, *index: tirx.Expr) -> tirx.Expr:
+        inside, place = [], []
+        for i, size, low, high in zip(index, x.shape[2:], window.begin, window.end):
+            if not (isinstance(low, int) and low == 0):
+                inside.append(i >= int_expr(low))
+            if not (isinstance(high, int) and high == 0):
+                inside.append(i < size + low)
+            place.append(i - low)
+        return where(all_of(inside), x(n, channel, *place).astype(kind), fill)
+
+    return te.compute(sizes, element, name="pad")
+
+
+def is_padded(window: Window) -> bool:
+    return any(not (isinstance(p, int) and p == 0) for p in [*window.begin, *window.end])
+
+
+def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, groups: int, *, dtype: str) -> Operand:
+    """Direct convolution, N C spatial by O I/groups kernel; accumulates in the wide type of `dtype`."""
+    kind = wide(dtype)
+    outputs, depth = weight.shape[0], weight.shape[1]
+    if not isinstance(outputs, int) or not isinstance(depth, int) or outputs % groups:
+        raise Declined("the number of channels is not known")
+    sizes = [data.shape[0], outputs, *window.output]
+
+    def conv(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x
+        channel = te.reduce_axis((0, depth), "rc")
+        taps = [te.reduce_axis((0, k), f"r{i}") for i, k in enumerate(window.kernel)]
+
+        def element(n: Any, o: Any, *index: tirx.Expr) -> tirx.Expr:
+            place = [i * s + r * d for i, s, r, d in zip(index, window.strides, taps, window.dilations, strict=True)]
+            first = tirx.indexdiv(o, outputs // groups) * depth if groups > 1 else 0
+            value = source(n, first + channel, *place).astype(kind) * w(o, channel, *taps).astype(kind)
+            return te.sum(value, axis=[channel, *taps])
+
+        total = te.compute(sizes, element, name=f"conv{window.rank}d")
+        if kind == dtype:
+            return total
+        return te.compute(sizes, lambda *i: total(*i).astype(dtype), name=f"conv{window.rank}d_result")
+
+    return ctx.te(conv, data, weight, name=f"conv{window.rank}d")
+
+
+def add_bias(ctx: Context, data: Operand, bias: Operand | None) -> Operand:
+    """A bias per channel (axis 1)."""
+    if bias is None:
+        return data
+    column = reshape_to(ctx, bias, [*bias.shape, *[1] * (data.rank - 2)])
+    kind = wide(data.dtype)
+    return elementwise(ctx, lambda x, b: x.astype(kind) + b.astype(kind), [data, column], data.dtype, "bias")
+
+
+def kernel_size(weight: Operand) -> tuple[int, ...]:
+    if not all(isinstance(size, int) for size in weight.shape):
+        raise Declined("the size of the kernel is not known")
+    return tuple(int(size) for size in weight.shape[2:])  # type: ignore[arg-type]
+
+
+@converter("Conv")
+def conv(c: Call) -> Operand:
+    groups = int(c.attr("group", 1))
+    data, weight = c[0], c[1]
+    kernel = kernel_size(weight)
+    channels = int(weight.shape[1]) * groups  # type: ignore[arg-type]
+    data = c.ctx.require(data, [data.shape[0], channels, *data.shape[2:]])
+    window = read_window(c, data, kernel)
+    result = convolve(c.ctx, data, weight, window, groups, dtype=data.dtype)
+    return add_bias(c.ctx, result, c.input(2))
+
+
+@converter("ConvTranspose")
+def conv_transpose(c: Call) -> Operand:
+    """Each output position gathers the inputs that reach it, so outputs are computed independently."""
+    groups = int(c.attr("group", 1))
+    data, weight = c[0], c[1]
+    data, weight = agree(c.ctx, data, 1, weight, 0)
+    kernel = kernel_size(weight)
+    rank = data.rank - 2
+    strides = [int(s) for s in c.attr("strides") or [1] * rank]
+    dilations = [int(d) for d in c.attr("dilations") or [1] * rank]
+    begin, output = _transposed_geometry(c, data.shape[2:], kernel, strides, dilations)
+    depth, per_group = int(weight.shape[0]) // groups, int(weight.shape[1])  # type: ignore[arg-type]
+    sizes = [data.shape[0], per_group * groups, *c.ctx.shape(output)]
+    kind = wide(data.dtype)
+
+    def transposed(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        channel = te.reduce_axis((0, depth), "rc")
+        taps = [te.reduce_axis((0, k), f"r{i}") for i, k in enumerate(kernel)]
+
+        def element(n: Any, o: Any, *index: tirx.Expr) -> tirx.Expr:
+            inside, place = [], []
+            for i, size, r, s, d, low in zip(index, data.shape[2:], taps, strides, dilations, begin):
+                reach = i + low - r * d
+                inside.append(reach >= int_expr(0))
+                if s > 1:
+                    inside.append(tirx.EQ(tirx.floormod(reach, int_expr(s)), int_expr(0)))
+                    reach = tirx.floordiv(reach, int_expr(s))
+                inside.append(reach < int_expr(size))
+                place.append(reach)
+            first = tirx.indexdiv(o, per_group) * depth + channel
+            value = x(n, first, *place).astype(kind) * w(first, tirx.indexmod(o, per_group), *taps).astype(kind)
+            return te.sum(where(all_of(inside), value, tirx.const(0, kind)), axis=[channel, *taps])
+
+        total = te.compute(sizes, element, name=f"conv{rank}d_transpose")
+        if kind == data.dtype:
+            return total
+        return te.compute(sizes, lambda *i: total(*i).astype(data.dtype), name=f"conv{rank}d_transpose_result")
+
+    result = c.ctx.te(transposed, data, weight, name=f"conv{rank}d_transpose")
+    return add_bias(c.ctx, result, c.input(2))
+
+
+def _transposed_geometry(
+    c: Call, sizes: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[list[Dim], list[Dim]]:
+    """The padding taken off before each axis, and the output sizes."""
+    rank = len(sizes)
+    extra = [int(p) for p in c.attr("output_padding") or [0] * rank]
+    mode = c.attr("auto_pad", "NOTSET") or "NOTSET"
+    pads = [int(p) for p in c.attr("pads") or [0] * (2 * rank)]
+    wanted = c.attr("output_shape")
+    begin: list[Dim] = []
+    output: list[Dim] = []
+    for axis, size in enumerate(sizes):
+        span = (kernel[axis] - 1) * dilations[axis] + 1
+        full = (size - 1) * strides[axis] + extra[axis] + span
+        if wanted is None and mode in ("NOTSET", "VALID"):
+            low, high = (pads[axis], pads[axis + rank]) if mode == "NOTSET" else (0, 0)
+            begin.append(low)
+            output.append(c.ctx.symbols.simplify(full - low - high))
+            continue
+        size_out = int(wanted[-rank:][axis]) if wanted is not None else size * strides[axis]
+        total = full - size_out
+        total = max(total, 0) if isinstance(total, int) else tirx.max(total, int_expr(0))
+        half = total // 2
+        begin.append(c.ctx.symbols.simplify(half if mode == "SAME_UPPER" else total - half))
+        output.append(size_out)
+    return begin, output

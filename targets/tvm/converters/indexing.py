@@ -1,0 +1,404 @@
+"""Operators that read or write at computed places: gathering, scattering, slicing, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from graphopt.targets.tvm.converters.call import Call, normal_axis
+from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.elementwise import maximum, minimum
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.tensors import all_of, product, where, zero
+from graphopt.targets.tvm.converters.window import int_expr
+from tvm import te, tirx
+
+
+def wrapped(index: tirx.Expr, extent: Dim) -> tirx.Expr:
+    """An index counted from the end if it is negative, kept inside the axis whatever it is: never a wild read."""
+    index = index.astype("int64")
+    size = int_expr(extent)
+    positive = tirx.Select(index < int_expr(0), index + size, index)
+    return tirx.max(int_expr(0), tirx.min(positive, size - int_expr(1)))
+
+
+@converter("Gather")
+def gather(c: Call) -> Operand:
+    data, indices = c[0], c[1]
+    axis = c.axis(data.rank)
+    extent = data.shape[axis]
+    sizes = [*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]]
+    if indices.is_host and indices.size == 1:
+        place = indices.scalars().reshape(-1)[0]
+        if isinstance(place, int):
+            return _gather_one(c, place, axis, sizes)
+
+    def gather(x: te.Tensor, where_: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            middle = index[axis : axis + indices.rank]
+            return x(*index[:axis], wrapped(where_(*middle), extent), *index[axis + indices.rank :])
+
+        return te.compute(sizes, element, name="gather")
+
+    return c.ctx.te(gather, data, indices, name="gather")
+
+
+def _gather_one(c: Call, place: int, axis: int, sizes: Sequence[Dim]) -> Operand:
+    """One known index: a plain cut, which fuses with everything."""
+    data, rank = c[0], c[1].rank
+    start = data.shape[axis] + place if place < 0 else place
+    if isinstance(start, int) and isinstance(data.shape[axis], int) and not 0 <= start < data.shape[axis]:
+        raise Declined(f"index {place} of an axis of {data.shape[axis]}")
+
+    def take(x: te.Tensor) -> te.Tensor:
+        return te.compute(sizes, lambda *i: x(*i[:axis], start, *i[axis + rank :]), name="take")
+
+    return c.ctx.te(take, data, name="take")
+
+
+@converter("GatherElements")
+def gather_elements(c: Call) -> Operand:
+    data, indices = c[0], c[1]
+    axis = c.axis(data.rank)
+
+    def gather(x: te.Tensor, where_: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            return x(*index[:axis], wrapped(where_(*index), data.shape[axis]), *index[axis + 1 :])
+
+        return te.compute(indices.shape, element, name="gather_elements")
+
+    return c.ctx.te(gather, data, indices, name="gather_elements")
+
+
+@converter("GatherND")
+def gather_nd(c: Call) -> Operand:
+    data, indices, batch = c[0], c[1], int(c.attr("batch_dims", 0))
+    depth = indices.shape[-1]
+    if not isinstance(depth, int):
+        raise Declined("the number of indexed axes is not known")
+    lead = indices.shape[:-1]
+    data = c.ctx.require(data, [*lead[:batch], *data.shape[batch:]])
+    sizes = [*lead, *data.shape[batch + depth :]]
+
+    def gather(x: te.Tensor, where_: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            row, rest = index[: len(lead)], index[len(lead) :]
+            found = [wrapped(where_(*row, i), data.shape[batch + i]) for i in range(depth)]
+            return x(*row[:batch], *found, *rest)
+
+        return te.compute(sizes, element, name="gather_nd")
+
+    return c.ctx.te(gather, data, indices, name="gather_nd")
+
+
+_COMBINE: dict[str, Callable[[tirx.Expr, tirx.Expr], tirx.Expr]] = {
+    "none": lambda old, new: new,
+    "add": lambda old, new: old + new,
+    "mul": lambda old, new: old * new,
+    "max": maximum,
+    "min": minimum,
+}
+
+
+def _scattered(
+    ctx: Context,
+    data: Operand,
+    indices: Operand,
+    updates: Operand,
+    place: Callable[[te.Tensor, Sequence[tirx.Expr]], list[Any]],
+    mode: str,
+) -> Operand:
+    """A copy of `data` with `updates` written one after the other: in order, so that the last one wins."""
+    combine = _COMBINE[mode]
+    count = product(updates.shape)
+
+    def scatter(x: te.Tensor, where_: te.Tensor, new: te.Tensor) -> te.Tensor:
+        body = _scatter_body(data, updates, place, combine, count)
+        return te.extern(
+            [[int_expr(s) for s in data.shape]],
+            [x, where_, new],
+            lambda ins, outs: body(ins[0], ins[1], ins[2], outs[0]),
+            dtype=[data.dtype],
+            name="scatter",
+        )
+
+    return ctx.te(scatter, data, indices, updates, name="scatter")
+
+
+def _scatter_body(data: Operand, updates: Operand, place: Any, combine: Any, count: Dim) -> Any:
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.script.ir_builder import tirx as T
+
+    def body(x: Any, where_: Any, new: Any, out: Any) -> Any:
+        from graphopt.targets.tvm.converters.tensors import unflatten
+
+        with IRBuilder() as builder:
+            with T.serial(int_expr(0), int_expr(product(data.shape))) as i:
+                at = unflatten(i, data.shape)
+                T.buffer_store(out, x[tuple(at)] if at else x[()], at)
+            with T.serial(int_expr(0), int_expr(count)) as j:
+                source = unflatten(j, updates.shape)
+                target = place(where_, source)
+                T.buffer_store(out, combine(out[tuple(target)], new[tuple(source)]), target)
+        return builder.get()
+
+    return body
+
+
+@converter("ScatterElements", "Scatter")
+def scatter_elements(c: Call) -> Operand:
+    data, indices, updates = c[0], c[1], c[2]
+    axis = c.axis(data.rank)
+    updates = c.ctx.require(updates, indices.shape)
+
+    def place(where_: Any, source: Sequence[tirx.Expr]) -> list[Any]:
+        target = wrapped(where_[tuple(source)], data.shape[axis])
+        return [*source[:axis], target, *source[axis + 1 :]]
+
+    return _scattered(c.ctx, data, indices, updates, place, str(c.attr("reduction", "none")))
+
+
+@converter("ScatterND")
+def scatter_nd(c: Call) -> Operand:
+    data, indices, updates = c[0], c[1], c[2]
+    depth = indices.shape[-1]
+    if not isinstance(depth, int):
+        raise Declined("the number of indexed axes is not known")
+    lead = indices.shape[:-1]
+    updates = c.ctx.require(updates, [*lead, *data.shape[depth:]])
+
+    def place(where_: Any, source: Sequence[tirx.Expr]) -> list[Any]:
+        row, rest = source[: len(lead)], source[len(lead) :]
+        return [*[wrapped(where_[(*row, i)], data.shape[i]) for i in range(depth)], *rest]
+
+    return _scattered(c.ctx, data, indices, updates, place, str(c.attr("reduction", "none")))
+
+
+@converter("OneHot")
+def one_hot(c: Call) -> Operand:
+    indices, values = c[0], c[2]
+    depth = c.ctx.dim(c.ctx.scalars(_as_integer(c.ctx, c[1])).reshape(-1)[0])
+    axis = normal_axis(int(c.attr("axis", -1)), indices.rank + 1)
+    sizes = [*indices.shape[:axis], depth, *indices.shape[axis:]]
+
+    def one_hot(where_: te.Tensor, pair: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            wanted = where_(*index[:axis], *index[axis + 1 :]).astype("int64")
+            wanted = tirx.Select(wanted < int_expr(0), wanted + int_expr(depth), wanted)
+            return tirx.Select(tirx.EQ(wanted, index[axis]), pair(1), pair(0))
+
+        return te.compute(sizes, element, name="one_hot")
+
+    return c.ctx.te(one_hot, indices, values, name="one_hot")
+
+
+def _as_integer(ctx: Context, operand: Operand) -> Operand:
+    """A float operand that stands for an integer, as int64."""
+    if not operand.is_float:
+        return operand
+    if operand.array is not None:
+        return Operand.constant(operand.array.astype(np.int64))
+    from graphopt.targets.tvm.converters.cast import cast_to
+
+    return cast_to(ctx, operand, "int64")
+
+
+@converter("Slice")
+def slice_(c: Call) -> Operand:
+    data = c[0]
+    starts, ends, axes, steps = _slice_lists(c)
+    begins: list[Any] = [0] * data.rank
+    strides = [1] * data.rank
+    sizes: list[Dim] = list(data.shape)
+    for i, (start, end) in enumerate(zip(starts, ends)):
+        axis = normal_axis(axes[i], data.rank) if axes is not None else i
+        step = steps[i] if steps is not None else 1
+        if not isinstance(step, int) or step == 0:
+            raise Declined("the step of a slice is not a known number other than 0")
+        begins[axis], sizes[axis] = _slice_range(c.ctx, data.shape[axis], start, end, step)
+        strides[axis] = step
+    if all(c.ctx.same(a, b) for a, b in zip(sizes, data.shape)) and all(step == 1 for step in strides):
+        return data
+    shape = c.ctx.shape(sizes)
+
+    def strided(x: te.Tensor) -> te.Tensor:
+        return te.compute(
+            shape, lambda *i: x(*[b + j * s for b, j, s in zip(begins, i, strides)]), name="strided_slice"
+        )
+
+    return c.ctx.te(strided, data, name="strided_slice")
+
+
+def _slice_lists(c: Call) -> tuple[list[Any], list[Any], list[int] | None, list[Any] | None]:
+    if c.version < 10:
+        axes = c.attr("axes")
+        return list(c.attr("starts")), list(c.attr("ends")), None if axes is None else list(axes), None
+    starts, ends = (list(c.ctx.scalars(c[i]).ravel()) for i in (1, 2))
+    given = c.constant(3, "the list of axes")
+    steps = None if c.input(4) is None else list(c.ctx.scalars(c[4]).ravel())
+    return starts, ends, None if given is None else [int(a) for a in given.ravel()], steps
+
+
+def _slice_range(ctx: Context, extent: Dim, start: Any, end: Any, step: int) -> tuple[Dim, Dim]:
+    """The first index and the count of a slice, both clamped as Python clamps them."""
+    low, high = (0, extent) if step > 0 else (-1, extent - 1)
+    first = _clamped(ctx, start, extent, 0 if step > 0 else low, high)
+    last = _clamped(ctx, end, extent, low, high if step < 0 else extent)
+    distance = last - first
+    if step > 0:
+        count = (int_expr(distance) + (step - 1)) // step
+    else:
+        count = (int_expr(0) - int_expr(distance) + (-step - 1)) // -step
+    return ctx.symbols.simplify(first), ctx.symbols.simplify(tirx.max(int_expr(0), count))
+
+
+def _clamped(ctx: Context, value: Any, extent: Dim, low: Dim, high: Dim) -> Dim:
+    """An end of a slice: counted from the end if negative, then kept between `low` and `high`."""
+    if isinstance(value, int) and isinstance(extent, int):
+        value = value + extent if value < 0 else value
+        return min(max(value, int(low)), int(high))  # type: ignore[call-overload]
+    if isinstance(value, int) and value >= (1 << 31) - 1:
+        return high
+    if isinstance(value, int) and value <= -(1 << 31) + 1:
+        return low
+    if isinstance(value, int):
+        value = extent + value if value < 0 else int_expr(value)
+    elif not ctx.symbols.always(value >= int_expr(0)):
+        value = tirx.Select(value < int_expr(0), value + int_expr(extent), value)
+    value = tirx.max(value, int_expr(low)) if not ctx.symbols.always(value >= int_expr(low)) else value
+    return ctx.symbols.simplify(tirx.min(value, int_expr(high)))
+
+
+@converter("Pad")
+def pad(c: Call) -> Operand:
+    data = c[0]
+    begin, end = _pad_lists(c)
+    mode = str(c.attr("mode", "constant"))
+    sizes = c.ctx.shape([c.ctx.symbols.simplify(s + b + e) for s, b, e in zip(data.shape, begin, end)])
+    if all(isinstance(p, int) and p == 0 for p in [*begin, *end]):
+        return data
+    fill = _pad_value(c) if mode == "constant" else None
+    operands = [data] if fill is None or fill.is_constant else [data, fill]
+    constant = fill.array if fill is not None and fill.is_constant else None
+
+    def padded(x: te.Tensor, *rest: te.Tensor) -> te.Tensor:
+        if mode == "constant":
+            other = tirx.const(constant.reshape(-1)[0].item(), data.dtype) if constant is not None else None
+
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            place = [i - b for i, b in zip(index, begin)]
+            if mode != "constant":
+                return x(*[_folded(i, s, mode) for i, s in zip(place, data.shape)])
+            inside = []
+            for i, size, b, e in zip(place, data.shape, begin, end):
+                if not (isinstance(b, int) and b <= 0):
+                    inside.append(i >= int_expr(0))
+                if not (isinstance(e, int) and e <= 0):
+                    inside.append(i < int_expr(size))
+            value = other if other is not None else rest[0](*[0] * fill.rank)  # type: ignore[union-attr]
+            return where(all_of(inside), x(*place), value)
+
+        return te.compute(sizes, element, name="pad")
+
+    return c.ctx.te(padded, *operands, name="pad")
+
+
+def _folded(i: tirx.Expr, size: Dim, mode: str) -> tirx.Expr:
+    """Where padding of a mode other than constant reads from; reflections go back and forth as often as needed."""
+    extent = int_expr(size)
+    last = extent - int_expr(1)
+    if mode == "edge":
+        return tirx.max(int_expr(0), tirx.min(i, last))
+    if mode == "wrap":
+        return tirx.floormod(i, extent)
+    if mode != "reflect":
+        raise Declined(f"padding mode {mode!r}")
+    if isinstance(size, int) and size == 1:
+        return int_expr(0)
+    around = tirx.floormod(i, tirx.max(last * int_expr(2), int_expr(1)))
+    return tirx.Select(around > last, last * int_expr(2) - around, around)
+
+
+def _pad_lists(c: Call) -> tuple[list[Any], list[Any]]:
+    """Padding before and after each axis, numbers or expressions."""
+    rank = c[0].rank
+    if c.version < 11:
+        listed: list[Any] = [int(p) for p in c.attr("pads") or c.attr("paddings")]
+    else:
+        listed = list(c.ctx.scalars(c[1]).ravel())
+    given = c.constant(3, "the list of axes")
+    axes = range(rank) if given is None else [normal_axis(int(a), rank) for a in given.ravel()]
+    begin: list[Any] = [0] * rank
+    end: list[Any] = [0] * rank
+    half = len(listed) // 2
+    for i, axis in enumerate(axes):
+        begin[axis], end[axis] = listed[i], listed[half + i]
+    return begin, end
+
+
+def _pad_value(c: Call) -> Operand:
+    if c.version < 11:
+        return c.ctx.constant([c.attr("value", 0.0)], c[0].dtype)
+    operand = c.input(2)
+    return c.ctx.constant([0], c[0].dtype) if operand is None else operand
+
+
+@converter("Trilu")
+def trilu(c: Call) -> Operand:
+    data, upper = c[0], bool(c.attr("upper", 1))
+    shift = 0 if c.input(1) is None else c.ctx.scalars(c[1]).reshape(-1)[0]
+
+    def trilu(x: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            row, column = index[-2] + shift, index[-1]
+            keep = column >= row if upper else column <= row
+            return tirx.if_then_else(keep, x(*index), zero(data.dtype))
+
+        return te.compute(data.shape, element, name="trilu")
+
+    return c.ctx.te(trilu, data, name="trilu")
+
+
+@converter("EyeLike")
+def eye_like(c: Call) -> Operand:
+    dtype, shift = c.dtype_attr("dtype", c[0].dtype), int(c.attr("k", 0))
+    shape = c[0].shape
+    return c.ctx.te(lambda: te.compute(shape, lambda i, j: tirx.EQ(i + shift, j).astype(dtype), name="eye"), name="eye")
+
+
+@converter("Range")
+def range_(c: Call) -> Operand:
+    dtype = c[0].dtype
+    if c[0].is_float:
+        raise Declined("a Range of floating-point numbers that are not constants")
+    start, limit, step = (c.ctx.scalars(c[i]).reshape(-1)[0] for i in range(3))
+    distance = int_expr(limit) - int_expr(start)
+    if isinstance(step, int) and step > 0:
+        count = (distance + (step - 1)) // step
+    else:
+        count = tirx.ceildiv(distance, int_expr(step))
+    size = c.ctx.dim(c.ctx.symbols.simplify(tirx.max(int_expr(0), count)))
+
+    def arange() -> te.Tensor:
+        return te.compute([size], lambda i: (int_expr(start) + i * int_expr(step)).astype(dtype), name="range")
+
+    return c.ctx.te(arange, name="range")
+
+
+@converter("ReverseSequence")
+def reverse_sequence(c: Call) -> Operand:
+    data, lengths = c[0], c[1]
+    time, batch = int(c.attr("time_axis", 0)), int(c.attr("batch_axis", 1))
+
+    def reverse(x: te.Tensor, n: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            count = n(index[batch]).astype("int64")
+            place = list(index)
+            place[time] = tirx.Select(index[time] < count, count - 1 - index[time], index[time])
+            return x(*place)
+
+        return te.compute(data.shape, element, name="reverse_sequence")
+
+    return c.ctx.te(reverse, data, lengths, name="reverse_sequence")

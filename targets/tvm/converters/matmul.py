@@ -1,0 +1,196 @@
+"""Matrix products: MatMul, Gemm, Einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.targets.tvm.converters.call import Call
+from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.shape import reshape_to, transposed
+from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
+from tvm import te, tirx
+
+
+def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tuple[Operand, Operand]:
+    """Both operands with the same size on these two axes, checked at run time if it cannot be proven."""
+    left, right = a.shape[axis_a], b.shape[axis_b]
+    if ctx.same(left, right):
+        return a, b
+    if isinstance(left, int):
+        shape = list(b.shape)
+        shape[axis_b] = left
+        return a, ctx.require(b, shape)
+    shape = list(a.shape)
+    shape[axis_a] = right
+    return ctx.require(a, shape), b
+
+
+def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, name: str = "matmul") -> Operand:
+    """numpy's matmul of operands of rank 2 or more; accumulates in the wide type (int32 for small integers)."""
+    dtype = dtype or a.dtype
+    kind = wide(dtype)
+    a, b = agree(ctx, a, a.rank - 1, b, b.rank - 2)
+    batch = max(a.rank, b.rank) - 2
+    heads = [Operand(a.dtype, a.shape[:-2]), Operand(b.dtype, b.shape[:-2])]
+    lead = _batch_shape(ctx, heads)
+    a = ctx.require(a, [*_fit(heads[0].shape, lead), *a.shape[-2:]])
+    b = ctx.require(b, [*_fit(heads[1].shape, lead), *b.shape[-2:]])
+    sizes = [*lead, a.shape[-2], b.shape[-1]]
+
+    def compute(x: te.Tensor, y: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, a.shape[-1]), "k")
+
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            row, column = index[batch], index[batch + 1]
+            left = x(*broadcast_index(a.shape[:-2], index[:batch]), row, k)
+            right = y(*broadcast_index(b.shape[:-2], index[:batch]), k, column)
+            return te.sum(left.astype(kind) * right.astype(kind), axis=k)
+
+        total = te.compute(sizes, element, name=name)
+        if kind == dtype:
+            return total
+        return te.compute(sizes, lambda *i: total(*i).astype(dtype), name=f"{name}_result")
+
+    return ctx.te(compute, a, b, name=name)
+
+
+def _batch_shape(ctx: Context, heads: Sequence[Operand]) -> tuple[Dim, ...]:
+    rank = max(head.rank for head in heads)
+    lead: list[Dim] = []
+    for axis in range(rank):
+        sizes = [head.shape[axis - rank] for head in heads if head.rank >= rank - axis]
+        numbers = {s for s in sizes if isinstance(s, int) and s != 1}
+        if len(numbers) > 1:
+            raise Declined(f"batch sizes {sorted(numbers)} do not broadcast")
+        rest = [s for s in sizes if not isinstance(s, int)]
+        lead.append(next(iter(numbers)) if numbers else rest[0] if rest else 1)
+    return tuple(lead)
+
+
+def _fit(shape: Sequence[Dim], lead: Sequence[Dim]) -> list[Dim]:
+    tail = lead[len(lead) - len(shape) :]
+    return [have if isinstance(have, int) and have == 1 else want for have, want in zip(shape, tail)]
+
+
+def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -> Operand:
+    """numpy's matmul for any ranks from 1 on."""
+    left = reshape_to(ctx, a, [1, *a.shape]) if a.rank == 1 else a
+    right = reshape_to(ctx, b, [*b.shape, 1]) if b.rank == 1 else b
+    if left.rank > 2 and right.rank == 2:
+        # Rows of all matrices against one matrix: one large product instead of many small ones.
+        rows = ctx.symbols.simplify(_product(left.shape[:-1]))
+        flat = matmul(ctx, reshape_to(ctx, left, [rows, left.shape[-1]]), right, dtype=dtype)
+        result = reshape_to(ctx, flat, [*left.shape[:-1], right.shape[-1]])
+    else:
+        result = matmul(ctx, left, right, dtype=dtype)
+    sizes = list(result.shape)
+    if b.rank == 1:
+        sizes.pop()
+    if a.rank == 1:
+        sizes.pop(-1 if b.rank == 1 else -2)
+    return reshape_to(ctx, result, sizes)
+
+
+def _product(sizes: Sequence[Dim]) -> Dim:
+    result: Any = sizes[0]
+    for size in sizes[1:]:
+        result = result * size
+    return result
+
+
+@converter("MatMul")
+def mat_mul(c: Call) -> Operand:
+    return product(c.ctx, c[0], c[1])
+
+
+@converter("Gemm")
+def gemm(c: Call) -> Operand:
+    a = transposed(c.ctx, c[0], [1, 0]) if c.attr("transA", 0) else c[0]
+    b = transposed(c.ctx, c[1], [1, 0]) if c.attr("transB", 0) else c[1]
+    result = matmul(c.ctx, a, b)
+    alpha, beta, bias = float(c.attr("alpha", 1.0)), float(c.attr("beta", 1.0)), c.input(2)
+    kind = wide(a.dtype)
+    if bias is not None and beta != 0:
+
+        def finish(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
+            return _times(alpha, x.astype(kind)) + _times(beta, y.astype(kind))
+
+        return elementwise(c.ctx, finish, [result, bias], a.dtype, "gemm_bias")
+    if alpha != 1.0:
+        return elementwise(c.ctx, lambda x: _times(alpha, x.astype(kind)), [result], a.dtype, "gemm_scale")
+    return result
+
+
+def _times(factor: float, x: tirx.Expr) -> tirx.Expr:
+    kind = str(x.ty.dtype)
+    if factor == 1.0:
+        return x
+    if kind.startswith("float"):
+        return x * tirx.const(factor, kind)
+    return (x.astype("float64") * tirx.const(factor, "float64")).astype(kind)
+
+
+@converter("Einsum")
+def einsum(c: Call) -> Operand:
+    """The sum over every letter that the result lacks, as one reduction."""
+    operands = [operand for operand in c.inputs if operand is not None]
+    terms, result = _terms(str(c.attr("equation")), [operand.rank for operand in operands])
+    sizes: dict[str, Dim] = {}
+    for term, operand in zip(terms, operands):
+        for letter, size in zip(term, operand.shape):
+            if (
+                letter not in sizes
+                or (isinstance(sizes[letter], int) and sizes[letter] == 1)
+                or (isinstance(size, int) and size != 1)
+            ):
+                sizes[letter] = size
+    operands = [
+        c.ctx.require(o, [s if isinstance(s, int) and s == 1 else sizes[letter] for letter, s in zip(term, o.shape)])
+        for term, o in zip(terms, operands)
+    ]
+    dtype = operands[0].dtype
+    kind = wide(dtype)
+    summed = [letter for letter in sizes if letter not in result]
+    shape = [sizes[letter] for letter in result]
+
+    def compute(*tensors: te.Tensor) -> te.Tensor:
+        loops = {letter: te.reduce_axis((0, sizes[letter]), f"k_{i}") for i, letter in enumerate(summed)}
+
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            place = dict(zip(result, index)) | loops
+            value: Any = None
+            for term, operand, tensor in zip(terms, operands, tensors):
+                one = tensor(*broadcast_index(operand.shape, [place[letter] for letter in term])).astype(kind)
+                value = one if value is None else value * one
+            return te.sum(value, axis=list(loops.values())) if loops else value
+
+        total = te.compute(shape, element, name="einsum")
+        if kind == dtype:
+            return total
+        return te.compute(shape, lambda *i: total(*i).astype(dtype), name="einsum_result")
+
+    return c.ctx.te(compute, *operands, name="einsum")
+
+
+def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with "..." spelled out as digits."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(ranks):
+        raise Declined(f"the equation {equation!r} names {len(terms)} operands, there are {len(ranks)}")
+    hidden = [rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks)]
+    most = max(hidden)
+    if most > 10:
+        raise Declined("more than 10 axes under an ellipsis")
+    digits = "0123456789"[:most]
+    terms = [term.replace("...", digits[most - count :]) for term, count in zip(terms, hidden)]
+    if any(len(term) != rank for term, rank in zip(terms, ranks)):
+        raise Declined(f"the equation {equation!r} does not fit ranks {ranks}")
+    if arrow:
+        return terms, right.replace("...", digits)
+    letters = "".join(terms)
+    once = sorted(letter for letter in set(letters) if letter.isalpha() and letters.count(letter) == 1)
+    return terms, digits + "".join(once)

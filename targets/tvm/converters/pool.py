@@ -1,0 +1,207 @@
+"""Pooling: maxima, means and norms of windows or of whole planes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt.targets.tvm.converters.call import Call
+from graphopt.targets.tvm.converters.conv import is_padded, padded
+from graphopt.targets.tvm.converters.operand import Operand
+from graphopt.targets.tvm.converters.reduce import lowest, reduced
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.tensors import product, wide
+from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
+from tvm import te, tirx
+
+
+def _covering(window: Window, sizes: Sequence[Any]) -> Window:
+    """The window with so much padding behind that its last position stays inside (ceil_mode reaches beyond)."""
+    end = []
+    for size, k, s, d, low, count in zip(
+        sizes, window.kernel, window.strides, window.dilations, window.begin, window.output
+    ):
+        reach = (count - 1) * s + (k - 1) * d + 1
+        missing = reach - size - low
+        end.append(max(missing, 0) if isinstance(missing, int) else tirx.max(missing, int_expr(0)))
+    return Window(window.kernel, window.strides, window.dilations, window.begin, tuple(end), window.output)
+
+
+def _taps(window: Window) -> list[te.IterVar]:
+    return [te.reduce_axis((0, k), f"r{i}") for i, k in enumerate(window.kernel)]
+
+
+def _place(window: Window, index: Sequence[Any], taps: Sequence[Any]) -> list[Any]:
+    return [i * s + r * d for i, s, r, d in zip(index, window.strides, taps, window.dilations)]
+
+
+def _windows(c: Call) -> tuple[Operand, Window]:
+    data = c[0]
+    window = read_window(c, data, [int(k) for k in c.attr("kernel_shape")])
+    return data, _covering(window, data.shape[2:])
+
+
+@converter("MaxPool")
+def max_pool(c: Call) -> list[Operand | None]:
+    data, window = _windows(c)
+    sizes = [*data.shape[:2], *window.output]
+    kind = data.dtype
+
+    def pool(x: te.Tensor) -> te.Tensor:
+        source = padded(x, window, lowest(kind), kind) if is_padded(window) else x
+        taps = _taps(window)
+        return te.compute(
+            sizes,
+            lambda n, ch, *i: te.max(source(n, ch, *_place(window, i, taps)), axis=taps),
+            name="max_pool",
+        )
+
+    result = c.ctx.te(pool, data, name=f"max_pool{window.rank}d")
+    return [result, _max_indices(c, data, window) if c.wants(1) else None]
+
+
+def _max_indices(c: Call, data: Operand, window: Window) -> Operand:
+    """Where each maximum lies in the flattened tensor; the first of equal ones."""
+    if c.attr("storage_order", 0) and data.rank != 4:
+        raise Declined("column-major indices of other than two spatial axes")
+    sizes = [*data.shape[:2], *window.output]
+
+    def better(a: Any, b: Any) -> tuple[tirx.Expr, tirx.Expr]:
+        take = tirx.Or(b[1] > a[1], tirx.And(tirx.EQ(a[1], b[1]), tirx.And(b[0] >= int_expr(0), b[0] < a[0])))
+        take = tirx.Or(tirx.And(take, b[0] >= int_expr(0)), a[0] < int_expr(0))
+        return tirx.Select(take, b[0], a[0]), tirx.Select(take, b[1], a[1])
+
+    reducer = te.comm_reducer(better, lambda i, v: (tirx.const(-1, i), lowest(v)), name="position")
+
+    def pool(x: te.Tensor) -> te.Tensor:
+        taps = _taps(window)
+
+        def element(n: Any, ch: Any, *index: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+            place = [i - int_expr(low) for i, low in zip(_place(window, index, taps), window.begin)]
+            inside: Any = tirx.const(True, "bool")
+            for i, size in zip(place, data.shape[2:]):
+                inside = tirx.And(inside, tirx.And(i >= int_expr(0), i < int_expr(size)))
+            flat: Any = int_expr(0)
+            axes = list(zip(place, data.shape[2:]))
+            for i, size in reversed(axes) if c.attr("storage_order", 0) else axes:
+                flat = flat * size + i
+            position = (n * data.shape[1] + ch) * product(data.shape[2:]) + flat
+            value = tirx.if_then_else(inside, x(n, ch, *place), lowest(data.dtype))
+            return reducer((tirx.Select(inside, position, int_expr(-1)), value), axis=taps)
+
+        pair = te.compute(sizes, element, name="max_pool_position")
+        return te.compute(sizes, lambda *i: pair[0](*i), name="max_pool_indices")
+
+    return c.ctx.te(pool, data, name="max_pool_indices")
+
+
+@converter("AveragePool")
+def average_pool(c: Call) -> Operand:
+    data = c[0]
+    asked = read_window(c, data, [int(k) for k in c.attr("kernel_shape")])
+    window = _covering(asked, data.shape[2:])
+    kind = wide(data.dtype)
+    counts_padding = bool(c.attr("count_include_pad", 0))
+    sizes = [*data.shape[:2], *window.output]
+
+    def valid(index: Sequence[Any]) -> Any:
+        """How many elements of a window count: those of the data, and those of the asked-for padding if included."""
+        total: Any = None
+        for i, size, k, s, d, low, high in zip(
+            index, data.shape[2:], window.kernel, window.strides, window.dilations, asked.begin, asked.end
+        ):
+            first = i * s - low
+            bottom, top = (int_expr(0) - low, size + high) if counts_padding else (int_expr(0), int_expr(size))
+            skipped = tirx.max(int_expr(0), tirx.floordiv(bottom - first + (d - 1), int_expr(d)))
+            last = tirx.min(int_expr(k), tirx.floordiv(top - first + (d - 1), int_expr(d)))
+            count = last - skipped
+            total = count if total is None else total * count
+        return total
+
+    def pool(x: te.Tensor) -> te.Tensor:
+        source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x
+        taps = _taps(window)
+        total = te.compute(
+            sizes,
+            lambda n, ch, *i: te.sum(source(n, ch, *_place(window, i, taps)).astype(kind), axis=taps),
+            name="pool_sum",
+        )
+        whole = 1
+        for k in window.kernel:
+            whole *= k
+        full = not is_padded(window) or (counts_padding and window.end == asked.end)
+
+        def mean(*index: tirx.Expr) -> tirx.Expr:
+            count = tirx.const(whole, kind) if full else valid(index[2:]).astype(kind)
+            return (total(*index) / count).astype(data.dtype)
+
+        return te.compute(sizes, mean, name="avg_pool")
+
+    return c.ctx.te(pool, data, name=f"avg_pool{window.rank}d")
+
+
+@converter("LpPool")
+def lp_pool(c: Call) -> Operand:
+    data, window = _windows(c)
+    kind, order = wide(data.dtype), int(c.attr("p", 2))
+    sizes = [*data.shape[:2], *window.output]
+
+    def pool(x: te.Tensor) -> te.Tensor:
+        source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x
+        taps = _taps(window)
+        total = te.compute(
+            sizes,
+            lambda n, ch, *i: te.sum(
+                _raised(tirx.abs(source(n, ch, *_place(window, i, taps)).astype(kind)), order), axis=taps
+            ),
+            name="pool_sum",
+        )
+        return te.compute(sizes, lambda *i: _rooted(total(*i), order).astype(data.dtype), name="lp_pool")
+
+    return c.ctx.te(pool, data, name=f"lp_pool{window.rank}d")
+
+
+def _raised(x: tirx.Expr, order: int) -> tirx.Expr:
+    if order <= 2:
+        return x if order == 1 else x * x
+    return tirx.power(x, tirx.const(order, str(x.ty.dtype)))
+
+
+def _rooted(x: tirx.Expr, order: int) -> tirx.Expr:
+    if order <= 2:
+        return x if order == 1 else tirx.sqrt(x)
+    return tirx.power(x, tirx.const(1.0 / order, str(x.ty.dtype)))
+
+
+@converter("GlobalAveragePool")
+def global_average_pool(c: Call) -> Operand:
+    data = c[0]
+    axes = range(2, data.rank)
+
+    def divide(total: tirx.Expr) -> tirx.Expr:
+        count: Any = int_expr(1)
+        for axis in axes:
+            count = count * data.shape[axis]
+        return total / count.astype(str(total.ty.dtype))
+
+    return reduced(c.ctx, data, axes, te.sum, keep=True, after=divide, name="global_avg_pool")
+
+
+@converter("GlobalMaxPool")
+def global_max_pool(c: Call) -> Operand:
+    return reduced(c.ctx, c[0], range(2, c[0].rank), te.max, keep=True, name="global_max_pool")
+
+
+@converter("GlobalLpPool")
+def global_lp_pool(c: Call) -> Operand:
+    order = int(c.attr("p", 2))
+    return reduced(
+        c.ctx,
+        c[0],
+        range(2, c[0].rank),
+        te.sum,
+        keep=True,
+        before=lambda x: _raised(tirx.abs(x), order),
+        after=lambda x: _rooted(x, order),
+        name="global_lp_pool",
+    )

@@ -1,0 +1,342 @@
+"""Reductions over axes: sums, extremes, norms, positions of extremes, cumulative sums, softmax."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from graphopt.targets.tvm.converters.call import Call, normal_axis
+from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.elementwise import maximum, minimum
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.tensors import elementwise, wide
+from tvm import te, tirx
+
+Reducer = Callable[..., tirx.Expr]
+
+
+def lowest(dtype: str) -> tirx.Expr:
+    """What every value of the type is at least."""
+    if dtype == "bool":
+        return tirx.const(False, dtype)
+    return tirx.const(-np.inf, dtype) if dtype.startswith("float") else tirx.min_value(dtype)
+
+
+def highest(dtype: str) -> tirx.Expr:
+    """What every value of the type is at most."""
+    if dtype == "bool":
+        return tirx.const(True, dtype)
+    return tirx.const(np.inf, dtype) if dtype.startswith("float") else tirx.max_value(dtype)
+
+
+_max = te.comm_reducer(maximum, lowest, name="max")
+_min = te.comm_reducer(minimum, highest, name="min")
+_product = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), name="product")
+
+
+def reduced(
+    ctx: Context,
+    data: Operand,
+    axes: Sequence[int],
+    reducer: Reducer,
+    *,
+    keep: bool,
+    before: Callable[[tirx.Expr], tirx.Expr] | None = None,
+    after: Callable[[tirx.Expr], tirx.Expr] | None = None,
+    name: str,
+) -> Operand:
+    """`after(reducer(before(x)))` over `axes`; 16-bit floats are accumulated in float32 and rounded once."""
+    kind = wide(data.dtype)
+    axes = sorted(axes)
+    sizes = [1 if i in axes else size for i, size in enumerate(data.shape) if keep or i not in axes]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        loops = {axis: te.reduce_axis((0, data.shape[axis]), f"k{axis}") for axis in axes}
+
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            rest = iter(i for position, i in enumerate(index) if not keep or position not in axes)
+            place = [loops[axis] if axis in loops else next(rest) for axis in range(data.rank)]
+            value = x(*place).astype(kind)
+            return reducer(before(value) if before else value, axis=list(loops.values()))
+
+        total = te.compute(sizes, element, name=name)
+        if after is None and kind == data.dtype:
+            return total
+
+        def finish(*index: tirx.Expr) -> tirx.Expr:
+            value = total(*index)
+            return (after(value) if after else value).astype(data.dtype)
+
+        return te.compute(sizes, finish, name=f"{name}_result")
+
+    return ctx.te(compute, data, name=name)
+
+
+def _axes(c: Call) -> list[int] | None:
+    """The axes to reduce; None where the node reduces nothing."""
+    listed = c.ints(1, "axes", "the list of axes")
+    if not listed:
+        if c.attr("noop_with_empty_axes", 0):
+            return None
+        return list(range(c[0].rank))
+    return [normal_axis(axis, c[0].rank) for axis in listed]
+
+
+def _count(data: Operand, axes: Sequence[int], kind: str) -> tirx.Expr:
+    count: Any = tirx.const(1, "int64")
+    for axis in axes:
+        count = count * data.shape[axis]
+    return count.astype(kind)
+
+
+def _reduction(op: str, reducer: Reducer, before: Any = None, after: Any = None) -> None:
+    @converter(op)
+    def convert(c: Call) -> Operand:
+        axes = _axes(c)
+        data = c[0]
+        if axes is None:
+            if before is None and after is None:
+                return data
+            axes = []
+        if not axes:
+            kind = wide(data.dtype)
+            steps = [step for step in (before, after) if step]
+            function = lambda x: functools.reduce(lambda v, step: step(v), steps, x.astype(kind))  # noqa: E731
+            return elementwise(c.ctx, function, [data], data.dtype, op.lower())
+        keep = bool(c.attr("keepdims", 1))
+        return reduced(c.ctx, data, axes, reducer, keep=keep, before=before, after=after, name=op.lower())
+
+
+_reduction("ReduceSum", te.sum)
+_reduction("ReduceProd", _product)
+_reduction("ReduceSumSquare", te.sum, before=lambda x: x * x)
+_reduction("ReduceL1", te.sum, before=lambda x: tirx.abs(x) if "uint" not in str(x.ty.dtype) else x)
+_reduction("ReduceL2", te.sum, before=lambda x: x * x, after=lambda x: _root(x))
+_reduction("ReduceLogSum", te.sum, after=lambda x: tirx.log(x))
+_reduction("ReduceMax", _max)
+_reduction("ReduceMin", _min)
+
+
+def _root(x: tirx.Expr) -> tirx.Expr:
+    kind = str(x.ty.dtype)
+    return tirx.sqrt(x) if kind.startswith("float") else tirx.sqrt(x.astype("float64")).astype(kind)
+
+
+@converter("ReduceMean")
+def reduce_mean(c: Call) -> Operand:
+    axes = _axes(c)
+    data = c[0]
+    if not axes:
+        return data
+
+    def divide(total: tirx.Expr) -> tirx.Expr:
+        count = _count(data, axes, str(total.ty.dtype))
+        return total / count if data.is_float else tirx.truncdiv(total, count)
+
+    return reduced(c.ctx, data, axes, te.sum, keep=bool(c.attr("keepdims", 1)), after=divide, name="mean")
+
+
+@converter("ReduceLogSumExp")
+def reduce_log_sum_exp(c: Call) -> Operand:
+    """log(sum(exp(x - max))) + max: the plain form overflows."""
+    axes = _axes(c)
+    data = c[0]
+    if not axes:
+        return data
+    keep = bool(c.attr("keepdims", 1))
+    kind = wide(data.dtype)
+    top = reduced(c.ctx, data, axes, _max, keep=True, name="max")
+
+    def finite(x: tirx.Expr) -> tirx.Expr:
+        """A maximum of -inf (nothing to add up) or +inf would make inf - inf; 0 is then as good a shift."""
+        x = x.astype(kind)
+        return tirx.Select(tirx.isfinite(x), x, tirx.const(0, kind))
+
+    shifted = elementwise(c.ctx, lambda x, m: tirx.exp(x.astype(kind) - finite(m)), [data, top], kind, "exp")
+    total = reduced(c.ctx, shifted, axes, te.sum, keep=True, name="sum")
+    result = elementwise(c.ctx, lambda s, m: tirx.log(s) + finite(m), [total, top], data.dtype, "logsumexp")
+    if keep:
+        return result
+    from graphopt.targets.tvm.converters.shape import reshape_to
+
+    return reshape_to(c.ctx, result, [size for axis, size in enumerate(data.shape) if axis not in axes])
+
+
+def _position(
+    c: Call, better: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], worst: Callable[[str], tirx.Expr]
+) -> Operand:
+    data = c[0]
+    axis = c.axis(data.rank)
+    keep, last = bool(c.attr("keepdims", 1)), bool(c.attr("select_last_index", 0))
+    kind = wide(data.dtype)
+
+    def combine(a: Any, b: Any) -> tuple[tirx.Expr, tirx.Expr]:
+        later = b[0] > a[0] if last else b[0] < a[0]
+        take = tirx.Or(better(b[1], a[1]), tirx.And(tirx.EQ(b[1], a[1]), later))
+        take = tirx.Or(tirx.And(take, b[0] >= tirx.const(0, "int64")), a[0] < tirx.const(0, "int64"))
+        return tirx.Select(take, b[0], a[0]), tirx.Select(take, b[1], a[1])
+
+    reducer = te.comm_reducer(combine, lambda i, v: (tirx.const(-1, i), worst(v)), name="position")
+    sizes = [1 if i == axis else size for i, size in enumerate(data.shape) if keep or i != axis]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        loop = te.reduce_axis((0, data.shape[axis]), "k")
+
+        def element(*index: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+            rest = [i for position, i in enumerate(index) if not keep or position != axis]
+            value = x(*rest[:axis], loop, *rest[axis:]).astype(kind)
+            return reducer((loop.var.astype("int64"), value), axis=loop)
+
+        pair = te.compute(sizes, element, name="position")
+        return te.compute(sizes, lambda *i: pair[0](*i), name="position_index")
+
+    return c.ctx.te(compute, data, name=c.node.op_type.lower())
+
+
+@converter("ArgMax")
+def arg_max(c: Call) -> Operand:
+    return _position(c, lambda a, b: a > b, lowest)
+
+
+@converter("ArgMin")
+def arg_min(c: Call) -> Operand:
+    return _position(c, lambda a, b: a < b, highest)
+
+
+@converter("CumSum")
+def cum_sum(c: Call) -> Operand:
+    return _cumulative(c, te.sum)
+
+
+@converter("CumProd")
+def cum_prod(c: Call) -> Operand:
+    return _cumulative(c, _product)
+
+
+def _cumulative(c: Call, reducer: Reducer) -> Operand:
+    """Each element reduces its whole prefix: quadratic, but parallel and exact in any order the schedule likes."""
+    data = c[0]
+    listed = c.constant(1, "the axis")
+    assert listed is not None
+    axis = normal_axis(int(listed.reshape(-1)[0]), data.rank)
+    exclusive, reverse = bool(c.attr("exclusive", 0)), bool(c.attr("reverse", 0))
+    kind = wide(data.dtype)
+    neutral = tirx.const(0 if reducer is te.sum else 1, kind)
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        loop = te.reduce_axis((0, data.shape[axis]), "k")
+
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            i = index[axis]
+            if reverse:
+                inside = loop > i if exclusive else loop >= i
+            else:
+                inside = loop < i if exclusive else loop <= i
+            value = x(*index[:axis], loop, *index[axis + 1 :]).astype(kind)
+            return reducer(tirx.if_then_else(inside, value, neutral), axis=loop)
+
+        total = te.compute(data.shape, element, name="cumulative")
+        if kind == data.dtype:
+            return total
+        return te.compute(data.shape, lambda *i: total(*i).astype(data.dtype), name="cumulative_result")
+
+    return c.ctx.te(compute, data, name=c.node.op_type.lower())
+
+
+def softmax_over(ctx: Context, data: Operand, axes: Sequence[int], *, log: bool = False) -> Operand:
+    """Softmax (or its logarithm) over some axes together, as one kernel of four stages, computed in the wide type."""
+    kind = wide(data.dtype)
+    axes = sorted(axes)
+    kept: list[Dim] = [1 if i in axes else size for i, size in enumerate(data.shape)]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        def over(reducer: Reducer, source: Callable[..., tirx.Expr], name: str) -> te.Tensor:
+            loops = {axis: te.reduce_axis((0, data.shape[axis]), f"k{axis}") for axis in axes}
+
+            def element(*index: tirx.Expr) -> tirx.Expr:
+                place = [loops.get(axis, i) for axis, i in enumerate(index)]
+                return reducer(source(*place), axis=list(loops.values()))
+
+            return te.compute(kept, element, name=name)
+
+        def row(index: Sequence[Any]) -> list[Any]:
+            return [0 if axis in axes else i for axis, i in enumerate(index)]
+
+        top = over(te.max, lambda *i: x(*i).astype(kind), "softmax_max")
+        if log:
+            total = over(te.sum, lambda *i: tirx.exp(x(*i).astype(kind) - top(*row(i))), "softmax_sum")
+            return te.compute(
+                data.shape,
+                lambda *i: (x(*i).astype(kind) - top(*row(i)) - tirx.log(total(*row(i)))).astype(data.dtype),
+                name="log_softmax",
+            )
+        exp = te.compute(data.shape, lambda *i: tirx.exp(x(*i).astype(kind) - top(*row(i))), name="softmax_exp")
+        total = over(te.sum, lambda *i: exp(*i), "softmax_sum")
+        return te.compute(data.shape, lambda *i: (exp(*i) / total(*row(i))).astype(data.dtype), name="softmax_norm")
+
+    return ctx.te(compute, data, name="log_softmax" if log else "softmax")
+
+
+@converter("Softmax", "LogSoftmax")
+def softmax_flattened(c: Call) -> Operand:
+    """Before opset 13: everything from `axis` on is one row."""
+    axis = c.axis(c[0].rank, 1)
+    return softmax_over(c.ctx, c[0], range(axis, c[0].rank), log=c.node.op_type == "LogSoftmax")
+
+
+@converter("Softmax", "LogSoftmax", since=13)
+def softmax(c: Call) -> Operand:
+    return softmax_over(c.ctx, c[0], [c.axis(c[0].rank, -1)], log=c.node.op_type == "LogSoftmax")
+
+
+@converter("Hardmax", since=13)
+def hardmax(c: Call) -> Operand:
+    """1 at the first maximum along the axis, 0 elsewhere."""
+    data = c[0]
+    axis = c.axis(data.rank, -1)
+    best = _position(_Keep(c, axis), lambda a, b: a > b, lowest)
+
+    def compute(where: te.Tensor) -> te.Tensor:
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            place = [0 if i == axis else v for i, v in enumerate(index)]
+            return tirx.EQ(where(*place), index[axis]).astype("float32").astype(data.dtype)
+
+        return te.compute(data.shape, element, name="hardmax")
+
+    return c.ctx.te(compute, best, name="hardmax")
+
+
+class _Keep(Call):
+    """The same call as seen by `_position`: keeps the axis, takes the first index."""
+
+    __slots__ = ("_axis",)
+
+    def __init__(self, c: Call, axis: int) -> None:
+        super().__init__(c.ctx, c.node, c.inputs, c.version)
+        self._axis = axis
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return {"axis": self._axis, "keepdims": 1, "select_last_index": 0}.get(name, default)
+
+
+@converter("LpNormalization")
+def lp_normalization(c: Call) -> Operand:
+    data = c[0]
+    axis, order = c.axis(data.rank, -1), int(c.attr("p", 2))
+    if order not in (1, 2):
+        raise Declined(f"a norm of order {order}")
+    square = (lambda x: x * x) if order == 2 else tirx.abs
+    norm = reduced(
+        c.ctx, data, [axis], te.sum, keep=True, before=square, after=tirx.sqrt if order == 2 else None, name="norm"
+    )
+    kind = wide(data.dtype)
+
+    def divide(x: tirx.Expr, n: tirx.Expr) -> tirx.Expr:
+        x, n = x.astype(kind), n.astype(kind)
+        empty = tirx.EQ(n, tirx.const(0, kind))
+        return tirx.Select(empty, tirx.const(0, kind), x / tirx.Select(empty, tirx.const(1, kind), n))
+
+    return elementwise(c.ctx, divide, [data, norm], data.dtype, "lp_normalize")
