@@ -14,7 +14,8 @@ from graphopt.ir import Dim, Graph, Node, Shape, TensorType, Value
 from graphopt.ir.infer import infer_node
 from graphopt.rewrite import Fidelity, Pass, PassContext, Rewriter
 
-_END = 2**31  # exporters write "to the end" as the largest integer of some width
+_END = 10**9
+"""Exporters write "to the end" as a number no axis gets to: this one, or the largest integer of some width."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,10 @@ class Chain:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Factor i is [sizes[i], sizes[i + 1]]; the factor `flexible` stands for `times` matrices or rows (None: unknown)."""
+    """Factor i is [sizes[i], sizes[i + 1]]; the factor `flexible` stands for `times` matrices or rows.
+
+    `times` is None where that number is not known.
+    """
 
     sizes: tuple[int, ...]
     flexible: int

@@ -62,36 +62,64 @@ class Norm:
         return replace(self, root=root, nodes=(*self.nodes, root), **changes)  # type: ignore[arg-type]
 
 
-def mean(value: Value | None) -> Mean | None:
-    """`value` as a mean: ReduceMean, or ReduceSum divided by the number of elements, with keepdims."""
-    value, skipped = behind_broadcasts(value)
-    node = produced_by(value, "ReduceMean", "ReduceSum", "Div", "Mul")
+def mean(value: Value | None, result: Value | None = None) -> Mean | None:
+    """`value` as a mean: ReduceMean, or ReduceSum divided by the number of elements.
+
+    The reduced axes must be kept as axes of size 1 in `result`, which holds the same elements (by default `value`).
+    """
+    if value is None:
+        return None
+    bare, nodes = behind_views(value)
+    node = produced_by(bare, "ReduceMean", "Div", "Mul")
     if node is None:
         return None
+    viewed = bool(nodes) or result is not None
+    result = result or value
     if node.op == "ReduceMean":
-        found = _reduction(node)
-        return None if found is None else replace(found, nodes=(*found.nodes, *skipped))
-    if node.op == "ReduceSum":
-        return None
+        return _reduction(node, result, viewed, nodes)
     for total, count in operands(node):
         if node.op == "Div" and total is not node.inputs[0]:
             continue
-        reduce, factor = produced_by(total, "ReduceSum"), number_beside(count, total)
-        found = None if reduce is None else _reduction(reduce)
+        summed, views = behind_views(total)
+        reduce, factor = produced_by(summed, "ReduceSum"), number_beside(count, total)
+        inner = (*nodes, node, *views)
+        found = None if reduce is None else _reduction(reduce, result, viewed or bool(views), inner)
         if found is None or factor is None:
             continue
         size = _size(found.data.shape, found.axes)
         expected = None if size is None else (float(size) if node.op == "Div" else 1.0 / size)
         if expected is not None and math.isclose(factor, expected, rel_tol=1e-6):
-            return replace(found, nodes=(*found.nodes, node, *skipped))
+            return found
     return None
 
 
-def _reduction(node: Node) -> Mean | None:
+def _reduction(node: Node, result: Value, viewed: bool, nodes: Nodes) -> Mean | None:
+    """What `node` reduces, if `result` has the reduced axes as axes of size 1."""
     data, axes = node.inputs[0], integers(node.input(1))
-    if data is None or not axes or not node.attr("keepdims", 1):
+    if data is None or not axes:
         return None
-    return Mean(data, axes, (node,))
+    if (viewed or not node.attr("keepdims", 1)) and not _keeps_axes(data.shape, result.shape, axes):
+        return None
+    return Mean(data, axes, (node, *nodes))
+
+
+def _keeps_axes(shape: Shape | None, reduced: Shape | None, axes: tuple[int, ...]) -> bool:
+    if shape is None:
+        return False
+    resolved = {axis % len(shape) for axis in axes}
+    return same_shape(tuple(1 if axis in resolved else dim for axis, dim in enumerate(shape)), reduced)
+
+
+def behind_views(value: Value) -> tuple[Value, Nodes]:
+    """The value behind nodes that only change its shape, if anything, and those nodes."""
+    nodes: list[Node] = []
+    for _ in range(3):
+        node = produced_by(value, "Expand", "Reshape", "Unsqueeze", "Identity")
+        if node is None or node.inputs[0] is None:
+            break
+        nodes.append(node)
+        value = node.inputs[0]
+    return value, tuple(nodes)
 
 
 def _size(shape: Shape | None, axes: tuple[int, ...]) -> int | None:
@@ -104,18 +132,6 @@ def _size(shape: Shape | None, axes: tuple[int, ...]) -> int | None:
             return None
         result *= size
     return result
-
-
-def behind_broadcasts(value: Value | None) -> tuple[Value | None, tuple[Node, ...]]:
-    """The value behind Expand and Reshape nodes that are known not to change its shape, and those nodes."""
-    nodes: list[Node] = []
-    for _ in range(3):
-        node = produced_by(value, "Expand", "Reshape", "Identity")
-        if node is None or node.inputs[0] is None or not same_shape(node.inputs[0].shape, node.output.shape):
-            break
-        nodes.append(node)
-        value = node.inputs[0]
-    return value, tuple(nodes)
 
 
 def last_axes(axes: tuple[int, ...], rank: int | None) -> int | None:

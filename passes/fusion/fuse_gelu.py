@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, number, produced_by
+from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, produced_by
 from graphopt.passes.fusion._polynomial import Polynomial, equals, expression, follow, scaled
 
 from graphopt.ir import Node, Value
@@ -76,27 +77,25 @@ def _tanh_argument(tanh: Node) -> tuple[Value, tuple[Node, ...]] | None:
     """The x of tanh(sqrt(2/pi) * (x + 0.044715 x^3)), and the nodes of the polynomial."""
     argument = tanh.inputs[0]
     assert argument is not None
-    source = _base_of_a_power(argument)
-    if source is None:
-        return None
-    found = expression(argument, (source,))
     factor = math.sqrt(2 / math.pi)
     target: Polynomial = {(1,): factor, (3,): factor * _CUBIC}
-    if found is None or not equals(found.polynomial, target, source.dtype):
-        return None
-    return source, found.nodes
+    for source in _repeated(argument):
+        found = expression(argument, (source,))
+        if found is not None and equals(found.polynomial, target, source.dtype):
+            return source, found.nodes
+    return None
 
 
-def _base_of_a_power(argument: Value) -> Value | None:
-    """The value that the nearest Pow, or product with itself, behind `argument` raises to a power."""
-    queue = [argument]
+def _repeated(argument: Value) -> list[Value]:
+    """The values that the arithmetic behind `argument` uses more than once: what it may be a cubic of."""
+    queue, uses = [argument], Counter[Value]()
     for value in queue:
         node = produced_by(value, "Mul", "Add", "Div", "Pow")
-        if node is None:
+        if node is None or len(queue) > 16:
             continue
-        first, second = node.inputs[:2]
-        if first is second or (node.op == "Pow" and number(second) in (2.0, 3.0)):
-            return first
-        if len(queue) < 12:
-            queue.extend(v for v in (first, second) if v is not None and v.constant is None)
-    return None
+        for operand in node.inputs[:2]:
+            if operand is not None and operand.constant is None:
+                uses[operand] += 1
+                if uses[operand] == 1:
+                    queue.append(operand)
+    return [value for value, count in uses.items() if count > 1]

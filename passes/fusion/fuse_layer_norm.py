@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.fusion._match import NOTHING, below_opset, number, operands, produced_by
+from graphopt.passes.fusion._match import NOTHING, below_opset, number_beside, operands, produced_by
 from graphopt.passes.fusion._normalization import (
     Mean,
     Norm,
-    behind_broadcasts,
+    behind_views,
     check,
     inverse_root,
     last_axes,
@@ -76,17 +76,19 @@ def _centring(value: Value, wanted: Mean) -> tuple[Node, ...] | None:
 
 
 def _variance(value: Value) -> _Variance | None:
-    value_, skipped = behind_broadcasts(value)
-    maximum = produced_by(value_, "Max")
+    bare, views = behind_views(value)
+    result = value if views else None
+    maximum = produced_by(bare, "Max")
     if maximum is not None and len(maximum.inputs) == 2:
         # A variance is never negative: the bound only catches rounding of the difference of squares.
-        bounded = [a for a, b in operands(maximum) if number(b) == 0]
+        bounded = [a for a, b in operands(maximum) if number_beside(b, a) == 0]
         if not bounded:
             return None
-        value_, skipped = bounded[0], (*skipped, maximum)
-    if produced_by(value_, "Sub") is not None:
-        return _difference_of_squares(value_, skipped)
-    squares = mean(value_)
+        bare, views = bounded[0], (*views, maximum)
+    subtract = produced_by(bare, "Sub")
+    if subtract is not None:
+        return _difference_of_squares(subtract, result, views)
+    squares = mean(bare, result)
     squared = None if squares is None else square(squares.data)
     if squares is None or squared is None:
         return None
@@ -97,19 +99,17 @@ def _variance(value: Value) -> _Variance | None:
         return None
     if not same_axes(squares.axes, of_data.axes, of_data.data.rank):
         return None
-    return _Variance(of_data, (*skipped, *squares.nodes, power, subtract, *of_data.nodes))
+    return _Variance(of_data, (*views, *squares.nodes, power, subtract, *of_data.nodes))
 
 
-def _difference_of_squares(value: Value | None, skipped: tuple[Node, ...]) -> _Variance | None:
+def _difference_of_squares(subtract: Node, result: Value | None, views: tuple[Node, ...]) -> _Variance | None:
     """E[x²] - E[x]²: the same number, but for the digits that the subtraction loses."""
-    subtract = produced_by(value, "Sub")
-    assert subtract is not None
-    squares, squared_mean = mean(subtract.inputs[0]), square(subtract.inputs[1])
-    of_data = None if squared_mean is None else mean(squared_mean[0])
+    squares, squared_mean = mean(subtract.inputs[0], result), square(subtract.inputs[1])
+    of_data = None if squared_mean is None else mean(squared_mean[0], result)
     squared = None if squares is None else square(squares.data)
     if squares is None or squared is None or of_data is None or squared_mean is None:
         return None
     if squared[0] is not of_data.data or not same_axes(squares.axes, of_data.axes, of_data.data.rank):
         return None
-    nodes = (*skipped, subtract, *squares.nodes, squared[1], squared_mean[1], *of_data.nodes)
+    nodes = (*views, subtract, *squares.nodes, squared[1], squared_mean[1], *of_data.nodes)
     return _Variance(of_data, nodes)

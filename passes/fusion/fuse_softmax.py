@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, escapes, integers, produced_by
+import numpy as np
+from graphopt.passes.fusion._match import (
+    ESCAPES,
+    NOTHING,
+    axis_of,
+    below_opset,
+    escapes,
+    integers,
+    number_beside,
+    operands,
+    produced_by,
+    same_shape,
+)
 
 from graphopt.ir import Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
@@ -23,32 +35,37 @@ class _Match:
 class FuseSoftmax(RewritePass):
     """Recognize exp(x) / sum(exp(x)) along one axis, with or without the largest x taken off first, as Softmax.
 
+    Also takes away the Flatten and Reshape around a softmax of the last axis, which were its meaning before opset 13.
     Without that subtraction the nodes give NaN where exp overflows or all of it underflows, and Softmax gives the
     right numbers; wherever the nodes give numbers, Softmax gives the same ones.
     """
 
     name: ClassVar[str] = "fuse-softmax"
     fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
-    ops: ClassVar[tuple[str, ...]] = ("Exp",)
+    ops: ClassVar[tuple[str, ...]] = ("Exp", "Softmax")
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
+        if node.op == "Softmax":
+            return _of_matrix(node)
         total = next((user for user in node.output.users if user.op == "ReduceSum"), None)
         if total is None:
             return NOTHING
-        root = _quotient(node.output, total.output)
-        if isinstance(root, Miss):
-            return root
+        found = _quotient(node.output, total.output)
+        if isinstance(found, Miss):
+            return found
+        root, behind = found
         if (old := below_opset(context)) is not None:
             return old
         axes = integers(total.input(1))
         if axes is None or len(axes) != 1:
             return Miss("the exponentials are not summed along one constant axis")
-        if not total.attr("keepdims", 1):
+        views = [inner for inner in behind if inner.op in _VIEWS]
+        if len(views) > 1 or not _keeps_axes(total, views[0] if views else None):
             return Miss("the summed axis is not kept")
         argument = node.inputs[0]
         assert argument is not None
         data, nodes = _without_largest(argument, axes[0])
-        nodes = (*nodes, node, total, *_between(root, total.output), root)
+        nodes = (*nodes, node, total, *behind, root)
         if escapes(nodes, root):
             return Miss(ESCAPES)
         return _Match(root, data, axes[0], nodes)
@@ -65,22 +82,37 @@ class FuseSoftmax(RewritePass):
         rewriter.replace(match.root, [new.output])
 
 
-def _quotient(exponential: Value, total: Value) -> Node | Miss:
-    """The node that divides the exponentials by their sum."""
+def _keeps_axes(reduce: Node, view: Node | None) -> bool:
+    """Whether a reduction keeps its axes as axes of size 1, itself or by the Reshape or Unsqueeze `view` behind it."""
+    if view is None:
+        return bool(reduce.attr("keepdims", 1))
+    data, axes = reduce.inputs[0], integers(reduce.input(1))
+    if data is None or data.shape is None or axes is None:
+        return False
+    resolved = {axis % len(data.shape) for axis in axes}
+    wanted = tuple(1 if axis in resolved else dim for axis, dim in enumerate(data.shape))
+    return same_shape(view.output.shape, wanted)
+
+
+_VIEWS = ("Reshape", "Unsqueeze")
+
+
+def _quotient(exponential: Value, total: Value) -> tuple[Node, tuple[Node, ...]] | Miss:
+    """The node that divides the exponentials by their sum, and what stands between the sum and it."""
+    between: list[Node] = []
     user = total.sole_user
+    while user is not None and user.op in (*_VIEWS, "Reciprocal") and user.inputs[0] is total and len(between) < 3:
+        between.append(user)
+        total = user.output
+        user = total.sole_user
     if user is None:
         return Miss(ESCAPES)
-    if user.op == "Div" and user.inputs[0] is exponential and user.inputs[1] is total:
-        return user
-    inverse = user.output.sole_user if user.op == "Reciprocal" else None
-    if inverse is not None and inverse.op == "Mul" and exponential in inverse.inputs:
-        return inverse
+    inverted = [node.op for node in between].count("Reciprocal")
+    if user.op == "Div" and not inverted and user.inputs[0] is exponential and user.inputs[1] is total:
+        return user, tuple(between)
+    if user.op == "Mul" and inverted == 1 and exponential in user.inputs:
+        return user, tuple(between)
     return Miss("the exponentials are not divided by just their sum")
-
-
-def _between(root: Node, total: Value) -> tuple[Node, ...]:
-    user = total.sole_user
-    return () if user is None or user is root else (user,)
 
 
 def _without_largest(argument: Value, axis: int) -> tuple[Value, tuple[Node, ...]]:
@@ -88,13 +120,45 @@ def _without_largest(argument: Value, axis: int) -> tuple[Value, tuple[Node, ...
     subtract = produced_by(argument, "Sub")
     if subtract is None:
         return argument, ()
-    data = subtract.inputs[0]
-    largest = produced_by(subtract.inputs[1], "ReduceMax")
-    if data is None or largest is None or largest.inputs[0] is not data or not largest.attr("keepdims", 1):
+    data, largest = subtract.inputs[0], subtract.inputs[1]
+    view = produced_by(largest, *_VIEWS)
+    source = view.inputs[0] if view is not None else largest
+    bound = _lower_bound(source)
+    reduce = produced_by(source if bound is None else bound[0], "ReduceMax")
+    if data is None or reduce is None or reduce.inputs[0] is not data or not _keeps_axes(reduce, view):
         return argument, ()
-    axes = integers(largest.input(1))
+    axes = integers(reduce.input(1))
     if axes is None or len(axes) != 1:
         return argument, ()
     if axes[0] != axis and (data.rank is None or (axes[0] - axis) % data.rank):
         return argument, ()
-    return data, (subtract, largest)
+    between = (() if view is None else (view,)) + (() if bound is None else (bound[1],))
+    return data, (subtract, reduce, *between)
+
+
+def _lower_bound(value: Value | None) -> tuple[Value, Node] | None:
+    """The x of `max(x, -infinity)`, which some exporters write, and that node."""
+    node = produced_by(value, "Max")
+    if node is None or len(node.inputs) != 2:
+        return None
+    for data, bound in operands(node):
+        amount = number_beside(bound, data)
+        if amount is not None and np.isneginf(amount):
+            return data, node
+    return None
+
+
+def _of_matrix(softmax: Node) -> _Match | Miss:
+    """A softmax of the last axis between a Flatten and the Reshape back, as one written for an old opset becomes."""
+    flatten, reshape = produced_by(softmax.inputs[0], "Flatten"), softmax.output.sole_user
+    if flatten is None or reshape is None or reshape.op != "Reshape" or softmax.attr("axis", -1) not in (-1, 1):
+        return NOTHING
+    data = flatten.inputs[0]
+    if data is None or data.rank is None or axis_of(flatten.attr("axis", 1), data.rank) != data.rank - 1:
+        return Miss("the rows of the flattened softmax are not known to be the last axis")
+    shape = produced_by(reshape.inputs[1], "Shape")
+    whole = shape is not None and shape.inputs[0] is data and not shape.attr("start", 0) and shape.attr("end") is None
+    if not whole and not same_shape(data.shape, reshape.output.shape):
+        return Miss("the softmax is not known to be reshaped back")
+    nodes = (flatten, softmax, reshape)
+    return Miss(ESCAPES) if escapes(nodes, reshape) else _Match(reshape, data, -1, nodes)
