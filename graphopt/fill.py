@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Mapping
 
@@ -11,19 +12,30 @@ from .ir import DType, Shape, Use, Value
 from .meaning import Kind, Meaning
 
 
+class Mood(enum.Enum):
+    """What floating-point inputs are like where nothing in the graph tells.
+
+    USUAL: of mean 0 and deviation 1, pictures smooth. CONTRAST: pictures with hard edges. POSITIVE: within
+    (0, 1).
+    """
+
+    USUAL = 0
+    CONTRAST = 1
+    POSITIVE = 2
+
+
 def fill(
     value: Value,
     meaning: Meaning,
     shape: tuple[int, ...],
     rng: np.random.Generator,
     sizes: Mapping[str, int],
-    positive: bool = False,
+    mood: Mood = Mood.USUAL,
 ) -> np.ndarray:
     """An array for graph input `value` of the given shape.
 
-    `sizes` gives the symbolic sizes chosen, for arguments that must agree with them. With `positive`,
-    floating-point inputs of which nothing is known stay above 0 (models that take logarithms of sums and
-    the like).
+    `sizes` gives the symbolic sizes chosen, for arguments that must agree with them; `mood` says what
+    floating-point inputs are like of which nothing is known.
     """
     dtype = value.dtype
     assert dtype is not None
@@ -38,7 +50,7 @@ def fill(
     if dtype in (DType.COMPLEX64, DType.COMPLEX128):
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.numpy)
     if dtype.is_float:
-        return _floats(meaning, shape, rng, positive).astype(dtype.numpy)
+        return _floats(meaning, shape, rng, mood).astype(dtype.numpy)
     return _integers(meaning, dtype, shape, rng).astype(dtype.numpy)
 
 
@@ -48,9 +60,9 @@ def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         return np.ones((), np.int64)
     length = shape[-1]
     rows = math.prod(shape[:-1])
-    kept = rng.integers((length + 1) // 2, length + 1, (rows, 1))
-    if rows:
-        kept[0] = length if rows > 1 else (length + 2) // 2
+    kept = rng.integers((length + 1) // 2, max(length, 2), (rows, 1))
+    if rows > 1:
+        kept[0] = length
     return (np.arange(length)[None, :] < kept).astype(np.int64).reshape(shape)
 
 
@@ -78,24 +90,27 @@ def _small_range(dtype: DType) -> tuple[int, int]:
     return (-levels // 2, levels // 2 - 1) if signed else (0, levels - 1)
 
 
-def _floats(meaning: Meaning, shape: tuple[int, ...], rng: np.random.Generator, positive: bool) -> np.ndarray:
+def _floats(meaning: Meaning, shape: tuple[int, ...], rng: np.random.Generator, mood: Mood) -> np.ndarray:
     if meaning.kind is Kind.MASK:
         return _mask(shape, rng)
     if meaning.kind is Kind.UNIT:
         return rng.uniform(0.05, 0.95, shape)
-    if meaning.kind is Kind.POSITIVE or positive:
-        return rng.uniform(1.0, 2.0, shape) if meaning.kind is Kind.POSITIVE else rng.uniform(0.1, 1.0, shape)
+    if meaning.kind is Kind.POSITIVE:
+        return rng.uniform(1.0, 2.0, shape)
     if meaning.kind is Kind.NONZERO:
         return rng.uniform(0.5, 2.0, shape) * rng.choice([-1.0, 1.0], shape)
+    if mood is Mood.POSITIVE:
+        return rng.uniform(0.1, 1.0, shape)
     if len(shape) == 4 and min(shape[2:]) >= 8:
-        return _image(shape, rng)
+        return _page(shape, rng) if mood is Mood.CONTRAST else _image(shape, rng)
     return rng.standard_normal(shape)
 
 
 def _image(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Smooth patterns with a little noise above, lines of writing below, as normalized photos and pages have them.
 
-    A detector of text answers a photo without any with numbers near zero, in which only rounding is left to compare.
+    A detector of text answers a photo without any with numbers near zero, in which only rounding is left
+    to compare.
     """
     y, x = np.meshgrid(np.linspace(0, 1, shape[2]), np.linspace(0, 1, shape[3]), indexing="ij")
     image = 0.3 * rng.standard_normal(shape)
@@ -118,6 +133,13 @@ def _writing(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     dots = cells.transpose(0, 1, 3, 2, 4).reshape(shape[0], rows * 10, columns * 6)
     dark = np.kron(dots, np.ones((1, dot, dot), bool))[:, None, :height, :width]
     return np.broadcast_to(np.where(dark, -2.0, 2.0), shape)
+
+
+def _page(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Bands of dark specks on a bright ground, as pages of print have them, for models that look for such things."""
+    bands = rng.random((shape[0], 1, (shape[2] + 15) // 16, 1)) < 0.5
+    inked = np.repeat(bands, 16, axis=2)[:, :, : shape[2]] & (rng.random((shape[0], 1, *shape[2:])) < 0.5)
+    return np.broadcast_to(np.where(inked, -1.0, 1.0), shape)
 
 
 def _known(shape: Shape | None, sizes: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ because a model does not say, for instance, that its pictures must be a multiple
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 
 from .errors import InputError
-from .fill import fill
+from .fill import Mood, fill
 from .ir import Dim, DType, Model, OpaqueType, Shape, TensorType, Value
 from .meaning import meaning_of
 from .reference import OracleError, Reference
@@ -31,6 +32,16 @@ class Sample:
     inputs: dict[str, Any]
     outputs: dict[str, Output]
 
+    @property
+    def worth(self) -> tuple[bool, bool]:
+        """Whether all outputs are finite, and whether none of several numbers is all the same number."""
+        arrays = [output for output in self.outputs.values() if isinstance(output, np.ndarray)]
+        finite = all(_is_finite(output) for output in self.outputs.values())
+        return finite, all(a.dtype.kind != "f" or a.size < 2 or bool((a != a.flat[0]).any()) for a in arrays)
+
+
+_BEST = (True, True)
+
 
 def generate(
     model: Model,
@@ -40,7 +51,7 @@ def generate(
     given: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
 ) -> Sample:
-    """Inputs that ONNX Runtime accepts, preferably ones for which all outputs are finite; the same for the same seed.
+    """Inputs that ONNX Runtime accepts, if possible such that outputs are finite and vary; the same for the same seed.
 
     `shapes` fixes the shape of inputs by name, `given` their contents; `reference` is the model in the
     oracle, if it is there already. Raises InputError if `shapes` or `given` do not fit the model, or if no
@@ -49,24 +60,24 @@ def generate(
     if reference is None:
         with Reference(model) as reference:
             return generate(model, seed=seed, shapes=shapes, given=given, reference=reference)
-    fallback: Sample | None = None
     failure: OracleError | None = None
-    for inputs in candidates(model, seed=seed, shapes=shapes, given=given):
-        try:
-            sample = Sample(inputs, reference.run(inputs))
-        except OracleError as error:
-            failure = failure or error
-            continue
-        if all(_is_finite(output) for output in sample.outputs.values()):
-            return sample
-        fallback = fallback or sample
-    if fallback is None:
-        raise InputError(
-            f"no generated inputs were accepted; the first failure: {failure.message if failure else 'none'}",
-            where=model.name,
-            remedy="fix the shapes (--input NAME:1x3x224x224) or give inputs (--inputs FILE.npz)",
-        )
-    return fallback
+    for moods in candidates(model, seed=seed, shapes=shapes, given=given):
+        samples: list[Sample] = []
+        for inputs in moods:
+            try:
+                samples.append(Sample(inputs, reference.run(inputs)))
+            except OracleError as error:
+                failure = failure or error
+                continue
+            if samples[-1].worth == _BEST:
+                break
+        if samples:
+            return max(samples, key=lambda sample: sample.worth)
+    raise InputError(
+        f"no generated inputs were accepted; the first failure: {failure.message if failure else 'none'}",
+        where=model.name,
+        remedy="fix the shapes (--input NAME:1x3x224x224) or give inputs (--inputs FILE.npz)",
+    )
 
 
 def candidates(
@@ -75,8 +86,11 @@ def candidates(
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     given: Mapping[str, Any] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Inputs worth trying, likeliest first. See `generate` for the arguments and errors."""
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """Inputs worth trying: for each choice of sizes, likeliest first, one of each `Mood`.
+
+    See `generate` for the arguments and errors.
+    """
     values = {value.name: value for value in required_inputs(model)}
     given, shapes = dict(given or {}), dict(shapes or {})
     for name in (*given, *shapes):
@@ -85,25 +99,27 @@ def candidates(
         check_input(model, values[name], array)
     meanings = {name: meaning_of(value) for name, value in values.items()}
     plan = _Plan(model, values, {**shapes, **{n: a.shape for n, a in given.items() if hasattr(a, "shape")}})
-    seen: set[tuple[tuple[str, int], ...]] = set()
-    for positive in (False, True):
-        seen.clear()
-        for choice in _CHOICES:
-            sizes = plan.sizes(choice)
-            if tuple(sizes.items()) in seen:
-                continue
-            seen.add(tuple(sizes.items()))
-            made: dict[str, Any] = {}
-            for index, (name, value) in enumerate(values.items()):
-                rng = np.random.default_rng((seed, index))
-                if name in given:
-                    made[name] = given[name]
-                elif isinstance(value.type, OpaqueType):
-                    made[name] = _opaque(model, value, rng, choice)
-                else:
-                    shape = plan.shape(value, sizes, choice)
-                    made[name] = fill(value, meanings[name], shape, rng, sizes, positive)
-            yield made
+    seen: set[tuple[int, ...]] = set()
+
+    def make(choice: _Choice, sizes: Mapping[str, int], mood: Mood) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for index, (name, value) in enumerate(values.items()):
+            rng = np.random.default_rng((seed, index))
+            if name in given:
+                made[name] = given[name]
+            elif isinstance(value.type, OpaqueType):
+                made[name] = _opaque(model, value, rng, choice)
+            else:
+                shape = plan.shape(value, sizes, choice)
+                made[name] = fill(value, meanings[name], shape, rng, sizes, mood)
+        return made
+
+    for choice in _CHOICES:
+        sizes = plan.sizes(choice)
+        key = (*sizes.values(), *([choice.rank] if plan.ranks_unknown else []))
+        if key not in seen:
+            seen.add(key)
+            yield map(functools.partial(make, choice, sizes), Mood)
 
 
 def required_inputs(model: Model) -> list[Value]:
@@ -213,6 +229,11 @@ class _Plan:
         for name, shape in self.fixed.items():
             self._bind(self.values[name], shape)
 
+    @property
+    def ranks_unknown(self) -> bool:
+        """Whether an input may have any rank, so that the rank of a choice matters."""
+        return any(value.shape is None for value in self.values.values())
+
     def _bind(self, value: Value, shape: Sequence[int]) -> None:
         _check_shape(self.model, value, shape)
         for axis, (dim, size) in enumerate(zip(value.shape or (), shape)):
@@ -248,14 +269,17 @@ class _Plan:
 
 def _symbol(dim: Dim, role: str, axis: int) -> str:
     """The name under which a size is chosen: inputs with nameless sizes nearly always agree axis by axis."""
-    return dim if isinstance(dim, str) else f"?{role}{axis}"
+    if isinstance(dim, str):
+        return dim
+    return "?batch" if role == "batch" else f"?{role}{axis}"
 
 
 def _role(shape: Shape, axis: int) -> str:
     """What a dimension most likely is, judged by where it stands; channels last are recognized by their number."""
     last = isinstance(shape[-1], int) and shape[-1] in (1, 3, 4)
     first_spatial = 1 if len(shape) == 4 and last and not isinstance(shape[1], int) else 2
-    if axis == 0 and len(shape) > 1:
+    recurrent = len(shape) == 3 and isinstance(shape[0], int) and isinstance(shape[2], int)
+    if (axis == 0 and len(shape) > 1) or (axis == 1 and recurrent):
         return "batch"
     if len(shape) == 4 and first_spatial <= axis < first_spatial + 2:
         return "height" if axis == first_spatial else "width"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from .ir import DType, Node, Shape, Use, Value
 
@@ -46,8 +48,12 @@ class Meaning:
 
 def meaning_of(value: Value) -> Meaning:
     """The tightest meaning that the uses of a graph input give it; its name decides where they say nothing."""
-    found = [meaning for use in _real_uses(value) if (meaning := _read(use)) is not None]
+    found = [meaning for use in _real_uses(value, _ARRANGING) if (meaning := _read(use)) is not None]
     found = [_fit(meaning, value) for meaning in found]
+    if not found and value.dtype is not None and value.dtype.is_integer:
+        # Exporters wrap negative indices with arithmetic (`where(x < 0, x + rows, x)`) before they look them up.
+        read = (_read(use) for use in _real_uses(value, _ARITHMETIC))
+        found = [meaning for meaning in read if meaning is not None and meaning.kind is Kind.INDEX]
     if not found:
         return _by_name(value)
     kind = min(meaning.kind for meaning in found)
@@ -77,15 +83,25 @@ _ARRANGING: dict[str, tuple[int, ...] | None] = {
     "Concat": None,
 }
 
+_ARITHMETIC: dict[str, tuple[int, ...] | None] = {
+    **_ARRANGING,
+    "Add": None,
+    "Mul": None,
+    "Where": (1, 2),
+    "Max": None,
+    "Min": None,
+    "Clip": (0,),
+}
 
-def _real_uses(value: Value) -> Iterator[Use]:
-    """The uses of a value, and of what it becomes by being rearranged or cast, by operators that read it."""
+
+def _real_uses(value: Value, passing: Mapping[str, tuple[int, ...] | None]) -> Iterator[Use]:
+    """The uses of a value, and of what `passing` operators make of it, by operators that read it."""
     seen = {value}
     waiting = [value]
     while waiting:
         for use in waiting.pop().uses:
             node = use.node
-            positions = _ARRANGING.get(node.op, ())
+            positions = passing.get(node.op, ())
             if positions is None or use.index in positions:
                 fresh = [output for output in node.outputs if output not in seen]
                 seen.update(fresh)
@@ -148,10 +164,14 @@ def _into_length(use: Use) -> Meaning:
 
 
 def _compared(use: Use) -> Meaning | None:
-    """Equality with a constant: the constants are the choices."""
+    """Equality with a constant: the constants are the choices; if they are 0, 1, 2, ... it is a one-hot encoding."""
     other = use.node.input(1 - use.index)
     constant = other.constant if other is not None else None
-    if constant is None or constant.size > 16 or constant.dtype is DType.STRING:
+    if constant is None or constant.dtype is DType.STRING:
+        return None
+    if constant.size > 2 and np.array_equal(constant.numpy().ravel(), np.arange(constant.size)):
+        return Meaning(Kind.INDEX, bound=constant.size)
+    if constant.size > 16:
         return None
     return Meaning(Kind.CHOICE, values=tuple(float(item) for item in constant.numpy().ravel()))
 

@@ -18,11 +18,15 @@ import numpy as np
 import onnx
 
 from .errors import GraphOptError, InputError
-from .ir import DType, Model, TensorType
+from .ir import DType, Model, Tensor, TensorType
+from .ir.tensor_proto import write_tensor
+from .ir.write_proto import write_model
 from .tolerance import Output
 
 _EXTERNAL_ABOVE = 1 << 30
-"""Bytes of weights above which a model goes to the oracle by way of external data: a protobuf ends at 2 GiB."""
+"""Bytes above which a ModelProto goes to the oracle by way of a file with external data: a message ends at 2 GiB."""
+_LEND_ABOVE = 1024
+"""Bytes above which the weights of a Model are lent to ONNX Runtime instead of being written into a message."""
 
 
 class OracleError(GraphOptError):
@@ -62,8 +66,13 @@ class Reference:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if not optimize:
+            # Packed weights are summed in another order: a constant and the same numbers out of a node would differ.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        self._weights: dict[str, Any] = {}
         try:
             source = self._source(model)
+            options.add_external_initializers(list(self._weights), list(self._weights.values()))
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except GraphOptError:
             self.close()
@@ -92,6 +101,7 @@ class Reference:
     def close(self) -> None:
         """Free the session and any file it was loaded from."""
         self._session = None
+        self._weights = {}
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -105,9 +115,7 @@ class Reference:
         self.close()
 
     def _source(self, model: Model | onnx.ModelProto | bytes | str | Path) -> bytes | str:
-        """What InferenceSession takes: bytes, or the path of a file where the weights are many or already in one."""
-        from . import io
-
+        """What InferenceSession takes: bytes, or the path of a file. The weights of a Model are lent, not copied."""
         if isinstance(model, bytes):
             return model
         if isinstance(model, str | Path):
@@ -115,12 +123,7 @@ class Reference:
                 raise OracleError("there is no such file", where=str(model), remedy="give the path of an ONNX file")
             return str(model)
         if isinstance(model, Model):
-            if io.weight_bytes(model) <= _EXTERNAL_ABOVE:
-                return io.to_proto(model).SerializeToString()
-            self._folder = tempfile.TemporaryDirectory(prefix="graphopt-")
-            path = Path(self._folder.name) / "model.onnx"
-            io.save(model, path, external_data=True)
-            return str(path)
+            return write_model(model, _Lender(model, self._weights).write).SerializeToString()
         if model.ByteSize() <= _EXTERNAL_ABOVE:
             return model.SerializeToString()
         self._folder = tempfile.TemporaryDirectory(prefix="graphopt-")
@@ -165,6 +168,27 @@ def run_reference(
     """What ONNX Runtime computes for a model on these inputs; see `Reference` for what is raised."""
     with Reference(model, optimize=optimize, threads=threads) as reference:
         return reference.run(inputs)
+
+
+class _Lender:
+    """Writes initializers as external ones that are lent to ONNX Runtime as they lie in memory."""
+
+    def __init__(self, model: Model, weights: dict[str, Any]) -> None:
+        inputs = {value.name for value in model.graph.inputs}
+        self.lendable = {n: v.tensor for n, v in model.graph.initializers.items() if n not in inputs}
+        self.weights = weights
+
+    def write(self, tensor: Tensor, name: str) -> onnx.TensorProto:
+        import onnxruntime as ort
+
+        native = tensor.dtype is not DType.STRING and not _is_foreign(tensor.dtype)
+        if tensor.nbytes <= _LEND_ABOVE or not native or self.lendable.get(name) is not tensor:
+            return write_tensor(tensor, name)
+        self.weights[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+        proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
+        proto.data_location = onnx.TensorProto.EXTERNAL
+        proto.external_data.add(key="location", value="lent")
+        return proto
 
 
 def _name(model: Model | onnx.ModelProto | bytes | str | Path) -> str:

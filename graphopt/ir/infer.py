@@ -26,6 +26,8 @@ def infer_shapes(model: Model) -> None:
     What was known stays known: a size is never replaced by a symbol. A model that inference cannot handle keeps the
     types it has.
     """
+    if model._inferred_version == model.version:
+        return
     proto = write_model(model, without_weights)
     try:
         inferred = shape_inference.infer_shapes(proto, data_prop=True)
@@ -34,6 +36,7 @@ def infer_shapes(model: Model) -> None:
     changed = _update(model.graph, inferred.graph)
     if changed:
         model._touch()
+    model._inferred_version = model.version
 
 
 def without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
