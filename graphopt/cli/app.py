@@ -7,6 +7,7 @@ Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: t
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -84,7 +85,13 @@ def common(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line on `args` (those of the process by default) and exit with its status."""
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(run_command(args))
+
+
+def _end(number: int, frame: object) -> None:
+    """End in order, so that temporary folders and child processes go too."""
+    sys.exit(128 + number)
 
 
 def run_command(args: Sequence[str] | None = None) -> int:
@@ -95,7 +102,7 @@ def run_command(args: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing was written", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):

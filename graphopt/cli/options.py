@@ -14,7 +14,7 @@ from graphopt.errors import InputError
 if TYPE_CHECKING:
     from graphopt.tolerance import Tolerance
 
-LEVELS = ("prepare", "clean", "default", "default")
+LEVELS = ("O0", "O1", "O2", "O3")
 
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL.onnx", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -62,7 +62,7 @@ Level = Annotated[
     int,
     typer.Option(
         "-O",
-        help="How much to optimize, when --passes is not given: 0 nothing, 1 exact, 2 default, 3 all.",
+        help="How much to optimize: the named pipelines O0 to O3, when --passes is not given.",
         min=0,
         max=3,
     ),
