@@ -51,6 +51,7 @@ class Model:
         self._opsets: dict[str, int] = {}
         self._functions: dict[FunctionKey, Function] = {}
         self._version = 0
+        self._inferred_version = -1  # the version that shape inference last saw: it has nothing new to say of it
         self._names: dict[str, int] = {}
         self.graph = Graph(self)
 
