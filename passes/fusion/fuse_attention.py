@@ -165,4 +165,19 @@ def _mask(mask: Mask, queries: Value, rewriter: Rewriter, before: Node) -> Value
     if new_axis is not None:
         axes = rewriter.constant(np.array([new_axis], np.int64), "axes")
         value = rewriter.op("Unsqueeze", [value, axes], before=before).output
-    return value
+    return _with_rows(value, mask.value.shape, queries, rewriter, before)
+
+
+def _with_rows(value: Value, shape: Shape | None, queries: Value, rewriter: Rewriter, before: Node) -> Value:
+    """The mask with a row for each query: the operator broadcasts, but ONNX Runtime wants the rows spelled out."""
+    assert queries.shape is not None
+    rows = queries.shape[-2]
+    if shape is not None and len(shape) > 1 and same_dim(shape[-2], rows):
+        return value
+    if isinstance(rows, int):
+        matrix = rewriter.constant(np.array([rows, 1], np.int64), "rows")
+    else:
+        count = rewriter.op("Shape", [queries], {"start": -2, "end": -1}, before=before).output
+        one = rewriter.constant(np.array([1], np.int64), "one")
+        matrix = rewriter.op("Concat", [count, one], {"axis": 0}, before=before).output
+    return rewriter.op("Expand", [value, matrix], before=before).output
