@@ -7,6 +7,7 @@ that it does not outlive a parent that was killed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +28,8 @@ from .errors import CompileError, GraphOptError
 from .target import Target
 
 _TAIL = 2000  # characters of the child's own messages that an error repeats
+_REPORT = "this is a bug in graphopt or in TVM: report it with the model; other passes (--passes) may avoid it"
+ROOM = "free some space in the folder for temporary files, or set TMPDIR to one that has room"
 _JOB = "job.json"
 _RESULT = "result.json"
 
@@ -93,10 +97,8 @@ def _follow(lines: IO[bytes], progress: Progress) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the child and whatever it started; nothing happens if they have ended."""
     if process.poll() is None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
@@ -113,7 +115,7 @@ def _crash(status: int, messages: str) -> CompileError:
         how = f"ended with status {status}"
     text = messages.strip()[-_TAIL:]
     said = f"; its last messages:\n{text}" if text else " and said nothing"
-    remedy = "this is a bug in graphopt or in TVM: report it with the model; other passes (--passes) may avoid it"
+    remedy = _REPORT
     if status == -signal.SIGKILL:
         remedy = "the system may have run out of memory: close other programs, or fix smaller shapes with --input"
     return CompileError(f"the compiling process {how}{said}", remedy=remedy)
@@ -124,6 +126,7 @@ def _rebuilt(table: dict[str, str], folder: str) -> GraphOptError:
     kind = getattr(errors, table["class"], CompileError)
     where = "" if table["where"].startswith(folder) else table["where"]
     made: GraphOptError = kind(table["message"], where=where, remedy=table["remedy"])
+    made.add_note(f"in the compiling process:\n{table['traceback']}")
     return made
 
 
@@ -145,15 +148,26 @@ def main(work: Path) -> None:
         built = load_backend().build(io.load(folder / MODEL), Target.from_dict(job["target"]), folder, progress)
         answer = dataclasses.asdict(built)
     except GraphOptError as error:
-        answer = {
-            "error": {
-                "class": type(error).__name__,
-                "message": error.message,
-                "where": error.where,
-                "remedy": error.remedy,
-            }
-        }
+        answer = {"error": _told(error)}
+    except OSError as error:
+        told = CompileError(f"cannot write {error.filename or folder}: {error.strerror}", remedy=ROOM)
+        answer = {"error": _told(told)}
+    except Exception as error:  # TVM raises all kinds; whatever it is, the caller gets one message
+        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or ["no message"]
+        summary = " ".join(dict.fromkeys([lines[0], lines[-1]]))[:_TAIL]
+        answer = {"error": _told(CompileError(f"{type(error).__name__}: {summary}", remedy=_REPORT))}
     (work / _RESULT).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _told(error: GraphOptError) -> dict[str, str]:
+    """An error on its way to the parent, with the child's traceback for those who ask for one."""
+    return {
+        "class": type(error).__name__,
+        "message": error.message,
+        "where": error.where,
+        "remedy": error.remedy,
+        "traceback": traceback.format_exc(),
+    }
 
 
 def _watch_parent() -> None:

@@ -94,7 +94,7 @@ def compile(
             raise CompileError(
                 f"the artifact cannot be written: {error.strerror or error}",
                 where=str(folder.parent),
-                remedy="free some space there, or set TMPDIR to a folder that has room",
+                remedy=child.ROOM,
             ) from error
         raise
     return result

@@ -34,13 +34,13 @@ class TvmBackend:
         Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
         """
         from graphopt.targets.tvm import build as builder
-        from graphopt.targets.tvm.fuse import fuse
+        from graphopt.targets.tvm import fuse, gpu
         from graphopt.targets.tvm.lower import lower
 
         progress("lowering", 0.0)
         lowered = lower(model)
         progress("scheduling", 0.2)
-        scheduled = fuse(lowered.mod, builder.tvm_target(target))
+        scheduled = (gpu if target.kind == "cuda" else fuse).fuse(lowered.mod, builder.tvm_target(target))
         progress("generating code", 0.5)
         builder.build_library(scheduled, target, folder / LIBRARY, progress)
         progress("writing weights", 0.95)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-import tvm_ffi
+from graphopt.targets.tvm.embedded import embedded, write_assembly
 from graphopt.targets.tvm.gpu_compiler import compile_cuda
 from graphopt.targets.tvm.link import link
 from tvm import relax
@@ -45,16 +45,11 @@ def tvm_target(target: Target) -> tvm.target.Target:
 def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> None:
     """Compile and link a module whose functions are all scheduled. The same module gives the same bytes."""
     made_for = tvm_target(target)
-    if target.gpu is not None:
-        arch = target.gpu.arch
-        tvm_ffi.register_global_func(
-            "tvm_callback_cuda_compile", lambda source: compile_cuda(source, arch), override=True
-        )
     with made_for, tvm.transform.PassContext(opt_level=3):
         executable = relax.build(mod, made_for, relax_pipeline=_to_virtual_machine())
     progress("linking", 0.85)
     with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as folder:
-        link(_objects(executable.mod, Path(folder)), library, target.machine)
+        link(_objects(executable.mod, target, Path(folder)), library, target.machine)
 
 
 def _to_virtual_machine() -> tvm.transform.Pass:
@@ -76,18 +71,15 @@ def _to_virtual_machine() -> tvm.transform.Pass:
     )
 
 
-def _objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
-    """Object files of the host code, and one that holds everything else (VM bytecode, GPU code) as data."""
+def _objects(module: tvm.runtime.Module, target: Target, folder: Path) -> list[Path]:
+    """Object files of the host code, and an assembly file that holds everything else (bytecode, GPU code) as data."""
     paths = []
-    description = ""
     for index, part in enumerate(module._collect_dso_modules()):
         paths.append(folder / f"code{index}.o")
         part.write_to_file(str(paths[-1]))
-        description = part.get_function("_get_target_string")()
-    pack = tvm.get_global_func("runtime.ModulePackImportsToLLVM")
-    paths.append(folder / "data.o")
-    pack(module, False, description, "").write_to_file(str(paths[-1]))
-    return paths
+    arch = target.gpu.arch if target.gpu else ""
+    data = embedded(module, lambda source: compile_cuda(source, arch))
+    return [*paths, write_assembly(data, folder)]
 
 
 def write_weights(arrays: Sequence[np.ndarray], path: Path) -> tuple[Weight, ...]:
