@@ -174,7 +174,7 @@ def _check(cls: type[Pass]) -> None:
         wrong = "it is no subclass of graphopt.Pass"
     elif not isinstance(getattr(cls, "name", None), str) or not isinstance(getattr(cls, "fidelity", None), Fidelity):
         wrong = "it needs the class variables `name` and `fidelity`"
-    elif not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    elif "__dataclass_params__" not in vars(cls):  # inherited ones do not count: annotations would be no options
         wrong = "it must be a frozen dataclass"
     elif any(f.default is dataclasses.MISSING for f in dataclasses.fields(cls)):
         wrong = "each of its options needs a default"

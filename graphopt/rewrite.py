@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable
@@ -106,12 +107,15 @@ class Pass(ABC):
         return f"{self.name}{{{' '.join(changed)}}}" if changed else self.name
 
 
+_WORD = re.compile(r"[A-Za-z0-9_.:/+-]+")
+
+
 def format_option(value: Any) -> str:
     """An option's value as pipeline text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        plain = value and all(c.isalnum() or c in "_-./:" for c in value)
+        plain = _WORD.fullmatch(value)
         looks_like_other = value in ("true", "false") or _is_number(value)
         return value if plain and not looks_like_other else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return repr(value)
