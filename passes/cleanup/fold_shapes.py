@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of, words
 from graphopt.passes.cleanup.reshaping import constant_target
-from graphopt.passes.cleanup.shape_facts import Items, ShapeFacts, dimensions
+from graphopt.passes.cleanup.shape_facts import Item, Items, ShapeFacts, dimensions
 from graphopt.passes.cleanup.transposing import perm_of
 
 from graphopt.ir import Graph, Node, Value
@@ -107,7 +107,10 @@ class _Folder:
             return None
         # Expanding a dimension to its own size is expanding it to 1.
         padded = (1,) * (len(items.items) - len(dims)) + dims[max(0, len(dims) - len(items.items)) :]
-        wanted = [1 if item == dim else item for item, dim in zip(items.items, padded, strict=True)]
+        wanted = [
+            1 if item == dim and not isinstance(item, int) else item
+            for item, dim in zip(items.items, padded, strict=True)
+        ]
         constant = Items(tuple(wanted)).numbers
         return None if constant is None else lambda: self._set_constant(node, constant)
 
@@ -157,3 +160,8 @@ class _Folder:
         self._facts.learn(shape)
         self._facts.learn(gather)
         self._context.count("moved")
+
+
+def _expansion(item: Item, dim: Item) -> Item:
+    """What to expand a dimension `dim` by to get `item`: to its own size is to 1."""
+    return 1 if item == dim and not isinstance(item, int) else item
