@@ -177,7 +177,10 @@ def _with_rows(value: Value, shape: Shape | None, queries: Value, rewriter: Rewr
     if isinstance(rows, int):
         matrix = rewriter.constant(np.array([rows, 1], np.int64), "rows")
     else:
-        count = rewriter.op("Shape", [queries], {"start": -2, "end": -1}, before=before).output
+        # Read off the mask where that is as good: then layers that share a mask share this arithmetic too.
+        own = value.shape is not None and same_dim(value.shape[-1], rows)
+        source, axis = (value, {"start": -1}) if own else (queries, {"start": -2, "end": -1})
+        count = rewriter.op("Shape", [source], axis, before=before).output
         one = rewriter.constant(np.array([1], np.int64), "one")
         matrix = rewriter.op("Concat", [count, one], {"axis": 0}, before=before).output
     return rewriter.op("Expand", [value, matrix], before=before).output
