@@ -21,6 +21,7 @@ from .errors import InputError
 from .fill import Mood, fill
 from .ir import Dim, DType, Model, OpaqueType, Shape, TensorType, Value
 from .meaning import meaning_of
+from .npz import read_npz
 from .reference import OracleError, Reference
 from .tolerance import Output
 
@@ -132,14 +133,9 @@ def load_npz(path: str | Path, model: Model) -> dict[str, np.ndarray]:
 
     Raises InputError if the file cannot be read, or a name, dtype or shape does not fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"not an .npz file: {error}"
-        remedy = "write it with numpy.savez(path, input_name=array, ...)"
-        raise InputError(reason, where=str(path), remedy=remedy) from error
     values = {value.name: value for value in required_inputs(model)}
+    dtypes = {name: value.dtype.numpy for name, value in values.items() if value.dtype is not None}
+    arrays = read_npz(Path(path), dtypes)
     for name, array in arrays.items():
         _check_name(model, values, name)
         check_input(model, values[name], array)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphopt.npz import read_npz, write_npz
 from graphopt.tables import Table
 
-from .arrays import describe_array, read_arrays, write_arrays
 from .options import Json
 from .output import Output
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def run(
@@ -39,14 +42,15 @@ def run(
         graphopt run model.gopt --inputs x.npz --outputs y.npz
     """
     from graphopt import runtime
+    from graphopt.runtime_inputs import dtype_of
 
     output = Output(as_json)
-    arrays = read_arrays(inputs)
     session = runtime.load(artifact, threads=threads)
+    arrays = read_npz(inputs, {info.name: dtype_of(info.dtype) for info in session.inputs})
     results = session.run(arrays)
     if outputs:
-        write_arrays(outputs, results)
-    described = {name: describe_array(array) for name, array in results.items()}
+        write_npz(outputs, results)
+    described = {name: _describe(array) for name, array in results.items()}
     table = Table("outputs", ("output", "type", "min", "max", "mean"), right=frozenset({"min", "max", "mean"}))
     for name, facts in described.items():
         dims = ",".join(map(str, facts["shape"]))
@@ -56,3 +60,15 @@ def run(
     if outputs:
         output.line(f"\nwrote {outputs}")
     output.result({"outputs": described, "file": str(outputs) if outputs else None})
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    """Dtype, shape and, for numbers, range and mean (null for an empty array), as JSON's own types."""
+    import numpy as np
+
+    described: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}
+    if array.size and array.dtype.kind in "fiub":
+        wide = array.astype(np.float64)
+        for name, value in (("min", wide.min()), ("max", wide.max()), ("mean", wide.mean())):
+            described[name] = float(value) if np.isfinite(value) else None
+    return described
