@@ -31,9 +31,11 @@ _pool = threading.local()
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
     """Check the artifact at `path` and make it ready to run.
 
-    `threads`: how many threads its kernels use; None takes the environment's TVM_NUM_THREADS, and without it one
-    for each physical core; never more than the CPUs that this process may use (`Session.threads` tells). Raises ArtifactError when the folder is incomplete, altered,
-    of another format, or for another machine, and InputError for a thread count below one.
+    `threads`: how many threads its kernels use. None takes the environment's TVM_NUM_THREADS, and without it one for
+    each physical core. It is never more than the CPUs that this process may use; `Session.threads` tells.
+
+    Raises ArtifactError when the folder is incomplete, altered, of another format, or for another machine, and
+    InputError for a thread count below one.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads must be a whole number of at least 1, not {threads!r}")
@@ -113,7 +115,6 @@ class Session:
         name = tvm_ffi.dtype(array.dtype.name)
         there = allocate(tvm_ffi.Shape(array.shape), name, tvm_ffi.device("cuda", 0), None)
         tvm_ffi.get_global_func("runtime.TVMTensorCopyFromTo")(tensor, there)
-        tvm_ffi.get_global_func("runtime.Device_StreamSync")(there.device, 0)
         return there
 
     def _array(self, tensor: Any, info: artifact.TensorInfo, taken: list[np.ndarray]) -> np.ndarray:

@@ -28,7 +28,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def check(wanted: Sequence[TensorInfo], given: Mapping[str, Any]) -> list[np.ndarray]:
-    """The arrays in the order of `wanted`, contiguous and aligned. Raises InputError for the first that does not fit."""
+    """The arrays in the order of `wanted`, as compiled code can read them. Raises InputError if one does not fit."""
     if not isinstance(given, Mapping):
         raise InputError(f"inputs must be a mapping of name to array, not {type(given).__name__}")
     _check_names([info.name for info in wanted], list(given))
