@@ -11,6 +11,9 @@ from graphopt.ir import Node, Value
 from graphopt.rewrite import Miss, Rewriter
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+_EPSILON = float(np.float32(1e-5))
+"""The default of the attribute, which is a float32."""
+
 UNREPRESENTABLE = Miss("the folded weights do not fit their float type")
 
 
@@ -42,7 +45,7 @@ def batch_norm(node: Node) -> Affine | Miss:
         return Miss("a parameter of the batch-norm is not constant")
     gamma, beta, mean, variance = (p.reshape(-1) for p in parameters if p is not None)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = gamma / np.sqrt(variance + float(node.attr("epsilon", 1e-5)))
+        scale = gamma / np.sqrt(variance + float(node.attr("epsilon", _EPSILON)))
         shift = beta - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return Miss("the batch-norm's factors are not finite")
