@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import tvm
 from graphopt.targets.tvm import converters
-from graphopt.targets.tvm.converters.context import Context, clean_name, plain, unique
+from graphopt.targets.tvm.converters.context import Context, clean_name, plain
 from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.symbols import unique
 from tvm import relax
 
 from graphopt.errors import UnsupportedError

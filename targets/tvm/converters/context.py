@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined
-from graphopt.targets.tvm.converters.symbols import Symbols
+from graphopt.targets.tvm.converters.symbols import Symbols, unique
 from tvm import relax, s_tir, te, tirx
 
 from graphopt.ir import Graph
@@ -21,6 +21,9 @@ _FLOATS = ["float16", "bfloat16", "float32", "float64"]
 _INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 TENSOR_TYPES = frozenset([*_FLOATS, *_INTEGERS, "bool"])
 """Element types that kernels are made for."""
+
+OFFSET = 1 << 40
+"""Added to numbers read at run time while they pass through TVM's shapes, which it takes to be never negative."""
 
 Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
 
@@ -48,7 +51,7 @@ class Context:
         return tuple(self.dim(size) for size in sizes)
 
     def _bind_size(self, expr: tirx.Expr, var: tirx.Var) -> None:
-        self.builder.match_cast(relax.ShapeExpr([expr]), relax.ShapeType([var]))
+        self.builder.match_cast(self.builder.emit(relax.ShapeExpr([expr])), relax.ShapeType([var]))
 
     def same(self, left: Dim, right: Dim) -> bool:
         """Whether two sizes are certainly equal."""
@@ -58,7 +61,7 @@ class Context:
         """Have the compiled code check that two sizes are equal. Raises Declined if they never are."""
         if isinstance(left, int) and isinstance(right, int) and left != right:
             raise Declined(f"a size of {left} where {right} is needed")
-        self.builder.match_cast(relax.ShapeExpr([_extent(left)]), relax.ShapeType([_extent(right)]))
+        self.builder.match_cast(self.builder.emit(relax.ShapeExpr([_extent(left)])), relax.ShapeType([_extent(right)]))
 
     # --- values
 
@@ -76,17 +79,17 @@ class Context:
             raise Declined("the number of elements of a shape-like input is not known before running")
         if operand.is_float:
             raise Declined("needs the value of a floating-point input before running")
-        flat = self.te(_flatten_to_int64(operand), operand, name="sizes")
-        names = [self.symbols.fresh("v", lowest=-(1 << 40)) for _ in range(operand.size)]
+        flat = self.te(_flatten_with_offset(operand), operand, name="sizes")
+        names = [self.symbols.fresh("v", largest=2 * OFFSET) for _ in range(operand.size)]
         result = np.empty(operand.size, object)
-        result[:] = names
+        result[:] = [name - tirx.IntImm("int64", OFFSET) for name in names]
         if names:
             shape = relax.op.call_pure_packed(
                 "vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=relax.ShapeType(ndim=len(names))
             )
             self.builder.match_cast(self.builder.emit(shape), relax.ShapeType(names))
         if operand.dtype == "bool":
-            result = np.array([name != 0 for name in names], object)
+            result[:] = [tirx.NE(item, tirx.IntImm("int64", 0)) for item in result]
         return result.reshape([int(d) for d in operand.shape])  # type: ignore[arg-type]
 
     def tensor(self, operand: Operand) -> relax.Expr:
@@ -217,16 +220,6 @@ def clean_name(name: str) -> str:
     return f"_{text}" if text[0].isdigit() else text
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """`name`, or `name` with the first number that makes it new; adds it to `taken`."""
-    candidate, number = name, 0
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate
-
-
 def scalar(value: Any, dtype: str) -> tirx.Expr:
     """A Python number or an integer expression as an expression of `dtype`."""
     if isinstance(value, bool | int | float | np.generic):
@@ -254,7 +247,7 @@ def _host_scalars(operand: Operand) -> Compute:
     return sizes
 
 
-def _flatten_to_int64(operand: Operand) -> Compute:
+def _flatten_with_offset(operand: Operand) -> Compute:
     shape = [int(d) for d in operand.shape]  # type: ignore[arg-type]
 
     def sizes(x: te.Tensor) -> te.Tensor:
@@ -263,8 +256,10 @@ def _flatten_to_int64(operand: Operand) -> Compute:
             for extent in reversed(shape):
                 index.insert(0, tirx.indexmod(flat, extent))
                 flat = tirx.indexdiv(flat, extent)
-            return x(*index).astype("int64")
+            value = tirx.max(tirx.min(x(*index).astype("int64"), limit), -limit)
+            return value + limit
 
+        limit = tirx.IntImm("int64", OFFSET)
         return te.compute((operand.size,), element, name="sizes")
 
     return sizes

@@ -134,10 +134,10 @@ def _scatter_body(data: Operand, updates: Operand, place: Any, combine: Any, cou
     def body(x: Any, where_: Any, new: Any, out: Any) -> Any:
         from graphopt.targets.tvm.converters.tensors import unflatten
 
-        with IRBuilder() as builder:
+        with IRBuilder() as builder, T.seq_scope():
             with T.serial(int_expr(0), int_expr(product(data.shape))) as i:
                 at = unflatten(i, data.shape)
-                T.buffer_store(out, x[tuple(at)] if at else x[()], at)
+                T.buffer_store(out, x[tuple(at)], at)
             with T.serial(int_expr(0), int_expr(count)) as j:
                 source = unflatten(j, updates.shape)
                 target = place(where_, source)
@@ -396,7 +396,7 @@ def reverse_sequence(c: Call) -> Operand:
         def element(*index: tirx.Expr) -> tirx.Expr:
             count = n(index[batch]).astype("int64")
             place = list(index)
-            place[time] = tirx.Select(index[time] < count, count - 1 - index[time], index[time])
+            place[time] = tirx.Select(index[time] < count, count - int_expr(1) - index[time], index[time])
             return x(*place)
 
         return te.compute(data.shape, element, name="reverse_sequence")

@@ -301,7 +301,7 @@ def hardmax(c: Call) -> Operand:
 
     def compute(where: te.Tensor) -> te.Tensor:
         def element(*index: tirx.Expr) -> tirx.Expr:
-            place = [0 if i == axis else v for i, v in enumerate(index)]
+            place = [tirx.IntImm("int64", 0) if i == axis else v for i, v in enumerate(index)]
             return tirx.EQ(where(*place), index[axis]).astype("float32").astype(data.dtype)
 
         return te.compute(data.shape, element, name="hardmax")

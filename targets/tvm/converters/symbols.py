@@ -9,7 +9,8 @@ import tvm_ffi
 from graphopt.targets.tvm.converters.operand import Dim
 from tvm import tirx
 
-_LARGEST = 1 << 40
+LARGEST = 10**9
+"""What every size of a model is taken to be at most; exporters write it to mean "to the end"."""
 
 
 class Symbols:
@@ -20,6 +21,7 @@ class Symbols:
         self._named: dict[str, tirx.Var] = {}
         self._known: dict[tirx.Var, tirx.Expr | None] = {}
         self._derived: dict[str, tirx.Var] = {}
+        self._names: set[str] = set()
 
     def size(self, name: str | None) -> tirx.Var:
         """The size that a model calls `name`; a fresh one for each call with None."""
@@ -29,12 +31,14 @@ class Symbols:
             self._named[name] = self.fresh(name)
         return self._named[name]
 
-    def fresh(self, hint: str, *, lowest: int = 0) -> tirx.Var:
-        """A new integer of which nothing is known but its lowest value."""
+    def fresh(self, hint: str, *, largest: int = LARGEST) -> tirx.Var:
+        """A new integer of which nothing is known but that it is not negative and at most `largest`."""
         clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in hint) or "d"
-        var = tirx.Var(clean if not clean[0].isdigit() else f"d{clean}", "int64")
+        # Names are unique: expressions are told apart by their text.
+        name = unique(clean if not clean[0].isdigit() else f"d{clean}", self._names)
+        var = tirx.Var(name, "int64")
         self._known[var] = None
-        self.analyzer.update(var, tvm.sym.ConstIntBound(lowest, _LARGEST))
+        self.analyzer.update(var, tvm.sym.ConstIntBound(0, largest))
         return var
 
     def __contains__(self, var: tirx.Var) -> bool:
@@ -110,6 +114,16 @@ class Symbols:
     def leave(self, saved: dict[str, tirx.Var]) -> None:
         """Forget derived sizes bound inside a branch that is now closed."""
         self._derived = saved
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """`name`, or `name` with the first number that makes it new; adds it to `taken`."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
 
 
 def _expr(value: Dim) -> tirx.Expr:
