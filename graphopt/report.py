@@ -148,7 +148,7 @@ class Report:
                 len(runs),
                 f"{nodes:+,}" if nodes else "0",
                 format_seconds(sum(step.seconds for step in runs)),
-                ", ".join(f"{n:,} {what}" for what, n in counts.items()),
+                ", ".join(f"{n:,} {what}" for what, n in counts.items() if n),
             )
         return table
 

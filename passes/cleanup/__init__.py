@@ -1,1 +1,1 @@
-
+"""Passes that remove and simplify; every result keeps its bits."""
