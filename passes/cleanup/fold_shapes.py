@@ -91,8 +91,10 @@ class _Folder:
     def _constant_reshape(self, node: Node) -> Callable[[], None] | None:
         data, target = node.input(0), node.input(1)
         items = self._facts.of(target)
-        if data is None or target is None or target.constant is not None or items is None or node.attr("allowzero", 0):
+        if data is None or target is None or target.constant is not None or items is None:
             return None
+        if node.attr("allowzero", 0) and 0 in items.items:
+            return None  # a size of zero that is meant as such
         constant = constant_target(dimensions(data), items.items)
         if constant is None:
             self._context.miss("the target of a Reshape is not the same constant for every size")
@@ -121,6 +123,8 @@ class _Folder:
         rewriter.set_input(node, 1, rewriter.constant(np.array(constant, np.int64), old.name))
         if old.producer is not None:
             rewriter.remove_dead(old.producer)
+        if node.attr("allowzero", 0):
+            rewriter.set_attribute(node, "allowzero", None)  # a 0 of the constant copies
         self._context.count("targets")
 
     def _earlier_shape(self, node: Node) -> Callable[[], None] | None:

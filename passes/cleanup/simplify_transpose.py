@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of
+from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of, same_shape
+from graphopt.passes.cleanup.reshaping import RESHAPES, reshape_source
 from graphopt.passes.cleanup.transposing import (
     Perm,
     Step,
@@ -15,6 +16,7 @@ from graphopt.passes.cleanup.transposing import (
     inverse,
     is_identity,
     perm_of,
+    regrouped,
     step_through,
 )
 
@@ -36,6 +38,14 @@ class _Reshaped:
 
 
 @dataclass(frozen=True)
+class _Regrouped:
+    node: Node
+    inner: Node  # the Reshape in front, which merges axes
+    outer: Node  # the Reshape behind, which splits them again
+    perm: Perm
+
+
+@dataclass(frozen=True)
 class _Sunk:
     node: Node
     steps: tuple[Step, ...]
@@ -48,14 +58,14 @@ class SimplifyTranspose(RewritePass):
 
     A Transpose moves down through elementwise operators, Softmax, Concat and order-free reductions if it then meets
     another Transpose, joins an equal one at another operand, or comes to nothing. One that moves only dimensions of
-    size 1 becomes a Reshape.
+    size 1 becomes a Reshape; one between two reshapes that merge axes for it and split them again does without.
     """
 
     name: ClassVar[str] = "simplify-transpose"
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
     ops: ClassVar[tuple[str, ...]] = ("Transpose",)
 
-    def match(self, node: Node, context: PassContext) -> _Composed | _Reshaped | _Sunk | Miss:
+    def match(self, node: Node, context: PassContext) -> _Composed | _Reshaped | _Regrouped | _Sunk | Miss:
         perm, data = perm_of(node), node.input(0)
         if perm is None or data is None or is_identity(perm):
             return Miss("")
@@ -66,6 +76,9 @@ class SimplifyTranspose(RewritePass):
         target = as_reshape(node, perm)
         if target is not None and data.constant is None:
             return _Reshaped(node, target) if context.model.opset >= 18 else OLD_OPSET
+        regrouped = _between_reshapes(node, perm)
+        if regrouped is not None:
+            return regrouped if context.model.opset >= 18 else OLD_OPSET
         return self._sink(node, perm, context)
 
     def _sink(self, node: Node, perm: Perm, context: PassContext) -> _Sunk | Miss:
@@ -91,12 +104,17 @@ class SimplifyTranspose(RewritePass):
     def _if_modern(self, found: _Sunk, context: PassContext) -> _Sunk | Miss:
         return found if context.model.opset >= 18 else OLD_OPSET
 
-    def rewrite(self, match: _Composed | _Reshaped | _Sunk, rewriter: Rewriter) -> None:
+    def rewrite(self, match: _Composed | _Reshaped | _Regrouped | _Sunk, rewriter: Rewriter) -> None:
         node = match.node
         if isinstance(match, _Composed):
             source = match.inner.inputs[0]
             assert source is not None
             result = _transposed(rewriter, source, match.perm, node.output.type, (match.inner, node))
+        elif isinstance(match, _Regrouped):
+            source, origin = match.inner.inputs[0], (match.inner, node, match.outer)
+            assert source is not None
+            node = match.outer
+            result = _transposed(rewriter, source, match.perm, node.output.type, origin)
         elif isinstance(match, _Reshaped):
             target = rewriter.constant(np.array(match.target, np.int64), f"{node.output.name}_shape")
             operands = [node.inputs[0], target]
@@ -105,6 +123,19 @@ class SimplifyTranspose(RewritePass):
             _sink(match, rewriter)
             return
         rewriter.replace(node, [result])
+
+
+def _between_reshapes(node: Node, perm: Perm) -> _Regrouped | None:
+    inner, outer = reshape_source(node), node.output.sole_user
+    source = None if inner is None else inner.input(0)
+    if inner is None or source is None or source.shape is None or outer is None:
+        return None
+    if outer.domain or outer.op_type not in RESHAPES or outer.input(0) is not node.output:
+        return None
+    full = regrouped(source.shape, inner.output.shape, perm)
+    if full is None or not same_shape(tuple(source.shape[axis] for axis in full), outer.output.shape):
+        return None
+    return _Regrouped(node, inner, outer, full)
 
 
 def _transposed(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from graphopt.passes.cleanup.facts import constant_ints, is_static, normalized_axes, producer_of, words
 
-from graphopt.ir import DType, Node, Value
+from graphopt.ir import DType, Node, Shape, Value
 from graphopt.rewrite import PassContext
 
 Perm = tuple[int, ...]
@@ -145,6 +145,26 @@ def _reduction(node: Node, perm: Perm, context: PassContext) -> Step | None:
         left = [axis for axis in range(len(perm)) if axis not in before]
         result = tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in behind)
     return Step(node, (None, np.array(before, np.int64)), result)
+
+
+def regrouped(source: Shape | None, matrix: Shape | None, perm: Perm) -> Perm | None:
+    """The permutation of the axes of `source` that permuting those of `matrix` is.
+
+    `matrix` is `source` reshaped: the same dimensions, but for some neighbours that are one dimension there.
+    """
+    if source is None or matrix is None or len(matrix) != len(perm) or len(source) < len(matrix):
+        return None
+    left = 0
+    while left < len(matrix) - 1 and source[left] is not None and source[left] == matrix[left]:
+        left += 1
+    right = len(matrix) - left - 1
+    if right and (None in matrix[-right:] or source[-right:] != matrix[-right:]):
+        return None
+    merged = len(source) - left - right
+    groups = [(axis,) for axis in range(left)]
+    groups.append(tuple(range(left, left + merged)))
+    groups += [(axis,) for axis in range(left + merged, len(source))]
+    return tuple(axis for group in perm for axis in groups[group])
 
 
 def as_reshape(node: Node, perm: Perm) -> tuple[int, ...] | None:

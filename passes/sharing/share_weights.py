@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.ir import DType, Graph, Value
+from graphopt.ir import DType, Graph, Tensor, Value
 from graphopt.rewrite import Fidelity, Pass, PassContext
+
+_HEAD = 64
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,12 @@ class ShareWeights(Pass):
     min_bytes: int = 0
 
     def run(self, graph: Graph, context: PassContext) -> None:
-        for group in _look_alikes(self._candidates(graph)):
-            by_contents: dict[str, list[Value]] = defaultdict(list)
-            for value in group:
-                assert value.tensor is not None
-                by_contents[value.tensor.digest].append(value)
-            for equal in by_contents.values():
-                if len(equal) > 1:
-                    _share(equal, graph, context)
+        groups = [list(self._candidates(graph))]
+        # From what costs nothing to what reads all of a tensor, which only those are asked for that are equal so far.
+        for question in (_type, _head, _contents):
+            groups = [part for group in groups for part in _split(group, question)]
+        for equal in groups:
+            _share(equal, graph, context)
 
     def _candidates(self, graph: Graph) -> Iterable[Value]:
         for scope in graph.all_graphs():
@@ -44,12 +44,28 @@ class ShareWeights(Pass):
                     yield value
 
 
-def _look_alikes(values: Iterable[Value]) -> list[list[Value]]:
-    groups: dict[tuple[DType, tuple[int, ...]], list[Value]] = defaultdict(list)
+def _split(values: Iterable[Value], question: Callable[[Tensor], Hashable]) -> list[list[Value]]:
+    """The values grouped by the answer to a question; those whose answer nobody else gives are left out."""
+    groups: dict[Hashable, list[Value]] = defaultdict(list)
     for value in values:
         assert value.tensor is not None
-        groups[value.tensor.dtype, value.tensor.shape].append(value)
+        groups[question(value.tensor)].append(value)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _type(tensor: Tensor) -> Hashable:
+    return tensor.dtype, tensor.shape
+
+
+def _head(tensor: Tensor) -> Hashable:
+    """The first few elements: different weights differ there, as a rule."""
+    if tensor.dtype is DType.STRING:
+        return None
+    return tensor.numpy().reshape(-1)[:_HEAD].tobytes()
+
+
+def _contents(tensor: Tensor) -> Hashable:
+    return tensor.digest
 
 
 def _share(equal: list[Value], graph: Graph, context: PassContext) -> None:

@@ -147,8 +147,27 @@ def test_sizes_that_no_constant_tells(body, shape):
     )
 
 
+def test_zero_means_copying_afterwards_although_it_did_not_before():
+    model = check_pass(
+        FOLD,
+        SPLIT_HEADS.replace("Reshape(X, t)", "Reshape<allowzero=1>(X, t)"),
+        "g (float[N,S,768] X) => (float[N,S,12,64] Y) { Y = Reshape(X, t) }",
+        weights=LISTS,
+        shapes={"X": (2, 5, 768)},
+    )
+    assert target_of(model) == [0, 0, 12, 64]
+    assert run_reference(model, {"X": np.zeros((0, 3, 768), np.float32)})["Y"].shape == (0, 3, 12, 64)
+
+
 def test_a_reshape_where_zero_means_zero_stays():
-    check_declines(FOLD, SPLIT_HEADS.replace("Reshape(X, t)", "Reshape<allowzero=1>(X, t)"), weights=LISTS)
+    check_declines(
+        FOLD,
+        """g (float[N,0] X) => (float[A,B] Y) {
+            s = Shape(X) a = Gather(s, i0) c = Unsqueeze(a, zero) t = Concat<axis=0>(zero, c)
+            Y = Reshape<allowzero=1>(X, t)
+        }""",
+        weights=LISTS,
+    )
 
 
 def test_the_expansion_that_pytorch_exports():

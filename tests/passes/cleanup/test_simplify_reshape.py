@@ -180,6 +180,30 @@ def test_across_a_capture():
     )
 
 
+@pytest.mark.parametrize("flatten", ["Flatten<axis=-1>(X)", "Reshape(X, s)"])
+def test_a_softmax_of_rows_needs_no_matrix(flatten):
+    check_pass(
+        SimplifyReshape(),
+        f"""g (float[A,B,8] X) => (float[A,B,8] Y) {{
+            s = Constant<value_ints=[-1,8]>() m = {flatten} r = Softmax(m) t = Shape(X) Y = Reshape(r, t)
+        }}""",
+        "g (float[A,B,8] X) => (float[A,B,8] Y) { Y = Softmax(X) }",
+        shapes={"X": (2, 3, 8)},
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "m = Flatten<axis=1>(X) r = Softmax(m) Y = Reshape(r, t)",  # other rows
+        "m = Flatten<axis=-1>(X) r = Softmax<axis=0>(m) Y = Reshape(r, t)",  # columns
+        "m = Flatten<axis=-1>(X) r = Softmax(m) e = Exp(r) q = ReduceMax(e) p = Reshape(r, t) Y = Add(p, q)",
+    ],
+)
+def test_other_softmaxes_stay(body):
+    check_declines(SimplifyReshape(), f"g (float[A,B,8] X) => (float[A,B,8] Y) {{ t = Shape(X) {body} }}")
+
+
 def test_an_old_opset_is_left_alone():
     check_declines(
         SimplifyReshape(),

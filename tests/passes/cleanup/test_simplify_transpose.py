@@ -230,3 +230,63 @@ def test_composes_across_a_capture():
         }}""",
         shapes={"c": (), **SHAPES},
     )
+
+
+@pytest.mark.parametrize(
+    ("merge", "perm", "split", "result", "full"),
+    [
+        (
+            "p = Shape<start=2>(X) m = Concat<axis=0>(minus, p)",
+            "0,2,1",
+            "q = Shape<end=2>(X) r = Shape<start=3>(X) t = Shape<start=2,end=3>(X) s = Concat<axis=0>(q, r, t)",
+            "N,3,5,S",
+            "0,1,3,2",
+        ),
+        (
+            "p = Shape<end=1>(X) o = Shape<start=3>(X) m = Concat<axis=0>(p, minus, o)",
+            "1,2,0",
+            "q = Shape<start=1>(X) s = Concat<axis=0>(q, p)",
+            "3,S,5,N",
+            "1,2,3,0",
+        ),
+    ],
+)
+def test_axes_that_are_merged_for_it_and_split_again(merge, perm, split, result, full):
+    check_pass(
+        PASS,
+        f"""g (float[N,3,S,5] X) => (float[{result}] Y) {{
+            {merge} {split} a = Reshape(X, m) b = Transpose<perm=[{perm}]>(a) c = Reshape(b, s) Y = Exp(c)
+        }}""",
+        f"g (float[N,3,S,5] X) => (float[{result}] Y) {{ c = Transpose<perm=[{full}]>(X) Y = Exp(c) }}",
+        weights={"minus": np.array([-1], np.int64)},
+        shapes={"X": (2, 3, 7, 5)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [
+        ("a = Reshape(X, m) b = Transpose<perm=[0,2,1]>(a) Y = Reshape(b, s)", "2,5,3,4"),  # split elsewhere
+        ("a = Reshape(X, o) b = Transpose<perm=[0,2,1]>(a) Y = Reshape(b, s)", "2,5,3,4"),  # not merged but cut anew
+    ],
+)
+def test_other_reshapes_around_it_stay(body, result):
+    check_declines(
+        PASS,
+        f"g (float[2,3,4,5] X) => (float[{result}] Y) {{ {body} }}",
+        weights={
+            "m": np.array([6, 4, 5], np.int64),
+            "o": np.array([4, 6, 5], np.int64),
+            "s": np.array([2, 5, 3, 4], np.int64),
+        },
+    )
+
+
+def test_a_reshape_around_it_that_another_node_uses():
+    check_declines(
+        PASS,
+        """g (float[2,3,4,5] X) => (float[2,3,5,4] Y, float[6,5,4] Z) {
+            a = Reshape(X, m) b = Transpose<perm=[0,2,1]>(a) Y = Reshape(b, s) Z = Exp(b)
+        }""",
+        weights={"m": np.array([6, 4, 5], np.int64), "s": np.array([2, 3, 5, 4], np.int64)},
+    )
