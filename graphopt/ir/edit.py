@@ -128,6 +128,10 @@ def set_attribute(node: Node, name: str, attribute: Attribute | None) -> None:
     node._subgraphs = tuple(g for a in node._attributes.values() for g in _graphs_in(a))
     for subgraph in node._subgraphs:
         subgraph._parent = node
+    if node._subgraphs:
+        node.graph._holders[node] = None
+    else:
+        node.graph._holders.pop(node, None)
     node.graph.model._touch()
 
 
@@ -157,6 +161,7 @@ def detach_node(node: Node) -> None:
     for value in node._outputs:
         forget_value(value)
     graph.nodes._remove(node)
+    graph._holders.pop(node, None)
     node._graph = None
     graph.model._touch()
 

@@ -30,10 +30,21 @@ class NodeList:
         return self._length
 
     def __iter__(self) -> Iterator[Node]:
-        return self._walk("_next")
+        node = self._root._next
+        while node is not self._root:
+            assert node is not None
+            if node._graph is not None:
+                yield node
+            # A removed node keeps its links, and they lead back into the list sooner or later.
+            node = node._next
 
     def __reversed__(self) -> Iterator[Node]:
-        return self._walk("_previous")
+        node = self._root._previous
+        while node is not self._root:
+            assert node is not None
+            if node._graph is not None:
+                yield node
+            node = node._previous
 
     def __contains__(self, node: object) -> bool:
         return isinstance(node, Node) and node._graph is not None and node._graph.nodes is self
@@ -45,14 +56,6 @@ class NodeList:
     @property
     def last(self) -> Node | None:
         return next(reversed(self), None)
-
-    def _walk(self, link: str) -> Iterator[Node]:
-        node = getattr(self._root, link)
-        while node is not self._root:
-            if node._graph is not None:
-                yield node
-            # A removed node keeps its links, and they lead back into the list sooner or later.
-            node = getattr(node, link)
 
     def _insert(self, node: Node, before: Node | None) -> None:
         following = before or self._root
@@ -84,6 +87,7 @@ class Graph:
         self._outputs: list[Value] = []
         self._values: dict[str, Value] = {}
         self._initializers: dict[str, Value] = {}
+        self._holders: dict[Node, None] = {}  # the nodes that hold nested graphs, so that finding these needs no search
         # Carried, not interpreted: serialized onnx.SparseTensorProto by name, and quantization annotations.
         self.sparse_initializers: dict[str, bytes] = {}
         self.quantization_annotations: tuple[bytes, ...] = ()
@@ -132,7 +136,7 @@ class Graph:
         while stack:
             graph = stack.pop()
             yield graph
-            for node in graph.nodes:
+            for node in reversed(graph._holders):
                 stack.extend(reversed(node.subgraphs))
 
     def all_nodes(self) -> Iterator[Node]:
