@@ -164,7 +164,7 @@ def member(folder: Path, name: str) -> Path:
     if plain:
         try:
             plain = stat.S_ISREG(path.lstat().st_mode)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return path
         except OSError as error:
             raise ArtifactError(f"{name} cannot be read: {error.strerror}", where=str(folder)) from error

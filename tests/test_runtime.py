@@ -1,0 +1,219 @@
+"""Running an artifact: light imports, threads, checks of the inputs, arrays that belong to the caller."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from graphopt import compiler, cpu, runtime, runtime_inputs
+from graphopt.artifact import TensorInfo
+from graphopt.errors import InputError
+from graphopt.ir.text import parse
+from tests.compiled import compiled, expected, inputs
+
+SCRIPT = """
+import sys
+import numpy as np
+from graphopt import runtime
+session = runtime.load(sys.argv[1], threads=1)
+x = np.ones((2, 16), np.float32)
+y = session.run({"x": x, "bias": np.zeros((2, 32), np.float32)})["h"]
+assert y.shape == (2, 32), y.shape
+heavy = {"tvm", "onnx", "onnxruntime", "onnx_graphsurgeon", "networkx", "graphopt.ir"} & set(sys.modules)
+assert not heavy, heavy
+print("ran", session.threads)
+"""
+
+
+@pytest.fixture(scope="module")
+def session() -> runtime.Session:
+    return runtime.load(compiled().folder)
+
+
+def run_script(text: str, *arguments: str, **environment: str) -> str:
+    env = {key: value for key, value in os.environ.items() if key != "TVM_NUM_THREADS"}
+    command = [sys.executable, "-c", text, *arguments]
+    result = subprocess.run(command, env={**env, **environment}, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_nothing_heavy_is_imported():
+    assert run_script(SCRIPT, str(compiled().folder)).strip() == "ran 1"
+
+
+def test_a_bundled_runtime_needs_no_tvm(tmp_path):
+    """With tvm hidden, the library beside the artifact is used."""
+    hide = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "tvm" else find(name, *more)
+"""
+    folder = compiled(bundle_runtime=True).save(tmp_path / "bundled.gopt")
+    assert (folder / "libtvm_runtime.so").is_file()
+    assert run_script(hide + SCRIPT, str(folder)).strip() == "ran 1"
+
+
+def test_without_a_runtime_it_says_where_to_get_one(tmp_path):
+    script = """
+import importlib.util, sys
+from graphopt import runtime
+from graphopt.errors import ArtifactError
+importlib.util.find_spec = lambda name, *more: None
+try:
+    runtime.load(sys.argv[1])
+except ArtifactError as error:
+    print(error)
+"""
+    said = run_script(script, str(compiled().folder))
+    assert "libtvm_runtime.so is not here" in said
+    assert "--bundle-runtime" in said
+
+
+def test_one_artifact_for_several_sizes(session):
+    for rows in (1, 3, 17):
+        given = inputs(rows)
+        outputs = session.run(given)
+        assert list(outputs) == ["y", "h"]
+        for name, array in expected(given).items():
+            np.testing.assert_allclose(outputs[name], array, atol=1e-5)
+
+
+def test_no_rows_at_all(session):
+    assert session.run(inputs(0))["y"].shape == (0, 32)
+
+
+def test_threads():
+    script = """
+import sys, tvm_ffi
+from graphopt import runtime
+import numpy as np
+for asked in (1, 2, 1, None, 10_000):
+    session = runtime.load(sys.argv[1], threads=asked)
+    session.run({"x": np.ones((2, 16), np.float32), "bias": np.zeros((2, 32), np.float32)})
+    print(session.threads, tvm_ffi.get_global_func("runtime.NumThreads")())
+"""
+    most = len(cpu.allowed())
+    expected = [1, min(2, most), 1, min(cpu.current().cores, most), most]
+    lines = run_script(script, str(compiled().folder)).split("\n")
+    assert [line.split() for line in lines if line] == [[str(n), str(n)] for n in expected]
+    environment = run_script(script, str(compiled().folder), TVM_NUM_THREADS="1").split("\n")
+    assert environment[3] == "1 1"
+
+
+def test_the_calling_thread_is_not_pinned(session):
+    before = cpu.allowed()
+    session.run(inputs())
+    assert cpu.allowed() == before
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_a_wrong_thread_count(threads):
+    with pytest.raises(InputError, match="threads must be a whole number of at least 1"):
+        runtime.load(compiled().folder, threads=threads)
+
+
+def test_outputs_belong_to_the_caller(session):
+    first = session.run(inputs(seed=1))
+    kept = {name: array.copy() for name, array in first.items()}
+    second = session.run(inputs(seed=2))
+    for name in first:
+        np.testing.assert_array_equal(first[name], kept[name])
+        assert not np.may_share_memory(first[name], second[name])
+        first[name] += 1
+
+
+def test_inputs_are_not_changed_and_may_lie_anywhere(session):
+    given = inputs(4)
+    answer = session.run(given)["y"]
+    x = given["x"]
+    shifted = np.empty(x.size + 1, np.float32)[1:].reshape(x.shape)
+    shifted[:] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for other in (np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2], shifted, frozen, x.tolist()):
+        variant = np.asarray(other, np.float32) if isinstance(other, list) else other
+        before = variant.copy()
+        np.testing.assert_array_equal(session.run({**given, "x": variant})["y"], answer)
+        np.testing.assert_array_equal(variant, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda g: {"x": g["x"]}, r"no array given for input 'bias'\n.*the inputs are: x, bias"),
+        (lambda g: {**g, "biass": g["bias"]}, r"there is no input 'biass'\n.*did you mean 'bias'"),
+        (lambda g: {**g, "x": g["x"].astype(np.float64)}, r"has dtype float64, and the model takes float32\n.*astype"),
+        (lambda g: {**g, "x": g["x"].astype(">f4")}, "has dtype >f4, and the model takes float32"),
+        (lambda g: {**g, "x": g["x"][0]}, r"has shape \[16\] of rank 1, and the model takes \[N, 16\]"),
+        (lambda g: {**g, "x": g["x"][:, :3]}, "has size 3 on axis 1"),
+        (lambda g: {**g, "x": g["x"][:2]}, r"dimension 'N' is 2 \(input 'x', axis 0\)"),
+        (lambda g: {**g, "x": [[1.0], [2.0, 3.0]]}, "input 'x': is not an array"),
+        (lambda g: [g["x"]], "inputs must be a mapping of name to array, not list"),
+    ],
+)
+def test_a_wrong_input_is_named(session, change, problem):
+    with pytest.raises(InputError, match=problem):
+        session.run(change(inputs()))
+
+
+def test_from_several_threads_at_once(session):
+    given = [inputs(5, seed) for seed in range(4)]
+    answers: dict[int, np.ndarray] = {}
+
+    def work(index: int) -> None:
+        for _ in range(5):
+            answers[index] = session.run(given[index])["h"]
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for index, answer in answers.items():
+        np.testing.assert_allclose(answer, expected(given[index])["h"], atol=1e-5)
+
+
+PASSED_ON = """<ir_version: 10, opset_import: ["" : 21]>
+same ({dtype}[N] x, {dtype} s) => ({dtype}[N] a, {dtype}[N] b, {dtype} c)
+{{ a = Identity(x)  b = Identity(a)  c = Identity(s) }}"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "array"),
+    [
+        ("float", np.float32([1, 2])),
+        ("bool", np.array([True, False])),
+        ("int64", np.array([1, -(2**40)])),
+        ("uint8", np.uint8([255, 0])),
+        ("float16", np.float16([1.5, 2])),
+        ("bfloat16", np.array([1.5, 2], ml_dtypes.bfloat16)),
+    ],
+)
+def test_outputs_that_are_inputs_are_copies(dtype, array):
+    """Identity of an input, twice, and a scalar: three arrays of the right dtype that share nothing."""
+    artifact = compiler.compile(parse(PASSED_ON.format(dtype=dtype)), passes="")
+    given: dict[str, Any] = {"x": array, "s": array[0]}
+    outputs = artifact.run(given)
+    for name, wanted in (("a", array), ("b", array), ("c", np.asarray(array[0]))):
+        assert outputs[name].dtype == array.dtype
+        assert outputs[name].shape == wanted.shape
+        np.testing.assert_array_equal(outputs[name], wanted)
+    assert not np.may_share_memory(outputs["a"], outputs["b"])
+    assert not np.may_share_memory(outputs["a"], array)
+
+
+def test_arrays_are_handed_over_without_a_copy_when_they_can_be():
+    info = (TensorInfo("x", "float32", ("N",)),)
+    buffer = np.zeros(64, np.float32)
+    start = -buffer.ctypes.data % 64 // 4
+    aligned = buffer[start : start + 8]
+    assert runtime_inputs.check(info, {"x": aligned})[0] is aligned
+    assert runtime_inputs.check(info, {"x": buffer[start + 1 : start + 9]})[0].ctypes.data % 64 == 0
