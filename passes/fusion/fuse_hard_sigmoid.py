@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, number
+from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, number, produced_by
 from graphopt.passes.fusion._polynomial import expression, follow
 
 from graphopt.ir import DType, Node, Value
@@ -39,22 +39,13 @@ class FuseHardSigmoid(RewritePass):
     ops: ClassVar[tuple[str, ...]] = ("Clip",)
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
-        line = clipped_line(node)
-        if line is None:
-            return NOTHING
-        if (old := below_opset(context, 22)) is not None:
-            return old
-        root, nodes = node, line.nodes
-        if not close(line.top, 1.0, line.data.dtype):
-            found = follow(node.output, (node.output,), {(1,): 1.0 / line.top}, line.data.dtype)
-            if found is None:
-                return NOTHING if close(line.top, 6.0, line.data.dtype) else Miss("the clipped line does not end at 1")
-            root, nodes = found[0], (*nodes, *found[1])
-        if escapes(nodes, root):
-            return Miss(ESCAPES)
-        if line.data.dtype is DType.DOUBLE:
-            return Miss("double precision: HardSigmoid holds its factors in float32")
-        return _Match(root, line, nodes)
+        reason = NOTHING
+        for line in reversed(clipped_lines(node)):
+            found = _with_division(node, line, context)
+            if not isinstance(found, Miss):
+                return found
+            reason = found
+        return reason
 
     def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
         line = match.line
@@ -69,30 +60,46 @@ class FuseHardSigmoid(RewritePass):
         rewriter.replace(match.root, [new.output])
 
 
-def clipped_line(clip: Node) -> ClippedLine | None:
-    """What a Clip from 0 to a constant makes of a line that is half of it at 0; None if it is something else."""
+def _with_division(clip: Node, line: ClippedLine, context: PassContext) -> _Match | Miss:
+    """The line and the division that brings its top to 1, if it needs one."""
+    if (old := below_opset(context, 22)) is not None:
+        return old
+    root, nodes, dtype = clip, line.nodes, line.data.dtype
+    if not close(line.top, 1.0, dtype):
+        found = follow(clip.output, (clip.output,), {(1,): 1.0 / line.top}, dtype)
+        if found is None:
+            return NOTHING if close(line.top, 6.0, dtype) else Miss("the clipped line does not end at 1")
+        root, nodes = found[0], (*nodes, *found[1])
+    if escapes(nodes, root):
+        return Miss(ESCAPES)
+    if dtype is DType.DOUBLE:
+        return Miss("double precision: HardSigmoid holds its factors in float32")
+    return _Match(root, line, nodes)
+
+
+def clipped_lines(clip: Node) -> list[ClippedLine]:
+    """What a Clip from 0 to a constant makes of rising lines that are half of it at 0, the nearest source first.
+
+    There can be several, since the source of a line may itself be a product with a constant. A source that is a sum
+    (a bias, a shortcut) gives another offset, so it is not read too far back.
+    """
     argument = clip.inputs[0]
     assert argument is not None
     low, top = number(clip.input(1)), number(clip.input(2))
     if low != 0 or top is None or top <= 0:
-        return None
-    # The line is at most `x * a / b + c`: try the nearest sources first, so that a line whose own source is a sum
-    # (a bias, a shortcut) is not read too far back.
+        return []
+    lines = []
     source = argument
-    nodes: tuple[Node, ...] = ()
     for _ in range(3):
-        producer = source.producer
-        if producer is None or producer.op not in ("Add", "Sub", "Mul", "Div"):
-            break
-        data = [v for v in producer.inputs[:2] if v is not None and v.constant is None]
+        producer = produced_by(source, "Add", "Sub", "Mul", "Div")
+        data = [] if producer is None else [v for v in producer.inputs[:2] if v is not None and v.constant is None]
         if len(data) != 1:
             break
         source = data[0]
         found = expression(argument, (source,))
         if found is None:
             break
-        nodes = found.nodes
         slope, offset = found.polynomial.get((1,), 0.0), found.polynomial.get((0,), 0.0)
         if close(offset / top, 0.5, source.dtype) and slope > 0:
-            return ClippedLine(source, slope, offset, top, (*nodes, clip))
-    return None
+            lines.append(ClippedLine(source, slope, offset, top, (*found.nodes, clip)))
+    return lines

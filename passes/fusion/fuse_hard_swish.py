@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, other_input
 from graphopt.passes.fusion._polynomial import follow
-from graphopt.passes.fusion.fuse_hard_sigmoid import clipped_line
+from graphopt.passes.fusion.fuse_hard_sigmoid import clipped_lines
 
 from graphopt.ir import DType, Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
@@ -65,14 +65,10 @@ def _of_hard_sigmoid(node: Node) -> _Match | Miss:
 
 
 def _of_clip(clip: Node) -> _Match | Miss:
-    line = clipped_line(clip)
-    if line is None:
-        return NOTHING
-    data, dtype = line.data, line.data.dtype
-    if not (close(line.slope / line.top, 1 / 6, dtype) and close(line.offset / line.top, 0.5, dtype)):
-        return NOTHING
-    found = follow(clip.output, (data, clip.output), {(1, 1): 1.0 / line.top}, dtype)
-    if found is None:
-        return NOTHING
-    root, behind = found
-    return _Match(root, data, (*line.nodes, *behind))
+    for line in clipped_lines(clip):
+        data, dtype = line.data, line.data.dtype
+        if close(line.slope / line.top, 1 / 6, dtype):
+            found = follow(clip.output, (data, clip.output), {(1, 1): 1.0 / line.top}, dtype)
+            if found is not None:
+                return _Match(found[0], data, (*line.nodes, *found[1]))
+    return NOTHING

@@ -99,10 +99,8 @@ def test_a_maximum_that_the_padding_could_win():
     positive = text(pool.format(", dilations = [2, 2]"), "Pad(r, pads)  ").replace("p =", "r = Relu(X) p =")
     missing = "zeros before a max-pooling whose windows may miss the data"
     check_declines(PASS, positive, missing, weights=weights())
-    indices = text("MaxPool <kernel_shape = [3, 3]> (p)", "Pad(X, pads, lowest)").replace(
-        "Y) {", "Y, int64[N,C,H,V] I) {"
-    )
-    indices = indices.replace("Y = Max", "Y, I = Max")
+    indices = text(pool.format(""), "Pad(X, pads, lowest)").replace("Y = Max", "Y, I = Max")
+    indices = indices.replace("Y) {", "Y, int64[N,C,H,V] I) {")
     check_declines(PASS, indices, "the pooling gives out indices", weights=weights())
 
 
