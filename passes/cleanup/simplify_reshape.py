@@ -52,7 +52,7 @@ class SimplifyReshape(RewritePass):
             return Miss("")
         if context.model.opset < 18:
             return OLD_OPSET
-        if same_shape(source.shape, node.output.shape) or _undoes(node, inner, context):
+        if _restores(node, source) or _undoes(node, inner, context):
             return _Found(node, inner, source, None)
         target = composed_target(node, source.shape, context)
         if target is None:
@@ -83,7 +83,15 @@ def _softmax_of_rows(node: Node) -> _Rows | None:
     if not source.shape or not matrix or softmax.attr("axis", -1) not in (-1, len(matrix) - 1):
         return None
     same_rows = matrix[-1] is not None and matrix[-1] == source.shape[-1]
-    return _Rows(node, softmax, source) if same_rows and same_shape(source.shape, node.output.shape) else None
+    return _Rows(node, softmax, source) if same_rows and _restores(node, source) else None
+
+
+def _restores(node: Node, source: Value) -> bool:
+    """Whether the result of a reshape of the elements of `source` has the shape of `source`."""
+    shape = producer_of(node.input(1), "Shape") if node.op_type == "Reshape" else None
+    if shape is not None and shape.input(0) is source and not shape.attributes:
+        return True
+    return same_shape(source.shape, node.output.shape)
 
 
 def _undoes(node: Node, inner: Node, context: PassContext) -> bool:

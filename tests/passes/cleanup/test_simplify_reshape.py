@@ -48,6 +48,15 @@ def test_there_and_back_is_nothing():
     )
 
 
+def test_back_to_the_shape_that_it_had():
+    check_pass(
+        SimplifyReshape(),
+        "g (float[A,B] X) => (float[C,D] Y) { s = Shape(X) a = Flatten<axis=0>(X) b = Reshape(a, s) Y = Exp(b) }",
+        "g (float[A,B] X) => (float[C,D] Y) { Y = Exp(X) }",
+        shapes={"X": (2, 3)},
+    )
+
+
 def test_squeeze_takes_back_unsqueeze_for_any_size():
     check_pass(
         SimplifyReshape(),
