@@ -85,6 +85,8 @@ def test_optimize_runs_a_pass_of_the_users(run: Run, mlp: Path, tmp_path: Path) 
 
 
 DROP_RELU = """
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 from graphopt import Fidelity, RewritePass

@@ -1,0 +1,126 @@
+"""The code in README.md and docs/*.md runs.
+
+Each file runs in an empty folder with the demo's network in `model.onnx` and the example package in `example_pass/`.
+Its ```python and ```bash blocks run in their order; Python blocks of a file share their names. A comment in front of a
+block says more:
+
+    <!-- file: PATH -->   the block is the contents of that file of docs/, word for word, and is not run
+    <!-- in: FOLDER -->   Python: modules of that folder can be imported
+    <!-- ci: NAME -->     the block installs packages, and is run by .ci/run
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphopt import registry
+from graphopt.cli.demo import MODEL
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>\w+): (?P<value>\S+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
+)
+RUN = ("python", "bash")
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    line: int
+    mark: str
+    value: str
+
+
+def blocks(path: Path) -> list[Block]:
+    text = path.read_text()
+    return [
+        Block(m["language"], m["code"], text.count("\n", 0, m.start("code")), m["mark"] or "", m["value"] or "")
+        for m in BLOCK.finditer(text)
+    ]
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(MODEL, tmp_path / "model.onnx")
+    shutil.copytree(ROOT / "docs" / "example_pass", tmp_path / "example_pass")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_loaded", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names: dict[str, Any] = {"__name__": guide.stem}
+    for block in blocks(guide):
+        where = f"{guide.name}:{block.line}"
+        if block.mark == "file":
+            assert (ROOT / "docs" / block.value).read_text() == block.code, f"{where} is not docs/{block.value}"
+        elif block.mark == "ci" or block.language not in RUN:
+            continue
+        elif block.language == "bash":
+            run_bash(block.code, where)
+        else:
+            if block.mark == "in":
+                sys.path.insert(0, str(tmp_path / block.value))
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(block.code, where, "exec"), names)
+
+
+def run_bash(code: str, where: str) -> None:
+    """Run a block with this interpreter's commands first in the path."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", "-euo", "pipefail", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, f"{where}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_guide_holds_code_or_links() -> None:
+    """The pattern above finds blocks at all, and no block is left open."""
+    assert sum(block.language in RUN for guide in GUIDES for block in blocks(guide)) >= 10
+    for guide in GUIDES:
+        fences = re.findall(r"^```.*$", guide.read_text(), re.M)
+        assert len(fences) == 2 * len(blocks(guide)), guide.name
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_links_lead_somewhere(guide: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", guide.read_text()):
+        assert (guide.parent / target).exists(), target
+
+
+def test_the_example_package_passes_its_tests(tmp_path: Path) -> None:
+    """As installed: its entry points are in a .dist-info folder on the path."""
+    package = tmp_path / "example_pass"
+    shutil.copytree(ROOT / "docs" / "example_pass", package)
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = package / "graphopt_div_to_mul-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(package), str(package)]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    done = subprocess.run(command, cwd=package, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+
+
+def test_the_commands_that_ci_runs_are_in_the_readme() -> None:
+    marked = {block.value: block.code for block in blocks(ROOT / "README.md") if block.mark == "ci"}
+    assert set(marked) == {"demo", "test"}
+    assert "graphopt demo" in marked["demo"]
+    assert "pytest" in marked["test"]
+    assert len(marked["demo"].strip().splitlines()) == len(marked["test"].strip().splitlines()) == 1
