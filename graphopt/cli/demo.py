@@ -58,10 +58,13 @@ def demo(
     """
     import graphopt
     from graphopt import runtime
+    from graphopt.artifact import check_replaceable
     from graphopt.bench import interleave
     from graphopt.reference import Reference
 
     output = Output(as_json)
+    if out is not None:
+        check_replaceable(out)
     images, labels = load_images()
     keep = _kept_report()
     with output.progress() as progress:
