@@ -154,7 +154,7 @@ def _run_pass(step: Step, model: Model, context: PassContext) -> None:
         raise
     except Exception as error:
         raise PassError(
-            f"it raised {type(error).__name__}: {error}",
+            " ".join([f"it raised {type(error).__name__}: {error}", *getattr(error, "__notes__", ())]),
             where=f"{model.name}: {step.label}",
             remedy="leave the pass out, or report it with the reproducer that --reproducer writes",
         ) from error

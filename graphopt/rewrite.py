@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from .errors import PassError
 from .ir import Graph, Model, Node, Value
 from .rewriter import Rewriter
 
@@ -151,21 +152,28 @@ class RewritePass(Pass):
         worklist = deque(node for node in graph.all_nodes() if node.op in self.ops)
         queued = set(worklist)
         misses: dict[Node, str] = {}
+        most = 1000 + 20 * sum(len(inner.nodes) for inner in graph.all_graphs())
         while worklist:
             node = worklist.popleft()
             queued.discard(node)
             misses.pop(node, None)
             if node.removed:
                 continue
-            match = self.match(node, context)
-            if isinstance(match, Miss):
-                misses[node] = match.reason
-                continue
-            if not context.allow(node):
-                break
             rewriter = context.rewriter(node.graph, node)
-            self.rewrite(match, rewriter)
+            try:
+                match = self.match(node, context)
+                if isinstance(match, Miss):
+                    misses[node] = match.reason
+                    continue
+                if not context.allow(node):
+                    break
+                self.rewrite(match, rewriter)
+            except Exception as error:
+                error.add_note(f"at {node.label}")
+                raise
             context.count("rewritten")
+            if context.counts["rewritten"] > most:
+                raise PassError(f"it comes to no end: {most} rewrites, the last at {node.label}", where=self.name)
             for touched in rewriter.touched:
                 if not touched.removed and touched.op in self.ops and touched not in queued:
                     worklist.append(touched)
