@@ -43,7 +43,11 @@ def schedule_cpu(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     for rule in CPU_RULES:
         try:
             done = rule(func, machine)
-        except ScheduleError:
+        except ScheduleError as e:
+            import os
+
+            if os.environ.get("SDEBUG"):
+                print(str(e)[-4000:])
             continue
         if done is not None:
             return done

@@ -23,10 +23,21 @@ SERIAL_WORK = 1 << 15
 PARALLEL_PIECES = 64
 """Iterations that a parallel loop should have, so that the static split over any usual number of cores is even."""
 
+FEW_PIECES = 8
+"""Iterations of static loops that are preferred to a symbolic loop for running in parallel."""
+
 
 def extent(value: Any) -> int | None:
     """The loop or axis extent as an int, None where it is symbolic."""
     return int(value) if isinstance(value, tirx.IntImm | int) else None
+
+
+def can_peel(size: Any) -> bool:
+    """Whether TVM's `LoopPartition` may be asked to split the last partial vector off a loop of this extent.
+
+    For a compound symbolic extent (a division in it) its search for bounds may not end.
+    """
+    return extent(size) is not None or isinstance(size, tirx.Var)
 
 
 @dataclass
@@ -182,15 +193,20 @@ def fusible(left: Axis, right: Axis) -> bool:
     if left.kind != right.kind or left.branches or right.branches or left.in_value or right.in_value:
         return False
     if right.size is None:
-        return all(c == 0 for c in [*left.loads, *right.loads, left.store, right.store])
+        return False  # division by a symbolic extent is slow, and TVM's analyses give up on it
     pairs = [*zip(left.loads, right.loads, strict=True), (left.store, right.store)]
     return all(a is not None and b is not None and a == b * right.size for a, b in pairs)
 
 
-def trailing_group(axes: list[Axis]) -> int:
-    """Index of the first axis of the longest run of trailing axes that can be fused into one linear loop."""
+def trailing_group(axes: list[Axis], enough: int = 64) -> int:
+    """Index of the first axis of the longest run of trailing axes that can be fused into one linear loop.
+
+    A symbolic axis is taken in only while the run is shorter than `enough`: it serves better as a loop of its own.
+    """
     start = len(axes) - 1
     while start > 0 and fusible(axes[start - 1], axes[start]):
+        if axes[start - 1].size is None and (product(a.size for a in axes[start:]) or enough) >= enough:
+            break
         # A unit axis in between says nothing: compare with the nearest axis that is not one.
         if is_unit(axes[start]) and start + 1 < len(axes):
             wide = next((a for a in axes[start:] if not is_unit(a)), None)
@@ -266,3 +282,30 @@ def _followers(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
         block = readers[0]
         chain.append(block)
     return chain
+
+
+def parallelize(sch: Schedule, loops: list[LoopRV], sizes: list[int | None]) -> None:
+    """Run the right one of these perfectly nested data-parallel loops (outermost first) in parallel.
+
+    Static loops are fused until there are enough pieces. Symbolic ones are never fused: static loops with some
+    pieces come first, else the last symbolic loop (the first is usually a batch of one).
+    """
+    if not loops:
+        return
+    if any(size is None for size in sizes):
+        static = [loop for loop, size in zip(loops, sizes, strict=True) if size is not None]
+        pieces = product(size for size in sizes if size is not None) or 1
+        if pieces >= FEW_PIECES:
+            rest = [loop for loop, size in zip(loops, sizes, strict=True) if size is None]
+            sch.reorder(*static, *rest)
+            loops, sizes = static, [size for size in sizes if size is not None]
+        else:
+            chosen = max(i for i, size in enumerate(sizes) if size is None)
+            sch.reorder(loops[chosen], *loops[:chosen], *loops[chosen + 1 :])
+            sch.parallel(loops[chosen])
+            return
+    count, taken = 1, 0
+    while taken < len(loops) and count < PARALLEL_PIECES:
+        count *= sizes[taken] or 1
+        taken += 1
+    sch.parallel(fuse_all(sch, loops[:taken]))

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from graphopt.targets.tvm.machine import Machine
-from tvm import relax, te, tirx
+from tvm import relax, sym, te, tirx
 
 OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused behind it
 
@@ -111,9 +111,10 @@ def plan_conv(spec: ConvSpec, shape: Sequence[int | None], dtype: str, machine: 
     space = list(shape[2:])
     plain = not any(spec.pads_begin) and not any(spec.pads_end)
     flat = plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
-    if flat and len(space) > 1:
-        space = [None if any(s is None for s in space) else math.prod(s or 0 for s in space)]
-        width = space[0]
+    flat = flat and None not in space  # dividing by a symbolic width costs more than the remainder of a row
+    width: int | None
+    if flat:
+        width = math.prod(s or 0 for s in space)
     else:
         width = None if space[-1] is None else spec.out_size(len(space) - 1, space[-1])
     best = min(
@@ -217,18 +218,19 @@ def pack_weight_te(weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
 def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
     """The convolution of `data` (N, C, *spatial) with a packed weight: N, O, *out_spatial, of the data's type."""
     spec = plan.spec
-    space = list(data.shape[2:])
-    out_space = [spec.out_size(i, size) for i, size in enumerate(space)]
+    space = _sizes(data)
+    out_space = [simplified(spec.out_size(i, size)) for i, size in enumerate(space)]
     out_shape = [data.shape[0], spec.out_channels, *out_space]
     step = plan.tile * (plan.lanes if plan.method == "rows" else 1)
     if plan.flat:
         lead, width = [], math.prod(space[1:], start=space[0])
     else:
         lead, width = out_space[:-1], out_space[-1]
-    tiles = (width + step - 1) // step
+    width = simplified(width)
+    tiles = simplified((width + step - 1) // step)
     read = _reader(data, plan, lead, tiles * step)
-    channels = [te.reduce_axis((0, plan.group_in), "rc")]
-    taps = [te.reduce_axis((0, k), f"r{i}") for i, k in enumerate(plan.taps)]
+    channels = [reduce_axis(plan.group_in, "rc")]
+    taps = [reduce_axis(k, f"r{i}") for i, k in enumerate(plan.taps)]
 
     def start(tile: Any) -> Any:
         return tile * step if plan.padded else tirx.min(tile * step, width - step)
@@ -245,7 +247,7 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
 
     inner = (step, plan.lanes) if plan.method == "channels" else (plan.channel_block, step)
     anchor = te.compute(
-        (data.shape[0], spec.groups * plan.blocks, *lead, tiles, *inner),
+        [long(size) for size in (data.shape[0], spec.groups * plan.blocks, *lead, tiles, *inner)],
         product,
         name="conv",
         attrs={"kernel": f"conv_{plan.method}", "tile": [plan.tile, plan.channel_tile, plan.lanes]},
@@ -259,7 +261,27 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
         place = (x - start(tile), lane) if plan.method == "channels" else (lane, x - start(tile))
         return anchor(n, block, *(where[:-1] if lead else []), tile, *place).astype(data.dtype)
 
-    return te.compute(out_shape, out, name="conv_out")
+    return te.compute([long(size) for size in out_shape], out, name="conv_out")
+
+
+def long(size: Any) -> Any:
+    """An extent as int64: symbolic extents are, and mixing widths leaves casts that defeat region analysis."""
+    return tirx.IntImm("int64", int(size)) if isinstance(size, int | tirx.IntImm) else size
+
+
+def reduce_axis(size: int, name: str) -> tirx.IterVar:
+    """A reduction axis with int64 index."""
+    return te.reduce_axis((long(0), long(size)), name)
+
+
+def simplified(size: Any) -> Any:
+    """An extent in its simplest form."""
+    return long(size if isinstance(size, int | tirx.IntImm) else sym.Analyzer().simplify(size))
+
+
+def _sizes(data: te.Tensor) -> list[Any]:
+    """The spatial extents of the input: ints where static."""
+    return [int(size) if isinstance(size, tirx.IntImm) else size for size in data.shape[2:]]
 
 
 def _flatten(where: Sequence[Any], space: Sequence[Any]) -> Any:
@@ -280,13 +302,13 @@ def _unflatten(position: Any, space: Sequence[Any]) -> list[Any]:
 def _reader(data: te.Tensor, plan: ConvPlan, lead: list[Any], columns: Any) -> Callable[..., Any]:
     """A function (n, channel, rows, x, taps) -> the input element that a tap of output column `x` reads."""
     spec = plan.spec
-    space = list(data.shape[2:])
+    space = _sizes(data)
     if plan.flat:
         if not plan.padded:
             return lambda n, c, _rows, x, _taps: data(n, c, *_unflatten(x, space))
         size = math.prod(space[1:], start=space[0])
         copy = te.compute(
-            (data.shape[0], data.shape[1], columns),
+            [simplified(extent) for extent in (data.shape[0], data.shape[1], columns)],
             lambda n, c, x: tirx.if_then_else(
                 tirx.likely(x < size), data(n, c, *_unflatten(x, space)), tirx.const(0, data.dtype)
             ),
@@ -317,7 +339,7 @@ def _reader(data: te.Tensor, plan: ConvPlan, lead: list[Any], columns: Any) -> C
 
 def _pad_stage(data: te.Tensor, spec: ConvSpec, lead: list[Any], columns: Any, phases: int) -> te.Tensor:
     """The padded input; with `phases` p, column x of phase f holds input column x * p + f."""
-    space = list(data.shape[2:])
+    space = _sizes(data)
     last = len(space) - 1
     reach = [(k - 1) * d for k, d in zip(spec.kernel, spec.dilations, strict=True)]
     rows = [(size - 1) * spec.strides[i] + reach[i] + 1 for i, size in enumerate(lead)]
@@ -334,11 +356,15 @@ def _pad_stage(data: te.Tensor, spec: ConvSpec, lead: list[Any], columns: Any, p
         conditions = []
         for i, size in enumerate(space):
             begin = spec.pads_begin[i]
-            conditions += [tirx.likely(where[i] >= begin), tirx.likely(where[i] < size + begin)]
+            bounds = [where[i] >= begin, where[i] < size + begin]
+            # Along a static row, `likely` lets TVM split off the border, so that the middle is plain vectors.
+            split = i == last and phases == 1 and isinstance(size, int)
+            conditions += [tirx.likely(bound) for bound in bounds] if split else bounds
         position = [place - spec.pads_begin[i] for i, place in enumerate(where)]
         return tirx.if_then_else(tirx.all(*conditions), data(n, c, *position), tirx.const(0, data.dtype))
 
-    return te.compute((data.shape[0], data.shape[1], *rows, *row_shape), element, name="pad")
+    shape = [data.shape[0], data.shape[1], *rows, *row_shape]
+    return te.compute([simplified(size) for size in shape], element, name="pad")
 
 
 def call_conv(builder: relax.BlockBuilder, data: relax.Expr, weight: relax.Expr, plan: ConvPlan) -> relax.Call:

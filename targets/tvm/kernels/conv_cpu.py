@@ -14,7 +14,9 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     """Schedule a function whose anchor is a convolution of this family; None for any other function."""
-    sch = Schedule(tvm.IRModule({"main": func}))
+    # The template is right by construction, but for symbolic extents TVM cannot prove that a tile's region covers
+    # what the epilogue reads (it needs ceil(w / 64) * 64 >= w), and would refuse.
+    sch = Schedule(tvm.IRModule({"main": func}), enable_check=not _is_symbolic(func))
     anchor = facts.find_anchor(sch, ("conv_channels", "conv_rows"))
     if anchor is None:
         return None
@@ -40,17 +42,14 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     rows = space[:lead]
     step = tile * (lanes if kernel == "conv_rows" else 1)
     block = channel_tile * (1 if kernel == "conv_rows" else lanes)
-    width = facts.extent(sch.get(flat).extent)
+    width = sch.get(flat).extent
     c_out, c_in = sch.split(c, [None, block])
     x_out, x_in = sch.split(flat, [None, step])
     sch.reorder(n, c_out, *rows, x_out, c_in, x_in)
-    outer = sch.fuse(n, c_out, *rows)
     sch.compute_at(anchor, x_out, preserve_unit_loops=True)
     first = _inner(sch, anchor, kernel, reduced, lanes)
-    sch.parallel(outer)
-    if width is None or width % step:
-        sch.annotate(x_out, PARTITION, 1)
-    _store(sch, kernel, c_in, x_in, lanes)
+    facts.parallelize(sch, [n, c_out, *rows], [facts.extent(sch.get(loop).extent) for loop in (n, c_out, *rows)])
+    _store(sch, kernel, c_in, x_in, lanes, step, width)
     init = sch.get_loops(sch.decompose_reduction(anchor, first))
     sch.vectorize(init[-1])
     sch.unroll(init[-2])
@@ -82,12 +81,25 @@ def _lead_below(sch: Schedule, anchor: SBlockRV, reduced: int) -> int:
     return len(sch.get(anchor).iter_vars) - reduced - 4
 
 
-def _store(sch: Schedule, kernel: str, c_in: LoopRV, x_in: LoopRV, lanes: int) -> None:
+def _store(sch: Schedule, kernel: str, c_in: LoopRV, x_in: LoopRV, lanes: int, step: int, width: tirx.PrimExpr) -> None:
     """Write a finished tile: vectors along the row, which is contiguous in the output."""
-    if kernel == "conv_rows":
+    size = facts.extent(width)
+    whole = size is not None and size % step == 0
+    if kernel == "conv_channels":
+        if whole:
+            sch.vectorize(x_in)
+    elif whole:
         vectors, lane = sch.split(x_in, [None, lanes])
+        sch.vectorize(lane)
         sch.unroll(c_in)
         sch.unroll(vectors)
+    elif facts.can_peel(width):
+        vectors, lane = sch.split(x_in, [None, lanes])
         sch.vectorize(lane)
-    else:
-        sch.vectorize(x_in)
+        sch.annotate(vectors, PARTITION, 1)
+
+
+def _is_symbolic(func: tirx.PrimFunc) -> bool:
+    """Whether an extent of a parameter is not known at compile time."""
+    buffers = [param for param in func.params if tirx.is_buffer_var(param)]
+    return any(facts.extent(size) is None for buffer in buffers for size in buffer.shape)

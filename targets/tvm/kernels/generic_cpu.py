@@ -142,55 +142,49 @@ def vectorize_and_parallelize(
     size: int | None,
     machine: Machine,
     between: list[LoopRV] | None = None,
-) -> LoopRV | None:
+) -> None:
     """Split `inner` into full vectors, make the loops before it parallel, and put `between` before the vector.
 
-    `between` (reduction loops) ends up inside the loop over vectors. Returns the parallel loop, if there is one.
+    `between` (reduction loops) ends up inside the loop over vectors.
     """
     lanes = machine.lanes(info.dtype)
     threads = worth_threads(info)
     between = between or []
-    outer_count = facts.product(1 if axis.size is None else axis.size for axis in outer_axes) or 1
-    chunked = threads and outer_count < facts.PARALLEL_PIECES
-    piece: LoopRV | None = None
-    if size is not None and size <= lanes:
-        vectors, vector = None, inner
+    sizes = [axis.size for axis in outer_axes]
+    pieces = facts.product(size or 1 for size in sizes) or 1
+    loops = list(outer)
+    if size is None and not facts.can_peel(sch.get(inner).extent):
+        # LLVM vectorizes the plain loop; as the only loop it is cut into pieces by running it in parallel.
         if between:
-            sch.reorder(*between, vector)
+            sch.reorder(*between, inner)
+        if not outer and not between:
+            loops, sizes = [inner], [None]
+    elif size is not None and size <= lanes:
+        if between:
+            sch.reorder(*between, inner)
+        if size != 1:
+            sch.vectorize(inner)
     else:
-        if chunked:
-            chunk = CHUNK_VECTORS
-            if size is not None:
-                total = -(-size // lanes)
-                chunk = -(-total // max(1, facts.PARALLEL_PIECES // outer_count))
-            piece, vectors, vector = sch.split(inner, [None, chunk, lanes])
-        else:
-            vectors, vector = sch.split(inner, [None, lanes])
-        if between:
-            sch.reorder(vectors, *between, vector)
-    if size != 1:
+        chunk = _chunk(size, lanes, pieces) if threads and None not in sizes else None
+        if chunk is not None:
+            piece, inner = sch.split(inner, [None, chunk * lanes])
+            loops, sizes = [*outer, piece], [*sizes, facts.extent(sch.get(piece).extent)]
+        vectors, vector = sch.split(inner, [None, lanes])
+        sch.reorder(vectors, *between, vector)
         sch.vectorize(vector)
-    parallel = parallel_outer(sch, outer, outer_axes, piece) if threads else None
-    if vectors is not None and (size is None or size % lanes):
-        sch.annotate(vectors, PARTITION, 1)
-    return parallel
+        if size is None or size % lanes:
+            sch.annotate(vectors, PARTITION, 1)
+    if threads:
+        facts.parallelize(sch, loops, sizes)
 
 
-def parallel_outer(sch: Schedule, outer: list[LoopRV], axes: list[Axis], piece: LoopRV | None) -> LoopRV | None:
-    """Fuse as many outer loops as make enough pieces, and run them in parallel."""
-    if piece is not None:
-        chosen = [*outer, piece]
-    else:
-        count, taken = 1, 0
-        while taken < len(outer) and count < facts.PARALLEL_PIECES:
-            count *= axes[taken].size or 1
-            taken += 1
-        chosen = outer[:taken]
-    if not chosen:
+def _chunk(size: int | None, lanes: int, pieces: int) -> int | None:
+    """Vectors that one parallel iteration handles, None where the outer loops make enough iterations."""
+    if size is None:
+        return CHUNK_VECTORS if pieces < facts.FEW_PIECES else None
+    if pieces >= facts.PARALLEL_PIECES:
         return None
-    loop = facts.fuse_all(sch, chosen)
-    sch.parallel(loop)
-    return loop
+    return max(1, -(-(-(-size // lanes)) // max(1, facts.PARALLEL_PIECES // pieces)))
 
 
 def is_row_reduction(info: BlockInfo, machine: Machine) -> bool:
@@ -241,11 +235,7 @@ def reduce_row(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
     at = spatial[-1]
     sch.reverse_compute_at(final, at)
     if worth_threads(info):
-        count, taken = 1, 0
-        while taken < len(spatial) and count < facts.PARALLEL_PIECES:
-            count *= axes[taken].size or 1
-            taken += 1
-        sch.parallel(facts.fuse_all(sch, spatial[:taken]))
+        facts.parallelize(sch, spatial, [axis.size for axis in axes])
     finish_row(sch, partial, final)
 
 

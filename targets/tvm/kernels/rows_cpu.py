@@ -78,7 +78,8 @@ def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machin
         else:
             _vector_map(sch, info, shared, machine)
     if any(generic_cpu.worth_threads(info) for info in infos):
-        generic_cpu.parallel_outer(sch, sch.get_loops(infos[-1].rv)[:shared], infos[-1].axes[:shared], None)
+        rows = sch.get_loops(infos[-1].rv)[:shared]
+        facts.parallelize(sch, rows, [axis.size for axis in infos[-1].axes[:shared]])
     for block, loop in inits:
         init = sch.decompose_reduction(block, loop)
         vectorize_last(sch, init)
@@ -142,6 +143,9 @@ def _split_vector(sch: Schedule, loop: LoopRV, size: int | None, lanes: int, bet
         if between:
             sch.reorder(*between, loop)
         sch.vectorize(loop)
+        return
+    if not facts.can_peel(sch.get(loop).extent):
+        sch.reorder(*between, loop)  # LLVM vectorizes the plain loop
         return
     vectors, vector = sch.split(loop, [None, lanes])
     sch.reorder(vectors, *between, vector)
