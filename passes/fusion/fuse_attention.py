@@ -121,7 +121,21 @@ def _checked(match: _Match, softmax: Node, context: PassContext) -> Miss | None:
     for other in (shape, values.shape):
         if not all(same_dim(a, b) for a, b in zip(queries.shape[:-2], other[:-2])):
             return Miss("queries, keys and values are not known to have the same batch and heads")
-    return None if found.mask is None else _mask_fits(found.mask, found, shape)
+    if found.mask is None:
+        return None
+    if _leaves_empty_rows(found.mask) and not any(node.op == "IsNaN" for node in match.nodes):
+        return Miss("a row that the mask forbids entirely would be 0 instead of NaN")
+    return _mask_fits(found.mask, found, shape)
+
+
+def _leaves_empty_rows(mask: Mask) -> bool:
+    """Whether a mask that puts -inf in place of scores may do so for a whole row, as far as one can know."""
+    if mask.where is None or not np.isneginf(mask.fill):
+        return False
+    if mask.where.constant is None:
+        return True
+    kept = mask.where.constant.numpy() != mask.inverted
+    return not kept.any(axis=-1).all()
 
 
 def _keys_shape(found: Scores) -> Shape:
