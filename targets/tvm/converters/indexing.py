@@ -290,7 +290,7 @@ def pad(c: Call) -> Operand:
         def element(*index: tirx.Expr) -> tirx.Expr:
             place = [i - b for i, b in zip(index, begin)]
             if mode != "constant":
-                return x(*[_folded(i, s, mode) for i, s in zip(place, data.shape)])
+                return x(*[_folded(i, s, mode, (b, e)) for i, s, b, e in zip(place, data.shape, begin, end)])
             inside = []
             for i, size, b, e in zip(place, data.shape, begin, end):
                 if not (isinstance(b, int) and b <= 0):
@@ -305,8 +305,10 @@ def pad(c: Call) -> Operand:
     return c.ctx.te(padded, *operands, name="pad")
 
 
-def _folded(i: tirx.Expr, size: Dim, mode: str) -> tirx.Expr:
+def _folded(i: tirx.Expr, size: Dim, mode: str, pads: tuple[Any, Any]) -> tirx.Expr:
     """Where padding of a mode other than constant reads from; reflections go back and forth as often as needed."""
+    if all(isinstance(p, int) and p == 0 for p in pads):
+        return i
     extent = int_expr(size)
     last = extent - int_expr(1)
     if mode == "edge":
@@ -317,6 +319,8 @@ def _folded(i: tirx.Expr, size: Dim, mode: str) -> tirx.Expr:
         raise Declined(f"padding mode {mode!r}")
     if isinstance(size, int) and size == 1:
         return int_expr(0)
+    if isinstance(size, int) and all(isinstance(p, int) and p < size for p in pads):
+        return last - tirx.abs(last - tirx.abs(i))
     around = tirx.floormod(i, tirx.max(last * int_expr(2), int_expr(1)))
     return tirx.Select(around > last, last * int_expr(2) - around, around)
 
