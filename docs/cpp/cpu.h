@@ -1,12 +1,14 @@
 // Whether this processor has the instruction sets that a manifest names (by LLVM's names).
 #pragma once
 
-#include <functional>
 #include <map>
 #include <string>
+#include <utility>
 
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 namespace cpu {
@@ -34,23 +36,34 @@ inline bool has(const std::string& feature) {
 
 inline std::string machine() { return "x86_64"; }
 
+enum Register { EAX, EBX, ECX, EDX };
+
+struct Bit {
+  unsigned leaf, subleaf;
+  Register where;
+  int bit;
+};
+
 inline bool has(const std::string& feature) {
-  __builtin_cpu_init();
-#define FEATURE(name, gcc) {name, [] { return __builtin_cpu_supports(gcc) != 0; }}
-  static const std::map<std::string, std::function<bool()>> checks = {
-      FEATURE("sse3", "sse3"), FEATURE("ssse3", "ssse3"), FEATURE("sse4.1", "sse4.1"), FEATURE("sse4.2", "sse4.2"),
-      FEATURE("sse4a", "sse4a"), FEATURE("popcnt", "popcnt"), FEATURE("avx", "avx"), FEATURE("avx2", "avx2"),
-      FEATURE("fma", "fma"), FEATURE("bmi", "bmi"), FEATURE("bmi2", "bmi2"), FEATURE("gfni", "gfni"),
-      FEATURE("avx512f", "avx512f"), FEATURE("avx512cd", "avx512cd"), FEATURE("avx512bw", "avx512bw"),
-      FEATURE("avx512dq", "avx512dq"), FEATURE("avx512vl", "avx512vl"), FEATURE("avx512ifma", "avx512ifma"),
-      FEATURE("avx512vbmi", "avx512vbmi"), FEATURE("avx512vbmi2", "avx512vbmi2"),
-      FEATURE("avx512vnni", "avx512vnni"), FEATURE("avx512bitalg", "avx512bitalg"),
-      FEATURE("avx512vpopcntdq", "avx512vpopcntdq"), FEATURE("avx512bf16", "avx512bf16"),
+  static const std::map<std::string, Bit> bits = {
+      {"sse3", {1, 0, ECX, 0}},         {"ssse3", {1, 0, ECX, 9}},        {"fma", {1, 0, ECX, 12}},
+      {"sse4.1", {1, 0, ECX, 19}},      {"sse4.2", {1, 0, ECX, 20}},      {"movbe", {1, 0, ECX, 22}},
+      {"popcnt", {1, 0, ECX, 23}},      {"avx", {1, 0, ECX, 28}},         {"f16c", {1, 0, ECX, 29}},
+      {"bmi", {7, 0, EBX, 3}},          {"avx2", {7, 0, EBX, 5}},         {"bmi2", {7, 0, EBX, 8}},
+      {"avx512f", {7, 0, EBX, 16}},     {"avx512dq", {7, 0, EBX, 17}},    {"avx512ifma", {7, 0, EBX, 21}},
+      {"avx512cd", {7, 0, EBX, 28}},    {"avx512bw", {7, 0, EBX, 30}},    {"avx512vl", {7, 0, EBX, 31}},
+      {"avx512vbmi", {7, 0, ECX, 1}},   {"avx512vbmi2", {7, 0, ECX, 6}},  {"gfni", {7, 0, ECX, 8}},
+      {"avx512vnni", {7, 0, ECX, 11}},  {"avx512bitalg", {7, 0, ECX, 12}}, {"avx512vpopcntdq", {7, 0, ECX, 14}},
+      {"amx-bf16", {7, 0, EDX, 22}},    {"avx512fp16", {7, 0, EDX, 23}},  {"amx-tile", {7, 0, EDX, 24}},
+      {"amx-int8", {7, 0, EDX, 25}},    {"avxvnni", {7, 1, EAX, 4}},      {"avx512bf16", {7, 1, EAX, 5}},
+      {"lzcnt", {0x80000001, 0, ECX, 5}}, {"sse4a", {0x80000001, 0, ECX, 6}},
   };
-#undef FEATURE
-  auto found = checks.find(feature);
-  // Compilers do not know names for the rest, which come with those above on every processor that has them.
-  return found == checks.end() || found->second();
+  auto found = bits.find(feature);
+  if (found == bits.end()) return false;
+  const Bit& bit = found->second;
+  unsigned registers[4] = {0, 0, 0, 0};
+  __get_cpuid_count(bit.leaf, bit.subleaf, &registers[EAX], &registers[EBX], &registers[ECX], &registers[EDX]);
+  return (registers[bit.where] >> bit.bit & 1) != 0;
 }
 
 #else
