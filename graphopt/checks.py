@@ -25,15 +25,6 @@ from .tolerance import Comparison, Output, Tolerance, compare
 Check = Callable[[Model], str]
 
 
-def check_structure(model: Model) -> str:
-    """What `graphopt.ir.verify` finds wrong, or what contradicts ONNX's own inference of types and shapes."""
-    try:
-        verify(model)
-    except VerificationError as error:
-        return error.message
-    return type_conflict(model)
-
-
 def type_conflict(model: Model) -> str:
     """Where a declared type contradicts the inferred one, or operands do not fit each other; empty if nowhere."""
     try:

@@ -102,7 +102,7 @@ def _floats(meaning: Meaning, shape: tuple[int, ...], rng: np.random.Generator, 
     if mood is Mood.POSITIVE:
         return rng.uniform(0.1, 1.0, shape)
     if len(shape) == 4 and min(shape[2:]) >= 8:
-        return _page(shape, rng) if mood is Mood.CONTRAST else _image(shape, rng)
+        return _image(shape, rng)
     return rng.standard_normal(shape)
 
 
@@ -133,13 +133,6 @@ def _writing(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     dots = cells.transpose(0, 1, 3, 2, 4).reshape(shape[0], rows * 10, columns * 6)
     dark = np.kron(dots, np.ones((1, dot, dot), bool))[:, None, :height, :width]
     return np.broadcast_to(np.where(dark, -2.0, 2.0), shape)
-
-
-def _page(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Bands of dark specks on a bright ground, as pages of print have them, for models that look for such things."""
-    bands = rng.random((shape[0], 1, (shape[2] + 15) // 16, 1)) < 0.5
-    inked = np.repeat(bands, 16, axis=2)[:, :, : shape[2]] & (rng.random((shape[0], 1, *shape[2:])) < 0.5)
-    return np.broadcast_to(np.where(inked, -1.0, 1.0), shape)
 
 
 def _known(shape: Shape | None, sizes: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from . import io
-from .ir import Model, TensorType, Value
+from .ir import Model, Node, TensorType, Value
 from .reference import OracleError, Reference
 from .tolerance import Output, Tolerance, compare
 
@@ -33,13 +33,28 @@ def first_difference(before: Model, after: Model, inputs: Mapping[str, Any], tol
             {**_SOMETHING, value.name: left[value.name]}, {**_SOMETHING, value.name: right[value.name]}, tolerance
         )
         if not comparison.ok and value.producer is not None:
-            origin = ", ".join(value.producer.origin) or "none of the user's nodes"
+            origin = ", ".join(_origins(value.producer, {v.name for v in shared})) or "none of the user's nodes"
             return f"the first value that differs is '{value.name}', made by {value.producer.label} (from {origin})"
     return ""
 
 
 # Lets `compare` accept values without elements: here they are no reason to stop.
 _SOMETHING: dict[str, Output] = {" ": None}
+
+
+def _origins(node: Node, shared: set[str]) -> list[str]:
+    """The user's nodes that a node and the new ones before it came from; values of shared names are right up to here."""
+    found: dict[str, None] = {}
+    waiting, seen = [node], {node}
+    while waiting:
+        current = waiting.pop()
+        found.update(dict.fromkeys(current.origin))
+        for value in current.inputs:
+            producer = value.producer if value is not None and value.name not in shared else None
+            if producer is not None and producer not in seen:
+                seen.add(producer)
+                waiting.append(producer)
+    return list(found)
 
 
 def _intermediates(model: Model) -> list[Value]:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .checks import check_structure, interface_conflict, type_conflict
+from .bisect import guilty_rewrite
+from .checks import interface_conflict, type_conflict
 from .errors import VerificationError
 from .ir import Graph, Model, Node, Tensor, Value, verify
 from .numerical import CheckNumbers as CheckNumbers
@@ -65,40 +66,42 @@ class PrintChanged(Observer):
 class CheckStructure(Observer):
     """Verifies the structure after each pass that changed anything.
 
-    That is `graphopt.ir.verify`, inputs and outputs as they were, and types that ONNX's own inference does
-    not contradict (unless it contradicts the model as it came). Raises VerificationError that names the
-    pass and the step.
+    That is `graphopt.ir.verify`, inputs and outputs as they were, and types that ONNX's own inference does not contradict
+    (unless it contradicts the model as it came). Raises VerificationError that names the pass, the step and the user's
+    node.
     """
 
     def __init__(self) -> None:
-        self.original: Model | None = None
-        self.typed = True
+        self._original: Model | None = None
+        self._before: Model | None = None
+        self._typed = True
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
         verify(model)
-        self.original = model.copy()
-        self.typed = not type_conflict(model)
+        self._original = self._before = model.copy()
+        self._typed = not type_conflict(model)
 
     def after(self, step: Step, model: Model, result: StepResult) -> None:
-        if not result.changed or self.original is None:
+        if not result.changed or self._before is None:
             return
-        complaint = _structure(model, self.typed) or interface_conflict(self.original, model)
+        complaint = self._complaint(model)
         if complaint:
+            rewrite, _ = guilty_rewrite(self._before, step.pass_, self._complaint)
+            guilty = f"; the guilty one is {rewrite}" if rewrite is not None else ""
             raise VerificationError(
-                f"the graph that {step.pass_.name} left is wrong: {complaint}",
+                f"the graph that {step.pass_.name} left is wrong: {complaint}{guilty}",
                 where=f"{model.name}: {step.label}",
                 remedy="this is a bug of the pass; leave it out of the pipeline, or report it",
             )
+        self._before = model.copy()
 
-
-def _structure(model: Model, typed: bool) -> str:
-    if typed:
-        return check_structure(model)
-    try:
-        verify(model)
-    except VerificationError as error:
-        return error.message
-    return ""
+    def _complaint(self, model: Model) -> str:
+        assert self._original is not None
+        try:
+            verify(model)
+        except VerificationError as error:
+            return error.message
+        return (type_conflict(model) if self._typed else "") or interface_conflict(self._original, model)
 
 
 class PassLimit(Observer):

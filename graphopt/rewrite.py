@@ -159,7 +159,6 @@ class RewritePass(Pass):
             misses.pop(node, None)
             if node.removed:
                 continue
-            rewriter = context.rewriter(node.graph, node)
             try:
                 match = self.match(node, context)
                 if isinstance(match, Miss):
@@ -167,6 +166,7 @@ class RewritePass(Pass):
                     continue
                 if not context.allow(node):
                     break
+                rewriter = context.rewriter(node.graph, node)
                 self.rewrite(match, rewriter)
             except Exception as error:
                 error.add_note(f"at {node.label}")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .ir import Attribute, Function, Graph, Node, Tensor, Value, ValueType, edit
-from .ir.copying import bind_attributes, copy_contents
+from .ir import Attribute, Function, Graph, Model, Node, Tensor, Value, ValueType, edit
+from .ir.copying import bind_attributes, copy_contents, replace_contents
 from .ir.infer import infer_node, merge_types
 from .ir.model import FunctionKey
 
@@ -286,6 +286,10 @@ class Rewriter:
     def remove_function(self, key: FunctionKey) -> None:
         del self.graph.model._functions[key]
         self.graph.model._touch()
+
+    def replace_model(self, source: Model) -> None:
+        """Put the main graph, functions and opsets of another model in the place of this model's; copies are made."""
+        replace_contents(self.graph.model, source)
 
     def _live_anchor(self) -> Node | None:
         return self.anchor if self.anchor is not None and not self.anchor.removed else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from . import edit
 from .attribute import Attribute, AttributeKind
-from .graph import Graph
+from .graph import Graph, NodeList
 from .model import Function, Model
 from .node import Node, Value
 
@@ -24,22 +24,36 @@ def copy_model(model: Model) -> Model:
     copy._opsets = dict(model._opsets)
     copy._names = dict(model._names)
     copy_graph(model.graph, copy.graph, {})
-    for key, function in model._functions.items():
-        body = Graph(copy)
-        copy_graph(function.graph, body, {})
-        copy._functions[key] = Function(
-            function.domain,
-            function.name,
-            body,
-            function.overload,
-            function.attributes,
-            dict(function.defaults),
-            dict(function.opsets),
-            function.doc_string,
-            dict(function.metadata),
-        )
+    copy._functions = {key: _copy_function(function, copy) for key, function in model._functions.items()}
     copy._version = model._version
     return copy
+
+
+def replace_contents(model: Model, source: Model) -> None:
+    """Make the main graph, functions and imported opsets of `model` copies of those of `source`."""
+    graph = model.graph
+    for node in list(graph.all_nodes()):
+        node._graph = None
+    graph.nodes = NodeList()
+    graph._holders = {}
+    graph._inputs, graph._outputs, graph._values, graph._initializers = [], [], {}, {}
+    copy_graph(source.graph, graph, {})
+    model._functions = {key: _copy_function(function, model) for key, function in source._functions.items()}
+    model._opsets = dict(source._opsets)
+    model.ir_version = max(model.ir_version, source.ir_version)
+    model._touch()
+
+
+def _copy_function(function: Function, model: Model) -> Function:
+    body = Graph(model)
+    copy_graph(function.graph, body, {})
+    return replace(
+        function,
+        graph=body,
+        defaults=dict(function.defaults),
+        opsets=dict(function.opsets),
+        metadata=dict(function.metadata),
+    )
 
 
 def copy_graph(source: Graph, target: Graph, mapping: dict[Value, Value], rename: Rename = str) -> None:
