@@ -105,7 +105,8 @@ def _keys(value: Value) -> Keys | None:
         return None if split is None else Keys(split[0], None, factor, (*steps, *split[1]))
     source = transpose.inputs[0]
     assert source is not None
-    more, inner_steps = 1.0, ()
+    more = 1.0
+    inner_steps: tuple[Node, ...] = ()
     if transpose.output.sole_user is not None:
         source, more, inner_steps = _unscaled(source)
     wanted = (*perm[:-2], perm[-1], perm[-2])
@@ -141,10 +142,10 @@ def _masked(argument: Value) -> tuple[Mask | None, Value, tuple[Node, ...]]:
     if node is not None and node.op == "Where":
         condition, kept, other = node.inputs[:3]
         assert condition is not None
-        for data, fill, inverted in ((kept, other, False), (other, kept, True)):
+        for scored, fill, inverted in ((kept, other, False), (other, kept, True)):
             amount = number(fill)
-            if data is not None and amount is not None and _leads_to_product(data):
-                return Mask(where=condition, inverted=inverted, fill=amount), data, (node,)
+            if scored is not None and amount is not None and _leads_to_product(scored):
+                return Mask(where=condition, inverted=inverted, fill=amount), scored, (node,)
     return None, argument, ()
 
 

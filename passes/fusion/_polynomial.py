@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.passes.fusion._match import fits_beside, number, tolerance
@@ -96,10 +97,7 @@ def scaled(value: Value) -> list[tuple[Value, float, tuple[Node, ...]]]:
         node = current.producer
         if node is None or node.op not in ("Mul", "Div", "Neg"):
             break
-        if node.op == "Neg":
-            source, step = node.inputs[0], -1.0
-        else:
-            source, step = _one_step(node)
+        source, step = _one_step(node)
         if source is None or step is None:
             break
         found.append((source, factor * step, (*nodes, node)))
@@ -107,7 +105,11 @@ def scaled(value: Value) -> list[tuple[Value, float, tuple[Node, ...]]]:
 
 
 def _one_step(node: Node) -> tuple[Value | None, float | None]:
-    first, second = node.inputs[:2]
+    """What a Mul, Div or Neg scales, and by which number; None for either if it is something else."""
+    first = node.inputs[0]
+    if node.op == "Neg":
+        return first, -1.0
+    second = node.inputs[1]
     assert first is not None
     assert second is not None
     if first.constant is None and fits_beside(second, first):
@@ -158,7 +160,7 @@ def _pow(base: Polynomial, exponent: Polynomial) -> Polynomial | None:
     return result
 
 
-_RULES = {
+_RULES: dict[str, Callable[..., Polynomial | None]] = {
     "Add": _add,
     "Sub": _sub,
     "Mul": _mul,
