@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,15 +75,26 @@ def bench(
 def _inputs(
     artifact: Path, model: Path | None, ports: Any, shapes: list[str] | None, file: Path | None, seed: int
 ) -> dict[str, Any]:
+    """The inputs of the file, or generated ones of the shapes asked for; a batch that nothing fixes is of one."""
     from graphopt import inputs
 
     opened = open_model(model or artifact)
-    wanted: dict[str, tuple[int, ...]] = {
+    fixed: dict[str, tuple[int, ...]] = {
         port.name: port.shape for port in ports if all(isinstance(dim, int) for dim in port.shape)
     }
+    asked = parse_shapes(shapes)
     given = inputs.load_npz(file, opened) if file else None
-    sample = inputs.generate(opened, seed=seed, shapes={**wanted, **parse_shapes(shapes)}, given=given)
+    sample = inputs.generate(opened, seed=seed, shapes={**fixed, **asked}, given=given)
+    if given or asked:
+        return sample.inputs
+    single = {port.name: (1, *sample.inputs[port.name].shape[1:]) for port in ports if _has_open_batch(port.shape)}
+    with contextlib.suppress(InputError):  # the model may tie the first size to something else
+        sample = inputs.generate(opened, seed=seed, shapes={**fixed, **single})
     return sample.inputs
+
+
+def _has_open_batch(shape: tuple[int | str | None, ...]) -> bool:
+    return len(shape) > 1 and not isinstance(shape[0], int)
 
 
 def _show(output: Output, timings: dict[str, Timing], threads: int, shapes: dict[str, list[int]]) -> None:
