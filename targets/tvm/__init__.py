@@ -36,9 +36,10 @@ class TvmBackend:
         from graphopt.targets.tvm import build as builder
         from graphopt.targets.tvm import fuse, gpu
         from graphopt.targets.tvm.lower import lower
+        from graphopt.targets.tvm.machine import machine_of
 
         progress("lowering", 0.0)
-        lowered = lower(model)
+        lowered = lower(model, None if target.kind == "cuda" else machine_of(builder.tvm_target(target)))
         progress("scheduling", 0.2)
         scheduled = (gpu if target.kind == "cuda" else fuse).fuse(lowered.mod, builder.tvm_target(target))
         progress("generating code", 0.5)

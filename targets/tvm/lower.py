@@ -13,6 +13,7 @@ from graphopt.targets.tvm import converters
 from graphopt.targets.tvm.converters.context import Context, clean_name, plain
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.symbols import unique
+from graphopt.targets.tvm.machine import Machine
 from tvm import relax
 
 from graphopt.errors import UnsupportedError
@@ -47,9 +48,10 @@ class Lowered:
     outputs: list[TensorInfo]
 
 
-def lower(model: Model) -> Lowered:
+def lower(model: Model, machine: Machine | None = None) -> Lowered:
     """Lower a model to Relax.
 
+    With a `machine`, convolutions and products become the kernels made for it, their constant weights packed now.
     Constants above 1 KiB become trailing parameters of `main`; the attribute `num_input` says where they begin.
     Sizes that the model leaves open stay open, and are the same variable where the model gives them the same name;
     what the model promises about them but nobody can prove is checked when the code runs.
@@ -57,7 +59,7 @@ def lower(model: Model) -> Lowered:
     Raises:
         UnsupportedError: lists every node that cannot be lowered, each with the reason.
     """
-    lowering = _Lowering(model)
+    lowering = _Lowering(model, machine)
     lowered = lowering.run()
     if lowering.problems:
         raise UnsupportedError(
@@ -90,14 +92,15 @@ class _Lowering:
     """One walk over one model."""
 
     model: Model
+    machine: Machine | None = None
     problems: list[UnsupportedNode] = field(default_factory=list)
 
     def run(self) -> Lowered:
         graph = self.model.graph
         builder = relax.BlockBuilder()
         parameters: list[relax.Var] = []
-        self.ctx = Context(builder, parameters)
-        self.ctx.lower_graph = self.lower_graph
+        self.ctx = Context(builder, parameters, self.machine)
+        self.ctx.lower_nodes = self._nodes
         self.values: dict[Value, Operand | None] = {}
         inputs = self._inputs(graph, parameters)
         number = len(parameters)
@@ -148,8 +151,7 @@ class _Lowering:
 
     def lower_graph(self, graph: Graph) -> list[Operand | None]:
         """Lower every node of a graph; returns its outputs as tensors, None for those that could not be made."""
-        for node in graph.nodes:
-            self._node(node)
+        self._nodes(graph)
         taken: set[relax.Expr] = set()
         results = []
         for value in graph.outputs:
@@ -157,6 +159,12 @@ class _Lowering:
             operand = self._operand(value)
             results.append(None if operand is None else self._output(value, operand, taken))
         return results
+
+    def _nodes(self, graph: Graph) -> list[Operand | None]:
+        """Lower the nodes of a graph, the main one or a branch; returns what its outputs are."""
+        for node in graph.nodes:
+            self._node(node)
+        return [self._operand(value) for value in graph.outputs]
 
     def _output(self, value: Value, operand: Operand, taken: set[relax.Expr]) -> Operand | None:
         """An output in memory of its own: not an input, not a weight, not another output."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import tvm
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined
 from graphopt.targets.tvm.converters.symbols import Symbols, unique
+from graphopt.targets.tvm.machine import Machine
 from tvm import relax, s_tir, te, tirx
 
 from graphopt.ir import Graph
@@ -31,15 +33,22 @@ Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
 class Context:
     """What converters work with; see `Call` for the view of one node."""
 
-    def __init__(self, builder: relax.BlockBuilder, parameters: list[relax.Var]) -> None:
-        """`parameters` is the growing parameter list of the function that `builder` builds."""
+    def __init__(
+        self, builder: relax.BlockBuilder, parameters: list[relax.Var], machine: Machine | None = None
+    ) -> None:
+        """`parameters` is the growing parameter list of the function that `builder` builds.
+
+        With a `machine`, operators are lowered to the kernels made for it; without, to plain definitions.
+        """
         self.builder = builder
+        self.machine = machine
         self.symbols = Symbols()
         self.weights: list[tuple[str, Operand]] = []
         self.label = ""
         self.parameters = parameters
-        self.lower_graph: Callable[[Graph], list[Operand | None]]
+        self.lower_nodes: Callable[[Graph], list[Operand | None]]
         self._weight_names: set[str] = set()
+        self._local: list[Operand] = []
 
     # --- sizes
 
@@ -62,6 +71,24 @@ class Context:
         if isinstance(left, int) and isinstance(right, int) and left != right:
             raise Declined(f"a size of {left} where {right} is needed")
         self.builder.match_cast(self.builder.emit(relax.ShapeExpr([_extent(left)])), relax.ShapeType([_extent(right)]))
+
+    @contextmanager
+    def branch(self) -> Iterator[list[relax.BindingBlock]]:
+        """What is emitted meanwhile goes into blocks of its own (the list is filled at the end), seen only there."""
+        blocks: list[relax.BindingBlock] = []
+        saved, local = self.symbols.scope(), self._local
+        self._local = []
+        self.builder.begin_scope(None)
+        self.builder._begin_binding_block()
+        try:
+            yield blocks
+        finally:
+            blocks.append(self.builder._end_block())
+            self.builder.end_scope()
+            self.symbols.leave(saved)
+            for operand in self._local:
+                operand.expr = None
+            self._local = local
 
     # --- values
 
@@ -98,6 +125,7 @@ class Context:
             self.check_dtype(operand.dtype)
             if operand.elements is not None:
                 operand.expr = self.te(_host_scalars(operand)).expr
+                self._local.append(operand)
             elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
                 operand.expr = self._weight(operand)
             else:
@@ -154,13 +182,18 @@ class Context:
 
     # --- kernels
 
-    def te(self, function: Compute, *operands: Operand, name: str = "") -> Operand:
+    def te(
+        self, function: Compute, *operands: Operand, name: str = "", attributes: dict[str, Any] | None = None
+    ) -> Operand:
         """Emit one kernel with one output; see `te_many`."""
-        return self.te_many(function, *operands, name=name)[0]
+        return self.te_many(function, *operands, name=name, attributes=attributes)[0]
 
-    def te_many(self, function: Compute, *operands: Operand, name: str = "") -> list[Operand]:
+    def te_many(
+        self, function: Compute, *operands: Operand, name: str = "", attributes: dict[str, Any] | None = None
+    ) -> list[Operand]:
         """Emit the kernel that `function` computes from one tensor per operand; returns its outputs.
 
+        `attributes` are put on the kernel.
         `function` may use any symbolic size of the model: the ones that its tensors do not carry become
         parameters of the kernel.
         """
@@ -175,10 +208,11 @@ class Context:
             self.check_dtype(str(output.dtype))
         extra = self._extra_symbols(inputs, outputs)
         kernel = s_tir.renew_defs(te.create_prim_func([*inputs, *extra, *outputs], "int64"))
+        kernel = kernel.with_attrs(attributes) if attributes else kernel
         variable = self.builder.add_func(
             kernel.without_attr("global_symbol"), name or getattr(function, "__name__", "kernel")
         )
-        shapes = [tuple(plain(d) for d in output.shape) for output in outputs]
+        shapes = [self.shape([plain(d) for d in output.shape]) for output in outputs]
         types = [relax.TensorType(list(shape), str(output.dtype)) for shape, output in zip(shapes, outputs)]
         call = relax.call_tir(variable, [*arguments, *extra], types if len(types) > 1 else types[0])
         emitted = self.emit(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.matmul import agree
@@ -13,6 +14,8 @@ from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import reshape_to
 from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
+from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvPlan, ConvSpec, pack_weight, plan_conv
+from graphopt.targets.tvm.kernels.conv import conv as packed_conv
 from tvm import te, tirx
 
 
@@ -44,6 +47,9 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
     outputs, depth = weight.shape[0], weight.shape[1]
     if not isinstance(outputs, int) or not isinstance(depth, int) or outputs % groups:
         raise Declined("the number of channels is not known")
+    plan = _plan(ctx, data, weight, window, groups, dtype)
+    if plan is not None:
+        return _packed(ctx, data, weight, plan, window)
     sizes = [data.shape[0], outputs, *window.output]
 
     def conv(x: te.Tensor, w: te.Tensor) -> te.Tensor:
@@ -63,6 +69,39 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
         return te.compute(sizes, lambda *i: total(*i).astype(dtype), name=f"conv{window.rank}d_result")
 
     return ctx.te(conv, data, weight, name=f"conv{window.rank}d")
+
+
+def _plan(ctx: Context, data: Operand, weight: Operand, window: Window, groups: int, dtype: str) -> ConvPlan | None:
+    """How the machine's own kernel computes a convolution, None where the plain definition must do."""
+    pads = [*window.begin, *window.end]
+    plain = {data.dtype, weight.dtype, dtype} <= {"float32", "float16"} and data.dtype == dtype == weight.dtype
+    if ctx.machine is None or not weight.is_constant or not plain or not all(isinstance(p, int) for p in pads):
+        return None
+    spec = ConvSpec(
+        out_channels=int(weight.shape[0]),  # type: ignore[arg-type]
+        in_channels=int(weight.shape[1]) * groups,  # type: ignore[arg-type]
+        kernel=window.kernel,
+        strides=window.strides,
+        dilations=window.dilations,
+        pads_begin=tuple(int(p) for p in window.begin),  # type: ignore[arg-type]
+        pads_end=tuple(int(p) for p in window.end),  # type: ignore[arg-type]
+        groups=groups,
+    )
+    return plan_conv(spec, [size if isinstance(size, int) else None for size in data.shape], dtype, ctx.machine)
+
+
+def _packed(ctx: Context, data: Operand, weight: Operand, plan: ConvPlan, window: Window) -> Operand:
+    """The machine's kernel with the weight packed once, here."""
+
+    def read() -> np.ndarray:
+        array = weight.array
+        assert array is not None
+        return pack_weight(array, plan)
+
+    packed = Operand(weight.dtype, plan.packed_shape, read=read, name=weight.name)
+    name = "conv" + "x".join(map(str, plan.spec.kernel))
+    attributes = {"op_pattern": OUT_EWISE_FUSABLE}
+    return ctx.te(lambda x, w: packed_conv(x, w, plan, window.output), data, packed, name=name, attributes=attributes)
 
 
 def add_bias(ctx: Context, data: Operand, bias: Operand | None) -> Operand:

@@ -105,9 +105,9 @@ def _taps(method: Method, axis: Axis, i: tirx.Expr) -> Taps:
     if method.coordinates == "tf_crop_and_resize":
         inside = tirx.And(x >= real(0), x <= real(int_expr(axis.old) - int_expr(1)))
     if method.mode == "nearest":
-        if method.coordinates == "asymmetric" and isinstance(axis.scale, float) and axis.scale.is_integer():
-            if method.nearest == "floor":
-                return Taps([tirx.floordiv(i, int_expr(int(axis.scale)))], None, inside)
+        whole = isinstance(axis.scale, float) and axis.scale.is_integer()
+        if whole and (method.coordinates, method.nearest) == ("asymmetric", "floor"):
+            return Taps([tirx.floordiv(i, int_expr(int(axis.scale)))], None, inside)  # type: ignore[arg-type]
         place = _ROUNDING[method.nearest](x).astype("int64")
         return Taps([_clamp(place, axis.old)], None, inside)
     if method.antialias:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import tvm
 import tvm_ffi
@@ -22,6 +23,7 @@ class Symbols:
         self._known: dict[tirx.Var, tirx.Expr | None] = {}
         self._derived: dict[str, tirx.Var] = {}
         self._names: set[str] = set()
+        self._hidden: set[tirx.Var] = set()
 
     def size(self, name: str | None) -> tirx.Var:
         """The size that a model calls `name`; a fresh one for each call with None."""
@@ -107,13 +109,28 @@ class Symbols:
             return False
         return condition
 
-    def scope(self) -> dict[str, tirx.Var]:
-        """What `leave` restores: derived sizes found since then are no longer reused."""
-        return dict(self._derived)
+    def scope(self) -> Scope:
+        """What is known now; `leave` goes back to it."""
+        return Scope(dict(self._derived), len(self._known))
 
-    def leave(self, saved: dict[str, tirx.Var]) -> None:
-        """Forget derived sizes bound inside a branch that is now closed."""
-        self._derived = saved
+    def leave(self, scope: Scope) -> None:
+        """Sizes found since `scope` were bound inside a branch that is now closed: they are not used again."""
+        self._derived = scope.derived
+        self._hidden.update(list(self._known)[scope.known :])
+
+    def is_visible(self, size: Dim) -> bool:
+        """Whether a size can be computed here: none of its variables was bound in a closed branch."""
+        if isinstance(size, int):
+            return True
+        return not any(var in self._hidden for var in tirx.analysis.undefined_vars(size))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The derived sizes, and the number of all sizes, at some moment."""
+
+    derived: dict[str, tirx.Var]
+    known: int
 
 
 def unique(name: str, taken: set[str]) -> str:

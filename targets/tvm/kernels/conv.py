@@ -215,11 +215,15 @@ def pack_weight_te(weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
     return te.compute(plan.packed_shape, element, name="pack_weight")
 
 
-def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
-    """The convolution of `data` (N, C, *spatial) with a packed weight: N, O, *out_spatial, of the data's type."""
+def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence[Any] | None = None) -> te.Tensor:
+    """The convolution of `data` (N, C, *spatial) with a packed weight: N, O, *out_spatial, of the data's type.
+
+    `out_space` names the spatial extents of the result where they follow from unknown ones.
+    """
     spec = plan.spec
     space = _sizes(data)
-    out_space = [simplified(spec.out_size(i, size)) for i, size in enumerate(space)]
+    sizes = [spec.out_size(i, size) for i, size in enumerate(space)] if out_space is None else out_space
+    out_space = [simplified(size) for size in sizes]
     out_shape = [data.shape[0], spec.out_channels, *out_space]
     step = plan.tile * (plan.lanes if plan.method == "rows" else 1)
     if plan.flat:

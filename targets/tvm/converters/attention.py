@@ -1,0 +1,265 @@
+"""Attention (ONNX 23 and later): scaled dot products of queries and keys, softmax, weighted sum of values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.targets.tvm.converters.call import Call
+from graphopt.targets.tvm.converters.matmul import agree
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.shape import concatenated, reshape_to, transposed
+from graphopt.targets.tvm.converters.tensors import elementwise, wide
+from graphopt.targets.tvm.converters.window import int_expr
+from tvm import te, tirx
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries, keys and values as (batch, heads, sequence, head size); `repeat` query heads share a key head."""
+
+    query: Operand
+    key: Operand
+    value: Operand
+    repeat: int
+
+    @property
+    def scores_shape(self) -> tuple[Dim, ...]:
+        return *self.query.shape[:3], self.key.shape[2]
+
+
+def _split(c: Call, data: Operand, heads: int) -> Operand:
+    """(batch, sequence, heads * size) as (batch, heads, sequence, size)."""
+    if data.rank == 4:
+        return data
+    if not heads:
+        raise Declined("the number of heads is missing")
+    width = data.shape[2]
+    if not isinstance(width, int) or width % heads:
+        raise Declined("the hidden size is not a known multiple of the number of heads")
+    four = reshape_to(c.ctx, data, [data.shape[0], data.shape[1], heads, width // heads])
+    return transposed(c.ctx, four, [0, 2, 1, 3])
+
+
+def _heads(c: Call) -> tuple[Heads, Operand, Operand, Dim]:
+    """The heads, the keys and values that the next step continues from, and how many keys came before."""
+    query = _split(c, c[0], int(c.attr("q_num_heads", 0)))
+    key = _split(c, c[1], int(c.attr("kv_num_heads", 0)))
+    value = _split(c, c[2], int(c.attr("kv_num_heads", 0)))
+    past: Dim = 0
+    if c.input(4) is not None:
+        past = c[4].shape[2]
+        key = concatenated(c.ctx, [c[4], key], 2)
+        value = concatenated(c.ctx, [c[5], value], 2)
+    query, key = agree(c.ctx, query, 0, key, 0)
+    query, key = agree(c.ctx, query, 3, key, 3)
+    key, value = agree(c.ctx, key, 0, value, 0)
+    key, value = agree(c.ctx, key, 2, value, 2)
+    many, few = query.shape[1], key.shape[1]
+    if not isinstance(many, int) or not isinstance(few, int) or many % few:
+        raise Declined("the number of query heads is not a known multiple of the number of key heads")
+    return Heads(query, key, value, many // few), key, value, past
+
+
+def _products(c: Call, heads: Heads, kind: str) -> Operand:
+    """Queries times keys, unscaled, as `kind`."""
+    size = heads.query.shape[3]
+
+    def products(q: te.Tensor, k: te.Tensor) -> te.Tensor:
+        d = te.reduce_axis((0, size), "k")
+        return te.compute(
+            heads.scores_shape,
+            lambda b, h, i, j: te.sum(
+                q(b, h, i, d).astype(kind) * k(b, _shared(h, heads.repeat), j, d).astype(kind), axis=d
+            ),
+            name="attention_scores",
+        )
+
+    return c.ctx.te(products, heads.query, heads.key, name="attention_scores")
+
+
+def _shared(head: Any, repeat: int) -> Any:
+    return head if repeat == 1 else tirx.indexdiv(head, int_expr(repeat))
+
+
+def _mask(c: Call, shape: tuple[Dim, ...]) -> Operand | None:
+    """The mask with each size 1 or that of the scores; its last axis may be shorter."""
+    mask = c.input(3)
+    if mask is None:
+        return None
+    wanted: list[Dim] = []
+    for axis in range(mask.rank):
+        have, want = mask.shape[axis], shape[axis - mask.rank]
+        short = axis == mask.rank - 1 and isinstance(have, int) and isinstance(want, int) and have < want
+        wanted.append(have if short or (isinstance(have, int) and have == 1) else want)
+    return c.ctx.require(mask, wanted)
+
+
+@dataclass(frozen=True)
+class _Bias:
+    """Everything that is added to the scores: mask, causal frontier, sliding window, padding of the keys."""
+
+    mask: Operand | None
+    lengths: Operand | None
+    past: Dim
+    queries: Dim
+    keys: Dim
+    causal: bool
+    left: int
+    right: int
+    kind: str
+
+    @property
+    def operands(self) -> list[Operand]:
+        return [operand for operand in (self.mask, self.lengths) if operand is not None]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.operands or self.causal or self.left >= 0 or self.right >= 0)
+
+    def at(self, tensors: list[te.Tensor], b: Any, h: Any, i: Any, j: Any) -> tirx.Expr:
+        """The bias of one score: a number, or -inf where the key must not be seen."""
+        rest = list(tensors)
+        nothing = tirx.const(0, self.kind)
+        bias, allowed = nothing, tirx.const(True, "bool")
+        if self.mask is not None:
+            place = [b, h, i, j][4 - self.mask.rank :]
+            tensor = rest.pop(0)
+            index = [
+                int_expr(0) if isinstance(size, int) and size == 1 and not (axis == 3 and self._is_short()) else p
+                for axis, (size, p) in enumerate(zip(self.mask.shape, place), 4 - self.mask.rank)
+            ]
+            if self._is_short():
+                last = int_expr(self.mask.shape[-1])
+                allowed = tirx.And(allowed, j < last)
+                index[-1] = tirx.min(j, last - int_expr(1))
+            if self.mask.dtype == "bool":
+                allowed = tirx.And(allowed, tensor(*index))
+            else:
+                bias = tensor(*index).astype(self.kind)
+        position = i + int_expr(self.past)
+        if self.lengths is not None:
+            count = rest.pop(0)(b).astype("int64")
+            allowed = tirx.And(allowed, j < count)
+            position = i + count - int_expr(self.queries)
+        if self.causal:
+            allowed = tirx.And(allowed, j <= position)
+        if self.left >= 0:
+            allowed = tirx.And(allowed, position - j <= int_expr(self.left))
+        if self.right >= 0:
+            allowed = tirx.And(allowed, j - position <= int_expr(self.right))
+        return tirx.Select(allowed, bias, tirx.const(-math.inf, self.kind))
+
+    def _is_short(self) -> bool:
+        mine = self.mask.shape[-1] if self.mask is not None else 1
+        return isinstance(mine, int) and isinstance(self.keys, int) and mine < self.keys and self.mask is not None
+
+
+def _bias(c: Call, shape: tuple[Dim, ...], past: Dim, kind: str) -> _Bias:
+    left, right = int(c.attr("left_window_size", -1)), int(c.attr("right_window_size", -1))
+    lengths = c.input(6)
+    if lengths is not None:
+        lengths = c.ctx.require(lengths, [shape[0]])
+    causal = bool(c.attr("is_causal", 0))
+    return _Bias(_mask(c, shape), lengths, past, shape[2], shape[3], causal, left, right, kind)
+
+
+def _weights(c: Call, scores: Operand, bias: _Bias, scale: float, softcap: float) -> list[Operand]:
+    """Softmax of the biased scores, in which a row without any key is zero; before it, the capped and biased scores."""
+    kind, shape = scores.dtype, scores.shape
+
+    def compute(x: te.Tensor, *tensors: te.Tensor) -> list[te.Tensor]:
+        rest = list(tensors)
+        nothing = tirx.const(0, kind)
+
+        def capped(*index: Any) -> tirx.Expr:
+            return _capped(x(*index) * tirx.const(scale, kind), softcap)
+
+        def biased(*index: Any) -> tirx.Expr:
+            return capped(*index) if bias.is_empty else capped(*index) + bias.at(rest, *index)
+
+        logits = te.compute(shape, biased, name="attention_logits")
+        keys, more = te.reduce_axis((0, shape[3]), "k"), te.reduce_axis((0, shape[3]), "k")
+        top = te.compute(shape[:3], lambda b, h, i: te.max(logits(b, h, i, keys), axis=keys), name="softmax_max")
+
+        def exponential(b: Any, h: Any, i: Any, j: Any) -> tirx.Expr:
+            empty = top(b, h, i) <= tirx.min_value(kind)
+            return tirx.Select(empty, nothing, tirx.exp(logits(b, h, i, j) - tirx.Select(empty, nothing, top(b, h, i))))
+
+        exp = te.compute(shape, exponential, name="softmax_exp")
+        total = te.compute(shape[:3], lambda b, h, i: te.sum(exp(b, h, i, more), axis=more), name="softmax_sum")
+
+        def norm(b: Any, h: Any, i: Any, j: Any) -> tirx.Expr:
+            divisor = total(b, h, i)
+            return exp(b, h, i, j) / tirx.Select(divisor > nothing, divisor, tirx.const(1, kind))
+
+        return te.compute(shape, norm, name="softmax_norm")
+
+    return [c.ctx.te(compute, scores, *bias.operands, name="attention_softmax")]
+
+
+def _capped(x: tirx.Expr, softcap: float) -> tirx.Expr:
+    if softcap <= 0:
+        return x
+    cap = tirx.const(softcap, str(x.ty.dtype))
+    return cap * tirx.tanh(x / cap)
+
+
+def _shown(c: Call, scores: Operand, weights: Operand, bias: _Bias, scale: float, softcap: float) -> Operand:
+    """The optional fourth output: the scores at the stage that `qk_matmul_output_mode` names."""
+    mode, dtype, shape = int(c.attr("qk_matmul_output_mode", 0)), c[0].dtype, scores.shape
+    if mode == 3:
+        return elementwise(c.ctx, lambda x: x, [weights], dtype, "attention_shown")
+
+    def compute(x: te.Tensor, *tensors: te.Tensor) -> te.Tensor:
+        def element(*index: Any) -> tirx.Expr:
+            value = x(*index) * tirx.const(scale, scores.dtype)
+            if mode >= 1:
+                value = _capped(value, softcap)
+            if mode == 2 and not bias.is_empty:
+                value = value + bias.at(list(tensors), *index)
+            return value.astype(dtype)
+
+        return te.compute(shape, element, name="attention_shown")
+
+    return c.ctx.te(compute, scores, *(bias.operands if mode == 2 else []), name="attention_shown")
+
+
+@converter("Attention", since=23)
+def attention(c: Call) -> list[Operand | None]:
+    heads, key, value, past = _heads(c)
+    dtype = c[0].dtype
+    kind = wide(dtype)
+    if c.attr("softmax_precision") == 11 and kind != "float64":
+        raise Declined("softmax in float64")
+    size = heads.query.shape[3]
+    if not isinstance(size, int):
+        raise Declined("the head size is not known")
+    given = c.attr("scale")
+    scale = 1 / math.sqrt(size) if given is None else float(given)
+    softcap = float(c.attr("softcap", 0.0))
+    scores = _products(c, heads, kind)
+    bias = _bias(c, scores.shape, past, kind)
+    weights = _weights(c, scores, bias, scale, softcap)[0]
+
+    def mix(p: te.Tensor, v: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, scores.shape[3]), "k")
+        shape = [*scores.shape[:3], heads.value.shape[3]]
+        total = te.compute(
+            shape,
+            lambda b, h, i, d: te.sum(p(b, h, i, k) * v(b, _shared(h, heads.repeat), k, d).astype(kind), axis=k),
+            name="attention_mix",
+        )
+        if kind == dtype:
+            return total
+        return te.compute(shape, lambda *i: total(*i).astype(dtype), name="attention_result")
+
+    result = c.ctx.te(mix, weights, heads.value, name="attention_mix")
+    if c[0].rank == 3:
+        batch, _, length, _ = result.shape
+        width = int(result.shape[1]) * int(result.shape[3])  # type: ignore[arg-type]
+        result = reshape_to(c.ctx, transposed(c.ctx, result, [0, 2, 1, 3]), [batch, length, width])
+    shown = _shown(c, scores, weights, bias, scale, softcap) if c.wants(3) else None
+    return [result, key if c.wants(1) else None, value if c.wants(2) else None, shown]
