@@ -89,6 +89,8 @@ def _check_shape(info: TensorInfo, shape: tuple[int, ...], sizes: dict[str, tupl
 
 def _aligned(array: np.ndarray) -> np.ndarray:
     """The array itself if compiled code can read it in place, otherwise a copy that it can."""
+    if array.size == 0:
+        return _empty(array.shape, array.dtype)
     usable = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0
     if usable:
         return array
@@ -97,6 +99,14 @@ def _aligned(array: np.ndarray) -> np.ndarray:
     copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array without elements whose strides are the products of the sizes; numpy gives such arrays any strides."""
+    strides = [dtype.itemsize]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    return np.lib.stride_tricks.as_strided(np.empty(_ALIGNMENT, dtype), shape, strides)
 
 
 def carrier(dtype: np.dtype[Any]) -> np.dtype[Any]:

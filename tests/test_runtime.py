@@ -90,6 +90,16 @@ def test_no_rows_at_all(session):
     assert session.run(inputs(0))["y"].shape == (0, 32)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 16), (16, 0), (4, 0, 3), (2, 3, 0, 0)])
+@pytest.mark.parametrize("make", [np.empty, np.zeros, lambda shape, dtype: np.ndarray(shape, dtype, bytearray(64))])
+def test_arrays_without_elements_are_compact(shape, make):
+    """numpy does not care for their strides; compiled code checks them."""
+    info = (TensorInfo("x", "float32", (None,) * len(shape)),)
+    (array,) = runtime_inputs.check(info, {"x": make(shape, np.float32)})
+    assert array.shape == shape
+    assert array.strides == tuple(4 * int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+
+
 def test_threads():
     script = """
 import sys, tvm_ffi
@@ -181,33 +191,34 @@ def test_from_several_threads_at_once(session):
         np.testing.assert_allclose(answer, expected(given[index])["h"], atol=1e-5)
 
 
-PASSED_ON = """<ir_version: 10, opset_import: ["" : 21]>
-same ({dtype}[N] x, {dtype} s) => ({dtype}[N] a, {dtype}[N] b, {dtype} c)
-{{ a = Identity(x)  b = Identity(a)  c = Identity(s) }}"""
+KINDS = {
+    "float": np.float32([1, 2]),
+    "bool": np.array([True, False]),
+    "int64": np.array([1, -(2**40)]),
+    "uint8": np.uint8([255, 0]),
+    "float16": np.float16([1.5, 2]),
+    "bfloat16": np.array([1.5, 2], ml_dtypes.bfloat16),
+}
 
 
-@pytest.mark.parametrize(
-    ("dtype", "array"),
-    [
-        ("float", np.float32([1, 2])),
-        ("bool", np.array([True, False])),
-        ("int64", np.array([1, -(2**40)])),
-        ("uint8", np.uint8([255, 0])),
-        ("float16", np.float16([1.5, 2])),
-        ("bfloat16", np.array([1.5, 2], ml_dtypes.bfloat16)),
-    ],
-)
-def test_outputs_that_are_inputs_are_copies(dtype, array):
+def test_outputs_that_are_inputs_are_copies():
     """Identity of an input, twice, and a scalar: three arrays of the right dtype that share nothing."""
-    artifact = compiler.compile(parse(PASSED_ON.format(dtype=dtype)), passes="")
-    given: dict[str, Any] = {"x": array, "s": array[0]}
-    outputs = artifact.run(given)
-    for name, wanted in (("a", array), ("b", array), ("c", np.asarray(array[0]))):
-        assert outputs[name].dtype == array.dtype
-        assert outputs[name].shape == wanted.shape
-        np.testing.assert_array_equal(outputs[name], wanted)
-    assert not np.may_share_memory(outputs["a"], outputs["b"])
-    assert not np.may_share_memory(outputs["a"], array)
+    given = ", ".join(f"{k}[N] x_{k}, {k} s_{k}" for k in KINDS)
+    taken = ", ".join(f"{k}[N] a_{k}, {k}[N] b_{k}, {k} c_{k}" for k in KINDS)
+    body = " ".join(f"a_{k} = Identity(x_{k})  b_{k} = Identity(a_{k})  c_{k} = Identity(s_{k})" for k in KINDS)
+    artifact = compiler.compile(
+        parse(f'<ir_version: 10, opset_import: ["" : 21]> same ({given}) => ({taken}) {{ {body} }}'), passes=""
+    )
+    arrays: dict[str, Any] = {f"x_{k}": array for k, array in KINDS.items()}
+    arrays.update({f"s_{k}": array[0] for k, array in KINDS.items()})
+    outputs = artifact.run(arrays)
+    for k, array in KINDS.items():
+        for name, wanted in ((f"a_{k}", array), (f"b_{k}", array), (f"c_{k}", np.asarray(array[0]))):
+            assert outputs[name].dtype == array.dtype
+            assert outputs[name].shape == wanted.shape
+            np.testing.assert_array_equal(outputs[name], wanted)
+        assert not np.may_share_memory(outputs[f"a_{k}"], outputs[f"b_{k}"])
+        assert not np.may_share_memory(outputs[f"a_{k}"], array)
 
 
 def test_arrays_are_handed_over_without_a_copy_when_they_can_be():

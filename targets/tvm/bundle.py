@@ -81,14 +81,16 @@ def _find(library: _Library, machine: str) -> Path:
         installed = _installed(library)
         if installed is not None and _digest(installed) == library.sha256[machine]:
             return installed
-    cached = _cache() / library.requirement.replace("==", "-") / machine / library.name
-    if not cached.is_file() or _digest(cached) != library.sha256[machine]:
-        _fetch(library, machine, cached)
-    return cached
+    kept = cached(library, machine)
+    if not kept.is_file() or _digest(kept) != library.sha256[machine]:
+        _fetch(library, machine, kept)
+    return kept
 
 
-def _cache() -> Path:
-    return Path(platformdirs.user_cache_dir("graphopt")) / "runtime"
+def cached(library: _Library, machine: str) -> Path:
+    """Where a library of another machine is kept once it was fetched."""
+    folder = Path(platformdirs.user_cache_dir("graphopt")) / "runtime"
+    return folder / library.requirement.replace("==", "-") / machine / library.name
 
 
 def _installed(library: _Library) -> Path | None:
@@ -100,12 +102,12 @@ def _installed(library: _Library) -> Path | None:
     return None
 
 
-def _fetch(library: _Library, machine: str, cached: Path) -> None:
+def _fetch(library: _Library, machine: str, place: Path) -> None:
     """Download the wheel and keep the one library of it, once its digest is right."""
     where = f"{library.name} for {machine}"
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cached.parent) as name:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=place.parent) as name:
             wheel = _download(library, machine, Path(name))
             with zipfile.ZipFile(wheel) as archive:
                 extracted = Path(archive.extract(library.member, name))
@@ -115,10 +117,10 @@ def _fetch(library: _Library, machine: str, cached: Path) -> None:
                     where=where,
                     remedy="check which package index pip uses (pip config list)",
                 )
-            extracted.replace(cached)
+            extracted.replace(place)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise CompileError(
-            f"cannot be put into the cache {cached.parent}: {error}", where=where, remedy="see that it is writable"
+            f"cannot be put into the cache {place.parent}: {error}", where=where, remedy="see that it is writable"
         ) from error
 
 

@@ -48,7 +48,7 @@ def test_gpu_code_is_for_the_architecture_that_was_asked_for():
 def test_without_a_gpu_it_says_so():
     if gpu_is_here():
         pytest.skip("a GPU is here")
-    with pytest.raises(ArtifactError, match="libtvm_runtime_cuda.so cannot be loaded"):
+    with pytest.raises(ArtifactError, match=r"libtvm_runtime_cuda\.so cannot be loaded"):
         runtime.load(compiled("cuda:sm_90").folder)
 
 
