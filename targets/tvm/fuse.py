@@ -8,10 +8,11 @@ computes (`kernels/`) carry their fusion pattern and anchor with them.
 from __future__ import annotations
 
 import tvm
+from tvm import relax
+
 from graphopt.targets.tvm.kernels.legalize import legalizers
 from graphopt.targets.tvm.machine import machine_of
 from graphopt.targets.tvm.schedule import schedule
-from tvm import relax
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -27,6 +28,8 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
+                # Recognizes reshapes by their blocks, so it has to come before they are scheduled.
+                relax.transform.RewriteDataflowReshape(),
             ]
         )(mod)
         return schedule(mod, target)

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tvm
-from graphopt.targets.tvm.kernels import conv_cpu, generic_cpu, rows_cpu
-from graphopt.targets.tvm.machine import Machine, machine_of
 from tvm import tirx
 from tvm.s_tir import ScheduleError
 
+from graphopt.targets.tvm.kernels import conv_cpu, generic_cpu, math, matmul_cpu, rows_cpu
+from graphopt.targets.tvm.machine import Machine, machine_of
+
 CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 
-CPU_RULES: tuple[CpuRule, ...] = (conv_cpu.schedule, rows_cpu.schedule, generic_cpu.schedule)
+CPU_RULES: tuple[CpuRule, ...] = (conv_cpu.schedule, matmul_cpu.schedule, rows_cpu.schedule, generic_cpu.schedule)
 """From the most specific to the most general; a rule answers None for a function that is not its own."""
 
 
@@ -28,9 +29,13 @@ def schedule(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     for name, func in sorted(mod.functions_items(), key=lambda item: item[0].name_hint):
         if isinstance(func, tirx.PrimFunc) and not is_scheduled(func):
-            done = schedule_cpu(func, machine)
-            result[name] = done.with_attr("tirx.is_scheduled", True)
+            result[name] = schedule_function(func, machine).with_attr("tirx.is_scheduled", True)
     return result
+
+
+def schedule_function(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
+    """One function through the rules, its elementary functions expanded, its max and min made to keep NaN."""
+    return math.keep_nan(math.expand_functions(_apply_rules(func, machine)))
 
 
 def is_scheduled(func: tirx.PrimFunc) -> bool:
@@ -38,16 +43,11 @@ def is_scheduled(func: tirx.PrimFunc) -> bool:
     return bool(func.attrs and func.attrs.get("tirx.is_scheduled", False))
 
 
-def schedule_cpu(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """One function through the rules."""
+def _apply_rules(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     for rule in CPU_RULES:
         try:
             done = rule(func, machine)
-        except ScheduleError as e:
-            import os
-
-            if os.environ.get("SDEBUG"):
-                print(str(e)[-4000:])
+        except ScheduleError:
             continue
         if done is not None:
             return done

@@ -7,7 +7,7 @@ loop is contiguous along it, 0 is a broadcast, `None` means that the address is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,9 @@ from tvm import ir, s_tir, sym, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from graphopt.targets.tvm.machine import Machine
+
+PARTITION = "pragma_loop_partition_hint"
 SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
 REDUCE = 2  # ... of a commutative reduction
 SERIAL_WORK = 1 << 15
@@ -309,3 +312,50 @@ def parallelize(sch: Schedule, loops: list[LoopRV], sizes: list[int | None]) -> 
         count *= sizes[taken] or 1
         taken += 1
     sch.parallel(fuse_all(sch, loops[:taken]))
+
+
+def is_symbolic(func: tirx.PrimFunc) -> bool:
+    """Whether an extent of a parameter is not known at compile time."""
+    buffers = [param for param in func.params if tirx.is_buffer_var(param)]
+    return any(extent(size) is None for buffer in buffers for size in buffer.shape)
+
+
+def axes_of(sch: Schedule, block: SBlockRV) -> list[Axis]:
+    """The axes of a block, without its accesses: also where its loops have been changed."""
+    axes = sch.get(block).iter_vars
+    return [Axis(a.var, extent(a.dom.extent), int(a.iter_type), a.dom.extent) for a in axes]
+
+
+def schedule_others(
+    sch: Schedule,
+    done: list[SBlockRV],
+    machine: Machine,
+    schedule_block: Callable[[Schedule, BlockInfo, Machine], Schedule],
+) -> Schedule:
+    """Schedule the root-level blocks that a template has not touched (stages before and after its tile)."""
+    names = {str(sch.get(block).name_hint) for block in done}
+    for block in child_blocks(sch):
+        info = describe(sch, block) if str(sch.get(block).name_hint) not in names else None
+        if info is not None and info.is_plain:
+            sch = schedule_block(sch, info, machine)
+    return sch
+
+
+def vectorize_store(
+    sch: Schedule, before: list[LoopRV], inner: LoopRV, lanes: int, step: int, width: tirx.PrimExpr
+) -> None:
+    """Vectorize the write of a register tile along rows of `width` elements; `before` are its other loops.
+
+    Whole tiles are unrolled. The last tile of a row that is not a multiple of `step` has its last partial vector
+    peeled off; for a symbolic width that cannot be peeled, LLVM vectorizes the plain loop.
+    """
+    size = extent(width)
+    if not can_peel(width):
+        return
+    vectors, lane = sch.split(inner, [None, lanes])
+    sch.vectorize(lane)
+    if size is not None and size % step == 0:
+        for loop in (*before, vectors):
+            sch.unroll(loop)
+    else:
+        sch.annotate(vectors, PARTITION, 1)

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from graphopt.targets.tvm.machine import Machine
 from tvm import relax, sym, te, tirx
+
+from graphopt.targets.tvm.machine import Machine
 
 OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused behind it
 

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import tvm
-from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels import generic_cpu
-from graphopt.targets.tvm.kernels.generic_cpu import PARTITION
-from graphopt.targets.tvm.machine import Machine
 from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.machine import Machine
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     """Schedule a function whose anchor is a convolution of this family; None for any other function."""
     # The template is right by construction, but for symbolic extents TVM cannot prove that a tile's region covers
     # what the epilogue reads (it needs ceil(w / 64) * 64 >= w), and would refuse.
-    sch = Schedule(tvm.IRModule({"main": func}), enable_check=not _is_symbolic(func))
+    sch = Schedule(tvm.IRModule({"main": func}), enable_check=not facts.is_symbolic(func))
     anchor = facts.find_anchor(sch, ("conv_channels", "conv_rows"))
     if anchor is None:
         return None
     final = facts.inline_around(sch, anchor, keep=("pad", "pack_weight"))
     _tile(sch, anchor, final)
-    for block in facts.child_blocks(sch):
-        if sch.get(block).name_hint not in (sch.get(final).name_hint, sch.get(anchor).name_hint):
-            info = facts.describe(sch, block)
-            if info is not None:
-                sch = generic_cpu.schedule_block(sch, info, machine)
-    return sch.mod["main"]
+    return facts.schedule_others(sch, [anchor, final], machine, generic_cpu.schedule_block).mod["main"]
 
 
 def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
@@ -49,7 +44,10 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     sch.compute_at(anchor, x_out, preserve_unit_loops=True)
     first = _inner(sch, anchor, kernel, reduced, lanes)
     facts.parallelize(sch, [n, c_out, *rows], [facts.extent(sch.get(loop).extent) for loop in (n, c_out, *rows)])
-    _store(sch, kernel, c_in, x_in, lanes, step, width)
+    if kernel == "conv_rows":
+        facts.vectorize_store(sch, [c_in], x_in, lanes, step, width)
+    elif (size := facts.extent(width)) is not None and size % step == 0:
+        sch.vectorize(x_in)
     init = sch.get_loops(sch.decompose_reduction(anchor, first))
     sch.vectorize(init[-1])
     sch.unroll(init[-2])
@@ -79,27 +77,3 @@ def _inner(sch: Schedule, anchor: SBlockRV, kernel: str, reduced: int, lanes: in
 def _lead_below(sch: Schedule, anchor: SBlockRV, reduced: int) -> int:
     """Unit loops (rows, tile) between the channel block and the register tile."""
     return len(sch.get(anchor).iter_vars) - reduced - 4
-
-
-def _store(sch: Schedule, kernel: str, c_in: LoopRV, x_in: LoopRV, lanes: int, step: int, width: tirx.PrimExpr) -> None:
-    """Write a finished tile: vectors along the row, which is contiguous in the output."""
-    size = facts.extent(width)
-    whole = size is not None and size % step == 0
-    if kernel == "conv_channels":
-        if whole:
-            sch.vectorize(x_in)
-    elif whole:
-        vectors, lane = sch.split(x_in, [None, lanes])
-        sch.vectorize(lane)
-        sch.unroll(c_in)
-        sch.unroll(vectors)
-    elif facts.can_peel(width):
-        vectors, lane = sch.split(x_in, [None, lanes])
-        sch.vectorize(lane)
-        sch.annotate(vectors, PARTITION, 1)
-
-
-def _is_symbolic(func: tirx.PrimFunc) -> bool:
-    """Whether an extent of a parameter is not known at compile time."""
-    buffers = [param for param in func.params if tirx.is_buffer_var(param)]
-    return any(facts.extent(size) is None for buffer in buffers for size in buffer.shape)

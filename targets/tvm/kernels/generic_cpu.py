@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tvm
-from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels.blocks import Axis, BlockInfo
-from graphopt.targets.tvm.machine import Machine
 from tvm import tirx
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels.blocks import PARTITION, Axis, BlockInfo
+from graphopt.targets.tvm.machine import Machine
+
 EXPENSIVE = 10
 """Operation count above which a value read more than once is stored instead of computed again."""
-PARTITION = "pragma_loop_partition_hint"
 CHUNK_VECTORS = 16
 """Vectors that one parallel iteration handles where the extent is not known at compile time."""
 
@@ -184,7 +184,8 @@ def _chunk(size: int | None, lanes: int, pieces: int) -> int | None:
         return CHUNK_VECTORS if pieces < facts.FEW_PIECES else None
     if pieces >= facts.PARALLEL_PIECES:
         return None
-    return max(1, -(-(-(-size // lanes)) // max(1, facts.PARALLEL_PIECES // pieces)))
+    vectors, wanted = -(-size // lanes), max(1, facts.PARALLEL_PIECES // pieces)
+    return max(1, -(-vectors // wanted))
 
 
 def is_row_reduction(info: BlockInfo, machine: Machine) -> bool:

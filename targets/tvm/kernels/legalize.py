@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tvm import ir, relax
+
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels.conv import ConvSpec, call_conv, pack_weight, pack_weight_te, plan_conv
+from graphopt.targets.tvm.kernels.matmul import call_matmul, call_matmul_packed, pack_matrix, plan_matmul
 from graphopt.targets.tvm.machine import Machine
-from tvm import ir, relax
 
 Legalizer = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
@@ -19,6 +21,7 @@ def legalizers(machine: Machine) -> dict[str, Legalizer]:
         "relax.nn.conv1d": lambda builder, call: _conv(builder, call, machine, ("NCW", "OIW")),
         "relax.nn.conv2d": lambda builder, call: _conv(builder, call, machine, ("NCHW", "OIHW")),
         "relax.nn.conv3d": lambda builder, call: _conv(builder, call, machine, ("NCDHW", "OIDHW")),
+        "relax.matmul": lambda builder, call: _matmul(builder, call, machine),
     }
 
 
@@ -57,3 +60,16 @@ def _conv(builder: relax.BlockBuilder, call: relax.Call, machine: Machine, layou
         else builder.emit_te(lambda w: pack_weight_te(w, plan), weight)
     )
     return call_conv(builder, data, packed, plan)
+
+
+def _matmul(builder: relax.BlockBuilder, call: relax.Call, machine: Machine) -> relax.Expr:
+    left, right = call.args
+    shape, other = _static(left.ty.shape), _static(right.ty.shape)
+    same = str(call.ty.dtype) == str(left.ty.dtype) == str(right.ty.dtype)
+    if len(shape) < 2 or len(other) < 2 or not same:
+        return _default(builder, call)
+    plan = plan_matmul(shape[-2], other[-1], shape[-1], str(left.ty.dtype), machine)
+    if isinstance(right, ir.GenericConst) and len(other) == 2 and plan.k is not None:
+        packed = relax.const(pack_matrix(right.value.numpy(), plan))
+        return call_matmul_packed(builder, left, packed, plan)
+    return call_matmul(builder, left, right, plan)

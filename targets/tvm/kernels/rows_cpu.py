@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import tvm
 import tvm_ffi
-from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels import generic_cpu
-from graphopt.targets.tvm.kernels.blocks import BlockInfo
-from graphopt.targets.tvm.kernels.generic_cpu import PARTITION, attempt, vectorize_last
-from graphopt.targets.tvm.machine import Machine
 from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.kernels.blocks import PARTITION, BlockInfo
+from graphopt.targets.tvm.kernels.generic_cpu import attempt, vectorize_last
+from graphopt.targets.tvm.machine import Machine
 
 MINIMUM_ROWS = 4
 """With fewer rows, the blocks one after the other make better use of several cores."""

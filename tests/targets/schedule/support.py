@@ -6,23 +6,31 @@ from collections.abc import Sequence
 
 import numpy as np
 import tvm
-from graphopt.targets.tvm.machine import Machine, machine_of
-from graphopt.targets.tvm.schedule import schedule_cpu
 from tvm import te, tirx
 from tvm.target import codegen
+
+from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.targets.tvm.machine import Machine, machine_of
+from graphopt.targets.tvm.schedule import schedule_function
 
 HOST = tvm.target.Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "num-cores": 2})
 MACHINE: Machine = machine_of(HOST)
 
 
+def placeholder(shape: Sequence[object], dtype: str = "float32", name: str = "x") -> te.Tensor:
+    """A tensor with int64 extents, as Relax makes them (mixed index types are not what the scheduler meets)."""
+    return te.placeholder([tirx.IntImm("int64", n) if isinstance(n, int) else n for n in shape], dtype, name)
+
+
 def scheduled(tensors: Sequence[te.Tensor], machine: Machine = MACHINE) -> tirx.PrimFunc:
     """The scheduled function of a TE graph: inputs then outputs."""
-    return schedule_cpu(te.create_prim_func(list(tensors)), machine)
+    return schedule_function(te.create_prim_func(list(tensors)), machine)
 
 
 def execute(func: tirx.PrimFunc, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Run `func` on copies of the arrays; returns the outputs."""
-    library = tvm.compile(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), HOST)
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    library = tvm.compile(module, HOST, tir_pipeline=PIPELINE)
     results = [tvm.runtime.tensor(np.full_like(array, 7)) for array in outputs]  # 7: whatever stays unwritten shows
     library["main"](*[tvm.runtime.tensor(np.ascontiguousarray(array)) for array in inputs], *results)
     return [result.numpy() for result in results]

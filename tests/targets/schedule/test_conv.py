@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt.targets.tvm.kernels.conv import ConvPlan, ConvSpec, conv, pack_weight, plan_conv
-from graphopt.targets.tvm.machine import Machine
 from numpy.lib.stride_tricks import sliding_window_view
 from tvm import te
 
-from tests.targets.schedule.support import MACHINE, execute, run_te, scheduled
+from graphopt.targets.tvm.kernels.conv import ConvPlan, ConvSpec, conv, pack_weight, plan_conv
+from graphopt.targets.tvm.machine import Machine
+from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
 
 def reference(data: np.ndarray, weight: np.ndarray, spec: ConvSpec) -> np.ndarray:
@@ -69,8 +69,8 @@ CASES = [
 
 
 def check(plan: ConvPlan, data: np.ndarray, weight: np.ndarray, tolerance: float = 1e-5) -> None:
-    shape = te.placeholder(data.shape, str(data.dtype), "data")
-    packed = te.placeholder(plan.packed_shape, str(data.dtype), "weight")
+    shape = placeholder(data.shape, str(data.dtype), "data")
+    packed = placeholder(plan.packed_shape, str(data.dtype), "weight")
     expected = reference(data, weight, plan.spec)
     (out,) = run_te(
         [shape, packed, conv(shape, packed, plan)],
@@ -97,8 +97,8 @@ def test_other_vector_widths(machine: Machine, case: int) -> None:
     spec, shape = CASES[case]
     data, weight = arrays(spec, shape)
     plan = plan_conv(spec, shape, "float32", machine)
-    x = te.placeholder(shape, "float32", "data")
-    w = te.placeholder(plan.packed_shape, "float32", "weight")
+    x = placeholder(shape, "float32", "data")
+    w = placeholder(plan.packed_shape, "float32", "weight")
     expected = reference(data, weight, spec)
     func = scheduled([x, w, conv(x, w, plan)], machine)
     (out,) = execute(func, [data, pack_weight(weight, plan)], [np.zeros(expected.shape, "float32")])
@@ -112,9 +112,9 @@ DYNAMIC = [0, 2, 5, 7, 9, 10, 14, 15]
 def test_one_function_serves_several_sizes(case: int) -> None:
     spec, shape = CASES[case]
     sizes = [te.var(f"s{i}", "int64") for i in range(len(shape) - 1)]
-    x = te.placeholder((sizes[0], shape[1], *sizes[1:]), "float32", "data")
+    x = placeholder((sizes[0], shape[1], *sizes[1:]), "float32", "data")
     plan = plan_conv(spec, [None, shape[1], *[None] * (len(shape) - 2)], "float32", MACHINE)
-    w = te.placeholder(plan.packed_shape, "float32", "weight")
+    w = placeholder(plan.packed_shape, "float32", "weight")
     func = scheduled([x, w, conv(x, w, plan)])
     for batch, scale in ((1, 1), (3, 2), (2, 5)):
         actual = (batch, shape[1], *[size * scale + batch for size in shape[2:]])

@@ -1,0 +1,89 @@
+"""Matrix products against numpy, over remainders, broadcasting and symbolic sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tvm import te
+
+from graphopt.targets.tvm.kernels.matmul import matmul, matmul_packed, pack_matrix, plan_matmul
+from graphopt.targets.tvm.machine import Machine
+from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
+
+
+def close(out: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> None:
+    assert out.shape == expected.shape
+    if expected.size:
+        np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def random(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.random.default_rng(5).standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k"),
+    [((), 1, 1000, 64), ((), 1, 1, 1), ((), 7, 33, 5), ((2,), 13, 64, 31), ((1, 3), 128, 96, 16), ((), 197, 10, 8)],
+)
+def test_packed(batch: tuple[int, ...], m: int, n: int, k: int) -> None:
+    plan = plan_matmul(m, n, k, "float32", MACHINE)
+    a, b = random(*batch, m, k), random(k, n)
+    x, w = placeholder(a.shape, name="a"), placeholder(plan.packed_shape, name="b")
+    expected = a.astype("float64") @ b
+    (out,) = run_te([x, w, matmul_packed(x, w, plan)], [a, pack_matrix(b, plan)], [expected.astype("float32")])
+    close(out, expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((4, 6), (6, 5)),
+        ((2, 3, 9, 8), (2, 3, 8, 32)),
+        ((3, 9, 8), (8, 17)),
+        ((9, 8), (2, 3, 8, 17)),
+        ((2, 1, 9, 8), (1, 3, 8, 40)),
+        ((2, 0, 8), (2, 8, 3)),
+    ],
+)
+def test_both_at_run_time(left: tuple[int, ...], right: tuple[int, ...], transposed: bool) -> None:
+    a, b = random(*left), random(*right)
+    plan = plan_matmul(left[-2], right[-1], left[-1], "float32", MACHINE)
+    given = np.ascontiguousarray(np.swapaxes(b, -1, -2)) if transposed else b
+    x, y = placeholder(a.shape, name="a"), placeholder(given.shape, name="b")
+    expected = a @ b
+    (out,) = run_te([x, y, matmul(x, y, plan, transposed)], [a, given], [expected])
+    close(out, expected)
+
+
+def test_symbolic_attention_product() -> None:
+    rows, columns = te.var("m", "int64"), te.var("n", "int64")
+    plan = plan_matmul(None, None, 16, "float32", MACHINE)
+    x, y = placeholder((2, rows, 16), name="a"), placeholder((2, columns, 16), name="b")
+    func = scheduled([x, y, matmul(x, y, plan, transpose_b=True)])
+    for m, n in ((1, 1), (5, 33), (64, 64), (16, 100)):
+        a, b = random(2, m, 16), random(2, n, 16)
+        expected = a @ np.swapaxes(b, -1, -2)
+        (out,) = execute(func, [a, b], [expected])
+        close(out, expected)
+
+
+def test_symbolic_rows_by_packed_weight() -> None:
+    rows = te.var("m", "int64")
+    plan = plan_matmul(None, 50, 24, "float32", MACHINE)
+    x, w = placeholder((rows, 24), name="a"), placeholder(plan.packed_shape, name="b")
+    func = scheduled([x, w, matmul_packed(x, w, plan)])
+    for m in (1, 3, 4, 67):
+        a, b = random(m, 24), random(24, 50)
+        (out,) = execute(func, [a, pack_matrix(b, plan)], [a @ b])
+        close(out, a @ b)
+
+
+def test_types() -> None:
+    for dtype, tolerance in (("float16", 2e-3), ("float64", 1e-12), ("int32", 0.0)):
+        a, b = (random(9, 20) * 5).astype(dtype), (random(20, 21) * 5).astype(dtype)
+        plan = plan_matmul(9, 21, 20, dtype, Machine(32, 16, 1))
+        x, y = placeholder(a.shape, dtype, "a"), placeholder(b.shape, dtype, "b")
+        expected = a.astype("float64") @ b.astype("float64")
+        (out,) = run_te([x, y, matmul(x, y, plan)], [a, b], [expected.astype(dtype)])
+        close(out, expected, tolerance)
