@@ -1,0 +1,58 @@
+"""The TIR pipeline for scheduled CPU functions: from blocks to vector loops, then TVM's own lowering.
+
+TVM's pipeline narrows indices to 32 bits before it partitions and vectorizes loops. In a function with symbolic
+extents, which stay 64 bits wide, that leaves additions of both widths (an error in `LoopPartition`) and vector
+indices that are no longer recognized as contiguous (a gather for every load). Here loops are partitioned and
+vectorized first, and only scalars are narrowed.
+
+Importing this module registers the pipeline: `relax.build(mod, target, tir_pipeline=PIPELINE)`.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
+
+PIPELINE = "graphopt-cpu"
+
+
+def _passes() -> list[tvm.transform.Pass]:
+    blocks, loops = s_tir.transform, tirx.transform
+    return [
+        blocks.CanonicalizeLoop(),
+        blocks.LowerInitBlock(),
+        blocks.PlanAndUpdateBufferAllocationLocation(),
+        blocks.ConvertBlocksToOpaque(),
+        blocks.CompactBufferAllocation(),
+        blocks.LowerMatchBuffer(),
+        blocks.StmtSimplify(),
+        blocks.LowerOpaqueBlock(),
+        loops.FlattenBuffer(),
+        loops.BF16ComputeLegalize(),
+        blocks.LoopPartition(),
+        loops.VectorizeLoop(True),
+        loops.NarrowDataType(32),
+        loops.StorageRewrite(),
+        blocks.HoistIfThenElse(),
+        loops.UnrollLoop(),
+        blocks.RenormalizeSplitPattern(),
+        loops.StmtSimplify(),
+        loops.RemoveNoOp(),
+        blocks.RewriteUnsafeSelect(),
+        loops.CommonSubexprElim(),
+        loops.FP8ComputeLegalize(),
+        loops.VerifyMemory(),
+        loops.AnnotateEntryFunc(),
+        loops.SplitHostDevice(),
+        loops.MakePackedAPI(),
+        loops.FP8StorageLegalize(),
+        loops.BF16StorageLegalize(),
+    ]
+
+
+def _pipeline() -> tuple[tvm.transform.Pass, object, object]:
+    return tvm.transform.Sequential(_passes()), finalize_host_passes, finalize_device_passes
+
+
+tirx.register_tir_pipeline(PIPELINE, _pipeline)
