@@ -89,7 +89,7 @@ def cut_values(graph: Graph) -> list[Value]:
     for value in graph.outputs:
         last_use[value] = len(order)
     alive = {value for value in graph.inputs if value in last_use}
-    cuts = []
+    cuts: list[Value] = []
     for index, node in enumerate(order):
         alive |= {value for value in node.outputs if value in last_use}
         alive -= {value for value in graph.dependencies(node) if last_use.get(value) == index}
