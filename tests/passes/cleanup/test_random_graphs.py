@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
@@ -18,23 +20,44 @@ CLEAN = (
     "infer-shapes,fixpoint{max=4}(fold-if,eliminate-dead,fold-constants,fold-shapes,remove-no-ops,simplify-cast,"
     "simplify-reshape,simplify-transpose,eliminate-common-subexpressions,infer-shapes),share-weights,eliminate-dead"
 )
-UNARY = ("Neg", "Abs", "Relu", "Floor", "Ceil", "Round", "Sign", "Identity", "Exp", "Sqrt", "Dropout", "Sigmoid")
+UNARY = (
+    "Neg",
+    "Neg",
+    "Abs",
+    "Relu",
+    "Floor",
+    "Round",
+    "Sign",
+    "Identity",
+    "Identity",
+    "Exp",
+    "Sqrt",
+    "Dropout",
+    "Tanh",
+)
 BINARY = ("Add", "Sub", "Mul", "Div")
-SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -1.5, 7.0, float("nan"), float("inf"), -float("inf"))
+SPECIAL = (0.0, -0.0, -0.0, 1.0, -1.0, 0.1, 2.5, -1.5, 70000.0, 1e-9, float("nan"), float("inf"), -float("inf"))
 NEUTRAL = (0.0, -0.0, 1.0, -1.0, 2.0)
 
 
 class Builder:
     """A graph that grows by one random operator at a time; every value is float32 of a known shape."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
-        self.draw = draw
+    def __init__(self, seed: int) -> None:
+        # A seed reaches rare combinations sooner than choices that hypothesis makes one by one.
+        self.random = random.Random(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        rank = draw(st.integers(1, 3))
-        self.input_shape = tuple(draw(st.sampled_from((1, 2, 3))) for _ in range(rank))
+        rank = self.random.randint(1, 3)
+        self.input_shape = tuple(self.random.randint(1, 3) for _ in range(rank))
         self.shapes: dict[str, tuple[int, ...]] = {"X": self.input_shape}
-        self.symbolic = draw(st.booleans())
+        self.symbolic = self.flip()
+        # Never both: ONNX Runtime 1.31 loses a value that a branch captures when it removes a chain of casts itself.
+        left_out = self.random.choice((Builder.cast, Builder.condition))
+        self.steps = [step for step in STEPS if step is not left_out]
+
+    def flip(self) -> bool:
+        return self.random.random() < 0.5
 
     def name(self) -> str:
         return f"v{len(self.nodes)}_{len(self.weights)}"
@@ -48,7 +71,7 @@ class Builder:
 
     def constant(self, array: np.ndarray) -> str:
         name = f"w{len(self.weights)}_{len(self.nodes)}"
-        if self.draw(st.booleans()):
+        if self.flip():
             self.weights.append(onnx.numpy_helper.from_array(array, name))
             return name
         return self.node("Constant", [], value=onnx.numpy_helper.from_array(array))
@@ -57,51 +80,53 @@ class Builder:
         return self.constant(np.array(items, np.int64))
 
     def any_value(self) -> str:
-        return self.draw(st.sampled_from(sorted(self.shapes)))
+        """One of the latest values more often than not, so that chains form."""
+        names = list(self.shapes)
+        return self.random.choice(names[-1:] * 3 + names[-3:] + names)
 
     def grow(self) -> None:
-        self.draw(st.sampled_from(STEPS))(self)
+        self.random.choice(self.steps)(self)
 
     def unary(self) -> None:
         source = self.any_value()
-        self.node(self.draw(st.sampled_from(UNARY)), [source], self.shapes[source])
+        self.node(self.random.choice(UNARY), [source], self.shapes[source])
 
     def binary(self) -> None:
         left = self.any_value()
         same = [name for name, shape in sorted(self.shapes.items()) if shape == self.shapes[left]]
-        right = self.draw(st.sampled_from(same))
-        self.node(self.draw(st.sampled_from(BINARY)), [left, right], self.shapes[left])
+        right = self.random.choice(same)
+        self.node(self.random.choice(BINARY), [left, right], self.shapes[left])
 
     def with_constant(self) -> None:
         source = self.any_value()
-        shape = self.draw(st.sampled_from(((), (1,), self.shapes[source])))
-        array = np.full(shape, self.draw(st.sampled_from(NEUTRAL)), np.float32)
+        shape = self.random.choice(((), (1,), self.shapes[source]))
+        array = np.full(shape, self.random.choice(NEUTRAL), np.float32)
         operands = [source, self.constant(array)]
-        if self.draw(st.booleans()):
+        if self.flip():
             operands.reverse()
-        self.node(self.draw(st.sampled_from(BINARY)), operands, np.broadcast_shapes(shape, self.shapes[source]))
+        self.node(self.random.choice(BINARY), operands, np.broadcast_shapes(shape, self.shapes[source]))
 
     def of_constants(self) -> None:
-        numbers = self.draw(st.lists(st.sampled_from(SPECIAL), min_size=3, max_size=3))
+        numbers = self.random.choices(SPECIAL, k=3)
         self.node("Exp", [self.constant(np.array(numbers, np.float32))], (3,))
 
     def transpose(self) -> None:
         source = self.any_value()
         shape = self.shapes[source]
-        perm = self.draw(st.permutations(range(len(shape))))
+        perm = self.random.sample(range(len(shape)), len(shape))
         self.node("Transpose", [source], tuple(shape[axis] for axis in perm), perm=perm)
 
     def reshape(self) -> None:
         source = self.any_value()
         size = int(np.prod(self.shapes[source]))
-        shape = self.draw(st.sampled_from([s for s in ((size,), (1, size), (size, 1), (1, -1), (-1,)) if size]))
+        shape = self.random.choice([s for s in ((size,), (1, size), (size, 1), (1, -1), (-1,)) if size])
         result = tuple(np.empty(size).reshape(shape).shape)
         self.node("Reshape", [source, self.ints(*shape)], result)
 
     def unsqueeze(self) -> None:
         source = self.any_value()
         if len(self.shapes[source]) < 4:
-            axis = self.draw(st.integers(0, len(self.shapes[source])))
+            axis = self.random.randint(0, len(self.shapes[source]))
             shape = self.shapes[source]
             self.node("Unsqueeze", [source, self.ints(axis)], (*shape[:axis], 1, *shape[axis:]))
 
@@ -110,12 +135,12 @@ class Builder:
         shape = self.shapes[source]
         ones = [axis for axis, size in enumerate(shape) if size == 1]
         if ones and len(shape) > 1:
-            axis = self.draw(st.sampled_from(ones))
+            axis = self.random.choice(ones)
             self.node("Squeeze", [source, self.ints(axis)], (*shape[:axis], *shape[axis + 1 :]))
 
     def cast(self) -> None:
         source = self.any_value()
-        kind = self.draw(st.sampled_from((onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT)))
+        kind = self.random.choice((onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT))
         middle = self.node("Cast", [source], to=kind)
         self.node("Cast", [middle], self.shapes[source], to=onnx.TensorProto.FLOAT)
 
@@ -133,7 +158,7 @@ class Builder:
         source = self.any_value()
         shape = self.shapes[source]
         if shape and shape[-1] < 12:
-            count = self.draw(st.integers(1, 2))
+            count = self.random.randint(1, 2)
             self.node("Concat", [source] * count, (*shape[:-1], shape[-1] * count), axis=-1)
 
     def condition(self) -> None:
@@ -144,14 +169,14 @@ class Builder:
             out = helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, shape)
             body = [helper.make_node(op, [source], ["q"]), helper.make_node("Identity", ["q"], ["r"])]
             branches[key] = helper.make_graph(body, key, [], [out])
-        condition = "C" if self.draw(st.booleans()) else self.constant(np.array(self.draw(st.booleans())))
+        condition = "C" if self.flip() else self.constant(np.array(self.flip()))
         self.node("If", [condition], shape, **branches)
 
     def model(self) -> onnx.ModelProto:
-        made = sorted(set(self.shapes) - {"X"}) or ["X"]
-        outputs = self.draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique=True))
-        if outputs == ["X"]:
-            outputs = [self.node("Identity", ["X"], self.input_shape)]
+        last = self.node("Identity", [list(self.shapes)[-1]], self.shapes[list(self.shapes)[-1]])
+        made = [name for name in self.shapes if name not in ("X", last)]
+        more = self.random.sample(made, min(len(made), self.random.randint(0, 5)))
+        outputs = [last, *more]
         shape = [f"d{axis}" if self.symbolic else size for axis, size in enumerate(self.input_shape)]
         float32 = onnx.TensorProto.FLOAT
         graph = helper.make_graph(
@@ -180,25 +205,26 @@ STEPS = (
     Builder.shape_of,
     Builder.concat,
     Builder.condition,
+    Builder.with_constant,
+    Builder.transpose,
+    Builder.reshape,
 )
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    builder = Builder(draw)
-    for _ in range(draw(st.integers(1, 14))):
+def case(seed: int, steps: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """A model of up to `steps` operators, and inputs for it."""
+    builder = Builder(seed)
+    for _ in range(steps):
         builder.grow()
-    model = builder.model()
-    count = int(np.prod(builder.input_shape))
-    numbers = draw(st.lists(st.sampled_from(SPECIAL), min_size=count, max_size=count))
+    numbers = builder.random.choices(SPECIAL, k=int(np.prod(builder.input_shape)))
     data = np.array(numbers, np.float32).reshape(builder.input_shape)
-    return model, {"X": data, "C": np.array(draw(st.booleans()))}
+    return builder.model(), {"X": data, "C": np.array(builder.flip())}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(cases())
-def test_cleaning_keeps_every_bit(case: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
-    proto, inputs = case
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32), st.integers(2, 16))
+def test_cleaning_keeps_every_bit(seed: int, steps: int) -> None:
+    proto, inputs = case(seed, steps)
     model = io.load(proto)
     infer_shapes(model)
     PassManager(Pipeline.parse(CLEAN)).run(model)
