@@ -138,7 +138,7 @@ def _load(point: metadata.EntryPoint) -> Any:
 def _classes(found: Any) -> list[type[Pass]]:
     """The passes that an entry point gives: itself, or those defined in the module and its submodules."""
     if inspect.isclass(found):
-        return [found]
+        return [found]  # type: ignore[list-item]  # whether it is a pass is checked where it gets its name
     if isinstance(found, Pass):
         return [type(found)]
     return [cls for module in _modules(found) for cls in _defined(module)]

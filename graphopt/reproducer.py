@@ -88,7 +88,7 @@ def write_reproducer(
     ]
     arrays = {name: array for name, array in (inputs or {}).items() if isinstance(array, np.ndarray)}
     if arrays and len(arrays) == len(inputs or {}):
-        np.savez(place / "inputs.npz", **arrays)
+        np.savez(place / "inputs.npz", **arrays)  # type: ignore[arg-type]
         command += ["--inputs", str(place / "inputs.npz")]
     text = _README.format(
         error=error, pass_=step.pass_, label=step.label, path=step.path, pipeline=pipeline, command=shlex.join(command)

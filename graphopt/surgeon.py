@@ -58,7 +58,7 @@ class _SurgeonPass(Pass):
             return
         surgeon = io.to_surgeon(model)
         untouched = _content(io.from_surgeon(surgeon))
-        result = self._function(surgeon)
+        result = type(self)._function(surgeon)
         changed = _read(self.name, surgeon if result is None else result)
         if _content(changed) == untouched:
             return

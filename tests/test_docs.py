@@ -5,6 +5,7 @@ Its ```python and ```bash blocks run in their order; Python blocks of a file sha
 block says more:
 
     <!-- file: PATH -->   the block is the contents of that file of docs/, word for word, and is not run
+    <!-- write: PATH -->  the block becomes that file, and is not run by itself
     <!-- in: FOLDER -->   Python: modules of that folder can be imported
     <!-- ci: NAME -->     the block installs packages, and is run by .ci/run
 """
@@ -65,6 +66,8 @@ def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         where = f"{guide.name}:{block.line}"
         if block.mark == "file":
             assert (ROOT / "docs" / block.value).read_text() == block.code, f"{where} is not docs/{block.value}"
+        elif block.mark == "write":
+            (tmp_path / block.value).write_text(block.code)
         elif block.mark == "ci" or block.language not in RUN:
             continue
         elif block.language == "bash":

@@ -22,7 +22,7 @@ class Use(NamedTuple):
     """One use of a value: input `index` of `node`."""
 
     node: Node
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
 
 
 class Value:
