@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from graphopt.passes.cleanup.facts import OLD_OPSET, normalized_axes
-from graphopt.passes.cleanup.shape_facts import Item, ShapeFacts
-
 from graphopt.ir import Dim, Graph, Node, Shape, TensorType, Value
 from graphopt.ir.infer import infer_node
+from graphopt.passes.cleanup.facts import OLD_OPSET, normalized_axes
+from graphopt.passes.cleanup.shape_facts import Item, ShapeFacts
 from graphopt.rewrite import Fidelity, Pass, PassContext, Rewriter
 
 _END = 10**9
@@ -37,6 +36,7 @@ class RefineShapes(Pass):
             refinement = _Refinement(ShapeFacts(context), context.rewriter(inner))
             for node in inner.nodes:
                 refinement.visit(node)
+            refinement.finish()
             context.count("values refined", refinement.refined)
 
 
@@ -49,6 +49,7 @@ class _Refinement:
     changed: set[Value] = field(default_factory=set)
     shorter: dict[str, set[Dim]] = field(default_factory=dict)
     """By symbol: sizes of which it is the smaller of that one and some number (or of which it is one itself)."""
+    declared: dict[Value, TensorType] = field(default_factory=dict)
     refined: int = 0
 
     def visit(self, node: Node) -> None:
@@ -78,16 +79,32 @@ class _Refinement:
                 self._assign(value, tuple(d if isinstance(d, int) or d in symbols else None for d in shape))
 
     def _assign(self, value: Value, shape: Shape) -> None:
-        """Give a value the sizes found; sizes that were declared for a graph output keep their names."""
+        """Give a value the sizes found."""
         type_ = value.type
         if not isinstance(type_, TensorType) or (type_.shape is not None and len(type_.shape) != len(shape)):
             return
         known = type_.shape or (None,) * len(shape)
-        merged = tuple(_better(a, b, value.is_graph_output) for a, b in zip(known, shape))
-        if merged != type_.shape:
+        merged = tuple(_better(a, b) for a, b in zip(known, shape))
+        if merged == type_.shape:
+            return
+        self.changed.add(value)
+        self.refined += 1
+        if value.is_graph_output:
+            self.declared.setdefault(value, type_)
+            value.type = TensorType(type_.dtype, merged)
+        else:
             self.rewriter.set_type(value, TensorType(type_.dtype, merged))
-            self.changed.add(value)
-            self.refined += 1
+
+    def finish(self) -> None:
+        """Give the graph outputs the names back that they were declared with: those were lent for this walk."""
+        for value, type_ in self.declared.items():
+            found = value.shape
+            assert found is not None
+            declared = type_.shape or (None,) * len(found)
+            kept = tuple(b if a is None or isinstance(b, int) else a for a, b in zip(declared, found))
+            value.type = type_
+            self.refined -= kept == type_.shape
+            self.rewriter.set_type(value, TensorType(type_.dtype, kept))
 
     def broadcast(self, first: Dim, second: Dim) -> Dim:
         """The size that two sizes make together, which is known only if one of them cannot be a 1 to be repeated."""
@@ -107,10 +124,8 @@ class _Refinement:
         return None
 
 
-def _better(known: Dim, found: Dim, declared: bool) -> Dim:
-    if isinstance(known, int) or found is None:
-        return known
-    return known if declared and known is not None and not isinstance(found, int) else found
+def _better(known: Dim, found: Dim) -> Dim:
+    return known if isinstance(known, int) or found is None else found
 
 
 def _elementwise(node: Node, refinement: _Refinement) -> Shape | None:

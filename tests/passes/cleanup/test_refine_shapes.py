@@ -125,3 +125,9 @@ def test_inside_a_branch():
 def test_older_opsets_are_left_alone():
     header = '<ir_version: 8, opset_import: ["" : 17]> '
     check_declines(PASS, header + POSITIONS, "opset below 18", weights=INTS)
+
+
+def test_declared_names_of_outputs_hide_nothing_from_what_reads_them():
+    text = POSITIONS.replace("y = Add", "Z = Add").replace("z = Relu(y)  Z = Neg(z)", "y = Relu(Z)")
+    assert refined(text, "Z") == ("P", "Q", 6)
+    assert refined(text, "y") == ("B", "S", 6)
