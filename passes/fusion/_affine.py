@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from graphopt.passes.fusion._match import NOTHING, numbers, rounded
 
 from graphopt.ir import Node, Value
+from graphopt.passes.fusion._match import NOTHING, numbers, rounded
 from graphopt.rewrite import Miss, Rewriter
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from graphopt.ir import Node, Value
 from graphopt.passes.fusion._match import (
     number,
     operands,
@@ -13,8 +15,6 @@ from graphopt.passes.fusion._match import (
     same_dim,
 )
 from graphopt.passes.fusion._polynomial import scaled
-
-from graphopt.ir import Node, Value
 from graphopt.rewrite import Miss
 
 

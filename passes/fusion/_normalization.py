@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+from graphopt.ir import DType, Node, Shape, TensorType, Value
 from graphopt.passes.fusion._match import (
     ESCAPES,
     axis_of,
@@ -19,8 +21,6 @@ from graphopt.passes.fusion._match import (
     produced_by,
     same_shape,
 )
-
-from graphopt.ir import DType, Node, Shape, TensorType, Value
 from graphopt.rewrite import Miss, PassContext, Rewriter
 
 Nodes = tuple[Node, ...]

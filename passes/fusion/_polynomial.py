@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from graphopt.passes.fusion._match import fits_beside, number, tolerance
-
 from graphopt.ir import DType, Node, Value
+from graphopt.passes.fusion._match import fits_beside, number, tolerance
 
 Polynomial = dict[tuple[int, ...], float]
 """Coefficients by the exponents of the variables."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.fusion._affine import UNREPRESENTABLE, Affine, Folded, batch_norm
-from graphopt.passes.fusion._match import NOTHING, numbers, produced_by, rounded
 
 from graphopt.ir import Node
+from graphopt.passes.fusion._affine import UNREPRESENTABLE, Affine, Folded, batch_norm
+from graphopt.passes.fusion._match import NOTHING, numbers, produced_by, rounded
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 PRODUCTS = ("MatMul", "Gemm")

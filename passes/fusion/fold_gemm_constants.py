@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.fusion._affine import UNREPRESENTABLE
-from graphopt.passes.fusion._match import NOTHING, rounded
 
 from graphopt.ir import Node, Value
+from graphopt.passes.fusion._affine import UNREPRESENTABLE
+from graphopt.passes.fusion._match import NOTHING, rounded
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

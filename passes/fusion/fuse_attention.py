@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+from graphopt.ir import DType, Node, Shape, Value
 from graphopt.passes.fusion._attention import Mask, Scores, absorbs, guarded, scores
 from graphopt.passes.fusion._match import (
     ESCAPES,
@@ -17,8 +19,6 @@ from graphopt.passes.fusion._match import (
     produced_by,
     same_dim,
 )
-
-from graphopt.ir import DType, Node, Shape, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.ir import Node
 from graphopt.passes.fusion._affine import (
     CONVOLUTIONS,
     Folded,
@@ -14,8 +15,6 @@ from graphopt.passes.fusion._affine import (
     replace_convolution,
 )
 from graphopt.passes.fusion._match import produced_by
-
-from graphopt.ir import Node
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -7,10 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.ir import Node, Value
 from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, produced_by
 from graphopt.passes.fusion._polynomial import Polynomial, equals, expression, follow, scaled
-
-from graphopt.ir import Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _OUTER: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}  # x/2 + x*t/2

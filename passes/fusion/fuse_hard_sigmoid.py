@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.ir import DType, Node, Value
 from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, number, produced_by
 from graphopt.passes.fusion._polynomial import expression, follow
-
-from graphopt.ir import DType, Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.ir import DType, Node, Value
 from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, other_input
 from graphopt.passes.fusion._polynomial import follow
 from graphopt.passes.fusion.fuse_hard_sigmoid import clipped_lines
-
-from graphopt.ir import DType, Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

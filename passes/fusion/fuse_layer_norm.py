@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.ir import Node, Value
 from graphopt.passes.fusion._match import NOTHING, below_opset, number_beside, operands, produced_by
 from graphopt.passes.fusion._normalization import (
     Mean,
@@ -20,8 +21,6 @@ from graphopt.passes.fusion._normalization import (
     square,
     with_scale_and_bias,
 )
-
-from graphopt.ir import Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.fusion._match import NOTHING, broadcasts_into, numbers, operands, produced_by, rounded
 
 from graphopt.ir import Node, Value
+from graphopt.passes.fusion._match import NOTHING, broadcasts_into, numbers, operands, produced_by, rounded
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

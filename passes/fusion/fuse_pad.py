@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.fusion._match import NOTHING, axis_of, below_opset, integers, number, produced_by
 
 from graphopt.ir import DType, Node, Value
+from graphopt.passes.fusion._match import NOTHING, axis_of, below_opset, integers, number, produced_by
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 CONSUMERS = ("Conv", "AveragePool", "MaxPool")

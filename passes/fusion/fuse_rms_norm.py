@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.ir import Node
 from graphopt.passes.fusion._match import NOTHING, below_opset, produced_by
 from graphopt.passes.fusion._normalization import (
     Norm,
@@ -17,8 +18,6 @@ from graphopt.passes.fusion._normalization import (
     square,
     with_scale_and_bias,
 )
-
-from graphopt.ir import Node
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, escapes, other_input
-from graphopt.passes.fusion._polynomial import scaled
 
 from graphopt.ir import DType, Node, Value
+from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, escapes, other_input
+from graphopt.passes.fusion._polynomial import scaled
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

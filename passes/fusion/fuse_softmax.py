@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+from graphopt.ir import Node, Value
 from graphopt.passes.fusion._match import (
     ESCAPES,
     NOTHING,
@@ -18,8 +20,6 @@ from graphopt.passes.fusion._match import (
     produced_by,
     same_shape,
 )
-
-from graphopt.ir import Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.fusion._match import NOTHING, permutation, produced_by, swaps_last_two
-
 from graphopt.ir import Node, Value
+from graphopt.passes.fusion._match import NOTHING, permutation, produced_by, swaps_last_two
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.fusion._match import below_opset
 
 from graphopt.ir import Graph, Node, TensorType, Value
+from graphopt.passes.fusion._match import below_opset
 from graphopt.rewrite import Fidelity, Miss, Pass, PassContext, Rewriter
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+from graphopt.ir import Node, Value
 from graphopt.passes.fusion._affine import UNREPRESENTABLE
 from graphopt.passes.fusion._chains import Chain, Plan, Span, best_plan, chain_of, cost_now, sizes_of
 from graphopt.passes.fusion._match import NOTHING, numbers, produced_by, rounded
-
-from graphopt.ir import Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt.passes.fusion.fold_bn_into_gemm import FoldBnIntoGemm
 
+from graphopt.passes.fusion.fold_bn_into_gemm import FoldBnIntoGemm
 from tests.helpers import check_declines, check_pass
 
 RNG = np.random.default_rng(0)

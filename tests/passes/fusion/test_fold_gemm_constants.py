@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
-from graphopt.passes.fusion.fold_gemm_constants import FoldGemmConstants
 
+from graphopt.passes.fusion.fold_gemm_constants import FoldGemmConstants
 from graphopt.rewrite import PassContext
 from tests.helpers import check_declines, check_pass, model_of
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt.passes.fusion.fuse_gelu import FuseGelu
 
+from graphopt.passes.fusion.fuse_gelu import FuseGelu
 from graphopt.rewrite import PassContext
 from graphopt.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass, model_of, ops

@@ -3,8 +3,8 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from graphopt.passes.fusion.fuse_layer_norm import FuseLayerNorm
 
+from graphopt.passes.fusion.fuse_layer_norm import FuseLayerNorm
 from graphopt.rewrite import PassContext
 from graphopt.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass, model_of, ops

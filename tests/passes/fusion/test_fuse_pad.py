@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt.passes.fusion.fuse_pad import FusePad
 
+from graphopt.passes.fusion.fuse_pad import FusePad
 from tests.helpers import check_declines, check_pass
 
 PASS = FusePad()

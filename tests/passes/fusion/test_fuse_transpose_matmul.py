@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt.passes.fusion.fuse_transpose_matmul import FuseTransposeMatmul
 
+from graphopt.passes.fusion.fuse_transpose_matmul import FuseTransposeMatmul
 from tests.helpers import check_declines, check_pass
 
 PASS = FuseTransposeMatmul()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from graphopt.passes.fusion.fuse_hard_sigmoid import FuseHardSigmoid
 from graphopt.passes.fusion.fuse_hard_swish import FuseHardSwish
-
 from graphopt.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass
 

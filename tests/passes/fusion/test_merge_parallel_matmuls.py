@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt.passes.fusion.merge_parallel_matmuls import MergeParallelMatmuls
 
+from graphopt.passes.fusion.merge_parallel_matmuls import MergeParallelMatmuls
 from graphopt.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass
 
