@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import tvm
-from graphopt.targets.tvm.embedded import embedded, write_assembly
-from graphopt.targets.tvm.gpu_compiler import compile_cuda
-from graphopt.targets.tvm.link import link
-from tvm import relax, s_tir
+from tvm import relax
 
 from graphopt.artifact import Weight
 from graphopt.backend import Progress
 from graphopt.target import Target
+from graphopt.targets.tvm.embedded import embedded, write_assembly
+from graphopt.targets.tvm.gpu_compiler import compile_cuda
+from graphopt.targets.tvm.link import link
+from graphopt.targets.tvm.loops import PIPELINE
 
 _ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
 
@@ -46,8 +47,8 @@ def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Pr
     """Compile and link a module whose functions are all scheduled. The same module gives the same bytes."""
     made_for = tvm_target(target)
     with made_for, tvm.transform.PassContext(opt_level=3):
-        steps = [_to_virtual_machine()] if target.gpu else [_to_virtual_machine(), _partition_loops()]
-        executable = relax.build(mod, made_for, relax_pipeline=tvm.transform.Sequential(steps))
+        kernels = "default" if target.gpu else PIPELINE
+        executable = relax.build(mod, made_for, relax_pipeline=_to_virtual_machine(), tir_pipeline=kernels)
     progress("linking", 0.85)
     with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as folder:
         link(_objects(executable.mod, target, Path(folder)), library, target.machine)
@@ -68,28 +69,6 @@ def _to_virtual_machine() -> tvm.transform.Pass:
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
-        ]
-    )
-
-
-def _partition_loops() -> tvm.transform.Pass:
-    """Kernels lowered as far as to loops, and those that schedules marked split where their conditions change.
-
-    TVM's own pipeline does it too, but after it has narrowed indices to 32 bits: in a kernel with a size that is
-    not known at compile time it then adds indices of both widths, and fails.
-    """
-    lower = s_tir.transform
-    return tvm.transform.Sequential(
-        [
-            lower.CanonicalizeLoop(),
-            lower.LowerInitBlock(),
-            lower.PlanAndUpdateBufferAllocationLocation(),
-            lower.ConvertBlocksToOpaque(),
-            lower.CompactBufferAllocation(),
-            lower.LowerMatchBuffer(),
-            lower.StmtSimplify(),
-            lower.LowerOpaqueBlock(),
-            lower.LoopPartition(),
         ]
     )
 
