@@ -56,7 +56,7 @@ def onnxruntime_runner(model: onnx.ModelProto, feed: dict[str, Any], threads: in
 
 
 def openvino_runner(model: onnx.ModelProto, feed: dict[str, Any], threads: int) -> Runner:
-    import openvino
+    import openvino  # type: ignore[import-untyped]
 
     core = openvino.Core()
     settings = {
@@ -137,7 +137,7 @@ def measure(
 
 def machine() -> dict[str, Any]:
     """Where and with what was measured."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,14 +35,14 @@ class Builder:
     def model(
         self,
         name: str,
-        inputs: dict[str, tuple[type[np.generic], Shape]],
-        outputs: dict[str, tuple[type[np.generic], Shape]],
+        inputs: Mapping[str, tuple[type[np.generic], Shape]],
+        outputs: Mapping[str, tuple[type[np.generic], Shape]],
         *,
         opset: int = 18,
     ) -> onnx.ModelProto:
         """The model of all that was collected, not checked."""
 
-        def infos(values: dict[str, tuple[type[np.generic], Shape]]) -> list[onnx.ValueInfoProto]:
+        def infos(values: Mapping[str, tuple[type[np.generic], Shape]]) -> list[onnx.ValueInfoProto]:
             number = helper.np_dtype_to_tensor_dtype
             return [
                 helper.make_tensor_value_info(key, number(np.dtype(dtype)), shape)

@@ -19,9 +19,16 @@ from tools.builder import Builder
 
 MAGIC = 0x1950A86A20F9469CFC6C
 EPSILON = 1e-3
-# Expansion, kernel, stride and output channels of each block.
-STAGES = ((1, 1, 3, 1, 16), (2, 6, 3, 2, 24), (2, 6, 5, 2, 40), (3, 6, 3, 2, 80), (3, 6, 5, 1, 112))
-STAGES = (*STAGES, (4, 6, 5, 2, 192), (1, 6, 3, 1, 320))
+# Blocks, expansion, kernel, stride and output channels of each stage.
+STAGES = (
+    (1, 1, 3, 1, 16),
+    (2, 6, 3, 2, 24),
+    (2, 6, 5, 2, 40),
+    (3, 6, 3, 2, 80),
+    (3, 6, 5, 1, 112),
+    (4, 6, 5, 2, 192),
+    (1, 6, 3, 1, 320),
+)
 
 
 _Sizes = tuple[int, ...]
