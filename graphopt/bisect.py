@@ -37,7 +37,7 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Culprit:
-    """What bisection found; `rewrite` is None if the pass does not ask before it rewrites."""
+    """What bisection found; `rewrite` is None if the pass does not ask before it rewrites, or asks for all at once."""
 
     step: Step
     rewrite: Rewrite | None
@@ -161,12 +161,19 @@ class Bisection:
         return self.check(model)
 
     def _guilty_rewrite(self, before: Model, pass_: Pass) -> tuple[Rewrite | None, str]:
-        """The first rewrite with which the pass fails the check; None if it fails with none allowed."""
+        """The first rewrite with which the pass fails the check.
+
+        None if it fails with none allowed, or makes either all of its rewrites or none.
+        """
+
+        idle: set[int | None] = set()  # limits with which the pass changed nothing
 
         def attempt(limit: int | None) -> tuple[list[Rewrite], str]:
             model = before.copy()
             gate = _Gate(limit)
             error = self._run(Pipeline.of(pass_), model, gate)
+            if model.version == before.version:
+                idle.add(limit)
             what = f"{pass_.name} with {'all' if limit is None else limit} rewrites"
             complaint = error or self._complaint(model, what)
             self.progress(f"{what}: {complaint or 'good'}")
@@ -183,6 +190,8 @@ class Bisection:
                 bad, complaint = middle, found
             else:
                 good = middle
+        if good > 0 and good in idle:
+            return None, complaint  # all or nothing: the last rewrite is no more guilty than the others
         return rewrites[bad - 1], complaint
 
 

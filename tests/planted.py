@@ -231,6 +231,21 @@ class UnaskedPass(Pass):
                 rewriter.replace(node, rewriter.op("Abs", [rewriter.op("Neg", [node.inputs[0]]).output]).output)
 
 
+@dataclass(frozen=True)
+class AllAtOncePass(Pass):
+    """A pass that asks for all of its rewrites before it makes any, and gets one wrong."""
+
+    name: ClassVar[str] = "planted-all-at-once"
+    fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        nodes = [node for node in graph.nodes if node.op == "Relu"]
+        if all(context.allow(node) for node in nodes):
+            for node in nodes:
+                rewriter = context.rewriter(graph, node)
+                rewriter.replace(node, rewriter.op("Abs" if _is_guilty(node) else "Relu", [node.inputs[0]]).output)
+
+
 WRONG: tuple[type[Pass], ...] = (
     WrongConstantPass,
     DroppedNodePass,
@@ -243,4 +258,5 @@ WRONG: tuple[type[Pass], ...] = (
     LostOutputPass,
     NotExactPass,
     UnaskedPass,
+    AllAtOncePass,
 )

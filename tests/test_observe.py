@@ -62,9 +62,10 @@ def test_the_message_tells_the_worst_output_and_the_rewrite() -> None:
     assert "the guilty one is rewrite 6, at Relu 'layer5_relu'" in message
 
 
-def test_a_pass_that_does_not_ask_is_pinned_by_the_first_value_that_differs() -> None:
+@pytest.mark.parametrize("wrong", [planted.UnaskedPass, planted.AllAtOncePass])
+def test_a_pass_that_does_not_ask_for_each_is_pinned_by_the_first_value_that_differs(wrong: type[Pass]) -> None:
     with pytest.raises(VerificationError, match=r"first value that differs is 'm6'.*layer5_relu"):
-        run(layers(), planted.UnaskedPass(), observers=[CheckNumbers()])
+        run(layers(), wrong(), observers=[CheckNumbers()])
 
 
 def test_the_user_s_inputs_are_what_is_compared() -> None:

@@ -26,7 +26,9 @@ class RaiseOpset(Pass):
     """
 
     name: ClassVar[str] = "raise-opset"
-    fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+    # The meaning stays to the bit, but a runtime may have another kernel for another version: ONNX Runtime sums an
+    # AveragePool of opset 19 in another order than one of opset 11.
+    fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
 
     to: int = _NEWEST
 
