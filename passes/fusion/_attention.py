@@ -13,6 +13,7 @@ from graphopt.passes.fusion._match import (
     permutation,
     produced_by,
     same_dim,
+    same_shape,
 )
 from graphopt.passes.fusion._polynomial import scaled
 from graphopt.rewrite import Miss
@@ -178,3 +179,27 @@ def absorbs(fill: float, value: Value) -> bool:
         return True
     spacing = {1: 2.0**-23, 10: 2.0**-10, 16: 2.0**-7, 11: 2.0**-52}.get(int(value.dtype or 1), 0.0)
     return fill < 0 and -fill * spacing >= 32
+
+
+def ungrouped(value: Value) -> tuple[Value, int] | None:
+    """What `value` repeats each head of (grouped-query attention), and how often; None if it repeats none.
+
+    `value` is Reshape(Expand([batch, groups, 1, length, size])), which puts the copies of a head side by side.
+    """
+    reshape = produced_by(value, "Reshape")
+    expand = None if reshape is None else produced_by(reshape.inputs[0], "Expand")
+    view = None if expand is None else produced_by(expand.inputs[0], "Unsqueeze", "Reshape")
+    source = None if view is None else view.inputs[0]
+    if expand is None or view is None or source is None or source.shape is None or len(source.shape) != 4:
+        return None
+    batch, groups, *rest = source.shape
+    wide = expand.output.shape
+    copies = wide[2] if wide is not None and len(wide) == 5 else None
+    if not isinstance(groups, int) or not isinstance(copies, int):
+        return None
+    shapes = (
+        (view.output.shape, (batch, groups, 1, *rest)),
+        (wide, (batch, groups, copies, *rest)),
+        (value.shape, (batch, groups * copies, *rest)),
+    )
+    return (source, copies) if all(same_shape(found, wanted) for found, wanted in shapes) else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from graphopt.ir import DType, Node, Shape, Value
-from graphopt.passes.fusion._attention import Mask, Scores, absorbs, guarded, scores
+from graphopt.passes.fusion._attention import Mask, Scores, absorbs, guarded, scores, ungrouped
 from graphopt.passes.fusion._match import (
     ESCAPES,
     NOTHING,
@@ -38,7 +38,8 @@ class FuseAttention(RewritePass):
 
     The scale may stand on the scores, on Q, on K or on both, as a product or a quotient with a constant; the mask may
     be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads, sequence, size, or
-    batch, sequence, size. A guard that turns the NaN of a fully masked row into 0 is what Attention does by itself.
+    batch, sequence, size; keys and values that are copied for groups of heads are taken uncopied. A guard that turns
+    the NaN of a fully masked row into 0 is what Attention does by itself.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -65,7 +66,7 @@ class FuseAttention(RewritePass):
         values = root.inputs[1]
         assert values is not None
         match = _Match(root, found, values, precision, (*found.nodes, node, *behind, root))
-        return _checked(match, node, context) or match
+        return _checked(match, node, context) or _without_copies(match)
 
     def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
         found, root = match.scores, match.root
@@ -86,6 +87,16 @@ class FuseAttention(RewritePass):
             "Attention", inputs, attributes, types=[root.output.type], origin=origin, name=root.name, before=root
         )
         rewriter.replace(root, [new.output])
+
+
+def _without_copies(match: _Match) -> _Match:
+    """The same with the keys and values that each serve a group of heads, where those are copies of them."""
+    keys = match.scores.keys
+    few_keys, few_values = ungrouped(keys.source), ungrouped(match.values)
+    if few_keys is None or few_values is None or few_keys[1] != few_values[1] or keys.perm is not None:
+        return match
+    found = replace(match.scores, keys=replace(keys, source=few_keys[0]))
+    return replace(match, scores=found, values=few_values[0])
 
 
 def _casts(argument: Value, weights: Value) -> tuple[Node, Node] | None:

@@ -7,18 +7,15 @@ from typing import ClassVar
 
 from graphopt.ir import Node, Value
 from graphopt.passes.fusion._match import NOTHING, below_opset, number_beside, operands, produced_by
+from graphopt.passes.fusion._means import Mean, behind_views, last_axes, mean, same_axes, square
 from graphopt.passes.fusion._normalization import (
-    Mean,
+    Inverse,
     Norm,
-    behind_views,
     check,
+    fits_scale,
     inverse_root,
-    last_axes,
-    mean,
     normalized,
     replace_norm,
-    same_axes,
-    square,
     with_scale_and_bias,
 )
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
@@ -56,6 +53,9 @@ class FuseLayerNorm(RewritePass):
         axis = last_axes(variance.mean.axes, data.rank)
         if axis is None:
             return Miss("not the last axes are normalized")
+        multiplied_out = _multiplied_out(inverse, variance, axis)
+        if multiplied_out is not None:
+            return check(multiplied_out, context)
         norm = normalized(inverse, data, axis, variance.nodes, lambda value: _centring(value, variance.mean))
         return norm if isinstance(norm, Miss) else check(with_scale_and_bias(norm, True), context)
 
@@ -72,6 +72,32 @@ def _centring(value: Value, wanted: Mean) -> tuple[Node, ...] | None:
     if found.data is not wanted.data or not same_axes(found.axes, wanted.axes, wanted.data.rank):
         return None
     return (subtract, *found.nodes)
+
+
+def _multiplied_out(inverse: Inverse, variance: _Variance, axis: int) -> Norm | None:
+    """`x * f + (bias - mean * f)` with the factor f = scale / root, as Keras writes batch and layer normalization."""
+    factor, scale, data = inverse.value, None, variance.mean.data
+    nodes = (*variance.nodes, *inverse.nodes)
+    scaling = None if inverse.divides else factor.sole_user
+    if scaling is not None and scaling.op == "Mul":
+        scale = next(b for a, b in operands(scaling) if a is factor)
+        factor, nodes = scaling.output, (*nodes, scaling)
+    products = [user for user in factor.users if user.op == "Mul"]
+    if inverse.divides or len(products) != 2 or (scale is not None and not fits_scale(scale, data, axis)):
+        return None
+    for scaled, offset in (products, products[::-1]):
+        of_data, of_mean = (next(b for a, b in operands(node) if a is factor) for node in (scaled, offset))
+        found, shift, root = mean(of_mean), offset.output.sole_user, scaled.output.sole_user
+        if of_data is not data or found is None or shift is None or root is None or root.op != "Add":
+            continue
+        if found.data is not data or not same_axes(found.axes, variance.mean.axes, data.rank):
+            continue
+        bias = shift.inputs[0]
+        fits = shift.op == "Sub" and shift.inputs[1] is offset.output and shift.output.sole_user is root
+        if fits and bias is not None and fits_scale(bias, data, axis):
+            nodes = (*nodes, *found.nodes, scaled, offset, shift, root)
+            return Norm(root, data, axis, inverse.epsilon, nodes, scale, bias)
+    return None
 
 
 def _variance(value: Value) -> _Variance | None:

@@ -7,15 +7,13 @@ from typing import ClassVar
 
 from graphopt.ir import Node
 from graphopt.passes.fusion._match import NOTHING, below_opset, produced_by
+from graphopt.passes.fusion._means import last_axes, mean, square
 from graphopt.passes.fusion._normalization import (
     Norm,
     check,
     inverse_root,
-    last_axes,
-    mean,
     normalized,
     replace_norm,
-    square,
     with_scale_and_bias,
 )
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter

@@ -20,6 +20,7 @@ from graphopt.passes.fusion._match import (
     produced_by,
     same_shape,
 )
+from graphopt.passes.fusion._means import keeps_axes
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
@@ -87,11 +88,7 @@ def _keeps_axes(reduce: Node, view: Node | None) -> bool:
     if view is None:
         return bool(reduce.attr("keepdims", 1))
     data, axes = reduce.inputs[0], integers(reduce.input(1))
-    if data is None or data.shape is None or axes is None:
-        return False
-    resolved = {axis % len(data.shape) for axis in axes}
-    wanted = tuple(1 if axis in resolved else dim for axis, dim in enumerate(data.shape))
-    return same_shape(view.output.shape, wanted)
+    return data is not None and axes is not None and keeps_axes(data.shape, view.output.shape, axes)
 
 
 _VIEWS = ("Reshape", "Unsqueeze")

@@ -183,6 +183,23 @@ def test_several_attentions_share_a_mask():
     check_pass(PASS, text, weights=constants(), ops=ops, counts={"rewritten": 2})
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_grouped_queries(groups):
+    few = f"float[B,{groups},S,8]"
+    signature = f"g (float[B,4,S,8] Q, {few} K, {few} V) => (float[B,4,S,8] Y)"
+    text = (
+        f"{signature} {{ n = Shape(K)  b = Slice(n, zero, one)  l = Slice(n, two, four)  "
+        "e = Concat <axis = 0> (b, groups, copies, l)  f = Concat <axis = 0> (b, four, l)  "
+        "k1 = Unsqueeze(K, two)  k2 = Expand(k1, e)  k3 = Reshape(k2, f)  "
+        "v1 = Unsqueeze(V, two)  v2 = Expand(v1, e)  v3 = Reshape(v2, f)  "
+        "k = Transpose <perm = [0, 1, 3, 2]> (k3)  t = MatMul(Q, k)  s = Mul(t, c)  w = Softmax(s)  Y = MatMul(w, v3) }"
+    )
+    names = {"zero": 0, "one": 1, "two": 2, "four": 4, "groups": groups, "copies": 4 // groups}
+    given = {name: np.array([number], np.int64) for name, number in names.items()}
+    given["c"] = np.array(0.3, np.float32)
+    check_pass(PASS, text, attention(0.3, signature), weights=given)
+
+
 def scored(score, signature=SIGNATURE, end=END):
     return f"{signature} {{ {SWAP} {score}  {end} }}"
 

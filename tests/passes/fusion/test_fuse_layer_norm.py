@@ -49,6 +49,11 @@ def constants(dtype=np.float32, axis=(-1,), **more):
         PLAIN.replace("Add(v, eps)", "Add(eps, v)") + "n = Div(d, r)  s = Mul(n, w)  Y = Add(s, b)",
         # The differences computed twice.
         PLAIN + "k = Sub(X, m)  n = Div(k, r)  s = Mul(n, w)  Y = Add(s, b)",
+        # Multiplied out, as Keras does.
+        "m = ReduceMean(X, axis)  d = Sub(X, m)  p = Mul(d, d)  v = ReduceMean(p, axis)  a = Add(v, eps)  r = Sqrt(a)  "
+        "i = Reciprocal(r)  f = Mul(i, w)  x = Mul(X, f)  o = Mul(m, f)  h = Sub(b, o)  Y = Add(x, h)",
+        "m = ReduceMean(X, axis)  d = Sub(X, m)  p = Mul(d, d)  v = ReduceMean(p, axis)  a = Add(v, eps)  r = Sqrt(a)  "
+        "i = Reciprocal(r)  f = Mul(w, i)  o = Mul(f, m)  h = Sub(b, o)  x = Mul(f, X)  Y = Add(h, x)",
         # Means as sums.
         "t = ReduceSum(X, axis)  m = Div(t, six)  d = Sub(X, m)  p = Mul(d, d)  u = ReduceSum(p, axis)  "
         "v = Mul(u, sixth)  a = Add(v, eps)  r = Sqrt(a)  n = Div(d, r)  s = Mul(n, w)  Y = Add(s, b)",
