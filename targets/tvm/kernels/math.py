@@ -28,6 +28,11 @@ def _let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     return tirx.Let(var, value, body(var))
 
 
+def _signed(value: Expr, x: Expr) -> Expr:
+    """`value` with its sign changed where `x` is negative."""
+    return _let(value, lambda v: tirx.Select(x < _f32(0), _f32(0) - v, v))
+
+
 def _horner(x: Expr, coefficients: Sequence[float]) -> Expr:
     total = _f32(coefficients[0])
     for coefficient in coefficients[1:]:
@@ -82,7 +87,7 @@ def tanh(x: Expr) -> Expr:
 
     def large(x: Expr) -> Expr:
         value = _f32(1) - _f32(2) / (exp(tirx.abs(x) * _f32(2)) + _f32(1))
-        return tirx.Select(x < _f32(0), _f32(0) - value, value)
+        return _signed(value, x)
 
     return _let(x, lambda x: tirx.Select(tirx.abs(x) < _f32(0.625), small(x), large(x)))
 
@@ -97,7 +102,7 @@ def erf(x: Expr) -> Expr:
         size = tirx.abs(x)
         # erf(4) rounds to 1. The comparison is written so that NaN stays NaN.
         value = _let(tirx.Select(size > _f32(4), _f32(4), size), lambda t: _f32(1) - exp(_horner(t, tail) * t - t))
-        return tirx.Select(x < _f32(0), _f32(0) - value, value)
+        return _signed(value, x)
 
     def small(x: Expr) -> Expr:
         return _horner(x * x, body) * x + x
