@@ -133,23 +133,25 @@ def _plain(attribute: Attribute) -> object:
 
 
 def _node_changes(before: Model, after: Model) -> list[Change]:
-    old = {_key(node): node for node in before.graph.all_nodes()}
+    """What nodes became, then new nodes, then those that are gone. Constants are weights here, not nodes."""
+    old = {_key(node): node for node in before.graph.all_nodes() if node.op != "Constant"}
     heirs: dict[str, list[Node]] = {}
     added = []
     for node in after.graph.all_nodes():
         ancestors = [name for name in (*node.origin, _key(node)) if name in old]
         for name in dict.fromkeys(ancestors):
             heirs.setdefault(name, []).append(node)
-        if not ancestors:
+        if not ancestors and node.op != "Constant":
             added.append(Change("(new)", "", node.label))
-    changes = []
+    changed, gone = [], []
     for name, node in old.items():
         found = heirs.get(name, [])
         if not found:
-            changes.append(Change(name, node.op, ""))
+            gone.append(Change(name, node.op, ""))
         elif len(found) > 1 or _described(found[0]) != _described(node):
-            changes.append(Change(name, node.op, ", ".join(dict.fromkeys(_what(heir, node) for heir in found))))
-    return changes + added
+            became = dict.fromkeys(_what(heir, node) for heir in found)
+            changed.append(Change(name, node.op, ", ".join(became)))
+    return changed + added + gone
 
 
 def _what(heir: Node, node: Node) -> str:
@@ -174,12 +176,14 @@ def _differs(one: Node, other: Node, name: str) -> bool:
 
 
 def _weights(model: Model) -> dict[str, Tensor]:
-    return {
-        value.name: value.tensor
-        for graph in model.graph.all_graphs()
-        for value in graph.initializers.values()
-        if value.tensor is not None
-    }
+    """The constants of a model by name, whether they are initializers or `Constant` nodes."""
+    found = {}
+    for graph in model.graph.all_graphs():
+        for value in graph.values():
+            tensor = value.tensor or value.constant
+            if tensor is not None:
+                found[value.name] = tensor
+    return found
 
 
 def _bytes(weights: dict[str, Tensor]) -> int:
@@ -187,14 +191,22 @@ def _bytes(weights: dict[str, Tensor]) -> int:
 
 
 def _weight_changes(old: dict[str, Tensor], new: dict[str, Tensor]) -> list[Change]:
-    changes = []
+    """Weights that were added, removed or have other contents, the largest first; new names alone are no change."""
+    gone = Counter(tensor.digest for name, tensor in old.items() if name not in new)
+    come = Counter(tensor.digest for name, tensor in new.items() if name not in old)
+    renamed = gone & come
+    sized = []
     for name in dict.fromkeys([*old, *new]):
         before, after = old.get(name), new.get(name)
-        if before is None or after is None or before.digest != after.digest:
-            texts = _tensor_text(before), _tensor_text(after)
-            note = " (other numbers)" if texts[0] == texts[1] else ""
-            changes.append(Change(name, texts[0], texts[1] + note))
-    return changes
+        known = before or after
+        if known is None or (before is not None and after is not None and before.digest == after.digest):
+            continue
+        if (before is None or after is None) and known.digest in renamed:
+            continue
+        texts = _tensor_text(before), _tensor_text(after)
+        note = " (other numbers)" if texts[0] == texts[1] else ""
+        sized.append((known.nbytes, Change(name, texts[0], texts[1] + note)))
+    return [change for _, change in sorted(sized, key=lambda item: -item[0])]
 
 
 def _tensor_text(tensor: Tensor | None) -> str:

@@ -80,10 +80,13 @@ class Report:
 
     @property
     def fidelity(self) -> Fidelity:
-        """That of the worst step: a pipeline is as good as its worst member."""
+        """That of the worst step that changed anything: what the pipeline did is as good as that.
+
+        What it promises for any model is `Pipeline.fidelity`.
+        """
         from .rewrite import Fidelity
 
-        return max((step.fidelity for step in self.steps), default=Fidelity.EXACT)
+        return max((step.fidelity for step in self.steps if step.changed), default=Fidelity.EXACT)
 
     @property
     def changed(self) -> bool:

@@ -64,3 +64,17 @@ def test_long_tables_are_cut() -> None:
     table = next(table for table in compare(model, other).tables(10) if table.title == "nodes")
     assert len(table.rows) == 11
     assert table.rows[-1][0] == "... and 40 more"
+
+
+def test_a_new_name_alone_is_no_change() -> None:
+    renamed = model_of(BEFORE.replace("Add(t, b)", "Add(t, bias)"), {**WEIGHTS, "bias": WEIGHTS["b"]})
+    assert not compare(model_of(BEFORE, WEIGHTS), renamed).weights
+
+
+def test_constant_nodes_are_weights() -> None:
+    constant = "b = Constant<value = float[4] {0, 0, 0, 0}>()"
+    text = BEFORE.replace("{ t", f"{{ {constant}  t")
+    found = compare(model_of(text, WEIGHTS), model_of(BEFORE, WEIGHTS))
+    assert not found.weights
+    assert not found.nodes
+    assert found.operators["Constant"] == (1, 0)

@@ -79,13 +79,15 @@ def inspect(
 
 def _hint(output: Output, model: Model) -> None:
     """How to fix the inputs' shapes, if that is why arithmetic could not be counted."""
-    from graphopt.inputs import required_inputs
+    from graphopt.inputs import candidates, required_inputs
 
-    examples = [
-        f"--input {value.name}:{'x'.join(str(dim) if isinstance(dim, int) else '1' for dim in value.shape)}"
+    dynamic = [
+        value.name
         for value in required_inputs(model)
         if value.shape and not all(isinstance(dim, int) for dim in value.shape)
     ]
+    arrays = next(next(candidates(model))) if dynamic else {}
+    examples = [f"--input {name}:{'x'.join(map(str, arrays[name].shape))}" for name in dynamic]
     if examples:
         output.line(f"\nShapes are dynamic. Fixed ones let more be counted: {' '.join(examples)}")
 

@@ -227,7 +227,7 @@ def test_inspect_counts(run: Run, mlp: Path) -> None:
     assert found["operators"] == {"MatMul": 1, "Add": 1, "Relu": 1}
     text = run("inspect", mlp).out
     assert "MatMul" in text
-    assert "--input x:1x4" in text
+    assert "--input x:2x4" in text
 
 
 def test_inspect_an_artifact(run: Run, compiled: Path) -> None:
