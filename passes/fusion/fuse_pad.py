@@ -54,6 +54,9 @@ class FusePad(RewritePass):
         pads = tuple(a + b for a, b in zip(spatial, own))
         if consumer.op != "Conv" and _exceeds_kernel(consumer, pads):
             return Miss("padding as wide as the pooling window")
+        if consumer.attr("ceil_mode", 0):
+            # Windows that begin in the padding are dropped, those that begin in padded data are not.
+            return Miss("the pooling rounds its size up, which counts padding otherwise than data")
         return _Match(node, consumer, pads)
 
     def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
@@ -108,8 +111,6 @@ def _fits_conv(pad: Node, conv: Node) -> Miss | None:
 def _fits_average(pad: Node, pool: Node) -> Miss | None:
     if _pad_value(pad) != 0:
         return Miss("padded with something else than a constant zero")
-    if pool.attr("ceil_mode", 0):
-        return Miss("the pooling rounds its size up, and does not count what lies beyond the padding")
     if any(pool.attr("pads", ())) and not pool.attr("count_include_pad", 0):
         return Miss("the pooling does not count its own padding")
     return None
@@ -127,7 +128,7 @@ def _fits_max(pad: Node, pool: Node) -> Miss | None:
         return Miss("padded with a number that can win over the data")
     # A zero stands in for "nothing" only if each window also holds a real element, and pads of the pooling itself
     # would not have been zeros.
-    if any(d != 1 for d in pool.attr("dilations", ())) or pool.attr("ceil_mode", 0) or any(pool.attr("pads", ())):
+    if any(d != 1 for d in pool.attr("dilations", ())) or any(pool.attr("pads", ())):
         return Miss("zeros before a max-pooling whose windows may miss the data")
     return None
 
