@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt.ir import Graph, Node, TensorType, Value
 from graphopt.passes.fusion._match import below_opset
+from graphopt.passes.fusion._weights import NOT_CONSTANT, Weights, side_by_side, weights_of
 from graphopt.rewrite import Fidelity, Miss, Pass, PassContext, Rewriter
 
 
@@ -18,23 +19,25 @@ class _Branch:
     """One of the products: its weight [K, N] (or [N, K] for a Gemm with transB), and the bias Add behind it."""
 
     product: Node
-    weight: Value
+    weights: Weights
     bias: Value | None
     root: Node
 
     @property
+    def rows(self) -> int:
+        return self.weights.stored.shape[1 if self.product.attr("transB", 0) else 0]
+
+    @property
     def columns(self) -> int:
-        tensor = self.weight.constant
-        assert tensor is not None
-        return tensor.shape[0 if self.product.attr("transB", 0) else 1]
+        return self.weights.stored.shape[0 if self.product.attr("transB", 0) else 1]
 
 
 @dataclass(frozen=True)
 class MergeParallelMatmuls(Pass):
     """Merge matrix products that share an input and have constant weights (Q, K, V) into one product and a Split.
 
-    MatMul with its bias Add, or Gemm with a bias of one number a column. Weights used elsewhere too are left alone, so
-    that no second copy is stored.
+    MatMul with its bias Add, or Gemm with a bias of one number a column. Weights may be stored as integers with a
+    scale for each column. Weights used elsewhere too are left alone, so that no second copy is stored.
     """
 
     name: ClassVar[str] = "merge-parallel-matmuls"
@@ -69,11 +72,8 @@ def _mergeable(nodes: list[Node], context: PassContext) -> Iterator[list[_Branch
         if isinstance(branch, Miss):
             context.miss(branch.reason, node)
             continue
-        tensor = branch.weight.constant
-        assert tensor is not None
-        rows = tensor.shape[1 if node.attr("transB", 0) else 0]
         kept = tuple((name, node.attr(name, default)) for name, default in _GEMM_DEFAULTS)
-        groups.setdefault((tensor.dtype, rows, kept), []).append(branch)
+        groups.setdefault((*branch.weights.kind, branch.rows, kept), []).append(branch)
     yield from (branches for branches in groups.values() if len(branches) > 1)
 
 
@@ -84,31 +84,29 @@ def _branch(product: Node, context: PassContext) -> _Branch | Miss:
     old = below_opset(context)
     if old is not None:
         return old
-    weight = product.inputs[1]
-    assert weight is not None
-    tensor = weight.constant
-    if tensor is None:
-        return Miss("the weights are not constant")
-    if len(tensor.shape) != 2 or not tensor.dtype.is_float:
-        return Miss("the weights are not a matrix of floats")
-    if len(weight.uses) > 1 or weight.is_graph_output:
-        return Miss("the weights are used elsewhere too")
+    factor = product.inputs[1]
+    assert factor is not None
+    weights = weights_of(factor)
+    if isinstance(weights, Miss):
+        return weights
+    if weights.node is not None and product.attr("transB", 0):
+        return NOT_CONSTANT
     data = product.inputs[0]
     assert data is not None
     if data.rank is None or data.rank < 2:
         return Miss("the shared input is not known to have rows")
-    columns = tensor.shape[0 if product.attr("transB", 0) else 1]
+    columns = _Branch(product, weights, None, product).columns
     if product.op == "Gemm":
         bias = product.input(2)
         if bias is not None and not _is_row(bias, columns):
             return Miss("the bias is not a constant with one number a column")
-        return _Branch(product, weight, bias, product)
+        return _Branch(product, weights, bias, product)
     add = product.output.sole_user
     if add is not None and add.op == "Add":
         bias = add.inputs[1] if add.inputs[0] is product.output else add.inputs[0]
         if bias is not None and _is_row(bias, columns):
-            return _Branch(product, weight, bias, add)
-    return _Branch(product, weight, None, product)
+            return _Branch(product, weights, bias, add)
+    return _Branch(product, weights, None, product)
 
 
 def _is_row(value: Value, columns: int) -> bool:
@@ -118,19 +116,17 @@ def _is_row(value: Value, columns: int) -> bool:
 def _merge(branches: list[_Branch], rewriter: Rewriter) -> None:
     first = branches[0]
     product, data = first.product, first.product.inputs[0]
-    dtype = first.weight.dtype
+    dtype = first.weights.value.dtype or first.root.output.dtype
     assert dtype is not None
     assert data is not None
     assert data.shape is not None
-    transposed = bool(product.attr("transB", 0))
-    arrays = [b.weight.constant.numpy() for b in branches if b.weight.constant is not None]
-    weight = rewriter.constant(np.concatenate(arrays, axis=0 if transposed else 1), f"{first.weight.name}_merged")
-    columns = [b.columns for b in branches]
+    before = first.product
+    axis = 0 if product.attr("transB", 0) else 1
+    weight = side_by_side([b.weights for b in branches], axis, rewriter, before)
     bias = _merged_bias(branches, dtype.numpy, rewriter)
     origin = [node for b in branches for node in dict.fromkeys((b.product, b.root))]
     rows = data.shape[1:] if product.attr("transA", 0) else data.shape[:-1]
-    kind = TensorType(dtype, (*rows, sum(columns)))
-    before = first.product
+    kind = TensorType(dtype, (*rows, sum(b.columns for b in branches)))
     gemm = product.op == "Gemm"
     inputs = [data, weight, bias] if gemm and bias is not None else [data, weight]
     merged = rewriter.op(
@@ -138,15 +134,16 @@ def _merge(branches: list[_Branch], rewriter: Rewriter) -> None:
     ).output
     if bias is not None and not gemm:
         merged = rewriter.op("Add", [merged, bias], types=[kind], origin=origin, before=before).output
-    sizes = rewriter.constant(np.array(columns, np.int64), "columns")
+    _split(merged, branches, origin, rewriter)
+
+
+def _split(merged: Value, branches: list[_Branch], origin: list[Node], rewriter: Rewriter) -> None:
+    """Give each branch its columns of the merged product."""
+    before = branches[0].product
+    sizes = rewriter.constant(np.array([b.columns for b in branches], np.int64), "columns")
+    types = [branch.root.output.type for branch in branches]
     split = rewriter.op(
-        "Split",
-        [merged, sizes],
-        {"axis": -1},
-        types=[branch.root.output.type for branch in branches],
-        n_outputs=len(branches),
-        origin=origin,
-        before=before,
+        "Split", [merged, sizes], {"axis": -1}, types=types, n_outputs=len(branches), origin=origin, before=before
     )
     for branch, part in zip(branches, split.outputs):
         rewriter.replace(branch.root, [part])

@@ -77,6 +77,55 @@ def test_half_precision():
     check_pass(PASS, text, weights=weights(np.float16), ops={"MatMul": 1, "Split": 1}, tol=Tolerance.uniform(2e-3))
 
 
+def quantized(**more):
+    given = {name: RNG.integers(-127, 127, size=(6, n)).astype(np.int8) for name, n in zip("ABC", (4, 3, 5))}
+    given |= {f"s{name}": RNG.uniform(0.01, 0.1, size=(1, n)).astype(np.float32) for name, n in zip("ABC", (4, 3, 5))}
+    given |= {f"z{name}": RNG.integers(-9, 9, size=n).astype(np.int8) for name, n in zip("ABC", (4, 3, 5))}
+    return given | more
+
+
+SCALED = "a = Cast <to = 1> (A)  a1 = Mul(a, sA)  b = Cast <to = 1> (B)  b1 = Mul(sB, b)  "
+
+
+@pytest.mark.parametrize("scale", [(1, 4), (4,), (1,), ()])
+def test_integers_with_a_scale_for_each_column(scale):
+    text = f"g (float[N,6] X) => (float[N,4] P, float[N,3] Q) {{ {SCALED} P = MatMul(X, a1)  Q = MatMul(X, b1) }}"
+    given = quantized(sA=RNG.uniform(0.01, 0.1, size=scale).astype(np.float32))
+    check_pass(PASS, text, weights=given, ops={"Cast": 1, "Mul": 1, "MatMul": 1, "Split": 1})
+
+
+@pytest.mark.parametrize("zeros", ["", "zero points"])
+def test_dequantized_weights(zeros):
+    a, b = ("(A, tA, zA)", "(B, tB, zB)") if zeros else ("(A, tA)", "(B, tB)")
+    text = (
+        f"g (float[N,6] X) => (float[N,4] P, float[N,3] Q) {{ a = DequantizeLinear <axis = 1> {a}  "
+        f"b = DequantizeLinear <axis = -1> {b}  P = MatMul(X, a)  Q = MatMul(X, b) }}"
+    )
+    given = quantized()
+    given |= {"tA": given["sA"][0], "tB": given["sB"][0]}
+    check_pass(PASS, text, weights=given, ops={"DequantizeLinear": 1, "MatMul": 1, "Split": 1})
+    rows = quantized(tA=np.ones(6, np.float32), zA=np.zeros(6, np.int8)) | {"tB": given["tB"]}
+    check_declines(PASS, text.replace("axis = 1", "axis = 0"), "the weights are not constant", times=1, weights=rows)
+
+
+def test_integers_that_are_scaled_otherwise_or_shared():
+    text = f"g (float[N,6] X) => (float[N,4] P, float[N,3] Q) {{ {SCALED} P = MatMul(X, a1)  Q = MatMul(X, b1) }}"
+    rows = quantized(sA=np.ones((6, 1), np.float32))
+    check_declines(PASS, text, "the weights are not scaled column by column", times=1, weights=rows)
+    shared = text.replace("(float[N,4] P", "(int8[6,4] V, float[N,4] P").replace("{ a =", "{ V = Neg(A) a =")
+    check_declines(PASS, shared, "the weights are used elsewhere too", times=1, weights=quantized())
+    floats = text.replace("(float[N,4] P", "(float[6,4] a1, float[N,4] P")
+    check_declines(PASS, floats, "the weights are used elsewhere too", times=1, weights=quantized())
+    free = text.replace("6] X", "6] X, float[1,4] sA")
+    check_declines(PASS, free, "the weights are not constant", times=1, weights=quantized())
+
+
+def test_plain_and_scaled_weights_do_not_go_together():
+    text = f"g (float[N,6] X) => (float[N,4] P, float[N,3] Q) {{ {SCALED} P = MatMul(X, F)  Q = MatMul(X, b1) }}"
+    given = quantized(F=RNG.normal(size=(6, 4)).astype(np.float32))
+    check_declines(PASS, text, weights=given)
+
+
 def test_each_input_has_its_own_group():
     text = (
         "g (float[N,6] X, float[N,6] Z) => (float[N,4] P, float[N,3] Q, float[N,4] T, float[N,3] U) { "
