@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import tvm
+from tvm import relax
+
+from graphopt.errors import UnsupportedError
+from graphopt.ir import DType, Graph, Model, Node, TensorType, Value
 from graphopt.targets.tvm import converters
 from graphopt.targets.tvm.converters.context import Context, clean_name, plain
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.symbols import unique
 from graphopt.targets.tvm.machine import Machine
-from tvm import relax
-
-from graphopt.errors import UnsupportedError
-from graphopt.ir import DType, Graph, Model, Node, TensorType, Value
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,21 @@ class _Lowering:
         self.values: dict[Value, Operand | None] = {}
         inputs = self._inputs(graph, parameters)
         number = len(parameters)
-        branches = any(node.subgraphs for node in graph.nodes)
-        with builder.function("main", params=parameters):
-            if branches:
-                result, outputs = self._body(graph)
-            else:
-                with builder.dataflow():
-                    result, outputs = self._body(graph)
-                    result = builder.emit_output(result)
+        with builder.function("main", params=parameters, pure=False):
+            result, outputs = self._body(graph)
             builder.emit_func_output(result)
-        mod = builder.finalize()
-        mod["main"] = mod["main"].with_attr("num_input", number)
-        if branches:
-            mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
+        mod = relax.transform.ConvertToDataflow(min_size=1)(builder.finalize())
+        mod["main"] = self._finished(mod["main"], builder).with_attr("num_input", number)
         params = [] if self.problems else [(name, _content(op)) for name, op in self.ctx.weights]
         return Lowered(mod, params, inputs, outputs)
+
+    def _finished(self, main: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
+        """The function with the definitions of the sizes that follow from its inputs put before everything else."""
+        body = relax.SeqExpr([relax.BindingBlock(self.ctx.prologue), *main.body.blocks], main.body.body)
+        builder.begin_scope(main.params)
+        body = builder.normalize(body)
+        builder.end_scope()
+        return relax.Function(main.params, body, is_pure=self.ctx.is_pure, attrs=main.attrs)
 
     def _inputs(self, graph: Graph, parameters: list[relax.Var]) -> list[TensorInfo]:
         infos, names = [], set[str]()
@@ -160,8 +161,9 @@ class _Lowering:
             results.append(None if operand is None else self._output(value, operand, taken))
         return results
 
-    def _nodes(self, graph: Graph) -> list[Operand | None]:
-        """Lower the nodes of a graph, the main one or a branch; returns what its outputs are."""
+    def _nodes(self, graph: Graph, given: Mapping[Value, Operand | None] | None = None) -> list[Operand | None]:
+        """Lower the nodes of a graph: the main one, a branch, or a function's body with its inputs `given`."""
+        self.values.update(given or {})
         for node in graph.nodes:
             self._node(node)
         return [self._operand(value) for value in graph.outputs]

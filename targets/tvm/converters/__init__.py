@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from graphopt.targets.tvm.converters import host
+from graphopt.ir import Node
+from graphopt.targets.tvm.converters import functions, host
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import Declined, find, operators
 from graphopt.targets.tvm.converters.shape import copy
-
-from graphopt.ir import Node
 
 # Converters register themselves by being imported.
 for _module in pkgutil.iter_modules(__path__):
@@ -31,11 +30,13 @@ def convert(ctx: Context, node: Node, operands: list[Operand | None], *, broken:
     """
     version = node.graph.model.opsets.get(node.domain, 1)
     function = find(node.op, version)
-    if function is None:
+    if function is None and not functions.has_body(node.op_type, node.domain, version):
         raise Declined("no converter for this operator")
     if broken:
         return []
     call = Call(ctx, node, operands, version)
+    if function is None:
+        return functions.expand(call)
     known = host.evaluate(call)
     if known is not None:
         return known

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.matmul import agree
 from graphopt.targets.tvm.converters.operand import Dim, Operand
@@ -13,7 +15,6 @@ from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import concatenated, reshape_to, transposed
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
 from graphopt.targets.tvm.converters.window import int_expr
-from tvm import te, tirx
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+from graphopt.ir import DType, Node
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import Declined
-
-from graphopt.ir import DType, Node
 
 
 class Call:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tvm import tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
-from tvm import tirx
 
 _BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64, "uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
 

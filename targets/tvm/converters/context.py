@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import tvm
+from tvm import relax, s_tir, te, tirx
+
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined
 from graphopt.targets.tvm.converters.symbols import Symbols, unique
 from graphopt.targets.tvm.machine import Machine
-from tvm import relax, s_tir, te, tirx
-
-from graphopt.ir import Graph
 
 EMBED_BYTES = 1024
 """Constants up to this size become part of the code; larger ones are parameters, kept in one mapped file."""
@@ -26,6 +25,9 @@ TENSOR_TYPES = frozenset([*_FLOATS, *_INTEGERS, "bool"])
 
 OFFSET = 1 << 40
 """Added to numbers read at run time while they pass through TVM's shapes, which it takes to be never negative."""
+
+LowerNodes = Callable[..., "list[Operand | None]"]
+"""Lowers the nodes of a graph (`Graph`), with a mapping of its inputs to operands if it has any."""
 
 Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
 
@@ -46,21 +48,55 @@ class Context:
         self.weights: list[tuple[str, Operand]] = []
         self.label = ""
         self.parameters = parameters
-        self.lower_nodes: Callable[[Graph], list[Operand | None]]
+        self.lower_nodes: LowerNodes
         self._weight_names: set[str] = set()
         self._local: list[Operand] = []
+        self._depth = 0
+        self.prologue: list[relax.Binding] = []
+        self.is_pure = True
 
     # --- sizes
 
     def dim(self, size: Dim) -> Dim:
         """A number or a plain variable equal to `size`, defined in the emitted code if it is new."""
-        return self.symbols.derived(size, self._bind_size)
+        return self.symbols.derived(size, self._define)
 
     def shape(self, sizes: Sequence[Dim]) -> tuple[Dim, ...]:
         return tuple(self.dim(size) for size in sizes)
 
-    def _bind_size(self, expr: tirx.Expr, var: tirx.Var) -> None:
-        self.builder.match_cast(self.builder.emit(relax.ShapeExpr([expr])), relax.ShapeType([var]))
+    def _define(self, size: tirx.Expr, var: tirx.Var) -> None:
+        """Have the compiled code define a variable: at its start, unless code must run to find the value."""
+        self._match(size, var, early=not self.symbols.is_late(size))
+
+    def _match(self, value: Dim, pattern: Dim, *, early: bool) -> None:
+        """Define `pattern` as `value` if it is a new variable, else check that they are equal.
+
+        The value goes through a call that TVM cannot look through. TVM would put the definition in the place of the
+        variable otherwise, and its fusion then fails on kernels that take the size as an argument.
+        """
+        shape = relax.ShapeExpr([_extent(value)])
+        kind, wanted = relax.ShapeType(ndim=1), relax.ShapeType([_extent(pattern)])
+        if early:
+            opaque, result = relax.Var("size", kind), relax.Var("size", wanted)
+            call = relax.op.call_pure_packed("vm.builtin.copy", shape, ty_args=kind)
+            self.prologue += [relax.VarBinding(opaque, call), relax.MatchCast(result, opaque, wanted)]
+        else:
+            self._match_late(_call_packed("vm.builtin.copy", shape, ty_args=kind), wanted)
+
+    def _match_late(self, call: relax.Expr, wanted: relax.ShapeType) -> None:
+        """Bind or check what a call gives, where the code stands.
+
+        Calls that are not pure stay outside the blocks that TVM fuses: inside of one, it would move kernels in front
+        of the definition of the sizes that they use.
+        """
+        self.builder.match_cast(self.builder.emit(call), wanted)
+        self.barrier()
+
+    def barrier(self) -> None:
+        """End a block of pure code: sizes matched before it can be used by the code behind it."""
+        nothing = relax.ShapeExpr([tirx.IntImm("int64", 0)])
+        self.builder.emit(_call_packed("vm.builtin.copy", nothing, ty_args=relax.ShapeType(ndim=1)))
+        self.is_pure = False
 
     def same(self, left: Dim, right: Dim) -> bool:
         """Whether two sizes are certainly equal."""
@@ -70,7 +106,11 @@ class Context:
         """Have the compiled code check that two sizes are equal. Raises Declined if they never are."""
         if isinstance(left, int) and isinstance(right, int) and left != right:
             raise Declined(f"a size of {left} where {right} is needed")
-        self.builder.match_cast(self.builder.emit(relax.ShapeExpr([_extent(left)])), relax.ShapeType([_extent(right)]))
+        if isinstance(left, int) and not isinstance(right, int):
+            left, right = right, left
+        left, right = self.symbols.expand(left), self.dim(right)
+        late = self._depth > 0 or self.symbols.is_late(left) or self.symbols.is_late(right)
+        self._match(left, right, early=not late)
 
     @contextmanager
     def branch(self) -> Iterator[list[relax.BindingBlock]]:
@@ -78,6 +118,7 @@ class Context:
         blocks: list[relax.BindingBlock] = []
         saved, local = self.symbols.scope(), self._local
         self._local = []
+        self._depth += 1
         self.builder.begin_scope(None)
         self.builder._begin_binding_block()
         try:
@@ -89,6 +130,7 @@ class Context:
             for operand in self._local:
                 operand.expr = None
             self._local = local
+            self._depth -= 1
 
     # --- values
 
@@ -107,14 +149,13 @@ class Context:
         if operand.is_float:
             raise Declined("needs the value of a floating-point input before running")
         flat = self.te(_flatten_with_offset(operand), operand, name="sizes")
-        names = [self.symbols.fresh("v", largest=2 * OFFSET) for _ in range(operand.size)]
+        names = [self.symbols.fresh("v", largest=2 * OFFSET, late=True) for _ in range(operand.size)]
         result = np.empty(operand.size, object)
         result[:] = [name - tirx.IntImm("int64", OFFSET) for name in names]
         if names:
-            shape = relax.op.call_pure_packed(
-                "vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=relax.ShapeType(ndim=len(names))
-            )
-            self.builder.match_cast(self.builder.emit(shape), relax.ShapeType(names))
+            kind = relax.ShapeType(ndim=len(names))
+            read = _call_packed("vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=kind)
+            self._match_late(read, relax.ShapeType(names))
         if operand.dtype == "bool":
             result[:] = [tirx.NE(item, tirx.IntImm("int64", 0)) for item in result]
         return result.reshape([int(d) for d in operand.shape])  # type: ignore[arg-type]
@@ -237,6 +278,11 @@ class Context:
                 if not isinstance(dim, tirx.IntImm):
                     used += tirx.analysis.undefined_vars(dim)
         return [var for var in dict.fromkeys(used) if var in self.symbols and var not in carried]
+
+
+def _call_packed(name: str, argument: relax.Expr, ty_args: relax.ShapeType) -> relax.Call:
+    """A call of a runtime function that TVM takes to have effects."""
+    return relax.Call(relax.ExternFunc(name), [argument], ty_args=[ty_args])
 
 
 def _extent(dim: Dim) -> tirx.Expr:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tvm import relax
+
+from graphopt.ir import Graph
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import reshape_to
-from tvm import relax
-
-from graphopt.ir import Graph
 
 
 @converter("If")
@@ -53,6 +53,7 @@ def _joined(ctx: Context, expr: relax.Expr, a: Operand, b: Operand) -> Operand:
     for left, right in zip(a.shape, b.shape):
         outer = ctx.symbols.expand(left)
         known = ctx.same(left, right) and ctx.symbols.is_visible(outer)
-        shape.append(ctx.dim(outer) if known else ctx.symbols.fresh("d"))
+        shape.append(ctx.dim(outer) if known else ctx.symbols.fresh("d", late=True))
     value = ctx.builder.match_cast(ctx.emit(expr), relax.TensorType(shape, a.dtype))
+    ctx.barrier()
     return Operand(a.dtype, shape, expr=value)

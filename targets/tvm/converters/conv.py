@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.matmul import agree
@@ -16,7 +18,6 @@ from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, 
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
 from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvPlan, ConvSpec, pack_weight, plan_conv
 from graphopt.targets.tvm.kernels.conv import conv as packed_conv
-from tvm import te, tirx
 
 
 def padded(x: te.Tensor, window: Window, fill: tirx.Expr, kind: str) -> te.Tensor:

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from tvm import tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
-from tvm import tirx
 
 Function = Callable[..., tirx.Expr]
 

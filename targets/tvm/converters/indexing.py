@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.elementwise import maximum, minimum
@@ -13,7 +15,6 @@ from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import all_of, product, where, zero
 from graphopt.targets.tvm.converters.window import int_expr
-from tvm import te, tirx
 
 
 def wrapped(index: tirx.Expr, extent: Dim) -> tirx.Expr:
@@ -376,7 +377,7 @@ def eye_like(c: Call) -> Operand:
 def range_(c: Call) -> Operand:
     dtype = c[0].dtype
     if c[0].is_float:
-        raise Declined("a Range of floating-point numbers that are not constants")
+        return _float_range(c)
     start, limit, step = (c.ctx.scalars(c[i]).reshape(-1)[0] for i in range(3))
     distance = int_expr(limit) - int_expr(start)
     if isinstance(step, int) and step > 0:
@@ -389,6 +390,13 @@ def range_(c: Call) -> Operand:
         return te.compute([size], lambda i: (int_expr(start) + i * int_expr(step)).astype(dtype), name="range")
 
     return c.ctx.te(arange, name="range")
+
+
+def _float_range(c: Call) -> Operand:
+    arrays = [c.constant(i, "a float bound of Range") for i in range(3)]
+    start, limit, step = (float(array.reshape(-1)[0]) for array in arrays if array is not None)
+    count = max(int(np.ceil((limit - start) / step)), 0)
+    return Operand.constant((start + np.arange(count) * step).astype(np.dtype(c[0].dtype)))
 
 
 @converter("ReverseSequence")

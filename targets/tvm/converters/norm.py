@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import reshape_to
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
-from tvm import te, tirx
 
 
 def _per_channel(ctx: Context, vector: Operand, rank: int) -> Operand:

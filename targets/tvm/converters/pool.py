@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.conv import is_padded, padded
 from graphopt.targets.tvm.converters.operand import Operand
@@ -12,7 +14,6 @@ from graphopt.targets.tvm.converters.reduce import lowest, reduced
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import product, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
-from tvm import te, tirx
 
 
 def _covering(window: Window, sizes: Sequence[Any]) -> Window:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.conv import convolve, kernel_size
@@ -15,7 +17,6 @@ from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.converters.window import int_expr, read_window
-from tvm import te, tirx
 
 _RANGE = {
     "int8": (-128, 127),

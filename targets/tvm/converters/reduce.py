@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.elementwise import maximum, minimum
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
-from tvm import te, tirx
 
 Reducer = Callable[..., tirx.Expr]
 

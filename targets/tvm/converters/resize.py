@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.window import int_expr
-from tvm import te, tirx
 
 
 @dataclass(frozen=True)

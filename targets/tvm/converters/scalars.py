@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.targets.tvm.converters.symbols import Symbols
 from tvm import tirx
+
+from graphopt.targets.tvm.converters.symbols import Symbols
 
 Scalar = Any
 """bool, int, float or a tirx expression."""

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.host import objects
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import flatten, product, unflatten, where
-from tvm import te, tirx
 
 
 def copy(ctx: Context, operand: Operand) -> Operand:

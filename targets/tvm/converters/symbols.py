@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import tvm
 import tvm_ffi
-from graphopt.targets.tvm.converters.operand import Dim
 from tvm import tirx
+
+from graphopt.targets.tvm.converters.operand import Dim
 
 LARGEST = 10**9
 """What every size of a model is taken to be at most; exporters write it to mean "to the end"."""
@@ -23,6 +24,7 @@ class Symbols:
         self._known: dict[tirx.Var, tirx.Expr | None] = {}
         self._derived: dict[str, tirx.Var] = {}
         self._names: set[str] = set()
+        self._late: dict[tirx.Var, None] = {}
         self._hidden: set[tirx.Var] = set()
 
     def size(self, name: str | None) -> tirx.Var:
@@ -33,13 +35,18 @@ class Symbols:
             self._named[name] = self.fresh(name)
         return self._named[name]
 
-    def fresh(self, hint: str, *, largest: int = LARGEST) -> tirx.Var:
-        """A new integer of which nothing is known but that it is not negative and at most `largest`."""
+    def fresh(self, hint: str, *, largest: int = LARGEST, late: bool = False) -> tirx.Var:
+        """A new integer of which nothing is known but that it is not negative and at most `largest`.
+
+        A `late` one is not known from the shapes of the inputs alone: code must run to find it.
+        """
         clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in hint) or "d"
         # Names are unique: expressions are told apart by their text.
         name = unique(clean if not clean[0].isdigit() else f"d{clean}", self._names)
         var = tirx.Var(name, "int64")
         self._known[var] = None
+        if late:
+            self._late[var] = None
         self.analyzer.update(var, tvm.sym.ConstIntBound(0, largest))
         return var
 
@@ -80,7 +87,7 @@ class Symbols:
             for known in self._derived.values():
                 if self.equal(full, known):
                     return known
-            var = self.fresh("d")
+            var = self.fresh("d", late=self.is_late(full))
             bind(full, var)
             self._known[var] = full
             self._derived[key] = var
@@ -109,14 +116,19 @@ class Symbols:
             return False
         return condition
 
+    def is_late(self, size: Dim) -> bool:
+        """Whether code must run before a size is known."""
+        return not isinstance(size, int) and any(var in self._late for var in tirx.analysis.undefined_vars(size))
+
     def scope(self) -> Scope:
         """What is known now; `leave` goes back to it."""
-        return Scope(dict(self._derived), len(self._known))
+        return Scope(dict(self._derived), len(self._late))
 
     def leave(self, scope: Scope) -> None:
-        """Sizes found since `scope` were bound inside a branch that is now closed: they are not used again."""
-        self._derived = scope.derived
-        self._hidden.update(list(self._known)[scope.known :])
+        """Late sizes found since `scope` were bound inside a branch that is now closed: they are not used again."""
+        self._hidden.update(list(self._late)[scope.late :])
+        kept = {key: var for key, var in self._derived.items() if var not in self._hidden}
+        self._derived = scope.derived | kept
 
     def is_visible(self, size: Dim) -> bool:
         """Whether a size can be computed here: none of its variables was bound in a closed branch."""
@@ -127,10 +139,10 @@ class Symbols:
 
 @dataclass(frozen=True)
 class Scope:
-    """The derived sizes, and the number of all sizes, at some moment."""
+    """The derived sizes, and the number of late ones, at some moment."""
 
     derived: dict[str, tirx.Var]
-    known: int
+    late: int
 
 
 def unique(name: str, taken: set[str]) -> str:

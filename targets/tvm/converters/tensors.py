@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tvm import te, tirx
+
 from graphopt.targets.tvm.converters.context import Context, scalar
 from graphopt.targets.tvm.converters.operand import Dim, Operand
-from tvm import te, tirx
 
 Index = Sequence[Any]
 

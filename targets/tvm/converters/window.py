@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tvm import tirx
+
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined
-from tvm import tirx
 
 
 @dataclass(frozen=True)
