@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
+
+from graphopt.ir import Node, Shape, Value
 from graphopt.passes.cleanup.facts import (
     SMALL,
     constant_ints,
@@ -14,8 +16,6 @@ from graphopt.passes.cleanup.facts import (
     producer_of,
     same_shape,
 )
-
-from graphopt.ir import Node, Shape, Value
 from graphopt.rewrite import Miss, PassContext
 
 Rule = Callable[[Node, PassContext], Value | Miss]
@@ -232,6 +232,38 @@ def _repeated(node: Node, context: PassContext) -> Value | Miss:
     return NOTHING if inner is None else inner.output
 
 
+def _clip(node: Node, context: PassContext) -> Value | Miss:
+    """A Clip behind one whose bounds are as narrow or narrower."""
+    inner = producer_of(node.input(0), "Clip")
+    if inner is None:
+        return NOTHING
+    narrow = [_bound(inner.input(i), context) for i in (1, 2)]
+    wide = [_bound(node.input(i), context) for i in (1, 2)]
+    if not _is_within(narrow[0], wide[0], np.less_equal) or not _is_within(narrow[1], wide[1], np.greater_equal):
+        return NOTHING
+    return inner.output
+
+
+def _bound(value: Value | None, context: PassContext) -> np.ndarray | Miss | None:
+    """A bound of a Clip: None if it is omitted, a Miss if it is not known."""
+    if value is None:
+        return None
+    array = context.array(value, 1)
+    return NOTHING if array is None or array.size != 1 else array.reshape(())
+
+
+def _is_within(
+    narrow: np.ndarray | Miss | None, wide: np.ndarray | Miss | None, compare: Callable[..., np.bool]
+) -> bool:
+    """Whether what obeys bound `narrow` obeys `wide`. Zeros must have the same sign: a Clip may swap 0.0 and -0.0."""
+    if isinstance(narrow, Miss) or isinstance(wide, Miss):
+        return False
+    if wide is None:
+        # The largest number of the type, which only an infinity is beyond.
+        return narrow is None or bool(np.isfinite(narrow))
+    return narrow is not None and bool(compare(wide, narrow)) and (wide != 0 or wide.tobytes() == narrow.tobytes())
+
+
 _SIGN = "adding a zero of the wrong sign changes -0.0"
 RULES: Mapping[str, Rule] = {
     "Identity": _always,
@@ -250,6 +282,7 @@ RULES: Mapping[str, Rule] = {
     "Split": _split,
     "Resize": _resize,
     "Where": _where,
+    "Clip": _clip,
     "Add": _neutral(_added_zeros, (1, 0), _SIGN),
     "Sub": _neutral(_subtracted_zeros, (1,), _SIGN),
     "Mul": _neutral(_ones, (1, 0)),

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from graphopt.passes.cleanup.no_op_rules import RULES
-from graphopt.passes.cleanup.remove_no_ops import RemoveNoOps
 
 from graphopt.ir.text import parse
+from graphopt.passes.cleanup.no_op_rules import RULES
+from graphopt.passes.cleanup.remove_no_ops import RemoveNoOps
 from graphopt.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 
@@ -72,6 +72,49 @@ def test_doing_it_twice_is_doing_it_once(op):
         f"g (float[2,3] X) => (float[2,3] Y) {{ a = {op}(X) Y = Exp(a) }}",
         inputs={"X": SPECIAL},
     )
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        ("-1, 2", "-1, 2"),
+        ("-1, 2", "-3, 2"),
+        ("0, 6", "0, 7"),
+        ("0, 6", ", 6"),
+        ("-1, ", "-2, "),
+        (", 1", ", 1"),
+        (", ", ", "),
+    ],
+)
+def test_a_clip_behind_a_narrower_one(inner, outer):
+    check_pass(RemoveNoOps(), *clips(inner, outer), inputs={"X": SPECIAL})
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        ("-1, 2", "-0.5, 2"),
+        ("-1, 2", "-1, 1"),
+        (", 1", "-1, 1"),
+        ("0, 6", "-0.0, 6"),
+        ("nan, 1", "nan, 1"),
+        ("-inf, 1", ", 1"),
+    ],
+)
+def test_a_clip_behind_one_that_lets_more_through(inner, outer):
+    check_declines(RemoveNoOps(), clips(inner, outer)[0])
+
+
+def clips(inner, outer):
+    """One Clip after another, and the first of them alone; a bound may be omitted."""
+    weights, operands = [], []
+    for kind, bounds in (("i", inner), ("o", outer)):
+        pair = [bound.strip() for bound in bounds.split(",")]
+        weights += [f"float {kind}{n} = {{{bound}}}" for n, bound in enumerate(pair) if bound]
+        operands.append(", ".join(f"{kind}{n}" if bound else "" for n, bound in enumerate(pair)))
+    header = "g (float[2,3] X) => (float[2,3] Y)" + (f" <{', '.join(weights)}>" if weights else "")
+    both = f"{header} {{ a = Clip(X, {operands[0]}) b = Clip(a, {operands[1]}) Y = Exp(b) }}"
+    return both, f"{header} {{ a = Clip(X, {operands[0]}) Y = Exp(a) }}"
 
 
 @pytest.mark.parametrize(
@@ -256,4 +299,5 @@ def test_a_chain_goes_in_one_run_without_recursion():
 
 def test_every_rule_is_tried_here():
     tried = {name.split()[0] for name in NO_OPS} | {"Relu", "Abs", "Floor", "Ceil", "Round", "Sign", "And", "Or", "Xor"}
-    assert set(RULES) - tried == {"Not", "ReduceProd", "ReduceMin", "ReduceMean"}  # Not has its own test
+    others = {"Not", "Clip"}  # have their own tests
+    assert set(RULES) - tried == {*others, "ReduceProd", "ReduceMin", "ReduceMean"}
