@@ -6,6 +6,7 @@ Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: t
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -86,6 +87,9 @@ def common(
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line on `args` (those of the process by default) and exit with its status."""
     signal.signal(signal.SIGTERM, _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names may hold letters that the terminal lacks
     sys.exit(run_command(args))
 
 

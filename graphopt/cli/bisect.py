@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def bisect(
     model: options.Model,
     passes: options.Passes = None,
-    level: options.Level = 2,
+    level: options.Level = None,
     shapes: options.InputShapes = None,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="What the passes may specialize for.", show_default=False)

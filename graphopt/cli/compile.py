@@ -35,7 +35,7 @@ def compile_(
         typer.Option("--target", "-t", help="What to compile for; `graphopt targets` lists them."),
     ] = "host",
     passes: options.Passes = None,
-    level: options.Level = 2,
+    level: options.Level = None,
     shapes: options.InputShapes = None,
     verify: options.Verify = False,
     inputs: options.InputFile = None,
@@ -68,6 +68,7 @@ def compile_(
 
     from .watch import ReportKeeper, observers
 
+    options.check_inputs_are_used(inputs, verify)
     options.load_modules(load)
     output = Output(as_json)
     place = out or model.with_suffix(".gopt")

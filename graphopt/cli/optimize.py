@@ -22,7 +22,7 @@ def optimize(
         Path, typer.Option("--out", "-o", help="Where to write it.", metavar="OUT.onnx", show_default=False)
     ],
     passes: options.Passes = None,
-    level: options.Level = 2,
+    level: options.Level = None,
     shapes: options.InputShapes = None,
     target: Annotated[
         str | None,
@@ -53,6 +53,7 @@ def optimize(
 
     from .watch import observers
 
+    options.check_inputs_are_used(inputs, verify)
     options.load_modules(load)
     output = Output(as_json)
     before = io.load(model)

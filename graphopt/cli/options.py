@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, PipelineError
 
 if TYPE_CHECKING:
     from graphopt.tolerance import Tolerance
@@ -59,12 +59,13 @@ InputFile = Annotated[
     ),
 ]
 Level = Annotated[
-    int,
+    int | None,
     typer.Option(
         "-O",
-        help="How much to optimize: the named pipelines O0 to O3, when --passes is not given.",
+        help="How much to optimize: the named pipelines O0 to O3 (instead of --passes).  [default: 2]",
         min=0,
         max=3,
+        show_default=False,
     ),
 ]
 Verify = Annotated[
@@ -125,9 +126,22 @@ def allowed_error(tolerance: float | None) -> Tolerance | None:
         raise InputError(str(error), where="--tolerance") from None
 
 
-def choose_pipeline(passes: str | None, level: int) -> str:
-    """The text of `--passes`, or else the named pipeline of the `-O` level."""
-    return LEVELS[level] if passes is None else passes
+def choose_pipeline(passes: str | None, level: int | None) -> str:
+    """The text of `--passes`, or else the named pipeline of the `-O` level. Raises PipelineError if both are given."""
+    if passes is None:
+        return LEVELS[2 if level is None else level]
+    if level is not None:
+        raise PipelineError(
+            f"--passes and -O{level} contradict each other",
+            remedy=f"Give one of them; a pipeline may begin with the name {LEVELS[level]}.",
+        )
+    return passes
+
+
+def check_inputs_are_used(inputs: Path | None, verify: bool) -> None:
+    """Raise InputError if inputs were given that nothing would look at."""
+    if inputs is not None and not verify:
+        raise InputError("--inputs is used by --verify alone", remedy="Add --verify, or leave --inputs out.")
 
 
 def load_modules(names: list[str] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ class Output:
     def result(self, data: dict[str, Any]) -> None:
         """The machine's answer; printed with `--json` only."""
         if self.as_json:
-            json.dump(data, sys.stdout, indent=2, allow_nan=False)
+            json.dump(_finite(data), sys.stdout, indent=2, allow_nan=False)
             sys.stdout.write("\n")
 
     def line(self, text: str = "") -> None:
@@ -53,6 +54,15 @@ class Output:
                 yield report
         else:
             yield _progress_lines()
+
+
+def _finite(data: Any) -> Any:
+    """The same with null for infinities and NaNs, which JSON does not have."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _draw(table: Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from graphopt import io
+from graphopt.cli.output import Output
 from tests.cli.conftest import Run
 from tests.helpers import model_of, parse_proto
 
@@ -275,6 +277,17 @@ def test_a_bug_is_one_message_too(run: Run, mlp: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("baseline", ["tensorflow", ""])
 def test_unknown_baseline(run: Run, compiled: Path, baseline: str) -> None:
     assert "onnxruntime" in run("bench", compiled, "--baseline", baseline).error()
+
+
+def test_options_that_contradict_each_other(run: Run, mlp: Path) -> None:
+    assert "O1" in run("optimize", mlp, "-o", "out.onnx", "-O1", "--passes", "clean").error()
+    np.savez("x.npz", x=np.zeros((1, 4), np.float32))
+    assert "--verify" in run("compile", mlp, "--inputs", "x.npz").error()
+
+
+def test_infinities_are_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=True).result({"error": float("inf"), "list": [1.5, float("nan")]})
+    assert json.loads(capsys.readouterr().out) == {"error": None, "list": [1.5, None]}
 
 
 def test_tolerance_that_accepts_anything(run: Run, mlp: Path) -> None:
