@@ -53,7 +53,10 @@ def batch_norm(node: Node) -> Affine | Miss:
 
 
 def elementwise(node: Node, data: Value, channels: int, rank: int) -> Affine | Miss:
-    """The map of a `Mul`, `Add`, `Sub` or `Div` of `data` (channels on axis 1) with a constant."""
+    """The map of a `Mul`, `Add`, `Sub` or `Div` of `data` (channels on axis 1) with a constant, or of a `Neg`."""
+    ones, zeros = np.ones(channels), np.zeros(channels)
+    if node.op == "Neg":
+        return Affine(-ones, zeros)
     if data not in node.inputs[:2] or node.inputs[0] is node.inputs[1]:
         return NOTHING
     index = 1 if node.inputs[0] is data else 0
@@ -63,7 +66,6 @@ def elementwise(node: Node, data: Value, channels: int, rank: int) -> Affine | M
     vector = _per_channel(array, channels, rank)
     if vector is None:
         return Miss("the constant is not one number a channel")
-    ones, zeros = np.ones(channels), np.zeros(channels)
     match node.op, index:
         case "Add", _:
             return Affine(ones, vector)

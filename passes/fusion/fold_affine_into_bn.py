@@ -23,7 +23,7 @@ class _Match:
 
 @dataclass(frozen=True)
 class FoldAffineIntoBn(RewritePass):
-    """Fold Mul, Add, Sub and Div by scalar or per-channel constants into the batch-norm before them.
+    """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the batch-norm before them.
 
     Networks converted from frameworks that keep scale and shift in a layer of their own have these behind each
     batch-norm.
@@ -31,7 +31,7 @@ class FoldAffineIntoBn(RewritePass):
 
     name: ClassVar[str] = "fold-affine-into-bn"
     fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
-    ops: ClassVar[tuple[str, ...]] = ("Mul", "Add", "Sub", "Div")
+    ops: ClassVar[tuple[str, ...]] = ("Mul", "Add", "Sub", "Div", "Neg")
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
         for data in node.inputs[:2]:

@@ -22,14 +22,14 @@ from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 @dataclass(frozen=True)
 class FuseConvAffine(RewritePass):
-    """Fold Mul, Add, Sub and Div by scalar or per-channel constants into the weights of a neighbouring convolution.
+    """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the convolution beside them.
 
     Behind a convolution always; in front of one if it pads nothing, or if the step only scales.
     """
 
     name: ClassVar[str] = "fuse-conv-affine"
     fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
-    ops: ClassVar[tuple[str, ...]] = ("Mul", "Add", "Sub", "Div")
+    ops: ClassVar[tuple[str, ...]] = ("Mul", "Add", "Sub", "Div", "Neg")
 
     def match(self, node: Node, context: PassContext) -> Folded | Miss:
         reason = NOTHING

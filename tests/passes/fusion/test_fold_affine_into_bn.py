@@ -22,7 +22,9 @@ def text(step):
     return f"g (float[N,4,5,3] X) => (float[N,4,5,3] Y) {{ {NORM}{step} }}"
 
 
-@pytest.mark.parametrize("step", ["Mul(n, k)", "Mul(c, n)", "Add(n, k)", "Sub(n, k)", "Sub(k, n)", "Div(n, c)"])
+@pytest.mark.parametrize(
+    "step", ["Mul(n, k)", "Mul(c, n)", "Add(n, k)", "Sub(n, k)", "Sub(k, n)", "Div(n, c)", "Neg(n)"]
+)
 def test_one_step(step):
     after = "g (float[N,4,5,3] X) => (float[N,4,5,3] Y) { Y = BatchNormalization(X, g2, b2, mean, var) }"
     check_pass(PASS, text(f"Y = {step}"), after, weights=weights(), counts={"rewritten": 1})

@@ -21,7 +21,7 @@ def behind(step, conv="Conv(X, W, b)"):
 
 
 @pytest.mark.parametrize(
-    "step", ["Mul(c, k)", "Mul(k, c)", "Add(c, k)", "Add(k, c)", "Sub(c, k)", "Sub(k, c)", "Div(c, k)"]
+    "step", ["Mul(c, k)", "Mul(k, c)", "Add(c, k)", "Add(k, c)", "Sub(c, k)", "Sub(k, c)", "Div(c, k)", "Neg(c)"]
 )
 @pytest.mark.parametrize("conv", ["Conv(X, W)", "Conv <pads = [1, 1, 1, 1]> (X, W, b)"])
 def test_a_constant_for_each_channel_behind_a_convolution(step, conv):
@@ -58,7 +58,7 @@ def test_half_precision():
     check_pass(PASS, text, weights=weights(dtype=np.float16), ops={"Conv": 1}, tol=Tolerance.uniform(5e-3))
 
 
-@pytest.mark.parametrize("step", ["Mul(X, k)", "Add(k, X)", "Sub(X, k)", "Sub(k, X)", "Div(X, k)"])
+@pytest.mark.parametrize("step", ["Mul(X, k)", "Add(k, X)", "Sub(X, k)", "Sub(k, X)", "Div(X, k)", "Neg(X)"])
 def test_in_front_of_a_convolution_that_pads_nothing(step):
     given = weights((6, 2, 3, 3), k=RNG.uniform(0.5, 2, size=(1, 4, 1, 1)))
     text = f"g (float[N,4,9,7] X) => (float[N,6,7,5] Y) {{ c = {step}  Y = Conv <group = 2> (c, W, b) }}"
