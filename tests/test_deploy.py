@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphopt.targets.tvm import bundle
 
 from graphopt import compiler, cpu
 from graphopt.cli.demo import MODEL
 from graphopt.ir.text import parse
 from graphopt.reference import run_reference
 from graphopt.target import Target
+from graphopt.targets.tvm import bundle
 from tests.compiled import compiled
 
 ROOT = Path(__file__).parents[1]

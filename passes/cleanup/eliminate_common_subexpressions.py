@@ -6,9 +6,8 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.cleanup.facts import is_random, words
-
 from graphopt.ir import Attribute, AttributeKind, Graph, Node, Tensor, Value
+from graphopt.passes.cleanup.facts import is_random, words
 from graphopt.rewrite import Fidelity, Pass, PassContext
 
 _DOMAINS = ("", "ai.onnx.ml", "graphopt")  # others may hold operators that keep a state or draw random numbers

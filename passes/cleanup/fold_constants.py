@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.cleanup.evaluating import evaluate
-from graphopt.passes.cleanup.facts import is_random
 
 from graphopt.ir import DType, Graph, Node, OpaqueType, Tensor, Value
+from graphopt.passes.cleanup.evaluating import evaluate
+from graphopt.passes.cleanup.facts import is_random
 from graphopt.rewrite import Fidelity, Pass, PassContext
 
 # A weight kept as int8 behind DequantizeLinear is a quarter of the folded one, and what integer kernels look for.

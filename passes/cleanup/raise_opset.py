@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx
-from graphopt.passes.cleanup.opset_adapters import ADAPTERS, Adapt, Decline
 
 from graphopt.ir import Graph, Node
 from graphopt.ir.verify import find_schema
+from graphopt.passes.cleanup.opset_adapters import ADAPTERS, Adapt, Decline
 from graphopt.rewrite import Fidelity, Pass, PassContext
 
 _OLDEST, _NEWEST = 7, 24

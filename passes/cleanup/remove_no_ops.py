@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphopt.ir import Node, Value
 from graphopt.passes.cleanup.facts import OLD_OPSET
 from graphopt.passes.cleanup.no_op_rules import NOTHING, RULES
-
-from graphopt.ir import Node, Value
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from graphopt.passes.cleanup.facts import constant_ints, producer_of
-
 from graphopt.ir import Node
+from graphopt.passes.cleanup.facts import constant_ints, producer_of
 from graphopt.rewrite import PassContext
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of
-
 from graphopt.ir import DType, Node, Value
+from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _D = DType

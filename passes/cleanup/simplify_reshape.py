@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from graphopt.passes.cleanup.facts import OLD_OPSET, constant_ints, producer_of, same_shape
-from graphopt.passes.cleanup.reshaping import RESHAPES, composed_target, reshape_source
 
 from graphopt.ir import Node, Value
+from graphopt.passes.cleanup.facts import OLD_OPSET, constant_ints, producer_of, same_shape
+from graphopt.passes.cleanup.reshaping import RESHAPES, composed_target, reshape_source
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 

@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.targets.tvm.probe import requirements
-
 from graphopt.artifact import LIBRARY, WEIGHTS, TensorInfo
 from graphopt.backend import Built, Progress, Requirement, Unsupported
+from graphopt.targets.tvm.probe import requirements
 
 if TYPE_CHECKING:
     from graphopt.ir import Model

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import tvm
-from graphopt.targets.tvm.lower import Lowered
 from tvm import relax
+
+from graphopt.targets.tvm.lower import Lowered
 
 
 class Runner:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphopt.targets.tvm import TvmBackend, build, bundle, embedded, gpu_compiler, link
 
 from graphopt import backend, cpu, target
 from graphopt.errors import CompileError
 from graphopt.target import Target
+from graphopt.targets.tvm import TvmBackend, build, bundle, embedded, gpu_compiler, link
 
 CPU_TARGETS = [name for name in target.names() if Target.load(name).kind == "cpu"]
 

@@ -6,10 +6,10 @@ import ctypes
 
 import numpy as np
 import pytest
-from graphopt.targets.tvm.gpu_compiler import find_nvcc
 
 from graphopt import artifact, runtime
 from graphopt.errors import ArtifactError
+from graphopt.targets.tvm.gpu_compiler import find_nvcc
 from tests.compiled import compiled, expected, inputs
 
 pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")

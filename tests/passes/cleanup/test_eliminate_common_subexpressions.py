@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from graphopt.passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
 
 from graphopt.ir.text import parse
+from graphopt.passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from graphopt.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 

@@ -1,8 +1,8 @@
 import numpy as np
-from graphopt.passes.cleanup.eliminate_dead import EliminateDead
 
 from graphopt import io
 from graphopt.ir.text import parse
+from graphopt.passes.cleanup.eliminate_dead import EliminateDead
 from graphopt.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 

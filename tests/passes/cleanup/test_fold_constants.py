@@ -2,10 +2,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from graphopt.passes.cleanup import evaluating
-from graphopt.passes.cleanup.fold_constants import FoldConstants
 
 from graphopt.ir.text import parse
+from graphopt.passes.cleanup import evaluating
+from graphopt.passes.cleanup.fold_constants import FoldConstants
 from graphopt.pipeline import PassManager, Pipeline
 from graphopt.reference import Reference
 from tests.helpers import check_declines, check_pass

@@ -1,9 +1,9 @@
 import numpy as np
 import onnx
 import pytest
-from graphopt.passes.cleanup.fold_if import FoldIf
 
 from graphopt import io
+from graphopt.passes.cleanup.fold_if import FoldIf
 from tests.helpers import check_declines, check_pass, parse_proto
 
 BRANCHES = """<then_branch = t () => (float[N] a) { s = Exp(Z) a = Add(s, Z) },

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from graphopt.passes.cleanup.fold_shapes import FoldShapes
 
+from graphopt.passes.cleanup.fold_shapes import FoldShapes
 from graphopt.reference import run_reference
 from tests.helpers import check_declines, check_pass
 

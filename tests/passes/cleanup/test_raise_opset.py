@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from graphopt.passes.cleanup.raise_opset import RaiseOpset
 
 from graphopt import io
+from graphopt.passes.cleanup.raise_opset import RaiseOpset
 from graphopt.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphopt.passes.cleanup.refine_shapes import RefineShapes
 
 from graphopt.ir import infer_shapes, verify
+from graphopt.passes.cleanup.refine_shapes import RefineShapes
 from graphopt.rewrite import PassContext
 from tests.helpers import check_declines, check_pass, model_of, value_named
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from graphopt.passes.cleanup.simplify_cast import SimplifyCast
 
+from graphopt.passes.cleanup.simplify_cast import SimplifyCast
 from tests.helpers import check_declines, check_pass
 
 DTYPES = {"bool": 9, "uint8": 2, "int8": 3, "int16": 5, "uint16": 4, "int32": 6, "int64": 7, "uint32": 12}

@@ -1,7 +1,7 @@
 import numpy as np
-from graphopt.passes.sharing.share_weights import ShareWeights
 
 from graphopt.ir import DType, Tensor
+from graphopt.passes.sharing.share_weights import ShareWeights
 from graphopt.rewrite import PassContext, Rewriter
 from tests.helpers import check_declines, check_pass, model_of
 
