@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from graphopt.passes.cleanup.facts import constant_ints
 
 from graphopt.ir import DType, Node, Value
+from graphopt.passes.cleanup.facts import constant_ints
 from graphopt.rewrite import PassContext
 
 _MOST = 1024  # elements; nobody's shape is longer
@@ -190,10 +190,9 @@ def _elementwise(combine: Callable[[Item, Item, Callable[[], Item | None]], Item
     """A rule for a binary operator; `combine` is given two elements and a maker of a new symbol for their result."""
 
     def rule(node: Node, facts: ShapeFacts) -> Items | None:
-        pair = [facts.of(value) for value in node.inputs]
-        if len(pair) != 2 or pair[0] is None or pair[1] is None:
+        left, right = facts.of(node.input(0)), facts.of(node.input(1))
+        if left is None or right is None:
             return None
-        left, right = pair
         length = max(len(left.items), len(right.items))
         if not {len(left.items), len(right.items)} <= {1, length}:
             return None

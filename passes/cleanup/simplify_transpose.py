@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+from graphopt.ir import Node, TensorType, Value, ValueType
 from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of, same_shape
 from graphopt.passes.cleanup.reshaping import RESHAPES, reshape_source
 from graphopt.passes.cleanup.transposing import (
@@ -19,8 +21,6 @@ from graphopt.passes.cleanup.transposing import (
     regrouped,
     step_through,
 )
-
-from graphopt.ir import Node, TensorType, Value, ValueType
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
@@ -155,7 +155,8 @@ def _sink(match: _Sunk, rewriter: Rewriter) -> None:
     for step in match.steps:
         value = _run_before(step, value, rewriter, anchor)
     perm = match.steps[-1].perm
-    replaced, origin = last, (match.node,)
+    replaced = last
+    origin: tuple[Node, ...] = (match.node,)
     if match.end is not None:
         end_perm = perm_of(match.end)
         assert end_perm is not None

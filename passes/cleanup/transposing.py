@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from graphopt.passes.cleanup.facts import constant_ints, is_static, normalized_axes, producer_of, words
 
 from graphopt.ir import DType, Node, Shape, Value
+from graphopt.passes.cleanup.facts import constant_ints, is_static, normalized_axes, producer_of, words
 from graphopt.rewrite import PassContext
 
 Perm = tuple[int, ...]
@@ -161,7 +161,7 @@ def regrouped(source: Shape | None, matrix: Shape | None, perm: Perm) -> Perm | 
     if right and (None in matrix[-right:] or source[-right:] != matrix[-right:]):
         return None
     merged = len(source) - left - right
-    groups = [(axis,) for axis in range(left)]
+    groups: list[Perm] = [(axis,) for axis in range(left)]
     groups.append(tuple(range(left, left + merged)))
     groups += [(axis,) for axis in range(left + merged, len(source))]
     return tuple(axis for group in perm for axis in groups[group])
