@@ -21,7 +21,7 @@ class ShareWeights(Pass):
     that a caller may override, and those that a graph gives out under their own name, stay. Only tensors of equal type
     and shape are read and compared.
 
-    min-bytes: weights smaller than this are left alone.
+    min_bytes: weights smaller than this are left alone.
     """
 
     name: ClassVar[str] = "share-weights"
