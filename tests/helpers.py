@@ -43,10 +43,11 @@ from graphopt import inputs as generated
 from graphopt import io
 from graphopt.ir import Model, Tensor, TensorType, Value, infer_shapes, verify
 from graphopt.meaning import Kind, meaning_of
+from graphopt.numerical import exact_standard
 from graphopt.pipeline import Pipeline
 from graphopt.reference import Reference
 from graphopt.rewrite import Fidelity, Pass, PassContext
-from graphopt.tolerance import EXACT, Tolerance, compare
+from graphopt.tolerance import Tolerance, compare
 from tests.isomorphism import assert_same
 
 OPSET = 24
@@ -187,7 +188,7 @@ def check_numbers(
     exact = pass_.fidelity is Fidelity.EXACT
     if tol is None:
         assert pass_.fidelity is not Fidelity.LOSSY, "give a tolerance for a lossy pass"
-        tol = EXACT if exact else FLOAT_TOLERANCE
+        tol = exact_standard(before) if exact else FLOAT_TOLERANCE
     given = [inputs] if isinstance(inputs, Mapping) else list(inputs or ())
     with Reference(before) as reference, Reference(after) as rewritten:
         sample = generated.generate(before, shapes=shapes, reference=reference)

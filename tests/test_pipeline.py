@@ -170,7 +170,7 @@ class TestGrammar:
         assert {"O0", "O1", "O2", "O3", "default"} <= registry.pipelines().keys()
         for name in registry.pipelines():
             assert str(Pipeline.parse(name)) == name
-        assert Pipeline.parse("O1").fidelity is Fidelity.EXACT
+        assert Pipeline.parse("clean").fidelity is Fidelity.EXACT
 
 
 class Recorder(Observer):
