@@ -260,7 +260,7 @@ def attention(c: Call) -> list[Operand | None]:
     result = c.ctx.te(mix, weights, heads.value, name="attention_mix")
     if c[0].rank == 3:
         batch, _, length, _ = result.shape
-        width = int(result.shape[1]) * int(result.shape[3])  # type: ignore[arg-type]
+        width = int(result.shape[1]) * int(result.shape[3])
         result = reshape_to(c.ctx, transposed(c.ctx, result, [0, 2, 1, 3]), [batch, length, width])
     shown = _shown(c, scores, weights, bias, scale, softcap) if c.wants(3) else None
     return [result, key if c.wants(1) else None, value if c.wants(2) else None, shown]

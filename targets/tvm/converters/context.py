@@ -30,6 +30,7 @@ LowerNodes = Callable[..., "list[Operand | None]"]
 """Lowers the nodes of a graph (`Graph`), with a mapping of its inputs to operands if it has any."""
 
 Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
+Tensors = list[te.Tensor]  # inside Context, `te` is a method
 
 
 class Context:
@@ -108,9 +109,12 @@ class Context:
             raise Declined(f"a size of {left} where {right} is needed")
         if isinstance(left, int) and not isinstance(right, int):
             left, right = right, left
-        left, right = self.symbols.expand(left), self.dim(right)
-        late = self._depth > 0 or self.symbols.is_late(left) or self.symbols.is_late(right)
-        self._match(left, right, early=not late)
+        self._match(self.symbols.expand(left), self.dim(right), early=not self._is_late(left, right))
+        if self._depth == 0:
+            self.symbols.assume_equal(left, right)
+
+    def _is_late(self, *sizes: Dim) -> bool:
+        return self._depth > 0 or any(self.symbols.is_late(self.symbols.expand(size)) for size in sizes)
 
     @contextmanager
     def branch(self) -> Iterator[list[relax.BindingBlock]]:
@@ -158,7 +162,7 @@ class Context:
             self._match_late(read, relax.ShapeType(names))
         if operand.dtype == "bool":
             result[:] = [tirx.NE(item, tirx.IntImm("int64", 0)) for item in result]
-        return result.reshape([int(d) for d in operand.shape])  # type: ignore[arg-type]
+        return result.reshape([int(d) for d in operand.shape])
 
     def tensor(self, operand: Operand) -> relax.Expr:
         """The operand as something that a kernel can read."""
@@ -179,25 +183,24 @@ class Context:
 
     def _weight(self, operand: Operand) -> relax.Var:
         name = unique(clean_name(operand.name or "weight"), self._weight_names)
-        var = relax.Var(name, relax.TensorType([int(d) for d in operand.shape], operand.dtype))  # type: ignore[arg-type]
+        var = relax.Var(name, relax.TensorType([int(d) for d in operand.shape], operand.dtype))
         self.parameters.append(var)
         self.weights.append((name, operand))
         return var
 
     def require(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
-        """The operand seen with `shape`, which is checked when the code runs wherever it cannot be proven."""
+        """The operand, after it was made sure that it has `shape`: proven, or checked when the code runs.
+
+        It keeps its own way of writing its sizes. Raises Declined if they certainly differ.
+        """
         if operand.rank != len(shape):
             raise Declined(f"rank {operand.rank} where {len(shape)} is needed")
-        if all(self.same(have, want) for have, want in zip(operand.shape, shape)):
-            return self._relabel(operand, shape)
         for have, want in zip(operand.shape, shape):
             if isinstance(have, int) and isinstance(want, int) and have != want:
                 raise Declined(f"shape {list(operand.shape)} where {list(shape)} is needed")
-        kind = relax.TensorType(list(shape), operand.dtype)
-        return Operand(operand.dtype, shape, expr=self.builder.match_cast(self.tensor(operand), kind))
-
-    def _relabel(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
-        """Proven equal: nothing to check; the operand keeps its own way of writing its shape."""
+        for have, want in zip(operand.shape, shape):
+            if not self.same(have, want):
+                self.check_equal(have, want)
         return operand
 
     def broadcast(self, operands: Sequence[Operand]) -> tuple[list[Operand], tuple[Dim, ...]]:
@@ -247,6 +250,7 @@ class Context:
         outputs = [result] if isinstance(result, te.Tensor) else list(result)
         for output in outputs:
             self.check_dtype(str(output.dtype))
+            assert all(isinstance(d, tirx.IntImm | tirx.Var) for d in output.shape), f"{self.label}: {output.shape}"
         extra = self._extra_symbols(inputs, outputs)
         kernel = s_tir.renew_defs(te.create_prim_func([*inputs, *extra, *outputs], "int64"))
         kernel = kernel.with_attrs(attributes) if attributes else kernel
@@ -268,7 +272,7 @@ class Context:
         """Bind an expression to a variable that carries the label of the node being lowered."""
         return self.builder.emit(expr, name_hint=self.label)
 
-    def _extra_symbols(self, inputs: list[te.Tensor], outputs: list[te.Tensor]) -> list[tirx.Var]:
+    def _extra_symbols(self, inputs: Tensors, outputs: Tensors) -> list[tirx.Var]:
         """Symbolic sizes used but not carried by a shape, in an order that depends on the kernel alone."""
         carried = {dim for tensor in [*inputs, *outputs] for dim in tensor.shape if isinstance(dim, tirx.Var)}
         body = te.create_prim_func([*inputs, *outputs], "int64").body
@@ -328,11 +332,11 @@ def _host_scalars(operand: Operand) -> Compute:
 
 
 def _flatten_with_offset(operand: Operand) -> Compute:
-    shape = [int(d) for d in operand.shape]  # type: ignore[arg-type]
+    shape = [int(d) for d in operand.shape]
 
     def sizes(x: te.Tensor) -> te.Tensor:
         def element(flat: tirx.Expr) -> tirx.Expr:
-            index = []
+            index: list[tirx.Expr] = []
             for extent in reversed(shape):
                 index.insert(0, tirx.indexmod(flat, extent))
                 flat = tirx.indexdiv(flat, extent)

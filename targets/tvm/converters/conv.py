@@ -79,13 +79,13 @@ def _plan(ctx: Context, data: Operand, weight: Operand, window: Window, groups: 
     if ctx.machine is None or not weight.is_constant or not plain or not all(isinstance(p, int) for p in pads):
         return None
     spec = ConvSpec(
-        out_channels=int(weight.shape[0]),  # type: ignore[arg-type]
-        in_channels=int(weight.shape[1]) * groups,  # type: ignore[arg-type]
+        out_channels=int(weight.shape[0]),
+        in_channels=int(weight.shape[1]) * groups,
         kernel=window.kernel,
         strides=window.strides,
         dilations=window.dilations,
-        pads_begin=tuple(int(p) for p in window.begin),  # type: ignore[arg-type]
-        pads_end=tuple(int(p) for p in window.end),  # type: ignore[arg-type]
+        pads_begin=tuple(int(p) for p in window.begin),
+        pads_end=tuple(int(p) for p in window.end),
         groups=groups,
     )
     return plan_conv(spec, [size if isinstance(size, int) else None for size in data.shape], dtype, ctx.machine)
@@ -117,7 +117,7 @@ def add_bias(ctx: Context, data: Operand, bias: Operand | None) -> Operand:
 def kernel_size(weight: Operand) -> tuple[int, ...]:
     if not all(isinstance(size, int) for size in weight.shape):
         raise Declined("the size of the kernel is not known")
-    return tuple(int(size) for size in weight.shape[2:])  # type: ignore[arg-type]
+    return tuple(int(size) for size in weight.shape[2:])
 
 
 @converter("Conv")
@@ -125,7 +125,7 @@ def conv(c: Call) -> Operand:
     groups = int(c.attr("group", 1))
     data, weight = c[0], c[1]
     kernel = kernel_size(weight)
-    channels = int(weight.shape[1]) * groups  # type: ignore[arg-type]
+    channels = int(weight.shape[1]) * groups
     data = c.ctx.require(data, [data.shape[0], channels, *data.shape[2:]])
     window = read_window(c, data, kernel)
     result = convolve(c.ctx, data, weight, window, groups, dtype=data.dtype)
@@ -143,7 +143,7 @@ def conv_transpose(c: Call) -> Operand:
     strides = [int(s) for s in c.attr("strides") or [1] * rank]
     dilations = [int(d) for d in c.attr("dilations") or [1] * rank]
     begin, output = _transposed_geometry(c, data.shape[2:], kernel, strides, dilations)
-    depth, per_group = int(weight.shape[0]) // groups, int(weight.shape[1])  # type: ignore[arg-type]
+    depth, per_group = int(weight.shape[0]) // groups, int(weight.shape[1])
     sizes = [data.shape[0], per_group * groups, *c.ctx.shape(output)]
     kind = wide(data.dtype)
 

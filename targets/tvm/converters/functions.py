@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 from onnx import defs
 
@@ -27,7 +29,7 @@ def expand(c: Call) -> list[Operand | None]:
     return c.ctx.lower_nodes(model.graph, {value: given[value.name] for value in model.graph.inputs})
 
 
-def _schema(op_type: str, domain: str, version: int) -> defs.OpSchema | None:
+def _schema(op_type: str, domain: str, version: int) -> Any:  # OpSchema | None; its stub lacks what is used here
     try:
         return defs.get_schema(op_type, version, domain)
     except defs.SchemaError:

@@ -259,7 +259,7 @@ def _clamped(ctx: Context, value: Any, extent: Dim, low: Dim, high: Dim) -> Dim:
     """An end of a slice: counted from the end if negative, then kept between `low` and `high`."""
     if isinstance(value, int) and isinstance(extent, int):
         value = value + extent if value < 0 else value
-        return min(max(value, int(low)), int(high))  # type: ignore[call-overload]
+        return min(max(value, int(low)), int(high))
     if isinstance(value, int) and value >= (1 << 31) - 1:
         return high
     if isinstance(value, int) and value <= -(1 << 31) + 1:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from tvm import relax, tirx
 
-Dim = int | tirx.Expr
+Dim: TypeAlias = int | tirx.Expr
 """A dimension: a number, or an integer expression over the model's symbolic sizes."""
 
 
@@ -76,7 +77,7 @@ class Operand:
     def size(self) -> int | None:
         """How many elements it has, None if that is symbolic."""
         if all(isinstance(dim, int) for dim in self.shape):
-            return math.prod(int(dim) for dim in self.shape)  # type: ignore[arg-type]
+            return math.prod(int(dim) for dim in self.shape)
         return None
 
     @property

@@ -108,7 +108,7 @@ def _taps(method: Method, axis: Axis, i: tirx.Expr) -> Taps:
     if method.mode == "nearest":
         whole = isinstance(axis.scale, float) and axis.scale.is_integer()
         if whole and (method.coordinates, method.nearest) == ("asymmetric", "floor"):
-            return Taps([tirx.floordiv(i, int_expr(int(axis.scale)))], None, inside)  # type: ignore[arg-type]
+            return Taps([tirx.floordiv(i, int_expr(int(axis.scale)))], None, inside)
         place = _ROUNDING[method.nearest](x).astype("int64")
         return Taps([_clamp(place, axis.old)], None, inside)
     if method.antialias:
@@ -308,10 +308,7 @@ def _by_sizes(c: Call, axes: list[int], wanted: list[Any], spans: list[tuple[flo
         raise Declined("keeping the aspect ratio of sizes that are not known before running")
     ratios = [w / o for w, o in zip(wanted, old)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return [
-        Axis(a, o, int(np.floor(scale * int(o) + 0.5)), scale, *span)  # type: ignore[call-overload]
-        for a, o, span in zip(axes, old, spans)
-    ]
+    return [Axis(a, o, int(np.floor(scale * int(o) + 0.5)), scale, *span) for a, o, span in zip(axes, old, spans)]
 
 
 def _ratio(c: Call, new: Dim, old: Dim) -> float | tirx.Expr:

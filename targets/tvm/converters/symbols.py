@@ -26,6 +26,7 @@ class Symbols:
         self._names: set[str] = set()
         self._late: dict[tirx.Var, None] = {}
         self._hidden: set[tirx.Var] = set()
+        self._checked: set[frozenset[str]] = set()
 
     def size(self, name: str | None) -> tirx.Var:
         """The size that a model calls `name`; a fresh one for each call with None."""
@@ -97,9 +98,16 @@ class Symbols:
         """Whether two sizes are certainly the same."""
         if isinstance(left, int) and isinstance(right, int):
             return left == right
-        if left is right:
+        if left is right or self._pair(left, right) in self._checked:
             return True
         return self.always(tirx.EQ(_expr(self.expand(left)), _expr(self.expand(right))))
+
+    def assume_equal(self, left: Dim, right: Dim) -> None:
+        """From now on two sizes are the same: the compiled code checks it."""
+        self._checked.add(self._pair(left, right))
+
+    def _pair(self, left: Dim, right: Dim) -> frozenset[str]:
+        return frozenset((str(self.expand(left)), str(self.expand(right))))
 
     def always(self, condition: tirx.Expr | bool) -> bool:
         """Whether a condition over sizes certainly holds."""
