@@ -56,7 +56,7 @@ class _Sunk:
 class SimplifyTranspose(RewritePass):
     """Cancel and merge transpositions, moving one through other operators where that makes them fewer.
 
-    A Transpose moves down through elementwise operators, Softmax, Concat and order-free reductions if it then meets
+    A Transpose moves down through elementwise operators, Softmax, Concat and integer reductions if it then meets
     another Transpose, joins an equal one at another operand, or comes to nothing. One that moves only dimensions of
     size 1 becomes a Reshape; one between two reshapes that merge axes for it and split them again does without.
     """

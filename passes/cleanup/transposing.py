@@ -20,11 +20,12 @@ _ANY_FLOAT = words(
 # Operators whose kernels give an element the same bits wherever it stands in a float16 or float32 tensor. Others (Log,
 # Sin, Softplus...) treat the last few elements of a tensor by another formula: moving elements moves roundings.
 _SINGLE_FLOAT = words("Exp Tanh Sigmoid Erf Gelu Swish")
-_ARITHMETIC = words("Add Sub Mul Div Max Min Sum And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual Where PRelu")
+_ARITHMETIC = words("Add Sub Mul Div Sum And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual Where PRelu")
 _ALONG_AXIS = frozenset(("Softmax", "LogSoftmax"))
-# Of floats only those reductions whose result does not depend on the order of the elements.
-_REDUCTIONS = frozenset(("ReduceMax", "ReduceMin"))
-_INTEGER_REDUCTIONS = frozenset(("ReduceSum", "ReduceProd"))
+# Of floats, sums depend on the order of the elements, and which of NaN and a number, or of 0.0 and -0.0, is the larger
+# depends on the kernel, which ONNX Runtime chooses by the shapes.
+_OF_INTEGERS = words("Max Min")
+_REDUCTIONS_OF_INTEGERS = words("ReduceMax ReduceMin ReduceSum ReduceProd")
 _SMALL_BYTES = 1024
 
 
@@ -74,14 +75,14 @@ def step_through(node: Node, index: int, perm: Perm, context: PassContext) -> St
     op = node.op_type
     if op in _ANY_FLOAT or (op in _SINGLE_FLOAT and node.output.dtype in (DType.FLOAT, DType.FLOAT16)):
         return Step(node, (None, *node.inputs[1:]), perm) if index == 0 else None
-    if op in _ARITHMETIC:
+    integer = node.output.dtype is not None and node.output.dtype.is_integer
+    if op in _ARITHMETIC or (integer and op in _OF_INTEGERS):
         return _elementwise(node, index, perm, context)
     if op in _ALONG_AXIS:
         return Step(node, (None,), perm, {"axis": perm[node.attr("axis", -1)]})
     if op == "Concat":
         return _concat(node, perm)
-    integer = node.output.dtype is not None and node.output.dtype.is_integer
-    if op in _REDUCTIONS or (op in _INTEGER_REDUCTIONS and integer):
+    if integer and op in _REDUCTIONS_OF_INTEGERS:
         return _reduction(node, perm, context) if index == 0 else None
     return None
 

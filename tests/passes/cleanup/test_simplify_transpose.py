@@ -130,27 +130,61 @@ def test_all_parts_of_a_concat():
     )
 
 
-def test_a_maximum_over_the_moved_axes_comes_to_nothing():
+@pytest.mark.parametrize("op", ["ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd"])
+def test_a_reduction_of_integers_over_the_moved_axes(op):
     check_pass(
         PASS,
-        f"g ({X}) => (float[N,2] Y) {{ a = {IN}(X) m = ReduceMax<keepdims=0>(a, axes) Y = Exp(m) }}",
-        "g (float[N,2,3,4] X) => (float[N,2] Y) { m = ReduceMax<keepdims=0>(X, moved) Y = Exp(m) }",
+        f"g (int32[N,2,3,4] X) => (int32[N,2] Y) {{ a = {IN}(X) m = {op}<keepdims=0>(a, axes) Y = Neg(m) }}",
+        f"g (int32[N,2,3,4] X) => (int32[N,2] Y) {{ m = {op}<keepdims=0>(X, moved) Y = Neg(m) }}",
         shapes=SHAPES,
         weights={"axes": np.array([1, -2], np.int64)},
     )
 
 
-def test_a_sum_of_integers_too_but_not_of_floats():
-    text = "g (T[N,2,3,4] X) => (T[N,2] Y) { a = IN(X) Y = ReduceSum<keepdims=0>(a, axes) }".replace("IN", IN)
-    axes = {"axes": np.array([1, 2], np.int64)}
+def test_a_reduction_that_keeps_its_axes():
     check_pass(
         PASS,
-        text.replace("T[", "int32["),
-        "g (int32[N,2,3,4] X) => (int32[N,2] Y) { Y = ReduceSum<keepdims=0>(X, moved) }",
+        f"g (int32[N,2,3,4] X) => (int32[N,2,1,1] Y) {{ a = {IN}(X) m = ReduceMax(a, axes) Y = {OUT}(m) }}",
+        "g (int32[N,2,3,4] X) => (int32[N,2,1,1] Y) { Y = ReduceMax(X, moved) }",
         shapes=SHAPES,
-        weights=axes,
+        weights={"axes": np.array([1, 2], np.int64)},
     )
-    check_declines(PASS, text.replace("T[", "float["), weights=axes)
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMax"])
+def test_a_reduction_of_floats_depends_on_the_order(op):
+    check_declines(
+        PASS,
+        f"g ({X}) => (float[N,2] Y) {{ a = {IN}(X) Y = {op}<keepdims=0>(a, axes) }}",
+        weights={"axes": np.array([1, 2], np.int64)},
+    )
+
+
+def test_the_larger_of_two_integers_but_not_of_two_floats():
+    text = f"g (T[N,2,3,4] X) => (T[N,2,3,4] Y) {{ a = {IN}(X) b = Max(a, c) Y = {OUT}(b) }}"
+    integers = text.replace("T[", "int32[")
+    check_pass(PASS, integers, ops={"Max": 1}, shapes=SHAPES, weights={"c": np.array([1, -2], np.int32)})
+    check_declines(PASS, text.replace("T[", "float["), weights={"c": np.array([1, -2], np.float32)})
+
+
+SPECIAL = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, -1.0, 0.3], np.float32)
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Sum", "PRelu"])
+@pytest.mark.parametrize("channels", [1, 2, 17])
+def test_special_numbers_meet_a_weight_of_each_channel(op, channels):
+    rng = np.random.default_rng(0)
+    shape = (2, channels, 3, 5)
+    check_pass(
+        PASS,
+        f"""g (float[N,{channels},3,5] X) => (float[N,{channels},3,5] Y) {{
+            a = {IN}(X) b = {op}(a, c) d = {OUT}(b) Y = Identity(d)
+        }}""",
+        ops={op: 1, "Identity": 1},
+        weights={"c": rng.choice(SPECIAL, channels)},
+        inputs={"X": rng.choice(SPECIAL, shape)},
+        shapes={"X": shape},
+    )
 
 
 def test_moving_only_ones_is_a_reshape():
