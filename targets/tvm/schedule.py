@@ -8,6 +8,7 @@ as plain loops) stay as they are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import tvm
@@ -16,6 +17,8 @@ from tvm.s_tir import ScheduleError
 
 from graphopt.targets.tvm.kernels import conv_cpu, generic_cpu, math, matmul_cpu, rows_cpu
 from graphopt.targets.tvm.machine import Machine, machine_of
+
+_LOG = logging.getLogger(__name__)
 
 CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 
@@ -47,7 +50,8 @@ def _apply_rules(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     for rule in CPU_RULES:
         try:
             done = rule(func, machine)
-        except ScheduleError:
+        except ScheduleError as error:
+            _LOG.debug("%s gives way to a more general schedule: %s", rule.__module__, error)
             continue
         if done is not None:
             return done

@@ -10,7 +10,7 @@ For a frontend:
 
 `pack_weight_te` packs a weight that is only known at run time. Both methods keep a tile of accumulators in registers
 over the whole reduction and never test bounds inside it: what a tile reads beyond the image comes from a padding
-stage, or the last tile of a row is moved back over its neighbour.
+stage, which is left out where tiles fit exactly.
 
 - "channels": vectors over output channels, `tile` positions of a row; data is broadcast. The result has to be
   transposed in registers, which pays for itself over a long reduction.
@@ -141,7 +141,7 @@ def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str
     reduction = spec.in_channels // spec.groups * math.prod(spec.kernel)
     found = []
     for channels in (1, 2, 4, 6, 8):
-        for vectors in (1, 2, 3, 4, 6, 8):
+        for vectors in range(1, 9):
             if channels > group_out or channels * vectors > machine.accumulators:
                 continue
             if spec.groups > 1 and group_out % channels:
@@ -151,14 +151,14 @@ def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str
                 continue
             step = lanes * vectors
             tiles = -(-wide // step)
-            overlap = plain and width is not None and width >= step and spec.strides[-1] == 1
+            fits = plain and width is not None and width % step == 0 and spec.strides[-1] == 1
             waste = tiles * step / wide if width is not None else 1.0
             waste *= full / lanes
             waste *= -(-group_out // channels) * channels / group_out
             # Per multiply-add of a vector: loads of the tile's operands, and stalls when there are few accumulators.
             loads = 0.5 * (channels + vectors) / (channels * vectors)
             stall = max(1.0, 8 / (channels * vectors))
-            padded = not overlap
+            padded = not fits
             cost = reduction * waste * max(1.0, loads * 2) * stall + 1
             cost += _cost_of_padding(spec, padded, plain, lanes)
             plan = ConvPlan(spec, "rows", lanes, vectors, channels, flat, padded, acc)
@@ -237,16 +237,13 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence
     channels = [reduce_axis(plan.group_in, "rc")]
     taps = [reduce_axis(k, f"r{i}") for i, k in enumerate(plan.taps)]
 
-    def start(tile: Any) -> Any:
-        return tile * step if plan.padded else tirx.min(tile * step, width - step)
-
     def product(*index: Any) -> Any:
         n, block, *rest = index
         rows, tile, x, lane = rest[: len(lead)], rest[-3], rest[-2], rest[-1]
         if plan.method == "rows":
             x, lane = lane, x  # vectors run along the row: the channel comes first
         group = block // plan.blocks
-        value = read(n, group * plan.group_in + channels[0], rows, start(tile) + x, taps)
+        value = read(n, group * plan.group_in + channels[0], rows, tile * step + x, taps)
         factor = weight(group, block % plan.blocks, channels[0], *taps, lane)
         return te.sum(value.astype(plan.accumulate) * factor.astype(plan.accumulate), axis=[*channels, *taps])
 
@@ -263,7 +260,7 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence
         x = _flatten(where, space) if plan.flat else where[-1]
         # A group is a whole number of blocks wherever there is more than one group.
         block, lane, tile = channel // plan.channel_block, channel % plan.channel_block, x // step
-        place = (x - start(tile), lane) if plan.method == "channels" else (lane, x - start(tile))
+        place = (x % step, lane) if plan.method == "channels" else (lane, x % step)
         return anchor(n, block, *(where[:-1] if lead else []), tile, *place).astype(data.dtype)
 
     return te.compute([long(size) for size in out_shape], out, name="conv_out")

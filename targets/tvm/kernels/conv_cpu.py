@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tvm
-from tvm import tirx
+from tvm import s_tir, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -21,6 +21,8 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     if anchor is None:
         return None
     final = facts.inline_around(sch, anchor, keep=("pad", "pack_weight"))
+    if (rank := _crossed(sch, anchor, final)) > 1:
+        sch, anchor, final = _flatten(sch, anchor, final, rank)
     _tile(sch, anchor, final)
     return facts.schedule_others(sch, [anchor, final], machine, generic_cpu.schedule_block).mod["main"]
 
@@ -32,18 +34,18 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     reduced = sum(int(axis.iter_type) == facts.REDUCE for axis in sch.get(anchor).iter_vars)
     lead = rank - reduced - 5  # n, block, *lead, tile, and the two inner dimensions
     sch.set_scope(anchor, 0, "local")
-    n, c, *space = sch.get_loops(final)
-    flat = facts.fuse_all(sch, space[lead:])
-    rows = space[:lead]
+    n, c, *rows, flat = sch.get_loops(final)
     step = tile * (lanes if kernel == "conv_rows" else 1)
     block = channel_tile * (1 if kernel == "conv_rows" else lanes)
     width = sch.get(flat).extent
     c_out, c_in = sch.split(c, [None, block])
     x_out, x_in = sch.split(flat, [None, step])
-    sch.reorder(n, c_out, *rows, x_out, c_in, x_in)
-    sch.compute_at(anchor, x_out, preserve_unit_loops=True)
+    # The operand that a tile holds less of is swept innermost, so that the other one stays in cache.
+    order = [n, *rows, x_out, c_out] if step > block else [n, c_out, *rows, x_out]
+    sch.reorder(*order, c_in, x_in)
+    sch.compute_at(anchor, order[-1], preserve_unit_loops=True)
     first = _inner(sch, anchor, kernel, reduced, lanes)
-    facts.parallelize(sch, [n, c_out, *rows], [facts.extent(sch.get(loop).extent) for loop in (n, c_out, *rows)])
+    facts.parallelize(sch, order, [facts.extent(sch.get(loop).extent) for loop in order])
     if kernel == "conv_rows":
         facts.vectorize_store(sch, [c_in], x_in, lanes, step, width)
     elif (size := facts.extent(width)) is not None and size % step == 0:
@@ -52,6 +54,31 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     sch.vectorize(init[-1])
     sch.unroll(init[-2])
     sch.unroll(init[-3])
+
+
+def _crossed(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> int:
+    """How many of the last axes of the epilogue a tile crosses: all spatial ones of a flat convolution, else 1."""
+    axes = facts.axes_of(sch, anchor)
+    lead = sum(axis.kind == facts.SPATIAL for axis in axes) - 5
+    return len(sch.get_loops(final)) - 2 - lead
+
+
+def _flatten(sch: Schedule, anchor: SBlockRV, final: SBlockRV, rank: int) -> tuple[Schedule, SBlockRV, SBlockRV]:
+    """Make the last `rank` axes of the epilogue one axis, and its addresses linear in it."""
+    axes = sch.get(final).iter_vars
+    sizes = [axis.dom.extent for axis in axes][-rank:]
+
+    def index_map(*index: tirx.Var) -> list[tirx.PrimExpr]:
+        position = index[-rank]
+        for size, next_index in zip(sizes[1:], index[-rank + 1 :], strict=True):
+            position = position * size + next_index
+        return [*index[:-rank], position]
+
+    names = [str(sch.get(block).name_hint) for block in (anchor, final)]
+    sch.transform_block_layout(final, tirx.IndexMap.from_func(index_map, ndim=len(axes), index_dtype="int64"))
+    # Only simplified, p // w * w + p % w is p, and the region that a tile reads is exact.
+    sch = Schedule(s_tir.transform.StmtSimplify()(sch.mod))
+    return sch, sch.get_sblock(names[0]), sch.get_sblock(names[1])
 
 
 def _inner(sch: Schedule, anchor: SBlockRV, kernel: str, reduced: int, lanes: int) -> LoopRV:

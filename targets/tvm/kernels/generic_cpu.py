@@ -225,7 +225,10 @@ def reduce_column(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
 
 def vectorize_last(sch: Schedule, block: SBlockRV) -> None:
     """Vectorize the initialization like its update; TVM already carries the loop kind over where it can."""
-    loop = sch.get_loops(block)[-1]
+    loops = sch.get_loops(block)
+    if not loops:
+        return
+    loop = loops[-1]
     if sch.get(loop).kind == tirx.ForKind.SERIAL and facts.extent(sch.get(loop).extent) not in (None, 1):
         sch.vectorize(loop)
 

@@ -23,7 +23,11 @@ def _f32(value: float) -> Expr:
 
 
 def _let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """`body` of `value`, which is computed once."""
+    """`body` of `value`, which is computed once.
+
+    An expression that holds a `Let` must not occur twice in another: TVM may simplify the two differently, and then
+    refuses one variable with two values.
+    """
     var = tirx.Var("t", str(value.ty.dtype))
     return tirx.Let(var, value, body(var))
 
@@ -71,6 +75,24 @@ def exp(x: Expr) -> Expr:
     # NaN compares false with everything, so it becomes -104 in the clamp, never an invalid integer. (`x != x` in
     # place of `isnan` would be simplified away.)
     return _let(x, lambda x: tirx.Select(tirx.isnan(x), x, clamped(x)))
+
+
+def cosh(x: Expr) -> Expr:
+    """Hyperbolic cosine. Halved before it is squared, so that it overflows only where the result does."""
+    return _let(exp(tirx.abs(x) * _f32(0.5)), lambda root: _f32(0.5) * root * root + _f32(0.5) / root / root)
+
+
+def sinh(x: Expr) -> Expr:
+    """Hyperbolic sine."""
+
+    def small(x: Expr) -> Expr:
+        return _let(x * x, lambda z: _horner(z, (2.03721912945e-4, 8.33028376239e-3, 1.66667160211e-1)) * z * x + x)
+
+    def large(x: Expr) -> Expr:
+        root = exp(tirx.abs(x) * _f32(0.5))
+        return _signed(_let(root, lambda root: _f32(0.5) * root * root - _f32(0.5) / root / root), x)
+
+    return _let(x, lambda x: tirx.Select(tirx.abs(x) < _f32(1), small(x), large(x)))
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -157,6 +179,8 @@ FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
     "tirx.exp": exp,
     "tirx.sigmoid": sigmoid,
     "tirx.tanh": tanh,
+    "tirx.cosh": cosh,
+    "tirx.sinh": sinh,
     "tirx.erf": erf,
     "tirx.log": log,
 }

@@ -34,7 +34,7 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV, machine: Machine) ->
     n_out, n_in = sch.split(n, [None, panels * lanes])
     sch.reorder(*batch, n_out, m_out, m_in, n_in)
     sch.compute_at(anchor, m_out, preserve_unit_loops=True)
-    panel, i, lane, k = (*sch.get_loops(anchor)[-4:-1], sch.get_loops(anchor)[-1])
+    panel, i, lane, k = sch.get_loops(anchor)[-4:]
     sch.reorder(k, panel, i, lane)
     sch.vectorize(lane)
     sch.unroll(i)
