@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from graphopt.ir import Node, Value
+from graphopt.passes.fusion._attention_mask import Mask, leads_to_product, masked
 from graphopt.passes.fusion._match import (
     number,
-    operands,
     permutation,
     produced_by,
     same_dim,
@@ -17,25 +15,6 @@ from graphopt.passes.fusion._match import (
 )
 from graphopt.passes.fusion._polynomial import scaled
 from graphopt.rewrite import Miss
-
-
-@dataclass(frozen=True)
-class Mask:
-    """What is added to the scores: `added` itself, or what a boolean `where` makes of `fill`.
-
-    With a condition, scores are kept where it is true (where it is false, if `inverted`) and become `fill` elsewhere.
-    """
-
-    added: Value | None = None
-    where: Value | None = None
-    inverted: bool = False
-    fill: float = 0.0
-
-    @property
-    def value(self) -> Value:
-        value = self.added if self.added is not None else self.where
-        assert value is not None
-        return value
 
 
 @dataclass(frozen=True)
@@ -56,22 +35,20 @@ class Scores:
     queries: Value
     keys: Keys
     scale: float
-    mask: Mask | None
-    result: Value
-    """The bare product: its shape is that of the attention matrix."""
+    masks: tuple[Mask, ...]
     nodes: tuple[Node, ...]
     """From the product to the argument: what must have no other use."""
 
 
 def scores(argument: Value) -> Scores | Miss | None:
     """Softmax's argument as attention scores; None if no product of two matrices is in it."""
-    mask, value, nodes = _masked(argument)
+    masks, value, nodes = masked(argument)
     source, factor, steps = scaled(value)[-1]
     product = produced_by(source, "MatMul")
     if product is None:
-        if steps and _masked(source)[0] is not None:
+        if steps and masked(source)[0]:
             return Miss("the scores are scaled after they are masked")
-        return Miss("the scale is not constant") if _leads_to_product(source) else None
+        return Miss("the scale is not constant") if leads_to_product(source) else None
     first, second = product.inputs[:2]
     assert first is not None
     assert second is not None
@@ -82,7 +59,7 @@ def scores(argument: Value) -> Scores | Miss | None:
     scale = factor * query_factor * keys.scale
     if scale <= 0:
         return Miss("the scale is not positive")
-    return Scores(queries, keys, scale, mask, source, (*nodes, *steps, product))
+    return Scores(queries, keys, scale, masks, (*nodes, *steps, product))
 
 
 def _unscaled(value: Value) -> tuple[Value, float, tuple[Node, ...]]:
@@ -133,31 +110,6 @@ def _through_matrices(value: Value) -> tuple[Value, tuple[Node, ...]] | None:
     return source, (outer, transpose, inner)
 
 
-def _masked(argument: Value) -> tuple[Mask | None, Value, tuple[Node, ...]]:
-    """The mask on the scores, the scores behind it and the node; no mask if there is none to be seen."""
-    node = argument.producer
-    if node is not None and node.op == "Add":
-        for data, mask in operands(node):
-            if _leads_to_product(data):
-                return Mask(added=mask), data, (node,)
-    if node is not None and node.op == "Where":
-        condition, kept, other = node.inputs[:3]
-        assert condition is not None
-        for scored, fill, inverted in ((kept, other, False), (other, kept, True)):
-            amount = number(fill)
-            if scored is not None and amount is not None and _leads_to_product(scored):
-                return Mask(where=condition, inverted=inverted, fill=amount), scored, (node,)
-    return None, argument, ()
-
-
-def _leads_to_product(value: Value) -> bool:
-    source = scaled(value)[-1][0]
-    if produced_by(source, "MatMul") is not None:
-        return True
-    node = produced_by(source, "Div", "Mul")
-    return node is not None and any(produced_by(v, "MatMul") is not None for v in node.inputs)
-
-
 def guarded(softmax: Node) -> tuple[Value, tuple[Node, ...]]:
     """The weights behind softmax, a guard that turns NaN into 0 included, and the guard's nodes.
 
@@ -171,14 +123,6 @@ def guarded(softmax: Node) -> tuple[Value, tuple[Node, ...]]:
     if condition is not check.output or kept is not softmax.output or number(zero) != 0:
         return softmax.output, ()
     return where.output, (check, where)
-
-
-def absorbs(fill: float, value: Value) -> bool:
-    """Whether adding `fill` to a score gives `fill` again but for rounding: then it may be added, not put in place."""
-    if np.isneginf(fill):
-        return True
-    spacing = {1: 2.0**-23, 10: 2.0**-10, 16: 2.0**-7, 11: 2.0**-52}.get(int(value.dtype or 1), 0.0)
-    return fill < 0 and -fill * spacing >= 32
 
 
 def ungrouped(value: Value) -> tuple[Value, int] | None:

@@ -91,18 +91,18 @@ def number_beside(value: Value, other: Value) -> float | None:
 
 
 def close(number_: float | None, target: float, dtype: DType | None) -> bool:
-    """Whether a constant is `target` as far as its own float type can say it.
-
-    Exporters write constants with 6 to 8 digits, so float32 (and double, whose constants usually come from a
-    float32 model) gets eight units in the last place: 1e-6.
-    """
+    """Whether a constant is `target` as far as its own float type can say it."""
     if number_ is None or not math.isfinite(number_):
         return False
     return abs(number_ - target) <= tolerance(dtype) * max(abs(target), 1e-30)
 
 
 def tolerance(dtype: DType | None) -> float:
-    return {DType.FLOAT16: 2.0**-9, DType.BFLOAT16: 2.0**-7}.get(dtype or DType.FLOAT, 1e-6)
+    """How far a constant of this float type may be from what it means, relatively.
+
+    A few units in the last place: exporters write float32 constants with 7 or 8 digits.
+    """
+    return {DType.FLOAT16: 2.0**-9, DType.BFLOAT16: 2.0**-7, DType.DOUBLE: 1e-14}.get(dtype or DType.FLOAT, 1e-6)
 
 
 def rounded(exact: np.ndarray, dtype: DType) -> np.ndarray | None:

@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Node, Shape, Value
-from graphopt.passes.fusion._attention import Mask, Scores, absorbs, guarded, scores, ungrouped
+from graphopt.passes.fusion._attention import Scores, guarded, scores, ungrouped
+from graphopt.passes.fusion._attention_mask import leaves_empty_rows, mask_input, masks_fit
 from graphopt.passes.fusion._match import (
     ESCAPES,
     NOTHING,
     axis_of,
     below_opset,
-    broadcasts_into,
     escapes,
     produced_by,
     same_dim,
@@ -36,10 +36,10 @@ class _Match:
 class FuseAttention(RewritePass):
     """Recognize softmax(scale * Q @ Kᵀ + mask) @ V as Attention.
 
-    The scale may stand on the scores, on Q, on K or on both, as a product or a quotient with a constant; the mask may
-    be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads, sequence, size, or
-    batch, sequence, size; keys and values that are copied for groups of heads are taken uncopied. A guard that turns
-    the NaN of a fully masked row into 0 is what Attention does by itself.
+    The scale may stand on the scores, on Q, on K or on both, as a product or a quotient with a constant; one or two
+    masks may be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads, sequence,
+    size, or batch, sequence, size; keys and values that are copied for groups of heads are taken uncopied. A guard
+    that turns the NaN of a fully masked row into 0 is what Attention does by itself.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -76,8 +76,8 @@ class FuseAttention(RewritePass):
             perm = {"perm": found.keys.perm}
             keys = rewriter.op("Transpose", [keys], perm, origin=found.keys.nodes, before=root).output
         inputs: list[Value | None] = [found.queries, keys, match.values]
-        if found.mask is not None:
-            inputs.append(_mask(found.mask, found.queries, rewriter, root))
+        if found.masks:
+            inputs.append(mask_input(found.masks, found.queries, rewriter, root))
         attributes: dict[str, object] = {"scale": found.scale}
         if found.queries.rank == 3:
             attributes |= {"q_num_heads": 1, "kv_num_heads": 1}
@@ -132,80 +132,14 @@ def _checked(match: _Match, softmax: Node, context: PassContext) -> Miss | None:
     for other in (shape, values.shape):
         if not all(same_dim(a, b) for a, b in zip(queries.shape[:-2], other[:-2])):
             return Miss("queries, keys and values are not known to have the same batch and heads")
-    if found.mask is None:
+    if not found.masks:
         return None
-    if _leaves_empty_rows(found.mask) and not any(node.op == "IsNaN" for node in match.nodes):
+    if leaves_empty_rows(found.masks) and not any(node.op == "IsNaN" for node in match.nodes):
         return Miss("a row that the mask forbids entirely would be 0 instead of NaN")
-    return _mask_fits(found.mask, found, shape)
-
-
-def _leaves_empty_rows(mask: Mask) -> bool:
-    """Whether a mask that puts -inf in place of scores may do so for a whole row, as far as one can know."""
-    if mask.where is None or not np.isneginf(mask.fill):
-        return False
-    if mask.where.constant is None:
-        return True
-    kept = mask.where.constant.numpy() != mask.inverted
-    return not kept.any(axis=-1).all()
+    return masks_fit(found.masks, queries, (*queries.shape[:-1], shape[-2]))
 
 
 def _keys_shape(found: Scores) -> Shape:
     shape, perm = found.keys.source.shape, found.keys.perm
     assert shape is not None
     return shape if perm is None else tuple(shape[axis] for axis in perm)
-
-
-def _mask_fits(mask: Mask, found: Scores, keys: Shape) -> Miss | None:
-    queries = found.queries
-    assert queries.shape is not None
-    matrix = (*queries.shape[:-1], keys[-2])
-    shape = mask.value.shape
-    if shape is None or len(shape) == 0:
-        return Miss("the shape of the mask is not known")
-    if not broadcasts_into(shape, matrix):
-        return Miss("the mask is not known to fit the attention matrix")
-    # Attention takes a last axis that is too short for one to be padded, not broadcast.
-    if not same_dim(shape[-1], keys[-2]):
-        return Miss("the mask is not known to have a column for each key")
-    if mask.added is not None:
-        return None if mask.added.dtype is queries.dtype else Miss("the mask has another type than the queries")
-    if not absorbs(mask.fill, queries):
-        return Miss("what the mask puts in place of a score is not low enough")
-    return None
-
-
-def _mask(mask: Mask, queries: Value, rewriter: Rewriter, before: Node) -> Value:
-    """The mask as Attention takes it: boolean where it forbids with -inf, else a number to be added."""
-    value = mask.value
-    if mask.where is not None and np.isneginf(mask.fill):
-        if mask.inverted:
-            value = rewriter.op("Not", [value], before=before).output
-    elif mask.where is not None:
-        assert queries.dtype is not None
-        kept, fill = (rewriter.constant(np.array(a, queries.dtype.numpy)) for a in (0.0, mask.fill))
-        branches = (fill, kept) if mask.inverted else (kept, fill)
-        value = rewriter.op("Where", [value, *branches], before=before).output
-    # Runtimes want a matrix at least; the batch of 3-axis data is axis 0 of 4, in front of its one head.
-    new_axis = 0 if value.rank == 1 else 1 if queries.rank == 3 and value.rank == 3 else None
-    if new_axis is not None:
-        axes = rewriter.constant(np.array([new_axis], np.int64), "axes")
-        value = rewriter.op("Unsqueeze", [value, axes], before=before).output
-    return _with_rows(value, mask.value.shape, queries, rewriter, before)
-
-
-def _with_rows(value: Value, shape: Shape | None, queries: Value, rewriter: Rewriter, before: Node) -> Value:
-    """The mask with a row for each query: the operator broadcasts, but ONNX Runtime wants the rows spelled out."""
-    assert queries.shape is not None
-    rows = queries.shape[-2]
-    if shape is not None and len(shape) > 1 and same_dim(shape[-2], rows):
-        return value
-    if isinstance(rows, int):
-        matrix = rewriter.constant(np.array([rows, 1], np.int64), "rows")
-    else:
-        # Read off the mask where that is as good: then layers that share a mask share this arithmetic too.
-        own = value.shape is not None and same_dim(value.shape[-1], rows)
-        source, axis = (value, {"start": -1}) if own else (queries, {"start": -2, "end": -1})
-        count = rewriter.op("Shape", [source], axis, before=before).output
-        one = rewriter.constant(np.array([1], np.int64), "one")
-        matrix = rewriter.op("Concat", [count, one], {"axis": 0}, before=before).output
-    return rewriter.op("Expand", [value, matrix], before=before).output

@@ -143,6 +143,35 @@ def test_a_constant_boolean_mask():
     check_declines(PASS, text, reason, weights=constants() | {"M": strict})
 
 
+def test_two_masks():
+    signature = with_mask("1,1,S,S", "bool").replace(" M)", " M, float[B,1,1,S] P)")
+    for inner, outer in (("Where(M, a, low)", "Add(m, P)"), ("Add(P, a)", "Where(M, m, low)")):
+        score = f"t = MatMul(Q, k)  a = Mul(t, c)  m = {inner}  s = {outer}"
+        text = f"{signature} {{ {SWAP} {score}  {END} }}"
+        sample = {name: RNG.normal(size=(2, 3, 4, 8)).astype(np.float32) for name in "QKV"}
+        sample["M"] = np.tril(np.ones((1, 1, 4, 4), bool))
+        sample["P"] = np.where(RNG.random((2, 1, 1, 4)) < 0.3, np.finfo(np.float32).min, 0).astype(np.float32)
+        sample["P"][..., 0] = 0
+        check_pass(PASS, text, weights=constants(), ops={"Attention": 1, "Where": 1, "Add": 1}, inputs=sample)
+    rows = signature.replace("bool[1,1,S,S] M", "float[B,1,S,1] M")
+    text = f"{rows} {{ {SWAP} t = MatMul(Q, k)  a = Mul(t, c)  m = Add(a, M)  s = Add(m, P)  {END} }}"
+    check_pass(PASS, text, weights=constants(), ops={"Attention": 1, "Add": 1})
+
+
+def test_two_masks_that_forbid():
+    signature = with_mask("S,S", "bool").replace(" M)", " M, bool[B,1,1,S] P)")
+    score = "t = MatMul(Q, k)  a = Mul(t, c)  m = Where(M, a, gone)  s = Where(P, gone, m)"
+    sample = {name: RNG.normal(size=(2, 3, 4, 8)).astype(np.float32) for name in "QKV"}
+    sample |= {
+        "M": np.tril(np.ones((4, 4), bool)),
+        "P": np.array([[0, 0, 0, 1], [0, 1, 0, 0]], bool).reshape(2, 1, 1, 4),
+    }
+    text = f"{signature} {{ {SWAP} {score}  {GUARDED} }}"
+    check_pass(PASS, text, weights=constants(), ops={"Attention": 1, "Where": 2, "Add": 1}, inputs=sample)
+    reason = "a row that the mask forbids entirely would be 0 instead of NaN"
+    check_declines(PASS, text.replace(GUARDED, END), reason, weights=constants())
+
+
 def test_rows_that_are_masked_entirely():
     signature = with_mask("B,1,S,S", "bool")
     text = f"{signature} {{ {SWAP} t = MatMul(Q, k)  a = Mul(t, c)  s = Where(M, a, low)  {END} }}"

@@ -79,6 +79,15 @@ def test_half_precision_constants_are_compared_as_such():
     check_pass(PASS, text, weights=given, ops={"Gelu": 1}, tol=Tolerance.uniform(5e-3))
 
 
+def test_double_precision_constants_are_exact():
+    text = f"{SIGNATURE} {{ {ERF_FORMS[0]} }}".replace("float[", "double[")
+    reason = "the argument of Erf is not x / sqrt(2)"
+    check_declines(PASS, text, reason, weights=numbers(np.float64, root2=1.4142135))
+    model = model_of(text, numbers(np.float64))
+    PASS.run(model.graph, PassContext(model))
+    assert ops(model) == {"Gelu": 1}
+
+
 def test_what_comes_behind_stays():
     text = f"g (float[N,5] X) => (float[N,5] Z) {{ {ERF_FORMS[0]}  Z = Mul(Y, three) }}"
     check_pass(PASS, text, weights=numbers(), ops={"Gelu": 1, "Mul": 1})
