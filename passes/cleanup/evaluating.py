@@ -12,6 +12,8 @@ from graphopt.ir import Model, Node, Value
 from graphopt.ir.write_proto import write_node
 from graphopt.reference import Reference
 
+_IR_VERSION = 10  # knows every element type that ONNX Runtime takes
+
 
 def cone_of(values: Sequence[Value]) -> tuple[list[Node], list[Value]]:
     """The nodes that compute `values` from constants, producers first, and the constants that they read."""
@@ -57,9 +59,8 @@ def evaluate(values: Sequence[Value], model: Model) -> dict[Value, np.ndarray | 
 
 def _run(values: Sequence[Value], model: Model) -> list[np.ndarray | str]:
     nodes, constants = cone_of(values)
-    proto = onnx.ModelProto(ir_version=max(model.ir_version, 8))
-    for domain, version in model.opsets.items():
-        proto.opset_import.add(domain=domain, version=version)
+    proto = onnx.ModelProto(ir_version=_IR_VERSION)
+    proto.opset_import.add(version=model.opset)
     proto.graph.name = "constants"
     names = _Names()
     feeds: dict[str, np.ndarray] = {}

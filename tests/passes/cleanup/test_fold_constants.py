@@ -202,6 +202,27 @@ def test_a_default_that_a_caller_may_override_stays():
     check_declines(FOLD, "g (float[2] X, float[2] w = {1, 2}) => (float[2] Y) { a = Exp(w) Y = Add(X, a) }")
 
 
+def test_defaults_of_old_files_are_constants():
+    """Before IR version 4 every initializer had to be listed as an input as well."""
+    check_pass(
+        FOLD,
+        """<ir_version: 3, opset_import: ["" : 18]>
+        g (float[2] X, float[2] w = {1, 2}) => (float[2] Y) { a = Exp(w) Y = Add(X, a) }""",
+        ops={"Add": 1},
+    )
+
+
+def test_domains_that_onnx_runtime_does_not_know(sessions):
+    check_pass(
+        FOLD,
+        """<ir_version: 10, opset_import: ["" : 21, "own" : 3]>
+        g (float[2] X) => (float[2] Y) <float[2] w = {1, 2}> { a = Exp(w) b = own.twice(X) Y = Add(b, a) }
+        <opset_import: ["" : 21], domain: "own"> twice (x) => (y) { y = Add(x, x) }""",
+        ops={"Add": 2, "own::twice": 1},
+    )
+    assert sessions == [1]
+
+
 def test_in_nested_graphs_with_constants_of_outer_ones():
     check_pass(
         FOLD,
