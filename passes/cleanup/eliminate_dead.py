@@ -64,7 +64,8 @@ def _omit_outputs(node: Node, context: PassContext) -> None:
     rewriter = context.rewriter(node.graph)
     for index in reversed(range(len(node.outputs))):
         optional = index < len(formal) and formal[index].option == _OPTIONAL
-        if index < len(node.outputs) and node.outputs[index].name and optional and not node.outputs[index].has_uses:
+        unused = index < len(node.outputs) and node.outputs[index].name and not node.outputs[index].has_uses
+        if optional and unused and context.allow(node):
             rewriter.omit_output(node, index)
             context.count("outputs")
 

@@ -17,6 +17,7 @@ from graphopt.passes.cleanup.transposing import (
     composed,
     inverse,
     is_identity,
+    moved_ones,
     perm_of,
     regrouped,
     step_through,
@@ -40,9 +41,10 @@ class _Reshaped:
 @dataclass(frozen=True)
 class _Regrouped:
     node: Node
-    inner: Node  # the Reshape in front, which merges axes
-    outer: Node  # the Reshape behind, which splits them again
+    source: Value
+    outer: Node  # the last one that is replaced
     perm: Perm
+    origin: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class SimplifyTranspose(RewritePass):
 
     A Transpose moves down through elementwise operators, Softmax, Concat and integer reductions if it then meets
     another Transpose, joins an equal one at another operand, or comes to nothing. One that moves only dimensions of
-    size 1 becomes a Reshape; one between two reshapes that merge axes for it and split them again does without.
+    size 1 becomes a Reshape; one next to reshapes that merge axes for it and split them again, or that only move
+    dimensions of size 1, does without them.
     """
 
     name: ClassVar[str] = "simplify-transpose"
@@ -76,7 +79,7 @@ class SimplifyTranspose(RewritePass):
         target = as_reshape(node, perm)
         if target is not None and data.constant is None:
             return _Reshaped(node, target) if context.model.opset >= 18 else OLD_OPSET
-        regrouped = _between_reshapes(node, perm)
+        regrouped = _between_reshapes(node, perm) or _beside_moved_ones(node, perm)
         if regrouped is not None:
             return regrouped if context.model.opset >= 18 else OLD_OPSET
         return self._sink(node, perm, context)
@@ -111,10 +114,8 @@ class SimplifyTranspose(RewritePass):
             assert source is not None
             result = _transposed(rewriter, source, match.perm, node.output.type, (match.inner, node))
         elif isinstance(match, _Regrouped):
-            source, origin = match.inner.inputs[0], (match.inner, node, match.outer)
-            assert source is not None
             node = match.outer
-            result = _transposed(rewriter, source, match.perm, node.output.type, origin)
+            result = _transposed(rewriter, match.source, match.perm, node.output.type, match.origin)
         elif isinstance(match, _Reshaped):
             target = rewriter.constant(np.array(match.target, np.int64), f"{node.output.name}_shape")
             operands = [node.inputs[0], target]
@@ -135,7 +136,22 @@ def _between_reshapes(node: Node, perm: Perm) -> _Regrouped | None:
     full = regrouped(source.shape, inner.output.shape, perm)
     if full is None or not same_shape(tuple(source.shape[axis] for axis in full), outer.output.shape):
         return None
-    return _Regrouped(node, inner, outer, full)
+    return _Regrouped(node, source, outer, full, (inner, node, outer))
+
+
+def _beside_moved_ones(node: Node, perm: Perm) -> _Regrouped | None:
+    """A reshape in front or behind that only moves dimensions of size 1 is a transposition too."""
+    data, inner, outer = node.input(0), reshape_source(node), node.output.sole_user
+    source = None if inner is None else inner.input(0)
+    if inner is not None and source is not None and inner.output.sole_user is node:
+        first = moved_ones(source.shape, inner.output.shape)
+        if first is not None:
+            return _Regrouped(node, source, node, composed(first, perm), (inner, node))
+    if data is not None and outer is not None and not outer.domain and outer.op_type in RESHAPES:
+        last = moved_ones(node.output.shape, outer.output.shape)
+        if last is not None and outer.input(0) is node.output:
+            return _Regrouped(node, data, outer, composed(perm, last), (node, outer))
+    return None
 
 
 def _transposed(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphopt.ir import DType, Node, Shape, Value
-from graphopt.passes.cleanup.facts import constant_ints, is_static, normalized_axes, producer_of, words
+from graphopt.passes.cleanup.facts import constant_ints, is_static, normalized_axes, producer_of, same_shape, words
 from graphopt.rewrite import PassContext
 
 Perm = tuple[int, ...]
@@ -166,6 +166,18 @@ def regrouped(source: Shape | None, matrix: Shape | None, perm: Perm) -> Perm | 
     groups.append(tuple(range(left, left + merged)))
     groups += [(axis,) for axis in range(left + merged, len(source))]
     return tuple(axis for group in perm for axis in groups[group])
+
+
+def moved_ones(source: Shape | None, result: Shape | None) -> Perm | None:
+    """The permutation that reshaping `source` to `result` is, if that only moves dimensions of size 1."""
+    if source is None or result is None or len(source) != len(result):
+        return None
+    ones = iter([axis for axis, dim in enumerate(source) if dim == 1])
+    others = iter([axis for axis, dim in enumerate(source) if dim != 1])
+    perm = tuple(next(ones if dim == 1 else others, -1) for dim in result)
+    if -1 in perm or not same_shape(tuple(source[axis] for axis in perm), result):
+        return None
+    return perm
 
 
 def as_reshape(node: Node, perm: Perm) -> tuple[int, ...] | None:

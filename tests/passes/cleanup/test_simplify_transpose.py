@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from graphopt.passes.cleanup.simplify_transpose import SimplifyTranspose
+from graphopt.passes.cleanup.transposing import moved_ones
 from tests.helpers import check_declines, check_pass
 
 IN = "Transpose<perm=[0,2,3,1]>"  # channels to the end
@@ -264,6 +265,41 @@ def test_composes_across_a_capture():
         }}""",
         shapes={"c": (), **SHAPES},
     )
+
+
+def test_a_reshape_behind_that_only_moves_ones():
+    check_pass(
+        PASS,
+        f"g (float[N,2,1,4] X) => (float[N,4,2,1] Y) {{ a = {IN}(X) b = Reshape(a, s) Y = Exp(b) }}",
+        f"g (float[N,2,1,4] X) => (float[N,4,2,1] Y) {{ b = {OUT}(X) Y = Exp(b) }}",
+        weights={"s": np.array([0, 4, 2, 1], np.int64)},
+        shapes={"X": (3, 2, 1, 4)},
+    )
+
+
+def test_a_reshape_in_front_that_only_moves_ones():
+    check_pass(
+        PASS,
+        "g (float[4,1,2] X) => (float[2,4,1] Y) { a = Reshape(X, s) b = Transpose<perm=[2,1,0]>(a) Y = Exp(b) }",
+        "g (float[4,1,2] X) => (float[2,4,1] Y) { b = Transpose<perm=[2,0,1]>(X) Y = Exp(b) }",
+        weights={"s": np.array([1, 4, 2], np.int64)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "result", "perm"),
+    [
+        ((2, 1, 3), (1, 2, 3), (1, 0, 2)),
+        (("N", 1, "M", 1), (1, "N", 1, "M"), (1, 0, 3, 2)),
+        ((2, 1, 3), (1, 3, 2), None),
+        (("N", 1), (1, "M"), None),
+        ((None, 1), (1, None), None),
+        ((2, 3), (1, 6), None),
+        ((2, 3), (1, 2, 3), None),
+    ],
+)
+def test_reshapes_that_are_transpositions(source, result, perm):
+    assert moved_ones(source, result) == perm
 
 
 @pytest.mark.parametrize(
