@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tvm
-from tvm import tirx
+import tvm_ffi
+from tvm import ir, tirx
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -75,7 +76,17 @@ def _should_inline(sch: Schedule, block: SBlockRV) -> bool:
     if any(axis.branches for axis in info.axes) and any(c.is_reduction for c in read_by if c is not None):
         return False  # a padding stage: its branches would fall into the reduction's inner loop
     repeated = len(consumers) > 1 or any(_rereads(info, c) for c in read_by if c is not None)
+    # A chain of blocks that each read their input twice would double in size with each block.
+    repeated = repeated or _loads(sch, block, consumers[0]) > 1
     return not repeated or info.cost < EXPENSIVE
+
+
+def _loads(sch: Schedule, producer: SBlockRV, consumer: SBlockRV) -> int:
+    """How often the consumer's body loads what the producer writes."""
+    written = sch.get(producer).writes[0].source
+    loads: list[ir.TensorLoad] = []
+    tvm_ffi.structural_walk(sch.get(consumer).body, [(ir.TensorLoad, loads.append)])
+    return sum(load.source.same_as(written) for load in loads)
 
 
 def _rereads(producer: BlockInfo, consumer: BlockInfo) -> bool:
