@@ -53,6 +53,7 @@ class _Refinement:
     refined: int = 0
 
     def visit(self, node: Node) -> None:
+        """Refine what `node` puts out; the nodes before it must have been visited."""
         self.facts.learn(node)
         if node.domain or node.subgraphs or not node.outputs:
             return

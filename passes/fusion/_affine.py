@@ -102,10 +102,12 @@ def parameters(conv: Node) -> tuple[np.ndarray, np.ndarray | None] | Miss:
 
 
 def output_channels(conv: Node, weight_shape: tuple[int, ...]) -> int:
+    """How many channels a convolution with weights of this shape puts out."""
     return weight_shape[0] if conv.op == "Conv" else weight_shape[1] * conv.attr("group", 1)
 
 
 def input_channels(conv: Node, weight_shape: tuple[int, ...]) -> int:
+    """How many channels a convolution with weights of this shape takes in."""
     return weight_shape[0] if conv.op == "ConvTranspose" else weight_shape[1] * conv.attr("group", 1)
 
 

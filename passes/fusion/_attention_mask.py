@@ -30,6 +30,7 @@ class Mask:
 
     @property
     def value(self) -> Value:
+        """The mask that the graph holds: numbers, or a condition."""
         value = self.added if self.added is not None else self.where
         assert value is not None
         return value

@@ -14,7 +14,6 @@ NOTHING = Miss("")
 """The node has nothing to do with the pattern: not worth a line in the report."""
 
 ESCAPES = "an intermediate result is used elsewhere or is an output"
-TRANSPARENT = ("Identity",)
 
 
 def below_opset(context: PassContext, needed: int = 18) -> Miss | None:

@@ -102,6 +102,7 @@ def last_axes(axes: tuple[int, ...], rank: int | None) -> int | None:
 
 
 def same_axes(first: tuple[int, ...], second: tuple[int, ...], rank: int | None) -> bool:
+    """Whether two lists name the same axes of data of this rank, in any order and from either end."""
     if rank is None:
         return first == second
     return sorted(a % rank for a in first) == sorted(a % rank for a in second)

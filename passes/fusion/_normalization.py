@@ -45,6 +45,7 @@ class Norm:
     bias: Value | None = None
 
     def extended(self, root: Node, **changes: Value) -> Norm:
+        """The same with one more node behind it."""
         return replace(self, root=root, nodes=(*self.nodes, root), **changes)  # type: ignore[arg-type]
 
 

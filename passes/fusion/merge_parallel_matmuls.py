@@ -25,10 +25,12 @@ class _Branch:
 
     @property
     def rows(self) -> int:
+        """K: as many as the shared input has columns."""
         return self.weights.stored.shape[1 if self.product.attr("transB", 0) else 0]
 
     @property
     def columns(self) -> int:
+        """N: the branch's share of the merged result."""
         return self.weights.stored.shape[0 if self.product.attr("transB", 0) else 1]
 
 
