@@ -69,6 +69,8 @@ class Reference:
         if not optimize:
             # Packed weights are summed in another order: a constant and the same numbers out of a node would differ.
             options.add_session_config_entry("session.disable_prepacking", "1")
+            # Planning which buffers to share takes time quadratic in the nodes: minutes for 10,000 of them.
+            options.enable_mem_reuse = False
         self._weights: dict[str, Any] = {}
         try:
             source = self._source(model)

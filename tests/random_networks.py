@@ -396,13 +396,13 @@ def squeezed(net: Network, x: str) -> str:
 
 
 def branched(net: Network, x: str) -> str:
-    """An If on a constant, or on the sign of a sum, whose branches capture outer values."""
+    """An If on a constant, or on the largest number, whose branches capture outer values."""
     shape = net.shapes[x]
     if net.flip():
         condition = net.const(net.flip(), np.bool_)
     else:
-        total = net.op("ReduceSum", x, shape=(), keepdims=0)
-        condition = net.op("Greater", total, net.const(0.0), shape=(), real=False)
+        largest = net.op("ReduceMax", x, shape=(), keepdims=0)
+        condition = net.op("Greater", largest, net.const(1.0), shape=(), real=False)
     scale = net.weight(shape[-1])
 
     def branch(name: str, op: str) -> onnx.GraphProto:

@@ -30,6 +30,12 @@ def test_new_nodes_go_in_front_inherit_origin_and_get_types() -> None:
     assert str(node.output.type) == "float32[2,3]"
 
 
+def test_a_value_read_twice_counts_once_for_the_type() -> None:
+    model = model_of("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }")
+    x = model.graph.find("x")
+    assert str(Rewriter(model.graph).op("Mul", [x, x]).output.type) == "float32[2,3]"
+
+
 def test_a_replaced_output_keeps_its_name() -> None:
     model = model_of("g (float[2] x) => (float[2] y) { a = Relu(x)  y = Identity(a) }")
     node = named(model, "Identity")

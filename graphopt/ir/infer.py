@@ -96,7 +96,7 @@ def infer_node(node: Node) -> None:
     """Fill in the types of one node's outputs from those of its inputs; nodes with nested graphs are left alone."""
     model = node.graph.model
     schema = find_schema(node.op_type, node.domain, model.opsets.get(node.domain, 0))
-    inputs = [value for value in node.inputs if value is not None]
+    inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
     if schema is None or node.subgraphs or any(value.type is None for value in inputs):
         return
     proto = onnx.NodeProto()
