@@ -25,6 +25,7 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
+                relax.transform.RewriteDataflowReshape(),
                 dlight.ApplyDefaultSchedule(
                     dlight.gpu.Matmul(),
                     dlight.gpu.GEMV(),

@@ -213,3 +213,21 @@ def test_an_index_that_cannot_be_reached(registry, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle.subprocess, "run", offline)
     with pytest.raises(CompileError, match=r"download some-package==1.0: ERROR: Could not(.|\n)*go online once"):
         bundle.bundle(Target.load("arm"), tmp_path)
+
+
+def test_sizes_are_computed_in_one_order(tmp_path):
+    """Many sizes out of one: TVM computes them in the order of memory addresses, which no two builds share."""
+    from graphopt.ir.text import parse
+    from graphopt.targets.tvm.fuse import fuse
+    from graphopt.targets.tvm.lower import lower
+
+    steps = " ".join(f"y{n + 1} = Concat <axis = 0> (y{n}, x)" for n in range(1, 12))
+    outputs = ", ".join(f"float[M{n}] y{n}" for n in range(2, 13))
+    text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[N] x) => ({outputs}) {{ y1 = Identity(x) {steps} }}'
+    host = Target.load("host")
+    contents = []
+    for name in ("one.so", "two.so"):
+        scheduled = fuse(lower(parse(text)).mod, build.tvm_target(host))
+        build.build_library(scheduled, host, tmp_path / name, lambda what, done: None)
+        contents.append((tmp_path / name).read_bytes().replace(name.encode(), b""))
+    assert contents[0] == contents[1]
