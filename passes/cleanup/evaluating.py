@@ -12,6 +12,7 @@ from graphopt.ir import Model, Node, Value
 from graphopt.ir.write_proto import write_node
 from graphopt.reference import Reference
 
+_LONGEST_REASON = 200
 _IR_VERSION = 10  # knows every element type that ONNX Runtime takes
 
 
@@ -50,7 +51,7 @@ def evaluate(values: Sequence[Value], model: Model) -> dict[Value, np.ndarray | 
             results.update(zip(batch, _run(batch, model)))
         except GraphOptError as error:
             if len(batch) == 1:
-                results[batch[0]] = error.message.splitlines()[0]
+                results[batch[0]] = error.message.splitlines()[0][:_LONGEST_REASON]
             else:
                 middle = len(batch) // 2
                 batches += [batch[middle:], batch[:middle]]

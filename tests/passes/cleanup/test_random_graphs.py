@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from graphopt import io
-from graphopt.ir import infer_shapes, verify
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.ir import Model, Node, infer_shapes, verify
+from graphopt.pipeline import Observer, PassManager, Pipeline, Step
 from graphopt.reference import Reference
 from graphopt.tolerance import EXACT, compare
 
@@ -207,6 +207,12 @@ def case(seed: int, steps: int) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]
     return builder.model(), {"X": data, "C": np.array(builder.flip())}
 
 
+def check_same(proto: onnx.ModelProto, model: Model, inputs: dict[str, np.ndarray]) -> None:
+    with Reference(proto) as before, Reference(model) as after:
+        comparison = compare(before.run(inputs), after.run(inputs), EXACT)
+        assert comparison.ok, comparison
+
+
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.integers(2, 16))
 def test_cleaning_keeps_every_bit(seed: int, steps: int) -> None:
@@ -215,10 +221,28 @@ def test_cleaning_keeps_every_bit(seed: int, steps: int) -> None:
     infer_shapes(model)
     PassManager(Pipeline.parse(CLEAN)).run(model)
     verify(model)
-    with Reference(proto) as before, Reference(model) as after:
-        expected = before.run(inputs)
-        comparison = compare(expected, after.run(inputs), EXACT)
-        assert comparison.ok, comparison
+    check_same(proto, model, inputs)
     version = model.version
     PassManager(Pipeline.parse(CLEAN)).run(model)
     assert model.version == version, "cleaning what is clean changed it"
+
+
+class Limit(Observer):
+    """Allows so many rewrites and no more, as bisection does."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def allow(self, step: Step, node: Node) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32), st.integers(0, 12))
+def test_stopping_anywhere_keeps_every_bit(seed: int, limit: int) -> None:
+    proto, inputs = case(seed, steps=12)
+    model = io.load(proto)
+    PassManager(Pipeline.parse(CLEAN), [Limit(limit)]).run(model)
+    verify(model)
+    check_same(proto, model, inputs)
