@@ -25,7 +25,9 @@ def link(objects: Sequence[Path], library: Path, machine: str) -> None:
     command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{GLIBC}", "-shared", "-fPIC"]
     command += ["-s", "-Wl,--build-id=none", f"-Wl,-soname,{library.name}", "-o", str(library)]
     command += [str(path) for path in objects] + ["-lm"]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=_environment(), check=False)
+    with tempfile.TemporaryDirectory(prefix="graphopt-link-") as scratch:
+        env = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": _cache() or scratch, "ZIG_LOCAL_CACHE_DIR": scratch}
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env, check=False)
     if result.returncode:
         raise CompileError(
             f"linking for {machine} failed:\n{result.stderr.strip()[-2000:]}",
@@ -33,13 +35,11 @@ def link(objects: Sequence[Path], library: Path, machine: str) -> None:
         )
 
 
-def _environment() -> dict[str, str]:
-    """The environment with zig's cache in the user's cache folder, or in a temporary one if that is not writable."""
-    cache = Path(platformdirs.user_cache_dir("graphopt")) / "zig"
+def _cache() -> str | None:
+    """Where zig keeps what it builds once for each machine; None if the user's cache folder cannot be written."""
+    folder = Path(platformdirs.user_cache_dir("graphopt")) / "zig"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        usable = os.access(cache, os.W_OK)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        usable = False
-    folder = str(cache) if usable else os.path.join(tempfile.gettempdir(), f"graphopt-zig-{os.getuid()}")
-    return {**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
+        return None
+    return str(folder) if os.access(folder, os.W_OK) else None
