@@ -125,13 +125,20 @@ def test_a_failed_link_is_told(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
-    """Linking goes on in a temporary folder, and leaves nothing there."""
+    """Zig then keeps its libraries in a temporary folder, which goes away."""
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(link.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "file"))
-    monkeypatch.setattr(link.tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "empty.s").write_text("")
-    link.link([tmp_path / "empty.s"], tmp_path / "lib.so", "x86_64")
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "empty.s", "lib.so"}
+    seen = []
+
+    def run(command, env, **options):
+        seen.append(Path(env["ZIG_GLOBAL_CACHE_DIR"]))
+        assert seen[0].is_dir()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(link.subprocess, "run", run)
+    link.link([], tmp_path / "lib.so", "x86_64")
+    assert tmp_path not in seen[0].parents
+    assert not seen[0].exists()
 
 
 def number(value: int) -> bytes:
