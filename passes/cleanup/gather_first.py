@@ -1,0 +1,82 @@
+"""Tables that are computed whole at each run, although only a few rows are looked up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.ir import Node, Value
+from graphopt.passes.cleanup.facts import producer_of, words
+from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+
+# Each gives an element the same bits wherever it stands.
+_ELEMENTWISE = words("Cast Neg Add Sub Mul Div")
+_DEEPEST = 8  # operators between the weights and the look-up
+
+
+@dataclass(frozen=True)
+class _Found:
+    node: Node
+    table: Node
+    gathered: tuple[bool, ...]  # which operands of the table have rows of their own
+
+
+@dataclass(frozen=True)
+class GatherFirst(RewritePass):
+    """Look up the rows of a weight before computing with them: Gather(Cast(w) * s) is Cast(Gather(w)) * Gather(s).
+
+    For embeddings that are stored in a small type and scaled back. What fold-constants would make larger than it is
+    stays small, and a run computes only the rows that it needs.
+    """
+
+    name: ClassVar[str] = "gather-first"
+    fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+    ops: ClassVar[tuple[str, ...]] = ("Gather",)
+
+    def match(self, node: Node, context: PassContext) -> _Found | Miss:
+        data, indices = node.input(0), node.input(1)
+        table = producer_of(data, *_ELEMENTWISE)
+        if table is None or data is None or data.shape is None or node.attr("axis", 0) not in (0, -len(data.shape)):
+            return Miss("")
+        if not _is_weight(data):
+            return Miss("")
+        if data.sole_user is not node:
+            return Miss("the table is used elsewhere too")
+        if indices is None or not indices.rank:
+            return Miss("the rank of the indices is not known, or they are a single index")
+        gathered = tuple(_has_rows(value, data) for value in table.inputs)
+        return _Found(node, table, gathered) if any(gathered) else Miss("")
+
+    def rewrite(self, match: _Found, rewriter: Rewriter) -> None:
+        node, table = match.node, match.table
+        indices = node.inputs[1]
+        operands: list[Value | None] = []
+        for value, gathered in zip(table.inputs, match.gathered, strict=True):
+            if gathered:
+                operands.append(rewriter.op("Gather", [value, indices], {"axis": 0}, origin=(node,)).output)
+            else:
+                operands.append(value)
+        result = rewriter.op(table.op_type, operands, table.attributes, types=[node.output.type], origin=(table, node))
+        rewriter.replace(node, [result.output])
+
+
+def _has_rows(value: Value | None, data: Value) -> bool:
+    """Whether an operand has a row of its own for each row of the result."""
+    assert data.shape is not None
+    if value is None or value.shape is None or len(value.shape) < len(data.shape):
+        return False
+    return value.shape[0] != 1
+
+
+def _is_weight(data: Value) -> bool:
+    """Whether `data` is computed from constants alone, by few elementwise operators."""
+    nodes = [data]
+    for _ in range(_DEEPEST):
+        if not nodes:
+            return True
+        value = nodes.pop()
+        node = producer_of(value, *_ELEMENTWISE)
+        if node is None or any(operand is None or operand.shape is None for operand in node.inputs):
+            return False
+        nodes += [operand for operand in node.inputs if operand is not None and operand.constant is None]
+    return not nodes
