@@ -3,7 +3,8 @@
 TVM's pipeline narrows indices to 32 bits before it partitions and vectorizes loops. In a function with symbolic
 extents, which stay 64 bits wide, that leaves additions of both widths (an error in `LoopPartition`) and vector
 indices that are no longer recognized as contiguous (a gather for every load). Here loops are partitioned and
-vectorized first, and only scalars are narrowed.
+vectorized first, and only scalars are narrowed. Common subexpressions are left to LLVM: TVM's pass moves them in front
+of the variables they use.
 
 Importing this module registers the pipeline: `relax.build(mod, target, tir_pipeline=PIPELINE)`.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
+
+from graphopt.targets.tvm.peel import peel
 
 PIPELINE = "graphopt-cpu"
 
@@ -30,7 +33,7 @@ def _passes() -> list[tvm.transform.Pass]:
         blocks.LowerOpaqueBlock(),
         loops.FlattenBuffer(),
         loops.BF16ComputeLegalize(),
-        blocks.LoopPartition(),
+        peel(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),
         loops.StorageRewrite(),
@@ -40,7 +43,6 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.StmtSimplify(),
         loops.RemoveNoOp(),
         blocks.RewriteUnsafeSelect(),
-        loops.CommonSubexprElim(),
         loops.FP8ComputeLegalize(),
         loops.VerifyMemory(),
         loops.AnnotateEntryFunc(),

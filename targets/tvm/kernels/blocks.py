@@ -17,8 +17,8 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.peel import PEEL
 
-PARTITION = "pragma_loop_partition_hint"
 SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
 REDUCE = 2  # ... of a commutative reduction
 SERIAL_WORK = 1 << 15
@@ -33,14 +33,6 @@ FEW_PIECES = 8
 def extent(value: Any) -> int | None:
     """The loop or axis extent as an int, None where it is symbolic."""
     return int(value) if isinstance(value, tirx.IntImm | int) else None
-
-
-def can_peel(size: Any) -> bool:
-    """Whether TVM's `LoopPartition` may be asked to split the last partial vector off a loop of this extent.
-
-    For a compound symbolic extent (a division in it) its search for bounds may not end.
-    """
-    return extent(size) is not None or isinstance(size, tirx.Var)
 
 
 @dataclass
@@ -347,15 +339,13 @@ def vectorize_store(
     """Vectorize the write of a register tile along rows of `width` elements; `before` are its other loops.
 
     Whole tiles are unrolled. The last tile of a row that is not a multiple of `step` has its last partial vector
-    peeled off; for a symbolic width that cannot be peeled, LLVM vectorizes the plain loop.
+    peeled off.
     """
     size = extent(width)
-    if not can_peel(width):
-        return
     vectors, lane = sch.split(inner, [None, lanes])
     sch.vectorize(lane)
     if size is not None and size % step == 0:
         for loop in (*before, vectors):
             sch.unroll(loop)
     else:
-        sch.annotate(vectors, PARTITION, 1)
+        sch.annotate(vectors, PEEL, 1)

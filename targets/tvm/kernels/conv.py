@@ -311,9 +311,7 @@ def _reader(data: te.Tensor, plan: ConvPlan, lead: list[Any], columns: Any) -> C
         size = math.prod(space[1:], start=space[0])
         copy = te.compute(
             [simplified(extent) for extent in (data.shape[0], data.shape[1], columns)],
-            lambda n, c, x: tirx.if_then_else(
-                tirx.likely(x < size), data(n, c, *_unflatten(x, space)), tirx.const(0, data.dtype)
-            ),
+            lambda n, c, x: tirx.if_then_else(x < size, data(n, c, *_unflatten(x, space)), tirx.const(0, data.dtype)),
             name="pad",
         )
         return lambda n, c, _rows, x, _taps: copy(n, c, x)
@@ -358,10 +356,7 @@ def _pad_stage(data: te.Tensor, spec: ConvSpec, lead: list[Any], columns: Any, p
         conditions = []
         for i, size in enumerate(space):
             begin = spec.pads_begin[i]
-            bounds = [where[i] >= begin, where[i] < size + begin]
-            # Along a static row, `likely` lets TVM split off the border, so that the middle is plain vectors.
-            split = i == last and phases == 1 and isinstance(size, int)
-            conditions += [tirx.likely(bound) for bound in bounds] if split else bounds
+            conditions += [where[i] >= begin, where[i] < size + begin]
         position = [place - spec.pads_begin[i] for i, place in enumerate(where)]
         return tirx.if_then_else(tirx.all(*conditions), data(n, c, *position), tirx.const(0, data.dtype))
 

@@ -30,9 +30,9 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     kernel = str(sch.get(anchor).annotations["kernel"])
     tile, channel_tile, lanes = (int(v) for v in sch.get(anchor).annotations["tile"])
-    rank = len(sch.get(anchor).iter_vars)
+
     reduced = sum(int(axis.iter_type) == facts.REDUCE for axis in sch.get(anchor).iter_vars)
-    lead = rank - reduced - 5  # n, block, *lead, tile, and the two inner dimensions
+
     sch.set_scope(anchor, 0, "local")
     n, c, *rows, flat = sch.get_loops(final)
     step = tile * (lanes if kernel == "conv_rows" else 1)

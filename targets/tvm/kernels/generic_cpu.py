@@ -17,8 +17,9 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels.blocks import PARTITION, Axis, BlockInfo
+from graphopt.targets.tvm.kernels.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.peel import PEEL
 
 EXPENSIVE = 10
 """Operation count above which a value read more than once is stored instead of computed again."""
@@ -141,7 +142,8 @@ def map_block(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
     start = facts.trailing_group(info.axes)
     size = facts.product(axis.size for axis in info.axes[start:])
     inner = facts.fuse_all(sch, loops[start:])
-    vectorize_and_parallelize(sch, info, loops[:start], info.axes[:start], inner, size, machine)
+    branches = any(axis.branches for axis in info.axes[start:])
+    vectorize_and_parallelize(sch, info, loops[:start], info.axes[:start], inner, size, machine, branches=branches)
 
 
 def vectorize_and_parallelize(
@@ -153,6 +155,7 @@ def vectorize_and_parallelize(
     size: int | None,
     machine: Machine,
     between: list[LoopRV] | None = None,
+    branches: bool = False,
 ) -> None:
     """Split `inner` into full vectors, make the loops before it parallel, and put `between` before the vector.
 
@@ -164,12 +167,13 @@ def vectorize_and_parallelize(
     sizes = [axis.size for axis in outer_axes]
     pieces = facts.product(size or 1 for size in sizes) or 1
     loops = list(outer)
-    if size is None and not facts.can_peel(sch.get(inner).extent):
-        # LLVM vectorizes the plain loop; as the only loop it is cut into pieces by running it in parallel.
+    if branches:
+        # TVM would make a scalar loop of a vector with branches; LLVM turns the plain loop into masked vectors. As the
+        # only loop it is cut into pieces by running it in parallel.
         if between:
             sch.reorder(*between, inner)
         if not outer and not between:
-            loops, sizes = [inner], [None]
+            loops, sizes = [inner], [size]
     elif size is not None and size <= lanes:
         if between:
             sch.reorder(*between, inner)
@@ -184,7 +188,7 @@ def vectorize_and_parallelize(
         sch.reorder(vectors, *between, vector)
         sch.vectorize(vector)
         if size is None or size % lanes:
-            sch.annotate(vectors, PARTITION, 1)
+            sch.annotate(vectors, PEEL, 1)
     if threads:
         facts.parallelize(sch, loops, sizes)
 
@@ -271,7 +275,7 @@ def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlock
     loops = sch.get_loops(partial)
     sch.vectorize(loops[-1])
     if size is None or size % lanes:
-        sch.annotate(loops[-2], PARTITION, 1)
+        sch.annotate(loops[-2], PEEL, 1)
     return partial, final, list(loops[: len(spatial)]), axes
 
 

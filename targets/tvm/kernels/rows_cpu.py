@@ -14,9 +14,10 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels import generic_cpu
-from graphopt.targets.tvm.kernels.blocks import PARTITION, BlockInfo
+from graphopt.targets.tvm.kernels.blocks import BlockInfo
 from graphopt.targets.tvm.kernels.generic_cpu import attempt, vectorize_last
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.peel import PEEL
 
 MINIMUM_ROWS = 4
 """With fewer rows, the blocks one after the other make better use of several cores."""
@@ -106,7 +107,7 @@ def _vector_partial(sch: Schedule, block: SBlockRV, shared: int) -> LoopRV:
     reduced = [loop for i, loop in enumerate(loops) if kinds[i] == facts.REDUCE]
     sch.reorder(*spatial, *reduced, loops[lane])
     sch.vectorize(loops[lane])
-    sch.annotate(reduced[-1], PARTITION, 1)
+    sch.annotate(reduced[-1], PEEL, 1)
     return reduced[0]
 
 
@@ -134,7 +135,8 @@ def _vector_map(sch: Schedule, info: BlockInfo, shared: int, machine: Machine) -
     start = facts.trailing_group(axes)
     inner = facts.fuse_all(sch, loops[start:])
     size = facts.product(axis.size for axis in axes[start:])
-    _split_vector(sch, inner, size, machine.lanes(info.dtype), [])
+    if not any(axis.branches for axis in axes[start:]):  # with branches, LLVM vectorizes the plain loop
+        _split_vector(sch, inner, size, machine.lanes(info.dtype), [])
 
 
 def _split_vector(sch: Schedule, loop: LoopRV, size: int | None, lanes: int, between: list[LoopRV]) -> None:
@@ -145,11 +147,8 @@ def _split_vector(sch: Schedule, loop: LoopRV, size: int | None, lanes: int, bet
             sch.reorder(*between, loop)
         sch.vectorize(loop)
         return
-    if not facts.can_peel(sch.get(loop).extent):
-        sch.reorder(*between, loop)  # LLVM vectorizes the plain loop
-        return
     vectors, vector = sch.split(loop, [None, lanes])
     sch.reorder(vectors, *between, vector)
     sch.vectorize(vector)
     if size is None or size % lanes:
-        sch.annotate(vectors, PARTITION, 1)
+        sch.annotate(vectors, PEEL, 1)
