@@ -9,7 +9,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.matmul import agree
+from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import concatenated, reshape_to, transposed
@@ -67,6 +67,10 @@ def _heads(c: Call) -> tuple[Heads, Operand, Operand, Dim]:
 def _products(c: Call, heads: Heads, kind: str) -> Operand:
     """Queries times keys, unscaled, as `kind`."""
     size = heads.query.shape[3]
+    if kind == heads.query.dtype and heads.repeat == 1:
+        fast = fast_matmul(c.ctx, heads.query, heads.key, transpose_b=True, name="attention_scores")
+        if fast is not None:
+            return fast
 
     def products(q: te.Tensor, k: te.Tensor) -> te.Tensor:
         d = te.reduce_axis((0, size), "k")
@@ -257,7 +261,11 @@ def attention(c: Call) -> list[Operand | None]:
             return total
         return te.compute(shape, lambda *i: total(*i).astype(dtype), name="attention_result")
 
-    result = c.ctx.te(mix, weights, heads.value, name="attention_mix")
+    result = None
+    if kind == dtype and heads.repeat == 1:
+        result = fast_matmul(c.ctx, weights, heads.value, name="attention_mix")
+    if result is None:
+        result = c.ctx.te(mix, weights, heads.value, name="attention_mix")
     if c[0].rank == 3:
         batch, _, length, _ = result.shape
         width = int(result.shape[1]) * int(result.shape[3])

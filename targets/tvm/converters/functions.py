@@ -7,8 +7,8 @@ from typing import Any
 import onnx
 from onnx import defs
 
-from graphopt import io
 from graphopt.ir import DType
+from graphopt.ir.read_proto import read_model
 from graphopt.ir.write_proto import write_node
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.operand import Operand
@@ -24,7 +24,7 @@ def has_body(op_type: str, domain: str, version: int) -> bool:
 def expand(c: Call) -> list[Operand | None]:
     """The outputs of a node lowered through its function body. Raises Declined if it has none for these inputs."""
     body = _body(c)
-    model = io.load(_model(c, body))
+    model = read_model(_model(c, body))
     given = {name: operand for name, operand in zip(body.input, c.inputs) if operand is not None}
     return c.ctx.lower_nodes(model.graph, {value: given[value.name] for value in model.graph.inputs})
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call
@@ -13,6 +15,11 @@ from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import reshape_to, transposed
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
+from graphopt.targets.tvm.kernels import matmul as kernels
+from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE
+
+FEW_ROWS = 8
+"""Rows below which a product does not fill a register tile."""
 
 
 def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tuple[Operand, Operand]:
@@ -39,6 +46,9 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
     lead = _batch_shape(ctx, heads)
     a = ctx.require(a, [*_fit(heads[0].shape, lead), *a.shape[-2:]])
     b = ctx.require(b, [*_fit(heads[1].shape, lead), *b.shape[-2:]])
+    fast = fast_matmul(ctx, a, b, name=name) if a.dtype == b.dtype == dtype else None
+    if fast is not None:
+        return fast
     sizes = [*lead, a.shape[-2], b.shape[-1]]
 
     def compute(x: te.Tensor, y: te.Tensor) -> te.Tensor:
@@ -56,6 +66,34 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
         return te.compute(sizes, lambda *i: total(*i).astype(dtype), name=f"{name}_result")
 
     return ctx.te(compute, a, b, name=name)
+
+
+def fast_matmul(
+    ctx: Context, a: Operand, b: Operand, *, transpose_b: bool = False, name: str = "matmul"
+) -> Operand | None:
+    """The machine's own kernel, for float operands of which the inner size is known; None where there is none.
+
+    A constant second matrix is packed here, once.
+    """
+    if ctx.machine is None or a.dtype not in ("float32", "float16") or not isinstance(a.shape[-1], int):
+        return None
+    m, n = _known(a.shape[-2]), _known(b.shape[-2 if transpose_b else -1])
+    plan = kernels.plan_matmul(m, n, a.shape[-1], a.dtype, ctx.machine)
+    attributes = {"op_pattern": OUT_EWISE_FUSABLE}
+    if b.is_constant and b.rank == 2 and n is not None and not transpose_b:
+        packed = Operand(b.dtype, plan.packed_shape, read=lambda: _packed(b, plan), name=b.name)
+        return ctx.te(lambda x, w: kernels.matmul_packed(x, w, plan), a, packed, name=name, attributes=attributes)
+    return ctx.te(lambda x, y: kernels.matmul(x, y, plan, transpose_b), a, b, name=name, attributes=attributes)
+
+
+def _known(size: Dim) -> int | None:
+    return size if isinstance(size, int) else None
+
+
+def _packed(matrix: Operand, plan: kernels.MatmulPlan) -> np.ndarray:
+    array = matrix.array
+    assert array is not None
+    return kernels.pack_matrix(array, plan)
 
 
 def _batch_shape(ctx: Context, heads: Sequence[Operand]) -> tuple[Dim, ...]:
@@ -80,9 +118,10 @@ def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -
     """numpy's matmul for any ranks from 1 on."""
     left = reshape_to(ctx, a, [1, *a.shape]) if a.rank == 1 else a
     right = reshape_to(ctx, b, [*b.shape, 1]) if b.rank == 1 else b
-    if left.rank > 2 and right.rank == 2:
-        # Rows of all matrices against one matrix: one large product instead of many small ones.
-        rows = ctx.symbols.simplify(_product(left.shape[:-1]))
+    rows = _known(left.shape[-2])
+    if left.rank > 2 and right.rank == 2 and rows is not None and rows < FEW_ROWS and all(map(_known, left.shape)):
+        # Few rows in each of many matrices, against one matrix: one larger product instead of many small ones.
+        rows = math.prod(int(size) for size in left.shape[:-1])  # type: ignore[arg-type]
         flat = matmul(ctx, reshape_to(ctx, left, [rows, left.shape[-1]]), right, dtype=dtype)
         result = reshape_to(ctx, flat, [*left.shape[:-1], right.shape[-1]])
     else:
@@ -93,13 +132,6 @@ def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -
     if a.rank == 1:
         sizes.pop(-1 if b.rank == 1 else -2)
     return reshape_to(ctx, result, sizes)
-
-
-def _product(sizes: Sequence[Dim]) -> Dim:
-    result: Any = sizes[0]
-    for size in sizes[1:]:
-        result = result * size
-    return result
 
 
 @converter("MatMul")

@@ -285,6 +285,9 @@ def transposed(ctx: Context, data: Operand, order: Sequence[int]) -> Operand:
     order = [normal_axis(axis, data.rank) for axis in order]
     if order == sorted(order):
         return data
+    if data.is_constant:
+        sizes = [data.shape[axis] for axis in order]
+        return Operand(data.dtype, sizes, read=lambda: _reordered(data, order), name=data.name)
     moved = [axis for axis in order if not _is_one(data.shape[axis])]
     sizes = [data.shape[axis] for axis in order]
     if moved == sorted(moved):
@@ -297,6 +300,12 @@ def transposed(ctx: Context, data: Operand, order: Sequence[int]) -> Operand:
         return te.compute(sizes, element, name="transpose")
 
     return ctx.te(transpose, data, name="transpose")
+
+
+def _reordered(data: Operand, order: Sequence[int]) -> np.ndarray:
+    array = data.array
+    assert array is not None
+    return np.transpose(array, order)
 
 
 def _is_one(size: Dim) -> bool:
