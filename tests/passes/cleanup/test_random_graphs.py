@@ -16,10 +16,7 @@ from graphopt.pipeline import Observer, PassManager, Pipeline, Step
 from graphopt.reference import Reference
 from graphopt.tolerance import EXACT, compare
 
-CLEAN = (
-    "infer-shapes,fixpoint{max=4}(fold-if,eliminate-dead,fold-constants,fold-shapes,remove-no-ops,simplify-cast,"
-    "simplify-reshape,simplify-transpose,eliminate-common-subexpressions,infer-shapes),share-weights,eliminate-dead"
-)
+CLEAN = "infer-shapes,fixpoint{max=4}(clean,infer-shapes),share-weights,eliminate-dead"
 UNARY = ("Neg", "Neg", "Abs", "Relu", "Floor", "Round", "Sign", "Identity", "Identity", "Exp", "Sqrt", "Dropout")
 BINARY = ("Add", "Sub", "Mul", "Div")
 SPECIAL = (0.0, -0.0, -0.0, 1.0, -1.0, 0.1, 2.5, -1.5, 70000.0, 1e-9, float("nan"), float("inf"), -float("inf"))
