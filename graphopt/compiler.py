@@ -128,12 +128,12 @@ def _measure(
     result: Artifact, original: Model, data: Mapping[str, Any] | None, seed: int, verify: bool | Tolerance
 ) -> None:
     """Compare the compiled code with the original model, and write the errors into the manifest."""
-    from .inputs import generate
-    from .tolerance import Tolerance, compare
+    from .inputs import compare_with_oracle, generate
+    from .tolerance import Tolerance
 
     sample = generate(original, given=data, seed=seed)
     allowed = verify if isinstance(verify, Tolerance) else None
-    comparison = compare(sample.outputs, result.run(sample.inputs), allowed)
+    comparison = compare_with_oracle(original, sample, result.run(sample.inputs), allowed)
     if not comparison.ok:
         raise VerificationError(
             f"the compiled code differs from the model:\n{comparison}",

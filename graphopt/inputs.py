@@ -23,7 +23,7 @@ from .ir import Dim, DType, Model, OpaqueType, Shape, TensorType, Value
 from .meaning import meaning_of
 from .npz import read_npz
 from .reference import OracleError, Reference
-from .tolerance import Output
+from .tolerance import Comparison, Output, Tolerance, compare
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,22 @@ def generate(
         where=model.name,
         remedy="fix the shapes (--input NAME:1x3x224x224) or give inputs (--inputs FILE.npz)",
     )
+
+
+def compare_with_oracle(
+    model: Model, sample: Sample, outputs: Mapping[str, Output], tolerance: Tolerance | None = None
+) -> Comparison:
+    """Compare the `outputs` that compiled code gave for a sample with ONNX Runtime's, where `model` is the original.
+
+    With its own optimizations ONNX Runtime sums in another order. For some models and inputs its two answers differ by
+    more than the tolerance (logarithms of long sums); then agreeing with either will do. See `compare`.
+    """
+    comparison = compare(sample.outputs, outputs, tolerance)
+    if comparison.ok:
+        return comparison
+    with Reference(model, optimize=True) as reference:
+        other = compare(reference.run(sample.inputs), outputs, tolerance)
+    return other if other.ok else comparison
 
 
 def candidates(

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from graphopt import inputs
 from graphopt.errors import InputError
 from graphopt.inputs import generate, load_npz
 from graphopt.ir import infer_shapes
 from graphopt.meaning import Kind, Meaning, meaning_of
+from graphopt.reference import Reference
 from tests.helpers import model_of, value_named
 
 TABLE = {"table": np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)}
@@ -196,3 +199,28 @@ def test_npz_files_are_checked(tmp_path: Path) -> None:
         load_npz(tmp_path / "bad.npz", model)
     with pytest.raises(InputError, match="there is no such file"):
         load_npz(tmp_path / "none.npz", model)
+
+
+def test_agreeing_with_the_oracle_in_either_of_its_two_ways_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("m (float[2] x) => (float[2] y) { y = Add(x, x) }")
+    sample = inputs.generate(model)
+    exact = sample.outputs["y"]
+    other = exact * np.float32(1.001)
+    asked: list[bool] = []
+
+    class TwoAnswers(Reference):
+        def __init__(self, *args: Any, optimize: bool = False, **kwargs: Any) -> None:
+            asked.append(optimize)
+            super().__init__(*args, optimize=optimize, **kwargs)
+
+        def run(self, *args: Any) -> dict[str, Any]:
+            return {"y": other}
+
+    monkeypatch.setattr(inputs, "Reference", TwoAnswers)
+    assert inputs.compare_with_oracle(model, sample, {"y": exact}).ok
+    assert asked == []
+    assert inputs.compare_with_oracle(model, sample, {"y": other}).ok
+    assert asked == [True]
+    wrong = inputs.compare_with_oracle(model, sample, {"y": exact * np.float32(1.01)})
+    assert not wrong.ok
+    assert wrong.error == pytest.approx(0.01, rel=1e-3)
