@@ -174,7 +174,7 @@ class Bisection:
             error = self._run(Pipeline.of(pass_), model, gate)
             if model.version == before.version:
                 idle.add(limit)
-            what = f"{pass_.name} with {'all' if limit is None else limit} rewrites"
+            what = f"{pass_.name} with {'all' if limit is None else limit} of its rewrites"
             complaint = error or self._complaint(model, what)
             self.progress(f"{what}: {complaint or 'good'}")
             return gate.rewrites, complaint

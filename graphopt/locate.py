@@ -43,7 +43,7 @@ _SOMETHING: dict[str, Output] = {" ": None}
 
 
 def _origins(node: Node, shared: set[str]) -> list[str]:
-    """The user's nodes that a node and the new ones before it came from; values of shared names are right up to here."""
+    """The user's nodes that a node and the new ones before it came from; values of shared names were right so far."""
     found: dict[str, None] = {}
     waiting, seen = [node], {node}
     while waiting:

@@ -66,9 +66,9 @@ class PrintChanged(Observer):
 class CheckStructure(Observer):
     """Verifies the structure after each pass that changed anything.
 
-    That is `graphopt.ir.verify`, inputs and outputs as they were, and types that ONNX's own inference does not contradict
-    (unless it contradicts the model as it came). Raises VerificationError that names the pass, the step and the user's
-    node.
+    That is `graphopt.ir.verify`, inputs and outputs as they were, and types that ONNX's own inference does not
+    contradict (unless it contradicts the model as it came). Raises VerificationError that names the pass, the step and
+    the user's node.
     """
 
     def __init__(self) -> None:

@@ -86,6 +86,11 @@ def register(cls: type[Pass]) -> type[Pass]:
     return cls
 
 
+def is_loaded(cls: type[Pass]) -> bool:
+    """Whether a pass is known through `register` or `load_module` only, and not through an installed package."""
+    return cls in _loaded and cls not in _installed_passes().values()
+
+
 def load_module(name: str) -> list[type[Pass]]:
     """Import a module (or a `.py` file) and make its passes known. Raises PassError if it cannot be or holds none."""
     try:

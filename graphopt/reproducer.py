@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import io
+from . import io, registry
 from .errors import GraphOptError
 from .ir import Model
 from .pipeline import Observer, Pipeline, Step
@@ -72,7 +73,7 @@ def write_reproducer(
     inputs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a reproducer into a new folder inside `folder`, and return that. Raises ModelError or OSError."""
-    place = _free(folder / _slug(f"{Path(before.name).stem}-step{step.index}-{step.pass_.name}"))
+    place = _free(folder.resolve() / _slug(f"{Path(before.name).stem}-step{step.index}-{step.pass_.name}"))
     place.mkdir(parents=True)
     model = place / "model.onnx"
     io.save(before, model)
@@ -86,6 +87,9 @@ def write_reproducer(
         "-o",
         str(place / "after.onnx"),
     ]
+    cls = type(step.pass_)
+    if registry.is_loaded(cls):
+        command += ["--load", inspect.getsourcefile(cls) or cls.__module__]
     arrays = {name: array for name, array in (inputs or {}).items() if isinstance(array, np.ndarray)}
     if arrays and len(arrays) == len(inputs or {}):
         np.savez(place / "inputs.npz", **arrays)  # type: ignore[arg-type]

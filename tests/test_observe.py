@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphopt import io
+from graphopt import io, registry
 from graphopt.errors import GraphOptError, InputError, PassError, VerificationError
 from graphopt.ir import Model, infer_shapes
 from graphopt.observe import CheckNumbers, CheckStructure, CrashReproducer, PassLimit, PrintChanged, Timing
@@ -181,6 +181,16 @@ def test_a_reproducer_repeats_the_failure(
     assert (place / "inputs.npz").exists() == (numbers is not None)
     with pytest.raises(type(failure.value)):
         run(io.load(place / "model.onnx"), wrong(), observers=observers())
+
+
+def test_a_reproducer_loads_the_module_of_a_loaded_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_loaded", [])
+    registry.register(planted.RaisingPass)
+    crash = CrashReproducer(tmp_path)
+    with pytest.raises(PassError):
+        run(layers(), planted.RaisingPass(), observers=[crash])
+    assert crash.written is not None
+    assert f"--load {planted.__file__}" in (crash.written / "README.txt").read_text()
 
 
 def test_a_second_reproducer_does_not_overwrite_the_first(tmp_path: Path) -> None:
