@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -74,7 +75,7 @@ def _products(c: Call, heads: Heads, kind: str) -> Operand:
 
     def products(q: te.Tensor, k: te.Tensor) -> te.Tensor:
         d = te.reduce_axis((0, size), "k")
-        return te.compute(
+        return define(
             heads.scores_shape,
             lambda b, h, i, j: te.sum(
                 q(b, h, i, d).astype(kind) * k(b, _shared(h, heads.repeat), j, d).astype(kind), axis=d
@@ -185,22 +186,22 @@ def _weights(c: Call, scores: Operand, bias: _Bias, scale: float, softcap: float
         def biased(*index: Any) -> tirx.Expr:
             return capped(*index) if bias.is_empty else capped(*index) + bias.at(rest, *index)
 
-        logits = te.compute(shape, biased, name="attention_logits")
+        logits = define(shape, biased, name="attention_logits")
         keys, more = te.reduce_axis((0, shape[3]), "k"), te.reduce_axis((0, shape[3]), "k")
-        top = te.compute(shape[:3], lambda b, h, i: te.max(logits(b, h, i, keys), axis=keys), name="softmax_max")
+        top = define(shape[:3], lambda b, h, i: te.max(logits(b, h, i, keys), axis=keys), name="softmax_max")
 
         def exponential(b: Any, h: Any, i: Any, j: Any) -> tirx.Expr:
             empty = top(b, h, i) <= tirx.min_value(kind)
             return tirx.Select(empty, nothing, tirx.exp(logits(b, h, i, j) - tirx.Select(empty, nothing, top(b, h, i))))
 
-        exp = te.compute(shape, exponential, name="softmax_exp")
-        total = te.compute(shape[:3], lambda b, h, i: te.sum(exp(b, h, i, more), axis=more), name="softmax_sum")
+        exp = define(shape, exponential, name="softmax_exp")
+        total = define(shape[:3], lambda b, h, i: te.sum(exp(b, h, i, more), axis=more), name="softmax_sum")
 
         def norm(b: Any, h: Any, i: Any, j: Any) -> tirx.Expr:
             divisor = total(b, h, i)
             return exp(b, h, i, j) / tirx.Select(divisor > nothing, divisor, tirx.const(1, kind))
 
-        return te.compute(shape, norm, name="softmax_norm")
+        return define(shape, norm, name="softmax_norm")
 
     return [c.ctx.te(compute, scores, *bias.operands, name="attention_softmax")]
 
@@ -227,7 +228,7 @@ def _shown(c: Call, scores: Operand, weights: Operand, bias: _Bias, scale: float
                 value = value + bias.at(list(tensors), *index)
             return value.astype(dtype)
 
-        return te.compute(shape, element, name="attention_shown")
+        return define(shape, element, name="attention_shown")
 
     return c.ctx.te(compute, scores, *(bias.operands if mode == 2 else []), name="attention_shown")
 
@@ -252,14 +253,14 @@ def attention(c: Call) -> list[Operand | None]:
     def mix(p: te.Tensor, v: te.Tensor) -> te.Tensor:
         k = te.reduce_axis((0, scores.shape[3]), "k")
         shape = [*scores.shape[:3], heads.value.shape[3]]
-        total = te.compute(
+        total = define(
             shape,
             lambda b, h, i, d: te.sum(p(b, h, i, k) * v(b, _shared(h, heads.repeat), k, d).astype(kind), axis=k),
             name="attention_mix",
         )
         if kind == dtype:
             return total
-        return te.compute(shape, lambda *i: total(*i).astype(dtype), name="attention_result")
+        return define(shape, lambda *i: total(*i).astype(dtype), name="attention_result")
 
     result = None
     if kind == dtype and heads.repeat == 1:

@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 from tvm import relax, s_tir, te, tirx
 
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined
 from graphopt.targets.tvm.converters.symbols import Symbols, unique
@@ -112,6 +113,14 @@ class Context:
         self._match(self.symbols.expand(left), self.dim(right), early=not self._is_late(left, right))
         if self._depth == 0:
             self.symbols.assume_equal(left, right)
+
+    def check_positive(self, size: Dim) -> None:
+        """Have the compiled code check that a size is not 0, where that is not known."""
+        if isinstance(size, int) or self.symbols.is_positive(size):
+            return
+        one = tirx.IntImm("int64", 1)
+        self.check_equal(tirx.min(self.symbols.expand(size), one), 1)
+        self.symbols.assume_positive(size)
 
     def _is_late(self, *sizes: Dim) -> bool:
         return self._depth > 0 or any(self.symbols.is_late(self.symbols.expand(size)) for size in sizes)
@@ -326,7 +335,7 @@ def _host_scalars(operand: Operand) -> Compute:
                 result = tirx.Select(flat == place, elements[place], result)
             return result
 
-        return te.compute(shape, pick, name="sizes")
+        return define(shape, pick, name="sizes")
 
     return sizes
 
@@ -344,6 +353,6 @@ def _flatten_with_offset(operand: Operand) -> Compute:
             return value + limit
 
         limit = tirx.IntImm("int64", OFFSET)
-        return te.compute((operand.size,), element, name="sizes")
+        return define((operand.size,), element, name="sizes")
 
     return sizes

@@ -10,6 +10,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.matmul import agree
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -35,7 +36,7 @@ def padded(x: te.Tensor, window: Window, fill: tirx.Expr, kind: str) -> te.Tenso
             place.append(i - low)
         return where(all_of(inside), x(n, channel, *place).astype(kind), fill)
 
-    return te.compute(sizes, element, name="pad")
+    return define(sizes, element, name="pad")
 
 
 def is_padded(window: Window) -> bool:
@@ -64,10 +65,10 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
             value = source(n, first + channel, *place).astype(kind) * w(o, channel, *taps).astype(kind)
             return te.sum(value, axis=[channel, *taps])
 
-        total = te.compute(sizes, element, name=f"conv{window.rank}d")
+        total = define(sizes, element, name=f"conv{window.rank}d")
         if kind == dtype:
             return total
-        return te.compute(sizes, lambda *i: total(*i).astype(dtype), name=f"conv{window.rank}d_result")
+        return define(sizes, lambda *i: total(*i).astype(dtype), name=f"conv{window.rank}d_result")
 
     return ctx.te(conv, data, weight, name=f"conv{window.rank}d")
 
@@ -165,10 +166,10 @@ def conv_transpose(c: Call) -> Operand:
             value = x(n, first, *place).astype(kind) * w(first, tirx.indexmod(o, per_group), *taps).astype(kind)
             return te.sum(where(all_of(inside), value, tirx.const(0, kind)), axis=[channel, *taps])
 
-        total = te.compute(sizes, element, name=f"conv{rank}d_transpose")
+        total = define(sizes, element, name=f"conv{rank}d_transpose")
         if kind == data.dtype:
             return total
-        return te.compute(sizes, lambda *i: total(*i).astype(data.dtype), name=f"conv{rank}d_transpose_result")
+        return define(sizes, lambda *i: total(*i).astype(data.dtype), name=f"conv{rank}d_transpose_result")
 
     result = c.ctx.te(transposed, data, weight, name=f"conv{rank}d_transpose")
     return add_bias(c.ctx, result, c.input(2))

@@ -252,15 +252,22 @@ binary("BitwiseXor", lambda a, b: a ^ b)
 
 @converter("BitShift")
 def bit_shift(c: Call) -> Operand:
-    left = c.attr("direction") == "LEFT"
-    bits = int(c[0].dtype.lstrip("uint"))
+    left, dtype = c.attr("direction") == "LEFT", c[0].dtype
+    bits = int(dtype.lstrip("uint"))
+    signed = dtype.startswith("int")
 
     def function(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-        # Shifting by the width or more is undefined for the machine; as in the specification it leaves nothing.
-        safe = select(b < const(bits, b), b, const(0, b))
-        return select(b < const(bits, b), a << safe if left else a >> safe, const(0, a))
+        # Shifting by the width or more is undefined for the machine; here nothing, or only the sign, is left.
+        safe = tirx.max(tirx.min(b, const(bits - 1, b)), const(0, b))
+        shifted = a << safe if left else a >> safe
+        inside = b < const(bits, b)
+        if not signed:
+            return select(inside, shifted, const(0, a))
+        inside = tirx.And(inside, b >= const(0, b))
+        rest = const(0, a) if left else select(a < const(0, a), const(-1, a), const(0, a))
+        return select(inside, shifted, rest)
 
-    return elementwise(c.ctx, function, [c[0], c[1]], c[0].dtype, "bitshift")
+    return elementwise(c.ctx, function, [c[0], c[1]], dtype, "bitshift")
 
 
 def _fmod(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:

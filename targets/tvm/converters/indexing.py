@@ -10,6 +10,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.elementwise import maximum, minimum
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -41,7 +42,7 @@ def gather(c: Call) -> Operand:
             middle = index[axis : axis + indices.rank]
             return x(*index[:axis], wrapped(where_(*middle), extent), *index[axis + indices.rank :])
 
-        return te.compute(sizes, element, name="gather")
+        return define(sizes, element, name="gather")
 
     return c.ctx.te(gather, data, indices, name="gather")
 
@@ -54,7 +55,7 @@ def _gather_one(c: Call, place: int, axis: int, sizes: Sequence[Dim]) -> Operand
         raise Declined(f"index {place} of an axis of {data.shape[axis]}")
 
     def take(x: te.Tensor) -> te.Tensor:
-        return te.compute(sizes, lambda *i: x(*i[:axis], start, *i[axis + rank :]), name="take")
+        return define(sizes, lambda *i: x(*i[:axis], start, *i[axis + rank :]), name="take")
 
     return c.ctx.te(take, data, name="take")
 
@@ -68,7 +69,7 @@ def gather_elements(c: Call) -> Operand:
         def element(*index: tirx.Expr) -> tirx.Expr:
             return x(*index[:axis], wrapped(where_(*index), data.shape[axis]), *index[axis + 1 :])
 
-        return te.compute(indices.shape, element, name="gather_elements")
+        return define(indices.shape, element, name="gather_elements")
 
     return c.ctx.te(gather, data, indices, name="gather_elements")
 
@@ -89,7 +90,7 @@ def gather_nd(c: Call) -> Operand:
             found = [wrapped(where_(*row, i), data.shape[batch + i]) for i in range(depth)]
             return x(*row[:batch], *found, *rest)
 
-        return te.compute(sizes, element, name="gather_nd")
+        return define(sizes, element, name="gather_nd")
 
     return c.ctx.te(gather, data, indices, name="gather_nd")
 
@@ -190,7 +191,7 @@ def one_hot(c: Call) -> Operand:
             wanted = tirx.Select(wanted < int_expr(0), wanted + int_expr(depth), wanted)
             return tirx.Select(tirx.EQ(wanted, index[axis]), pair(1), pair(0))
 
-        return te.compute(sizes, element, name="one_hot")
+        return define(sizes, element, name="one_hot")
 
     return c.ctx.te(one_hot, indices, values, name="one_hot")
 
@@ -225,9 +226,7 @@ def slice_(c: Call) -> Operand:
     shape = c.ctx.shape(sizes)
 
     def strided(x: te.Tensor) -> te.Tensor:
-        return te.compute(
-            shape, lambda *i: x(*[b + j * s for b, j, s in zip(begins, i, strides)]), name="strided_slice"
-        )
+        return define(shape, lambda *i: x(*[b + j * s for b, j, s in zip(begins, i, strides)]), name="strided_slice")
 
     return c.ctx.te(strided, data, name="strided_slice")
 
@@ -301,7 +300,7 @@ def pad(c: Call) -> Operand:
             value = other if other is not None else rest[0](*[0] * fill.rank)  # type: ignore[union-attr]
             return where(all_of(inside), x(*place), value)
 
-        return te.compute(sizes, element, name="pad")
+        return define(sizes, element, name="pad")
 
     return c.ctx.te(padded, *operands, name="pad")
 
@@ -361,7 +360,7 @@ def trilu(c: Call) -> Operand:
             keep = column >= row if upper else column <= row
             return tirx.if_then_else(keep, x(*index), zero(data.dtype))
 
-        return te.compute(data.shape, element, name="trilu")
+        return define(data.shape, element, name="trilu")
 
     return c.ctx.te(trilu, data, name="trilu")
 
@@ -370,7 +369,7 @@ def trilu(c: Call) -> Operand:
 def eye_like(c: Call) -> Operand:
     dtype, shift = c.dtype_attr("dtype", c[0].dtype), int(c.attr("k", 0))
     shape = c[0].shape
-    return c.ctx.te(lambda: te.compute(shape, lambda i, j: tirx.EQ(i + shift, j).astype(dtype), name="eye"), name="eye")
+    return c.ctx.te(lambda: define(shape, lambda i, j: tirx.EQ(i + shift, j).astype(dtype), name="eye"), name="eye")
 
 
 @converter("Range")
@@ -387,7 +386,7 @@ def range_(c: Call) -> Operand:
     size = c.ctx.dim(c.ctx.symbols.simplify(tirx.max(int_expr(0), count)))
 
     def arange() -> te.Tensor:
-        return te.compute([size], lambda i: (int_expr(start) + i * int_expr(step)).astype(dtype), name="range")
+        return define([size], lambda i: (int_expr(start) + i * int_expr(step)).astype(dtype), name="range")
 
     return c.ctx.te(arange, name="range")
 
@@ -411,6 +410,6 @@ def reverse_sequence(c: Call) -> Operand:
             place[time] = tirx.Select(index[time] < count, count - int_expr(1) - index[time], index[time])
             return x(*place)
 
-        return te.compute(data.shape, element, name="reverse_sequence")
+        return define(data.shape, element, name="reverse_sequence")
 
     return c.ctx.te(reverse, data, lengths, name="reverse_sequence")

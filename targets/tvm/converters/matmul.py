@@ -11,6 +11,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import reshape_to, transposed
@@ -60,10 +61,10 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
             right = y(*broadcast_index(b.shape[:-2], index[:batch]), k, column)
             return te.sum(left.astype(kind) * right.astype(kind), axis=k)
 
-        total = te.compute(sizes, element, name=name)
+        total = define(sizes, element, name=name)
         if kind == dtype:
             return total
-        return te.compute(sizes, lambda *i: total(*i).astype(dtype), name=f"{name}_result")
+        return define(sizes, lambda *i: total(*i).astype(dtype), name=f"{name}_result")
 
     return ctx.te(compute, a, b, name=name)
 
@@ -200,10 +201,10 @@ def einsum(c: Call) -> Operand:
                 value = one if value is None else value * one
             return te.sum(value, axis=list(loops.values())) if loops else value
 
-        total = te.compute(shape, element, name="einsum")
+        total = define(shape, element, name="einsum")
         if kind == dtype:
             return total
-        return te.compute(shape, lambda *i: total(*i).astype(dtype), name="einsum_result")
+        return define(shape, lambda *i: total(*i).astype(dtype), name="einsum_result")
 
     return c.ctx.te(compute, *operands, name="einsum")
 

@@ -9,6 +9,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.shape import reshape_to
@@ -59,8 +60,8 @@ class _Rows:
         def element(*index: tirx.Expr) -> tirx.Expr:
             return te.sum(source(*[loops.get(a, i) for a, i in enumerate(index)]), axis=list(loops.values()))
 
-        total = te.compute(self.kept, element, name=f"{name}_sum")
-        return te.compute(self.kept, lambda *i: total(*i) / self.count, name=name)
+        total = define(self.kept, element, name=f"{name}_sum")
+        return define(self.kept, lambda *i: total(*i) / self.count, name=name)
 
     def mean(self) -> te.Tensor:
         return self.mean_of(lambda *i: self.x(*i).astype(self.kind), "mean")
@@ -74,7 +75,7 @@ class _Rows:
 
     def inverse_deviation(self, variance: te.Tensor, epsilon: float) -> te.Tensor:
         one, small = tirx.const(1, self.kind), tirx.const(epsilon, self.kind)
-        return te.compute(self.kept, lambda *i: one / tirx.sqrt(variance(*i) + small), name="inverse_deviation")
+        return define(self.kept, lambda *i: one / tirx.sqrt(variance(*i) + small), name="inverse_deviation")
 
 
 def _stash(c: Call, dtype: str) -> str:
@@ -100,7 +101,7 @@ def layer_normalization(c: Call) -> list[Operand | None]:
             value = (x(*index).astype(kind) - mean(*rows.row(index))) * inverse(*rows.row(index))
             return _affine(value, index, others, affine).astype(data.dtype)
 
-        result = te.compute(data.shape, element, name="layer_norm")
+        result = define(data.shape, element, name="layer_norm")
         return [result, *([mean] if c.wants(1) else []), *([inverse] if c.wants(2) else [])]
 
     made = c.ctx.te_many(normalize, data, *others, name="layer_norm")
@@ -150,7 +151,7 @@ def rms_normalization(c: Call) -> Operand:
             value = x(*index).astype(kind) * inverse(*rows.row(index))
             return _affine(value, index, others, [scale]).astype(data.dtype)
 
-        return te.compute(data.shape, element, name="rms_norm")
+        return define(data.shape, element, name="rms_norm")
 
     return c.ctx.te(normalize, data, *others[:1], name="rms_norm")
 
@@ -162,7 +163,7 @@ def _normalized(ctx: Context, data: Operand, axes: Sequence[int], epsilon: float
         rows = _Rows(x, data.shape, axes, kind)
         mean = rows.mean()
         inverse = rows.inverse_deviation(rows.variance(mean), epsilon)
-        return te.compute(
+        return define(
             data.shape,
             lambda *i: (x(*i).astype(kind) - mean(*rows.row(i))) * inverse(*rows.row(i)),
             name=name,
@@ -216,7 +217,7 @@ def mean_variance_normalization(c: Call) -> Operand:
         mean = rows.mean()
         variance = rows.variance(mean)
         small = tirx.const(1e-9, kind)  # added to the deviation, as the operator's function body has it
-        return te.compute(
+        return define(
             data.shape,
             lambda *i: ((x(*i).astype(kind) - mean(*rows.row(i))) / (tirx.sqrt(variance(*rows.row(i))) + small)).astype(
                 data.dtype
@@ -245,12 +246,12 @@ def lrn(c: Call) -> Operand:
             value = tirx.if_then_else(inside, x(n, place, *index).astype(kind), nil)
             return te.sum(value * value, axis=k)
 
-        total = te.compute(data.shape, squares, name="square_sum")
+        total = define(data.shape, squares, name="square_sum")
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             base = tirx.const(bias, kind) + tirx.const(alpha / size, kind) * total(*index)
             return (x(*index).astype(kind) / tirx.power(base, tirx.const(beta, kind))).astype(data.dtype)
 
-        return te.compute(data.shape, element, name="lrn")
+        return define(data.shape, element, name="lrn")
 
     return c.ctx.te(normalize, data, name="lrn")

@@ -9,6 +9,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.conv import is_padded, padded
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.reduce import lowest, reduced
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -51,7 +52,7 @@ def max_pool(c: Call) -> list[Operand | None]:
     def pool(x: te.Tensor) -> te.Tensor:
         source = padded(x, window, lowest(kind), kind) if is_padded(window) else x
         taps = _taps(window)
-        return te.compute(
+        return define(
             sizes,
             lambda n, ch, *i: te.max(source(n, ch, *_place(window, i, taps)), axis=taps),
             name="max_pool",
@@ -90,8 +91,8 @@ def _max_indices(c: Call, data: Operand, window: Window) -> Operand:
             value = tirx.if_then_else(inside, x(n, ch, *place), lowest(data.dtype))
             return reducer((tirx.Select(inside, position, int_expr(-1)), value), axis=taps)
 
-        pair = te.compute(sizes, element, name="max_pool_position")
-        return te.compute(sizes, lambda *i: pair[0](*i), name="max_pool_indices")
+        pair = define(sizes, element, name="max_pool_position")
+        return define(sizes, lambda *i: pair[0](*i), name="max_pool_indices")
 
     return c.ctx.te(pool, data, name="max_pool_indices")
 
@@ -122,7 +123,7 @@ def average_pool(c: Call) -> Operand:
     def pool(x: te.Tensor) -> te.Tensor:
         source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x
         taps = _taps(window)
-        total = te.compute(
+        total = define(
             sizes,
             lambda n, ch, *i: te.sum(source(n, ch, *_place(window, i, taps)).astype(kind), axis=taps),
             name="pool_sum",
@@ -136,7 +137,7 @@ def average_pool(c: Call) -> Operand:
             count = tirx.const(whole, kind) if full else valid(index[2:]).astype(kind)
             return (total(*index) / count).astype(data.dtype)
 
-        return te.compute(sizes, mean, name="avg_pool")
+        return define(sizes, mean, name="avg_pool")
 
     return c.ctx.te(pool, data, name=f"avg_pool{window.rank}d")
 
@@ -150,14 +151,14 @@ def lp_pool(c: Call) -> Operand:
     def pool(x: te.Tensor) -> te.Tensor:
         source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x
         taps = _taps(window)
-        total = te.compute(
+        total = define(
             sizes,
             lambda n, ch, *i: te.sum(
                 _raised(tirx.abs(source(n, ch, *_place(window, i, taps)).astype(kind)), order), axis=taps
             ),
             name="pool_sum",
         )
-        return te.compute(sizes, lambda *i: _rooted(total(*i), order).astype(data.dtype), name="lp_pool")
+        return define(sizes, lambda *i: _rooted(total(*i), order).astype(data.dtype), name="lp_pool")
 
     return c.ctx.te(pool, data, name=f"lp_pool{window.rank}d")
 

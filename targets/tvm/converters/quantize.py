@@ -10,6 +10,7 @@ from tvm import te, tirx
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.conv import convolve, kernel_size
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.matmul import product
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.reduce import reduced
@@ -41,7 +42,7 @@ def _spread(c: Call, operand: Operand, rank: int) -> Operand:
         def element(*index: tirx.Expr) -> tirx.Expr:
             return s(*index[:axis], tirx.indexdiv(index[axis], int_expr(block)), *index[axis + 1 :])
 
-        return te.compute(sizes, element, name="blocks")
+        return define(sizes, element, name="blocks")
 
     return c.ctx.te(repeat, operand, name="blocks")
 

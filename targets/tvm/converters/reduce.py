@@ -10,7 +10,9 @@ import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call, normal_axis
+from graphopt.targets.tvm.converters.cast import cast_to
 from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.elementwise import maximum, minimum
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -53,6 +55,10 @@ def reduced(
     kind = wide(data.dtype)
     axes = sorted(axes)
     sizes = [1 if i in axes else size for i, size in enumerate(data.shape) if keep or i not in axes]
+    if any(isinstance(data.shape[axis], int) and data.shape[axis] == 0 for axis in axes):
+        return _of_nothing(ctx, sizes, data.dtype, reducer, after)
+    for axis in axes:
+        ctx.check_positive(data.shape[axis])
 
     def compute(x: te.Tensor) -> te.Tensor:
         loops = {axis: te.reduce_axis((0, data.shape[axis]), f"k{axis}") for axis in axes}
@@ -63,7 +69,7 @@ def reduced(
             value = x(*place).astype(kind)
             return reducer(before(value) if before else value, axis=list(loops.values()))
 
-        total = te.compute(sizes, element, name=name)
+        total = define(sizes, element, name=name)
         if after is None and kind == data.dtype:
             return total
 
@@ -71,9 +77,21 @@ def reduced(
             value = total(*index)
             return (after(value) if after else value).astype(data.dtype)
 
-        return te.compute(sizes, finish, name=f"{name}_result")
+        return define(sizes, finish, name=f"{name}_result")
 
     return ctx.te(compute, data, name=name)
+
+
+def _of_nothing(
+    ctx: Context, sizes: Sequence[Dim], dtype: str, reducer: Reducer, after: Callable[[tirx.Expr], tirx.Expr] | None
+) -> Operand:
+    """The reduction of no elements: the loop that sets the first value would not run."""
+    kind = wide(dtype)
+    neutral = {_product: tirx.const(1, kind), _max: lowest(kind), _min: highest(kind)}
+    neutral |= {te.max: lowest(kind), te.min: highest(kind)}
+    value = neutral.get(reducer, tirx.const(0, kind))
+    result = (after(value) if after else value).astype(dtype)
+    return ctx.te(lambda: define(sizes, lambda *i: result, name="empty"), name="empty")
 
 
 def _axes(c: Call) -> list[int] | None:
@@ -108,6 +126,10 @@ def _reduction(op: str, reducer: Reducer, before: Any = None, after: Any = None)
             function = lambda x: functools.reduce(lambda v, step: step(v), steps, x.astype(kind))  # noqa: E731
             return elementwise(c.ctx, function, [data], data.dtype, op.lower())
         keep = bool(c.attr("keepdims", 1))
+        if data.dtype == "bool":
+            wider = cast_to(c.ctx, data, "int8")
+            result = reduced(c.ctx, wider, axes, reducer, keep=keep, name=op.lower())
+            return elementwise(c.ctx, lambda x: x > tirx.const(0, "int8"), [result], "bool", "truth")
         return reduced(c.ctx, data, axes, reducer, keep=keep, before=before, after=after, name=op.lower())
 
 
@@ -191,8 +213,8 @@ def _position(
             value = x(*rest[:axis], loop, *rest[axis:]).astype(kind)
             return reducer((loop.var.astype("int64"), value), axis=loop)
 
-        pair = te.compute(sizes, element, name="position")
-        return te.compute(sizes, lambda *i: pair[0](*i), name="position_index")
+        pair = define(sizes, element, name="position")
+        return define(sizes, lambda *i: pair[0](*i), name="position_index")
 
     return c.ctx.te(compute, data, name=c.node.op_type.lower())
 
@@ -239,10 +261,10 @@ def _cumulative(c: Call, reducer: Reducer) -> Operand:
             value = x(*index[:axis], loop, *index[axis + 1 :]).astype(kind)
             return reducer(tirx.if_then_else(inside, value, neutral), axis=loop)
 
-        total = te.compute(data.shape, element, name="cumulative")
+        total = define(data.shape, element, name="cumulative")
         if kind == data.dtype:
             return total
-        return te.compute(data.shape, lambda *i: total(*i).astype(data.dtype), name="cumulative_result")
+        return define(data.shape, lambda *i: total(*i).astype(data.dtype), name="cumulative_result")
 
     return c.ctx.te(compute, data, name=c.node.op_type.lower())
 
@@ -261,7 +283,7 @@ def softmax_over(ctx: Context, data: Operand, axes: Sequence[int], *, log: bool 
                 place = [loops.get(axis, i) for axis, i in enumerate(index)]
                 return reducer(source(*place), axis=list(loops.values()))
 
-            return te.compute(kept, element, name=name)
+            return define(kept, element, name=name)
 
         def row(index: Sequence[Any]) -> list[Any]:
             return [0 if axis in axes else i for axis, i in enumerate(index)]
@@ -269,14 +291,14 @@ def softmax_over(ctx: Context, data: Operand, axes: Sequence[int], *, log: bool 
         top = over(te.max, lambda *i: x(*i).astype(kind), "softmax_max")
         if log:
             total = over(te.sum, lambda *i: tirx.exp(x(*i).astype(kind) - top(*row(i))), "softmax_sum")
-            return te.compute(
+            return define(
                 data.shape,
                 lambda *i: (x(*i).astype(kind) - top(*row(i)) - tirx.log(total(*row(i)))).astype(data.dtype),
                 name="log_softmax",
             )
-        exp = te.compute(data.shape, lambda *i: tirx.exp(x(*i).astype(kind) - top(*row(i))), name="softmax_exp")
+        exp = define(data.shape, lambda *i: tirx.exp(x(*i).astype(kind) - top(*row(i))), name="softmax_exp")
         total = over(te.sum, lambda *i: exp(*i), "softmax_sum")
-        return te.compute(data.shape, lambda *i: (exp(*i) / total(*row(i))).astype(data.dtype), name="softmax_norm")
+        return define(data.shape, lambda *i: (exp(*i) / total(*row(i))).astype(data.dtype), name="softmax_norm")
 
     return ctx.te(compute, data, name="log_softmax" if log else "softmax")
 
@@ -305,7 +327,7 @@ def hardmax(c: Call) -> Operand:
             place = [tirx.IntImm("int64", 0) if i == axis else v for i, v in enumerate(index)]
             return tirx.EQ(where(*place), index[axis]).astype("float32").astype(data.dtype)
 
-        return te.compute(data.shape, element, name="hardmax")
+        return define(data.shape, element, name="hardmax")
 
     return c.ctx.te(compute, best, name="hardmax")
 

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call, normal_axis
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.window import int_expr
@@ -128,7 +129,7 @@ def _taps(method: Method, axis: Axis, i: tirx.Expr) -> Taps:
 
 
 def _antialiased(method: Method, axis: Axis, x: tirx.Expr) -> tuple[list[tirx.Expr], list[tirx.Expr]]:
-    """A filter stretched by the downscaling factor; what falls outside the data does not count."""
+    """A filter stretched by the downscaling factor."""
     if not isinstance(axis.scale, float):
         raise Declined("antialias with a scale that is not a constant")
     stretch = min(axis.scale, 1.0)
@@ -144,16 +145,22 @@ def _antialiased(method: Method, axis: Axis, x: tirx.Expr) -> tuple[list[tirx.Ex
         )
         places.append(low.astype("int64") + int_expr(d))
         weights.append(weight)
-    return places, _renormalized(places, weights, axis.old)
+    if method.exclude_outside:
+        return places, _renormalized(places, weights, axis.old)
+    return places, _normalized(weights)
 
 
 def _renormalized(places: list[tirx.Expr], weights: list[tirx.Expr], size: Dim) -> list[tirx.Expr]:
     """Weights of places outside the data set to zero, the others scaled to a sum of one."""
     kept = [tirx.Select(tirx.And(p >= int_expr(0), p < int_expr(size)), w, real(0)) for p, w in zip(places, weights)]
-    total = kept[0]
-    for weight in kept[1:]:
+    return _normalized(kept)
+
+
+def _normalized(weights: list[tirx.Expr]) -> list[tirx.Expr]:
+    total = weights[0]
+    for weight in weights[1:]:
         total = total + weight
-    return [weight / total for weight in kept]
+    return [weight / total for weight in weights]
 
 
 def _cubic(distance: tirx.Expr, a: float) -> tirx.Expr:
@@ -184,7 +191,7 @@ def _resize_axis(c: Call, data: Operand, axis: Axis, method: Method) -> Operand:
                 value = tirx.Select(taps.inside, value, outside)
             return value
 
-        return te.compute(sizes, element, name="resize")
+        return define(sizes, element, name="resize")
 
     return c.ctx.te(resize, data, name=f"resize_{method.mode}")
 
@@ -208,7 +215,7 @@ def _resize_nearest(c: Call, data: Operand, axes: Sequence[Axis], method: Method
                 return value
             return tirx.Select(inside, value, tirx.const(method.extrapolation, data.dtype))
 
-        return te.compute(sizes, element, name="resize")
+        return define(sizes, element, name="resize")
 
     return c.ctx.te(resize, data, name="resize_nearest")
 
@@ -230,7 +237,7 @@ def _resize(c: Call, axes: list[Axis], method: Method) -> Operand:
     from graphopt.targets.tvm.converters.cast import convert
 
     shape = result.shape
-    return c.ctx.te(lambda x: te.compute(shape, lambda *i: convert(x(*i), data.dtype), name="resized"), result)
+    return c.ctx.te(lambda x: define(shape, lambda *i: convert(x(*i), data.dtype), name="resized"), result)
 
 
 def _unchanged(c: Call, axis: Axis, method: Method) -> bool:

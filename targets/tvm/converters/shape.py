@@ -10,6 +10,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.context import Context
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.host import objects
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -20,7 +21,7 @@ def copy(ctx: Context, operand: Operand) -> Operand:
     """The same elements in memory of their own."""
 
     def identity(x: te.Tensor) -> te.Tensor:
-        return te.compute(operand.shape, lambda *i: x(*i), name="copy")
+        return define(operand.shape, lambda *i: x(*i), name="copy")
 
     return ctx.te(identity, operand, name="copy")
 
@@ -41,7 +42,7 @@ def dropout(c: Call) -> list[Operand | None]:
     if c.wants(1):
         dtype = "bool" if c.version >= 10 else c[0].dtype
         shape = c[0].shape
-        mask = c.ctx.te(lambda: te.compute(shape, lambda *i: tirx.const(1, dtype), name="mask"), name="mask")
+        mask = c.ctx.te(lambda: define(shape, lambda *i: tirx.const(1, dtype), name="mask"), name="mask")
     return [c[0], mask]
 
 
@@ -79,7 +80,7 @@ def filled(ctx: Context, sizes: Sequence[Dim], value: np.ndarray) -> Operand:
     dtype = str(value.dtype)
     ctx.check_dtype(dtype)
     element = tirx.const(value.ravel()[0].item(), dtype)
-    return ctx.te(lambda: te.compute(sizes, lambda *i: element, name="fill"), name="fill")
+    return ctx.te(lambda: define(sizes, lambda *i: element, name="fill"), name="fill")
 
 
 def reshape_to(ctx: Context, data: Operand, sizes: Sequence[Dim]) -> Operand:
@@ -103,7 +104,7 @@ def reshape_to(ctx: Context, data: Operand, sizes: Sequence[Dim]) -> Operand:
                     place += unflatten(flatten(index[p:q], sizes[p:q]), data.shape[a:b])
             return x(*place)
 
-        return te.compute(sizes, element, name="reshape")
+        return define(sizes, element, name="reshape")
 
     return ctx.te(reshape, data, name="reshape")
 
@@ -248,7 +249,7 @@ def expand(c: Call) -> Operand:
             tail = zip(data.shape, sizes[rank - data.rank :], index[rank - data.rank :])
             return x(*[_source(c.ctx, have, size, i) for have, size, i in tail])
 
-        return te.compute(sizes, element, name="expand")
+        return define(sizes, element, name="expand")
 
     return c.ctx.te(expand, data, name="expand")
 
@@ -297,7 +298,7 @@ def transposed(ctx: Context, data: Operand, order: Sequence[int]) -> Operand:
         def element(*index: tirx.Expr) -> tirx.Expr:
             return x(*[index[order.index(axis)] for axis in range(len(order))])
 
-        return te.compute(sizes, element, name="transpose")
+        return define(sizes, element, name="transpose")
 
     return ctx.te(transpose, data, name="transpose")
 
@@ -343,7 +344,7 @@ def concatenated(ctx: Context, operands: list[Operand], axis: int) -> Operand:
                 result = where(index[axis] < ends[part + 1], read(part), result)
             return result
 
-        return te.compute(sizes, element, name="concatenate")
+        return define(sizes, element, name="concatenate")
 
     return ctx.te(concat, *parts, name="concatenate")
 
@@ -378,7 +379,7 @@ def cut(ctx: Context, data: Operand, axis: int, begin: Dim, step: Dim, count: Di
     sizes = ctx.shape([*data.shape[:axis], count, *data.shape[axis + 1 :]])
 
     def split(x: te.Tensor) -> te.Tensor:
-        return te.compute(sizes, lambda *i: x(*i[:axis], i[axis] * step + begin, *i[axis + 1 :]), name="strided_slice")
+        return define(sizes, lambda *i: x(*i[:axis], i[axis] * step + begin, *i[axis + 1 :]), name="strided_slice")
 
     return ctx.te(split, data, name="strided_slice")
 
@@ -396,7 +397,7 @@ def tile(c: Call) -> Operand:
             pairs = zip(index, data.shape, repeats)
             return x(*[i if _is_one(n) else tirx.indexmod(i, extent) for i, extent, n in pairs])
 
-        return te.compute(sizes, element, name="tile")
+        return define(sizes, element, name="tile")
 
     return c.ctx.te(tile, data, name="tile")
 
@@ -415,7 +416,7 @@ def depth_to_space(c: Call) -> Operand:
             channel = ch * (b * b) + block if column_first else block * depth + ch
             return x(i, channel, tirx.indexdiv(y, b), tirx.indexdiv(z, b))
 
-        return te.compute(sizes, element, name="depth_to_space")
+        return define(sizes, element, name="depth_to_space")
 
     return c.ctx.te(depth_to_space, c[0], name="depth_to_space")
 
@@ -424,14 +425,18 @@ def depth_to_space(c: Call) -> Operand:
 def space_to_depth(c: Call) -> Operand:
     n, channels, h, w = c[0].shape
     b = int(c.attr("blocksize"))
+    column_first = c.attr("mode", "DCR") == "CRD"
     half = [c.ctx.symbols.simplify(tirx.floordiv(_i64(size), _i64(b))) for size in (h, w)]
     sizes = c.ctx.shape([n, channels * (b * b), *half])
 
     def space_to_depth(x: te.Tensor) -> te.Tensor:
         def element(i: Any, ch: Any, y: Any, z: Any) -> tirx.Expr:
-            block, channel = tirx.indexdiv(ch, channels), tirx.indexmod(ch, channels)
+            if column_first:
+                block, channel = tirx.indexmod(ch, b * b), tirx.indexdiv(ch, b * b)
+            else:
+                block, channel = tirx.indexdiv(ch, channels), tirx.indexmod(ch, channels)
             return x(i, channel, y * b + tirx.indexdiv(block, b), z * b + tirx.indexmod(block, b))
 
-        return te.compute(sizes, element, name="space_to_depth")
+        return define(sizes, element, name="space_to_depth")
 
     return c.ctx.te(space_to_depth, c[0], name="space_to_depth")

@@ -10,6 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.cast import convert
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import converter
 from graphopt.targets.tvm.converters.tensors import product, unflatten, wide
@@ -46,7 +47,7 @@ def top_k(c: Call) -> list[Operand | None]:
             other = x(*index[:axis], k, *index[axis + 1 :]).astype(kind)
             return te.sum(before(other, x(*index).astype(kind), k, index[axis]).astype("int64"), axis=k)
 
-        return te.compute(data.shape, element, name="rank")
+        return define(data.shape, element, name="rank")
 
     rank = c.ctx.te(ranks, data, name="topk_rank")
 
@@ -57,12 +58,12 @@ def top_k(c: Call) -> list[Operand | None]:
             hit = tirx.EQ(r(*index[:axis], k, *index[axis + 1 :]), index[axis])
             return te.sum(tirx.Select(hit, k.var.astype("int64"), int_expr(0)), axis=k)
 
-        return te.compute(sizes, element, name="place")
+        return define(sizes, element, name="place")
 
     place = c.ctx.te(places, rank, name="topk_place")
 
     def pick(x: te.Tensor, p: te.Tensor) -> te.Tensor:
-        return te.compute(sizes, lambda *i: x(*i[:axis], p(*i), *i[axis + 1 :]), name="topk_value")
+        return define(sizes, lambda *i: x(*i[:axis], p(*i), *i[axis + 1 :]), name="topk_value")
 
     return [c.ctx.te(pick, data, place, name="topk_value"), place]
 
@@ -77,8 +78,8 @@ def non_zero(c: Call) -> Operand:
     def count(x: te.Tensor) -> te.Tensor:
         loops = [te.reduce_axis((0, size), f"k{i}") for i, size in enumerate(data.shape)]
         if not loops:
-            return te.compute((1,), lambda _: convert(x(), "bool").astype("int64"), name="count")
-        return te.compute((1,), lambda _: te.sum(convert(x(*loops), "bool").astype("int64"), axis=loops), name="count")
+            return define((1,), lambda _: convert(x(), "bool").astype("int64"), name="count")
+        return define((1,), lambda _: te.sum(convert(x(*loops), "bool").astype("int64"), axis=loops), name="count")
 
     total = c.ctx.dim(c.ctx.scalars(c.ctx.te(count, data, name="nonzero_count"))[0])
 

@@ -26,6 +26,7 @@ class Symbols:
         self._names: set[str] = set()
         self._late: dict[tirx.Var, None] = {}
         self._hidden: set[tirx.Var] = set()
+        self._positive: set[str] = set()
         self._checked: set[frozenset[str]] = set()
 
     def size(self, name: str | None) -> tirx.Var:
@@ -105,6 +106,17 @@ class Symbols:
     def assume_equal(self, left: Dim, right: Dim) -> None:
         """From now on two sizes are the same: the compiled code checks it."""
         self._checked.add(self._pair(left, right))
+
+    def is_positive(self, size: Dim) -> bool:
+        """Whether a size is certainly not 0, or is checked not to be."""
+        full = self.expand(size)
+        if isinstance(full, int):
+            return full > 0
+        return str(full) in self._positive or self.always(full > tirx.IntImm("int64", 0))
+
+    def assume_positive(self, size: Dim) -> None:
+        """From now on a size is known not to be 0: the compiled code checks it."""
+        self._positive.add(str(self.expand(size)))
 
     def _pair(self, left: Dim, right: Dim) -> frozenset[str]:
         return frozenset((str(self.expand(left)), str(self.expand(right))))

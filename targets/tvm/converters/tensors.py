@@ -8,6 +8,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.context import Context, scalar
+from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 
 Index = Sequence[Any]
@@ -53,7 +54,7 @@ def elementwise(
                 values.append(value)
             return function(*values).astype(dtype)
 
-        return te.compute(shape, element, name=name)
+        return define(shape, element, name=name)
 
     return ctx.te(compute, *tensors, name=name)
 
