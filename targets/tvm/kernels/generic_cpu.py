@@ -9,6 +9,7 @@ partial results (`rfactor`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import methodcaller
 
 import tvm
 import tvm_ffi
@@ -55,9 +56,9 @@ def inline_injective(sch: Schedule) -> Schedule:
         for block in facts.child_blocks(sch):
             if not _should_inline(sch, block):
                 continue
-            trial = attempt(sch, lambda s, b=block: s.compute_inline(b))
+            trial = attempt(sch, methodcaller("compute_inline", block))
             if trial is None and _is_last_injective(sch, block):
-                trial = attempt(sch, lambda s, b=block: s.reverse_compute_inline(b))
+                trial = attempt(sch, methodcaller("reverse_compute_inline", block))
             if trial is not None:
                 sch, changed = trial, True
                 break

@@ -116,6 +116,7 @@ def tanh(x: Expr) -> Expr:
 
 def erf(x: Expr) -> Expr:
     """The error function."""
+    tail: tuple[float, ...]
     tail = (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1)
     tail = (*tail, -1.28717512e-1)
     body = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
@@ -134,6 +135,7 @@ def erf(x: Expr) -> Expr:
 
 def log(x: Expr) -> Expr:
     """Natural logarithm: -infinity at zero, NaN below."""
+    coefficients: tuple[float, ...]
     coefficients = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1)
     coefficients = (*coefficients, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
 
