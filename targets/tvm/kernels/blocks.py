@@ -109,7 +109,7 @@ def _fill_accesses(stmt: s_tir.SBlock, axes: list[Axis]) -> None:
     value_vars: set[Any] = set()
 
     def on_call(call: Any) -> None:
-        if getattr(call.op, "name", "") == "tirx.if_then_else":
+        if getattr(call.op, "name", "").endswith(".if_then_else"):
             branch_vars.update(variables(call.args[0]))
 
     tvm_ffi.structural_walk(
@@ -169,7 +169,7 @@ def _cost(stmt: s_tir.SBlock) -> int:
 
     def call(node: Any) -> None:
         nonlocal count
-        count += 1 if getattr(node.op, "name", "") in ("tirx.if_then_else", "tirx.likely") else 10
+        count += 1 if getattr(node.op, "name", "").endswith((".if_then_else", ".likely")) else 10
 
     kinds: list[Any] = [(kind, arithmetic) for kind in (tirx.Add, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)]
     tvm_ffi.structural_walk(stmt.body, [*kinds, (ir.Call, call)])

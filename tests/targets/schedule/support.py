@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import tvm
@@ -27,12 +28,18 @@ def scheduled(tensors: Sequence[te.Tensor], machine: Machine = MACHINE) -> tirx.
     return schedule_function(te.create_prim_func(list(tensors)), machine)
 
 
+@lru_cache(maxsize=1)
+def library_of(func: tirx.PrimFunc) -> tvm.runtime.Executable:
+    """The compiled function; the last one is kept, for tests that call one function with several sizes."""
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    return tvm.compile(module, HOST, tir_pipeline=PIPELINE)
+
+
 def execute(func: tirx.PrimFunc, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Run `func` on copies of the arrays; returns the outputs."""
-    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    library = tvm.compile(module, HOST, tir_pipeline=PIPELINE)
     results = [tvm.runtime.tensor(np.full_like(array, 7)) for array in outputs]  # 7: whatever stays unwritten shows
-    library["main"](*[tvm.runtime.tensor(np.ascontiguousarray(array)) for array in inputs], *results)
+    arguments = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in inputs]
+    library_of(func)["main"](*arguments, *results)
     return [result.numpy() for result in results]
 
 
