@@ -122,7 +122,7 @@ def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -
     rows = _known(left.shape[-2])
     if left.rank > 2 and right.rank == 2 and rows is not None and rows < FEW_ROWS and all(map(_known, left.shape)):
         # Few rows in each of many matrices, against one matrix: one larger product instead of many small ones.
-        rows = math.prod(int(size) for size in left.shape[:-1])  # type: ignore[arg-type]
+        rows = math.prod(int(size) for size in left.shape[:-1])
         flat = matmul(ctx, reshape_to(ctx, left, [rows, left.shape[-1]]), right, dtype=dtype)
         result = reshape_to(ctx, flat, [*left.shape[:-1], right.shape[-1]])
     else:

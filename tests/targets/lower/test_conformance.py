@@ -24,5 +24,5 @@ def test_no_answer_is_wrong(results: dict[str, tuple[str, str]]) -> None:
 
 def test_most_pass_and_the_rest_say_why_not(results: dict[str, tuple[str, str]]) -> None:
     counts = collections.Counter(status for status, _ in results.values())
-    assert counts["pass"] + counts["constant"] > 0.7 * len(results)
+    assert counts["pass"] + counts["oracle"] + counts["constant"] > 0.7 * len(results)
     assert all(reason for status, reason in results.values() if status == "unsupported")
