@@ -46,7 +46,7 @@ def demo(
     runs: Annotated[int, typer.Option(help="Timed runs of each.", min=1)] = 200,
     as_json: Json = False,
 ) -> None:
-    """Compile a small network that ships with graphopt for this machine, and see what that brings.
+    """Compile a small network that comes with graphopt, and time it.
 
     The network tells clothes apart (Fashion-MNIST, 28 x 28 pixels, ten classes). It is compiled for this machine,
     run on 1,000 test images before (in ONNX Runtime) and after, and timed on one image at a time.
