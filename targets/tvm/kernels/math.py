@@ -69,8 +69,8 @@ def exp(x: Expr) -> Expr:
         return _let(tirx.floor(x * _f32(math.log2(math.e)) + _f32(0.5)), lambda n: scaled(x, n))
 
     def clamped(x: Expr) -> Expr:
-        low = tirx.Select(x > _f32(-104), x, _f32(-104))
-        return _let(tirx.Select(low < _f32(89), low, _f32(89)), finite)
+        raised = tirx.Select(x > _f32(-104), x, _f32(-104))
+        return _let(raised, lambda low: _let(tirx.Select(low < _f32(89), low, _f32(89)), finite))
 
     # NaN compares false with everything, so it becomes -104 in the clamp, never an invalid integer. (`x != x` in
     # place of `isnan` would be simplified away.)

@@ -1,4 +1,4 @@
-"""The generic schedule against numpy: shapes with remainders, symbolic sizes, odd types, NaN; and that it vectorizes."""
+"""The generic schedule against numpy: remainders, symbolic sizes, odd types, NaN; and that it does vectorize."""
 
 from __future__ import annotations
 
