@@ -13,7 +13,8 @@ from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
-from graphopt.targets.tvm.converters.shape import concatenated, reshape_to, transposed
+from graphopt.targets.tvm.converters.reshape import reshape_to
+from graphopt.targets.tvm.converters.shape import concatenated, transposed
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
 from graphopt.targets.tvm.converters.window import int_expr
 

@@ -11,7 +11,7 @@ from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
-from graphopt.targets.tvm.converters.shape import reshape_to
+from graphopt.targets.tvm.converters.reshape import reshape_to
 
 
 @converter("If")

@@ -14,7 +14,7 @@ from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.matmul import agree
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
-from graphopt.targets.tvm.converters.shape import reshape_to
+from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
 from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvPlan, ConvSpec, pack_weight, plan_conv

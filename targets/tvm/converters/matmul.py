@@ -14,7 +14,8 @@ from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
-from graphopt.targets.tvm.converters.shape import reshape_to, transposed
+from graphopt.targets.tvm.converters.reshape import reshape_to
+from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
 from graphopt.targets.tvm.kernels import matmul as kernels
 from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE

@@ -12,7 +12,7 @@ from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
-from graphopt.targets.tvm.converters.shape import reshape_to
+from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
 
 

@@ -15,7 +15,7 @@ from graphopt.targets.tvm.converters.matmul import product
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.reduce import reduced
 from graphopt.targets.tvm.converters.registry import Declined, converter
-from graphopt.targets.tvm.converters.shape import reshape_to
+from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.converters.window import int_expr, read_window
 

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.call import Call, normal_axis
+from graphopt.targets.tvm.converters.cast import convert
 from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -234,8 +235,6 @@ def _resize(c: Call, axes: list[Axis], method: Method) -> Operand:
         result = _resize_axis(c, result, axis, method)
     if result.dtype == data.dtype:
         return result
-    from graphopt.targets.tvm.converters.cast import convert
-
     shape = result.shape
     return c.ctx.te(lambda x: define(shape, lambda *i: convert(x(*i), data.dtype), name="resized"), result)
 

@@ -1,4 +1,4 @@
-"""Operators that move elements or rename axes: reshaping, transposing, joining and cutting."""
+"""Operators that move elements: transposing, joining, cutting, repeating; and what gives shapes or fills them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.host import objects
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
-from graphopt.targets.tvm.converters.tensors import flatten, product, unflatten, where
+from graphopt.targets.tvm.converters.reshape import reshape_to
+from graphopt.targets.tvm.converters.tensors import product, where
+from graphopt.targets.tvm.converters.window import int_expr
 
 
 def copy(ctx: Context, operand: Operand) -> Operand:
@@ -83,156 +85,6 @@ def filled(ctx: Context, sizes: Sequence[Dim], value: np.ndarray) -> Operand:
     return ctx.te(lambda: define(sizes, lambda *i: element, name="fill"), name="fill")
 
 
-def reshape_to(ctx: Context, data: Operand, sizes: Sequence[Dim]) -> Operand:
-    """The elements of `data` in row-major order as `sizes`, which must have the same product."""
-    sizes = ctx.shape(sizes)
-    if data.is_constant and all(isinstance(s, int) for s in sizes):
-        array = data.array
-        assert array is not None
-        return Operand.constant(array.reshape(sizes), data.name)
-    if len(sizes) == data.rank and all(ctx.same(a, b) for a, b in zip(sizes, data.shape)):
-        return data
-    groups = _groups(ctx, data.shape, sizes)
-
-    def reshape(x: te.Tensor) -> te.Tensor:
-        def element(*index: tirx.Expr) -> tirx.Expr:
-            place: list[Any] = []
-            for (a, b), (p, q) in groups:
-                if b - a == q - p == 1:
-                    place.append(index[p])
-                else:
-                    place += unflatten(flatten(index[p:q], sizes[p:q]), data.shape[a:b])
-            return x(*place)
-
-        return define(sizes, element, name="reshape")
-
-    return ctx.te(reshape, data, name="reshape")
-
-
-def _groups(ctx: Context, old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Runs of axes with the same product on both sides, as short as can be proven: less index arithmetic."""
-    groups, a, p = [], 0, 0
-    while a < len(old) or p < len(new):
-        ends = [(i, j) for i in range(a, len(old) + 1) for j in range(p, len(new) + 1) if (i, j) != (a, p)]
-        ends.sort(key=sum)
-        i, j = next(((i, j) for i, j in ends if ctx.same(product(old[a:i]), product(new[p:j]))), (len(old), len(new)))
-        groups.append(((a, i), (p, j)))
-        a, p = i, j
-    return groups
-
-
-@converter("Reshape")
-def reshape(c: Call) -> Operand:
-    listed = list(c.attr("shape")) if c.version < 5 else list(c.ctx.scalars(c[1]).ravel())
-    return reshape_to(c.ctx, c[0], _target(c.ctx, c[0].shape, listed, bool(c.attr("allowzero", 0))))
-
-
-def _target(ctx: Context, old: Sequence[Dim], listed: list[Any], allow_zero: bool) -> list[Dim]:
-    """The new shape: 0 copies the old size (unless `allow_zero`), -1 takes what is left."""
-    new: list[Any] = []
-    wild = []
-    for axis, entry in enumerate(listed):
-        if isinstance(entry, int):
-            if entry == 0 and not allow_zero:
-                if axis >= len(old):
-                    raise Declined("a 0 in the shape stands beyond the input's rank")
-                entry = old[axis]
-            elif entry == -1:
-                wild.append(axis)
-                entry = 1
-        elif not ctx.symbols.always(entry >= 0):
-            same = old[axis] if axis < len(old) else 0
-            known = entry if allow_zero else tirx.Select(tirx.EQ(entry, _i64(0)), _i64(same), entry)
-            new.append((entry, known))
-            continue
-        new.append(entry)
-    unknown = [axis for axis, entry in enumerate(new) if isinstance(entry, tuple)]
-    if unknown:
-        return _target_at_run_time(old, new, wild)
-    if len(wild) > 1:
-        raise Declined("more than one -1 in the shape")
-    if wild:
-        new[wild[0]] = _left_over(ctx, old, [s for axis, s in enumerate(new) if axis != wild[0]])
-    elif not ctx.same(product(old), product(new)):
-        ctx.check_equal(product(old), product(new))
-    return new
-
-
-def _i64(value: Dim) -> tirx.Expr:
-    return tirx.IntImm("int64", value) if isinstance(value, int) else value
-
-
-def _target_at_run_time(old: Sequence[Dim], new: list[Any], wild: list[int]) -> list[Dim]:
-    """As `_target`, with entries whose value, -1 perhaps, is only known when the code runs."""
-    total = product(old)
-    parts = [tirx.Select(e[0] < _i64(0), _i64(1), e[1]) if isinstance(e, tuple) else e for e in new]
-    rest = tirx.floordiv(_i64(total), tirx.max(_i64(product(parts)), _i64(1)))
-    sizes: list[Dim] = []
-    for axis, entry in enumerate(new):
-        if axis in wild:
-            sizes.append(rest)
-        elif isinstance(entry, tuple):
-            sizes.append(tirx.Select(entry[0] < _i64(0), rest, entry[1]))
-        else:
-            sizes.append(entry)
-    return sizes
-
-
-def _left_over(ctx: Context, old: Sequence[Dim], new: Sequence[Dim]) -> Dim:
-    """What size makes the product of `new` that of `old`; equal sizes are cancelled so that it stays simple."""
-    above, below = list(old), []
-    for size in new:
-        match = next((i for i, other in enumerate(above) if ctx.same(size, other)), None)
-        if match is None:
-            below.append(size)
-        else:
-            above.pop(match)
-    have, want = ctx.symbols.expand(product(above)), ctx.symbols.expand(product(below))
-    if isinstance(want, int) and want == 0:
-        raise Declined("-1 in a shape of zero elements")
-    if isinstance(have, int) and isinstance(want, int):
-        if have % want:
-            raise Declined(f"{have} elements cannot be divided into parts of {want}")
-        return have // want
-    rest = ctx.symbols.simplify(tirx.floordiv(_i64(have), _i64(want)))
-    if not ctx.same(have, rest * want):
-        ctx.check_equal(have, rest * want)
-    return rest
-
-
-@converter("Flatten")
-def flatten_axes(c: Call) -> Operand:
-    axis = int(c.attr("axis", 1))
-    axis = axis + c[0].rank if axis < 0 else axis
-    simplify = c.ctx.symbols.simplify
-    return reshape_to(c.ctx, c[0], [simplify(product(c[0].shape[:axis])), simplify(product(c[0].shape[axis:]))])
-
-
-@converter("Squeeze")
-def squeeze(c: Call) -> Operand:
-    axes = c.ints(1, "axes", "the list of axes")
-    if axes is None:
-        if any(not isinstance(size, int) for size in c[0].shape):
-            raise Declined("which axes have size 1 is not known before running")
-        chosen = {axis for axis, size in enumerate(c[0].shape) if size == 1}
-    else:
-        chosen = {normal_axis(axis, c[0].rank) for axis in axes}
-    wanted = [1 if axis in chosen else size for axis, size in enumerate(c[0].shape)]
-    data = c.ctx.require(c[0], wanted)
-    return reshape_to(c.ctx, data, [size for axis, size in enumerate(c[0].shape) if axis not in chosen])
-
-
-@converter("Unsqueeze")
-def unsqueeze(c: Call) -> Operand:
-    axes = c.ints(1, "axes", "the list of axes")
-    if axes is None:
-        raise Declined("axes are missing")
-    rank = c[0].rank + len(axes)
-    chosen = {normal_axis(axis, rank) for axis in axes}
-    sizes = iter(c[0].shape)
-    return reshape_to(c.ctx, c[0], [1 if axis in chosen else next(sizes) for axis in range(rank)])
-
-
 @converter("Expand")
 def expand(c: Call) -> Operand:
     wanted = list(c.ctx.scalars(c[1]).ravel())
@@ -264,15 +116,15 @@ def _expanded(ctx: Context, have: Dim, want: Any) -> Dim:
             raise Declined(f"a size of {have} cannot be expanded to {want}")
         return have
     # Either may be 1 when the code runs; anything else that differs is an error there.
-    result = tirx.Select(tirx.EQ(_i64(want), _i64(1)), have, _i64(want))
-    ctx.check_equal(tirx.Select(tirx.EQ(have, _i64(1)), result, have), result)
+    result = tirx.Select(tirx.EQ(int_expr(want), int_expr(1)), have, int_expr(want))
+    ctx.check_equal(tirx.Select(tirx.EQ(have, int_expr(1)), result, have), result)
     return result
 
 
 def _source(ctx: Context, have: Dim, size: Dim, index: Any) -> Any:
     if isinstance(have, int) and have == 1:
         return 0
-    return index if ctx.same(have, size) else tirx.Select(tirx.EQ(have, _i64(1)), tirx.const(0, "int64"), index)
+    return index if ctx.same(have, size) else tirx.Select(tirx.EQ(have, int_expr(1)), tirx.const(0, "int64"), index)
 
 
 @converter("Transpose")
@@ -361,7 +213,7 @@ def split(c: Call) -> list[Operand | None]:
         sizes = list(c.ctx.scalars(c[1]).ravel())
     else:
         count = int(c.attr("num_outputs", count))
-        part = c.ctx.symbols.simplify(tirx.floordiv(_i64(extent + (count - 1)), _i64(count)))
+        part = c.ctx.symbols.simplify(tirx.floordiv(int_expr(extent + (count - 1)), int_expr(count)))
         sizes = [part] * (count - 1)
         sizes.append(c.ctx.symbols.simplify(extent - part * (count - 1)))
     begin: Dim = 0
@@ -406,7 +258,7 @@ def tile(c: Call) -> Operand:
 def depth_to_space(c: Call) -> Operand:
     n, channels, h, w = c[0].shape
     b = int(c.attr("blocksize"))
-    depth = c.ctx.symbols.simplify(tirx.floordiv(_i64(channels), _i64(b * b)))
+    depth = c.ctx.symbols.simplify(tirx.floordiv(int_expr(channels), int_expr(b * b)))
     column_first = c.attr("mode", "DCR") == "CRD"
     sizes = c.ctx.shape([n, depth, h * b, w * b])
 
@@ -426,7 +278,7 @@ def space_to_depth(c: Call) -> Operand:
     n, channels, h, w = c[0].shape
     b = int(c.attr("blocksize"))
     column_first = c.attr("mode", "DCR") == "CRD"
-    half = [c.ctx.symbols.simplify(tirx.floordiv(_i64(size), _i64(b))) for size in (h, w)]
+    half = [c.ctx.symbols.simplify(tirx.floordiv(int_expr(size), int_expr(b))) for size in (h, w)]
     sizes = c.ctx.shape([n, channels * (b * b), *half])
 
     def space_to_depth(x: te.Tensor) -> te.Tensor:
