@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 
 from graphopt.artifact import Weight
 from graphopt.backend import Progress
@@ -18,6 +18,7 @@ from graphopt.targets.tvm.embedded import embedded, write_assembly
 from graphopt.targets.tvm.gpu_compiler import compile_cuda
 from graphopt.targets.tvm.link import link
 from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.targets.tvm.order import order_shape_functions
 
 _ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
 
@@ -67,25 +68,10 @@ def _to_virtual_machine() -> tvm.transform.Pass:
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
-            _order_shape_functions,
+            order_shape_functions,
             relax.transform.AttachGlobalSymbol(),
         ]
     )
-
-
-@tvm.transform.module_pass(opt_level=0)
-def _order_shape_functions(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Assignments of sizes in the order of their places: VMShapeLower writes them in the order of memory addresses.
-
-    They may stand in any order: each reads sizes that were known before the function was called.
-    """
-    for name, func in mod.functions_items():
-        if isinstance(func, tirx.PrimFunc) and func.attrs and "tirx.is_host_func" in func.attrs:
-            body = func.body
-            if isinstance(body, tirx.SeqStmt) and all(isinstance(s, tirx.BufferStore) for s in body):
-                ordered = tirx.SeqStmt(sorted(body, key=lambda store: int(store.indices[0])))
-                mod.update_func(name, func.with_body(ordered))
-    return mod
 
 
 def _objects(module: tvm.runtime.Module, target: Target, folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from tvm import relax
 
 from graphopt.targets.tvm.kernels.legalize import legalizers
 from graphopt.targets.tvm.machine import machine_of
+from graphopt.targets.tvm.order import order_symbols
 from graphopt.targets.tvm.schedule import schedule
 
 
@@ -27,6 +28,7 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
                 relax.transform.FoldConstant(),
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
+                order_symbols,
                 relax.transform.DeadCodeElimination(),
                 # Recognizes reshapes by their blocks, so it has to come before they are scheduled.
                 relax.transform.RewriteDataflowReshape(),

@@ -7,6 +7,7 @@ from tvm import relax, tirx
 from tvm.s_tir import dlight
 
 from graphopt.errors import UnsupportedError
+from graphopt.targets.tvm.order import order_symbols
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -24,6 +25,7 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
                 relax.transform.FoldConstant(),
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
+                order_symbols,
                 relax.transform.DeadCodeElimination(),
                 relax.transform.RewriteDataflowReshape(),
                 dlight.ApplyDefaultSchedule(

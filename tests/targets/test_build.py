@@ -225,19 +225,32 @@ def test_an_index_that_cannot_be_reached(registry, tmp_path, monkeypatch):
         bundle.bundle(Target.load("arm"), tmp_path)
 
 
-def test_sizes_are_computed_in_one_order(tmp_path):
-    """Many sizes out of one: TVM computes them in the order of memory addresses, which no two builds share."""
+CONCATS = " ".join(f"y{n + 1} = Concat <axis = 0> (y{n}, x)" for n in range(1, 12))
+LENGTHS = ", ".join(f"float[M{n}] y{n}" for n in range(2, 13))
+CONVS = " ".join(f"c{n} = Conv <strides = [2, 2]> (x{n}, w)  y{n} = Add(c{n}, b)" for n in range(6))
+PICTURES = ", ".join(f"float[N,2,H{n},W{n}] x{n}" for n in range(6))
+MAPS = ", ".join(f"float[N,2,h{n},w{n}] y{n}" for n in range(6))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"g (float[N] x) => ({LENGTHS}) {{ y1 = Identity(x) {CONCATS} }}",
+        f"g ({PICTURES}, float[2,2,3,3] w, float[2,1,1] b) => ({MAPS}) {{ {CONVS} }}",
+    ],
+    ids=["many sizes computed from one", "fused functions that are given two sizes"],
+)
+def test_sizes_come_in_one_order(tmp_path, text):
+    """TVM leaves both kinds in the order of memory addresses, which no two builds share."""
     from graphopt.ir.text import parse
     from graphopt.targets.tvm.fuse import fuse
     from graphopt.targets.tvm.lower import lower
 
-    steps = " ".join(f"y{n + 1} = Concat <axis = 0> (y{n}, x)" for n in range(1, 12))
-    outputs = ", ".join(f"float[M{n}] y{n}" for n in range(2, 13))
-    text = f'<ir_version: 10, opset_import: ["" : 21]> g (float[N] x) => ({outputs}) {{ y1 = Identity(x) {steps} }}'
+    model = parse(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
     host = Target.load("host")
     contents = []
     for name in ("one.so", "two.so"):
-        scheduled = fuse(lower(parse(text)).mod, build.tvm_target(host))
+        scheduled = fuse(lower(model).mod, build.tvm_target(host))
         build.build_library(scheduled, host, tmp_path / name, lambda what, done: None)
         contents.append((tmp_path / name).read_bytes().replace(name.encode(), b""))
     assert contents[0] == contents[1]
