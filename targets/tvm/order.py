@@ -61,7 +61,7 @@ def _numbers_as_numbers(name: str) -> list[tuple[int, str]]:
 
 
 @mutator
-class _Callers(PyExprMutator):  # type: ignore[misc]
+class _Callers(PyExprMutator):
     """Gives the functions whose parameters were moved their arguments in the new order."""
 
     def __init__(self, mod: tvm.IRModule, orders: dict[tvm.ir.GlobalVar, list[int]]) -> None:
