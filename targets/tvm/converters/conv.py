@@ -129,8 +129,32 @@ def conv(c: Call) -> Operand:
     channels = int(weight.shape[1]) * groups
     data = c.ctx.require(data, [data.shape[0], channels, *data.shape[2:]])
     window = read_window(c, data, kernel)
+    sizes = [data.shape[0], weight.shape[0], *window.output]
+    data, weight, window = _without_unit_axes(c.ctx, data, weight, window)
     result = convolve(c.ctx, data, weight, window, groups, dtype=data.dtype)
-    return add_bias(c.ctx, result, c.input(2))
+    return reshape_to(c.ctx, add_bias(c.ctx, result, c.input(2)), sizes)
+
+
+def _without_unit_axes(ctx: Context, data: Operand, weight: Operand, window: Window) -> tuple[Operand, Operand, Window]:
+    """Drop spatial axes of size 1 that the kernel does not reach over, as in a 1-D convolution written in 2-D.
+
+    Kernels put vectors along the last axis, where one element would leave the rest of a vector idle.
+    """
+    kept = [
+        axis
+        for axis in range(window.rank)
+        if not (data.shape[2 + axis] == 1 and window.kernel[axis] == 1 and window.begin[axis] == window.end[axis] == 0)
+    ]
+    if not kept or len(kept) == window.rank:
+        return data, weight, window
+    narrow = Window(*(tuple(entries[axis] for axis in kept) for entries in _entries(window)))
+    data = reshape_to(ctx, data, [*data.shape[:2], *(data.shape[2 + axis] for axis in kept)])
+    weight = reshape_to(ctx, weight, [*weight.shape[:2], *narrow.kernel])
+    return data, weight, narrow
+
+
+def _entries(window: Window) -> tuple[tuple[Any, ...], ...]:
+    return window.kernel, window.strides, window.dilations, window.begin, window.end, window.output
 
 
 @converter("ConvTranspose")

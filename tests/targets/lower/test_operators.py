@@ -85,6 +85,25 @@ def test_convolution_with_automatic_padding(pad: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "kernel", "attributes"),
+    [
+        ((11, 1), (3, 1), "pads = [1, 0, 2, 0], strides = [2, 1]"),
+        ((1, 11), (1, 3), "dilations = [1, 2]"),
+        ((1, 1), (1, 1), "strides = [2, 2]"),
+        ((11, 1), (3, 1), "pads = [0, 1, 0, 1]"),  # the padding makes the axis of size 1 one of size 3
+        ((1, 7, 1), (1, 3, 1), "group = 2"),
+    ],
+)
+def test_convolution_over_axes_of_size_one(data: tuple[int, ...], kernel: tuple[int, ...], attributes: str) -> None:
+    sizes = ", ".join(map(str, data))
+    outputs = ", ".join("ABC"[: len(data)])
+    text = f"g (float[N, 4, {sizes}] x) => (float[N, 6, {outputs}] z) {{ z = Conv <{attributes}> (x, w, b) }}"
+    depth = 2 if "group" in attributes else 4
+    weights = {"w": noise(6, depth, *kernel, seed=1), "b": noise(6, seed=2)}
+    check(text, {"x": noise(2, 4, *data)}, {"x": noise(1, 4, *data)}, weights=weights)
+
+
+@pytest.mark.parametrize(
     "attributes",
     [
         "strides = [2, 2], output_padding = [1, 0]",
