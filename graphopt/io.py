@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from google.protobuf.message import DecodeError
 from .errors import ModelError
 from .ir import Model, Tensor
 from .ir.read_proto import read_model
-from .ir.tensor_proto import raw_bytes, write_tensor
+from .ir.tensor import map_file
+from .ir.tensor_proto import raw_data, write_tensor
 from .ir.write_proto import write_model, write_value
 
 if TYPE_CHECKING:
@@ -48,18 +50,19 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
     return model
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path) -> memoryview:
+    """The file, mapped: parsing copies what it needs, and a second copy of all weights would be waste."""
     if path.is_dir():
         raise ModelError("this is a folder, not a model", where=str(path), remedy="name the .onnx file")
     try:
-        return path.read_bytes()
+        return map_file(path, 0, path.stat().st_size).data
     except FileNotFoundError:
         raise ModelError("there is no such file", where=str(path), remedy="check the path") from None
     except OSError as error:
         raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from None
 
 
-def _decode(data: bytes, where: str) -> onnx.ModelProto:
+def _decode(data: bytes | memoryview, where: str) -> onnx.ModelProto:
     remedy = "check that this is an .onnx file, and that it was copied or downloaded completely"
     try:
         proto = onnx.ModelProto.FromString(data)
@@ -103,7 +106,7 @@ def _light_proto(model: Model) -> onnx.ModelProto:
 
 
 def _type_only(tensor: Tensor, name: str) -> onnx.TensorProto:
-    if tensor.nbytes <= _EXTERNAL_ABOVE:
+    if tensor.nbytes <= _EXTERNAL_ABOVE or not tensor.dtype.bits:
         return write_tensor(tensor, name)
     return onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
 
@@ -129,7 +132,7 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
     try:
         if not external_data:
             with _replacing(path) as file:
-                file.write(write_model(model).SerializeToString(deterministic=True))
+                _write_inline(model, file)
             return
         data_path = path.with_name(path.name + ".data")
         with _replacing(path) as file, _replacing(data_path) as data:
@@ -141,6 +144,53 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
             where=str(path),
             remedy="check that the folder exists, is writable and has room",
         ) from None
+
+
+def _write_inline(model: Model, file: BinaryIO) -> None:
+    """Write a model with all weights in it, as `write_model` would have it serialized, without copying the weights.
+
+    The large initializers of the main graph are left out of the message and put behind it by hand: in a serialized
+    message (protobuf.dev/programming-guides/encoding) fields may stand in any order.
+    """
+    proto = write_model(model, _type_only)
+    large = [t for t in proto.graph.initializer if not _has_data(t) and math.prod(t.dims)]
+    kept = [t for t in proto.graph.initializer if _has_data(t) or not math.prod(t.dims)]
+    heads = [(t.SerializeToString(deterministic=True), raw_data(_tensor_of(model, t.name))) for t in large]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    graph = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    entries = []
+    for head, data in heads:
+        raw_field = _field(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, len(data))
+        entry = _field(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + len(raw_field) + len(data))
+        entries.append((entry + head + raw_field, data))
+    length = len(graph) + sum(len(head) + len(data) for head, data in entries)
+    file.write(proto.SerializeToString(deterministic=True))
+    file.write(_field(onnx.ModelProto.GRAPH_FIELD_NUMBER, length) + graph)
+    for head, data in entries:
+        file.write(head)
+        file.write(data)
+
+
+def _tensor_of(model: Model, name: str) -> Tensor:
+    tensor = model.graph.initializers[name].tensor
+    assert tensor is not None
+    return tensor
+
+
+def _field(number: int, length: int) -> bytes:
+    """The head of a length-delimited field: its tag and length, each a varint."""
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
 
 
 def weight_bytes(model: Model) -> int:
@@ -159,7 +209,7 @@ class _ExternalWriter:
     def write(self, tensor: Tensor, name: str) -> onnx.TensorProto:
         if tensor.nbytes <= _EXTERNAL_ABOVE or not tensor.dtype.bits:
             return write_tensor(tensor, name)
-        data = raw_bytes(tensor)
+        data = raw_data(tensor)
         self.file.write(bytes(-self.file.tell() % _ALIGNMENT))
         proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
         proto.data_location = onnx.TensorProto.EXTERNAL

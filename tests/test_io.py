@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import io
 from graphopt.errors import ModelError
-from graphopt.ir import Tensor, verify
+from graphopt.ir import DType, Tensor, verify
 from graphopt.ir.text import parse, to_text
+from graphopt.rewriter import Rewriter
 
 NODE_TESTS = 1_700
 """At least so many models must have been compared; onnx 1.23.2 has 1,884."""
@@ -178,8 +182,6 @@ def test_save_and_load(tmp_path: Path, external: bool) -> None:
         '<ir_version: 10, opset_import: ["": 22]> g (float[40,50] X) => (float[40,50] Y)'
         " <float[1] b = {2.}> { t = Identity(X)  Y = Add(t, b) }"
     )
-    from graphopt.rewriter import Rewriter
-
     rewriter = Rewriter(model.graph)
     value = rewriter.constant(weight, "W")
     rewriter.set_input(model.graph.nodes.last, 1, value)
@@ -195,6 +197,58 @@ def test_save_and_load(tmp_path: Path, external: bool) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(path).graph.initializer[0]), weight)
     io.save(again, path, external_data=external)  # over the file that is mapped
     np.testing.assert_array_equal(io.load(path).graph.find("W").tensor.numpy(), weight)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32),
+        np.asfortranarray(np.arange(4000.0).reshape(40, 100)),
+        np.arange(5001).astype(DType.INT4.numpy),
+        np.zeros((0, 7), np.int64),
+        np.array(["a" * 2000, "b"], object),
+        np.random.default_rng(0).normal(size=20_000).astype(DType.BFLOAT16.numpy),
+    ],
+    ids=lambda array: f"{array.dtype}-{array.shape}",
+)
+def test_weights_written_by_hand_are_a_proper_message(tmp_path: Path, array: np.ndarray) -> None:
+    """`save` puts large weights behind the message itself; parsers must see what `to_proto` says."""
+    model = parse('<ir_version: 11, opset_import: ["": 23]> g (float[2] x) => (float[2] y) { y = Relu(x) }')
+    weight = Rewriter(model.graph).constant(array, "w")
+    weight.doc_string = "documented"
+    path = tmp_path / "m.onnx"
+    io.save(model, path)
+    assert onnx.load(path) == io.to_proto(model)
+    onnx.checker.check_model(str(path))
+    assert io.load(path).graph.find("w").tensor.digest == Tensor.of(array).digest
+
+
+def test_reading_and_writing_copy_weights_once(tmp_path: Path) -> None:
+    """Peak memory of a process that reads, shares and writes 64 MiB of weights, above what it had before."""
+    program = """
+import resource, sys
+import numpy as np
+from graphopt import io, optimize
+from graphopt.ir.text import parse
+from graphopt.rewriter import Rewriter
+if sys.argv[1] == "make":
+    model = parse('<ir_version: 11, opset_import: ["": 23]> g (float[1,4096] x) => (float[1,4096] y) { y = Relu(x) }')
+    weight = Rewriter(model.graph).constant(np.random.default_rng(0).random((4096, 4096), np.float32), "w")
+    node = Rewriter(model.graph, model.graph.nodes.first).op("MatMul", [model.graph.inputs[0], weight])
+    Rewriter(model.graph).set_input(model.graph.nodes.last, 0, node.output)
+    io.save(model, "m.onnx")
+else:
+    import onnxruntime
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
+    model, _ = optimize("m.onnx")
+    io.save(model, "n.onnx")
+    print((peak() - before) / 65536)
+"""
+    run = functools.partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True, text=True)
+    run([sys.executable, "-c", program, "make"])
+    times = float(run([sys.executable, "-c", program, "measure"]).stdout)
+    assert times < 3.5  # the file mapped, the message that is parsed, the weights taken out of it
 
 
 def external_model(tmp_path: Path, **entries: object) -> Path:

@@ -19,10 +19,11 @@ _REMEDY = "the file is damaged or was made to mislead: export the model again"
 
 
 def read_tensor(proto: onnx.TensorProto, folder: Path | None, where: str) -> Tensor:
-    """The tensor that a proto describes, without reading its elements.
+    """The tensor that a proto describes. External data is not read; what the proto holds is copied out of it.
 
-    `folder` is where external data lies. Raises ModelError if the sizes do not agree, or if external data is
-    missing, too short or outside the folder.
+    A part of a message keeps the whole of it in memory: a tensor that only pointed into it would keep all weights
+    twice as soon as one was read. `folder` is where external data lies. Raises ModelError if the sizes do not agree,
+    or if external data is missing, too short or outside the folder.
     """
     where = f"{where}: tensor '{proto.name}'"
     try:
@@ -37,10 +38,12 @@ def read_tensor(proto: onnx.TensorProto, folder: Path | None, where: str) -> Ten
     if proto.data_location == onnx.TensorProto.EXTERNAL:
         return _external(proto, dtype, shape, folder, where)
     if proto.HasField("raw_data"):
-        _check_bytes(len(proto.raw_data), dtype, shape, where)
-        return Tensor(dtype, shape, lambda: _decode(proto.raw_data, dtype, shape))
+        data = proto.raw_data
+        _check_bytes(len(data), dtype, shape, where)
+        return Tensor(dtype, shape, lambda: _decode(data, dtype, shape))
     _check_count(proto, dtype, shape, where)
-    return Tensor(dtype, shape, lambda: _frozen(numpy_helper.to_array(proto)))
+    array = _frozen(numpy_helper.to_array(proto))
+    return Tensor(dtype, shape, lambda: array)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
@@ -135,14 +138,14 @@ def _inside(location: str, folder: Path | None, where: str) -> Path:
     return path
 
 
-def raw_bytes(tensor: Tensor) -> bytes:
-    """The elements as they stand in a file: little-endian, sub-byte elements packed."""
+def raw_data(tensor: Tensor) -> bytes | memoryview:
+    """The elements as they stand in a file: little-endian, sub-byte elements packed. Not copied where they stand so."""
     if tensor.dtype.bits < 8:
         return numpy_helper.from_array(tensor.numpy()).raw_data
     array = np.ascontiguousarray(tensor.numpy())
     if sys.byteorder == "big":
         array = array.byteswap()
-    return array.tobytes()
+    return array.reshape(-1).view(np.uint8).data
 
 
 def write_tensor(tensor: Tensor, name: str = "") -> onnx.TensorProto:
@@ -151,5 +154,5 @@ def write_tensor(tensor: Tensor, name: str = "") -> onnx.TensorProto:
     if tensor.dtype is DType.STRING:
         proto.string_data.extend(item if isinstance(item, bytes) else item.encode() for item in tensor.numpy().ravel())
     else:
-        proto.raw_data = raw_bytes(tensor)
+        proto.raw_data = bytes(raw_data(tensor))
     return proto
