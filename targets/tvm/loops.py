@@ -15,6 +15,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
+from graphopt.targets.tvm.border import split_border
 from graphopt.targets.tvm.peel import peel
 
 PIPELINE = "graphopt-cpu"
@@ -33,6 +34,7 @@ def _passes() -> list[tvm.transform.Pass]:
         blocks.LowerOpaqueBlock(),
         loops.FlattenBuffer(),
         loops.BF16ComputeLegalize(),
+        split_border(),
         peel(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),

@@ -17,6 +17,7 @@ from tvm import ir, tirx
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from graphopt.targets.tvm.border import BORDER
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
@@ -169,8 +170,9 @@ def vectorize_and_parallelize(
     pieces = facts.product(size or 1 for size in sizes) or 1
     loops = list(outer)
     if branches:
-        # TVM would make a scalar loop of a vector with branches; LLVM turns the plain loop into masked vectors. As the
-        # only loop it is cut into pieces by running it in parallel.
+        # TVM would make a scalar loop of a vector with branches; the plain loop is cut at its bounds (`border`), or
+        # becomes masked vectors in LLVM. As the only loop it is cut into pieces by running it in parallel.
+        sch.annotate(inner, BORDER, 1)
         if between:
             sch.reorder(*between, inner)
         if not outer and not between:
