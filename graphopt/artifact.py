@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.errors import ArtifactError
+from graphopt.files import umask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,7 +255,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=parent))
-        scratch.chmod(0o777 & ~_umask())
+        scratch.chmod(0o777 & ~umask())
         yield scratch
         _swap(scratch, path)
     except OSError as error:
@@ -306,9 +307,3 @@ def _swap(scratch: Path, path: Path) -> None:
         raise
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

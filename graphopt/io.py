@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from .errors import ModelError
+from .files import replacing
 from .ir import Model, Tensor
 from .ir.read_proto import read_model
 from .ir.tensor import map_file
@@ -131,11 +129,11 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
         external_data = weight_bytes(model) > _INLINE_LIMIT
     try:
         if not external_data:
-            with _replacing(path) as file:
+            with replacing(path) as file:
                 _write_inline(model, file)
             return
         data_path = path.with_name(path.name + ".data")
-        with _replacing(path) as file, _replacing(data_path) as data:
+        with replacing(path) as file, replacing(data_path) as data:
             writer = _ExternalWriter(data, data_path.name)
             file.write(write_model(model, writer.write).SerializeToString(deterministic=True))
     except OSError as error:
@@ -217,28 +215,6 @@ class _ExternalWriter:
             proto.external_data.add(key=key, value=str(value))
         self.file.write(data)
         return proto
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once all of it was written, and vanishes if something goes wrong."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def to_surgeon(model: Model) -> gs.Graph:

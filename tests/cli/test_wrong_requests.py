@@ -194,6 +194,14 @@ def test_unwritable(run: Run, mlp: Path, compiled: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["file", "mlp.onnx", "x.npz"]
 
 
+def test_a_pipe_is_not_replaced(run: Run, mlp: Path, compiled: Path) -> None:
+    os.mkfifo("pipe")
+    np.savez("x.npz", x=np.zeros((1, 4), np.float32))
+    assert "not a file" in run("optimize", mlp, "-o", "pipe").error()
+    assert "not a file" in run("run", compiled, "--inputs", "x.npz", "--outputs", "pipe").error()
+    assert Path("pipe").is_fifo()
+
+
 def test_something_else_is_in_the_way(run: Run, mlp: Path) -> None:
     Path("mine.gopt").mkdir()
     Path("mine.gopt/thesis.txt").write_text("precious")
