@@ -61,13 +61,6 @@ def pipelines() -> dict[str, NamedPipeline]:
     return found
 
 
-def target_folders() -> list[Path]:
-    """The folders of installed packages that hold target files."""
-    return [
-        Path(str(resources.files(importlib.import_module(point.module)))) for point in _entry_points("graphopt.targets")
-    ]
-
-
 @functools.cache
 def backend(name: str) -> Any:
     """The backend of this name, made. Raises GraphOptError if there is none."""

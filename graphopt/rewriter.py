@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .ir import Attribute, Function, Graph, Model, Node, Tensor, Value, ValueType, edit
+from .ir import Attribute, Graph, Model, Node, Tensor, Value, ValueType, edit
 from .ir.copying import bind_attributes, copy_contents, replace_contents
 from .ir.infer import infer_node, merge_types
 from .ir.model import FunctionKey
@@ -212,12 +212,6 @@ class Rewriter:
                     raise ValueError(f"graph input '{value.name}' is in use")
                 edit.forget_value(value)
 
-    def move_before(self, node: Node, anchor: Node) -> None:
-        """Move a node to the place in front of another one of the same graph."""
-        node.graph.nodes._remove(node)
-        node.graph.nodes._insert(node, anchor)
-        self.graph.model._touch()
-
     def move_initializer(self, value: Value, graph: Graph) -> Value:
         """Move an initializer out to an enclosing graph; returns it as it is known there."""
         assert value.tensor is not None
@@ -271,16 +265,6 @@ class Rewriter:
     def set_opset(self, domain: str, version: int) -> None:
         """Import an operator domain at a version."""
         self.graph.model._opsets[domain] = version
-        self.graph.model._touch()
-
-    def remove_opset(self, domain: str) -> None:
-        """Import a domain no longer."""
-        del self.graph.model._opsets[domain]
-        self.graph.model._touch()
-
-    def add_function(self, function: Function) -> None:
-        """Add a function, or put another one in its place."""
-        self.graph.model._functions[function.key] = function
         self.graph.model._touch()
 
     def remove_function(self, key: FunctionKey) -> None:
