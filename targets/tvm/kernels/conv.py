@@ -33,6 +33,9 @@ from graphopt.targets.tvm.machine import Machine
 
 OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused behind it
 
+USUAL_WIDTH = 64
+"""Columns that a row of unknown width is taken to have: a tile as wide would be filled with little of a small image."""
+
 
 @dataclass(frozen=True)
 class ConvSpec:
@@ -152,7 +155,7 @@ def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str
             step = lanes * vectors
             tiles = -(-wide // step)
             fits = plain and width is not None and width % step == 0 and spec.strides[-1] == 1
-            waste = tiles * step / wide if width is not None else 1.0
+            waste = tiles * step / wide if width is not None else 1 + step / (2 * USUAL_WIDTH)
             waste *= full / lanes
             waste *= -(-group_out // channels) * channels / group_out
             # Per multiply-add of a vector: loads of the tile's operands, and stalls when there are few accumulators.

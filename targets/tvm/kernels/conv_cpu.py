@@ -9,6 +9,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.kernels.registers import copy_tile
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -33,7 +34,6 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
 
     reduced = sum(int(axis.iter_type) == facts.REDUCE for axis in sch.get(anchor).iter_vars)
 
-    sch.set_scope(anchor, 0, "local")
     n, c, *rows, flat = sch.get_loops(final)
     step = tile * (lanes if kernel == "conv_rows" else 1)
     block = channel_tile * (1 if kernel == "conv_rows" else lanes)
@@ -43,12 +43,17 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     # The operand that a tile holds less of is swept innermost, so that the other one stays in cache.
     order = [n, *rows, x_out, c_out] if step > block else [n, c_out, *rows, x_out]
     sch.reorder(*order, c_in, x_in)
+    size = facts.extent(width)
+    if kernel == "conv_rows" and size is not None and size % step == 0:
+        sch.set_scope(anchor, 0, "local")
+    else:
+        copy_tile(sch, anchor, order[-1], lanes)
     sch.compute_at(anchor, order[-1], preserve_unit_loops=True)
     first = _inner(sch, anchor, kernel, reduced, lanes)
     facts.parallelize(sch, order, [facts.extent(sch.get(loop).extent) for loop in order])
     if kernel == "conv_rows":
         facts.vectorize_store(sch, [c_in], x_in, lanes, step, width)
-    elif (size := facts.extent(width)) is not None and size % step == 0:
+    elif size is not None and size % step == 0:
         sch.vectorize(x_in)
     init = sch.get_loops(sch.decompose_reduction(anchor, first))
     sch.vectorize(init[-1])

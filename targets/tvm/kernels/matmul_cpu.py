@@ -9,6 +9,7 @@ from tvm.s_tir.schedule import SBlockRV
 
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.kernels.registers import copy_tile
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -26,13 +27,17 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 
 def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV, machine: Machine) -> None:
     rows, panels, lanes = (int(v) for v in sch.get(anchor).annotations["tile"])
-    sch.set_scope(anchor, 0, "local")
     *batch, m, n = sch.get_loops(final)
     width = sch.get(n).extent
+    size, height = facts.extent(width), facts.extent(sch.get(m).extent)
     work = facts.product(axis.size for axis in facts.axes_of(sch, anchor))
     m_out, m_in = sch.split(m, [None, rows])
     n_out, n_in = sch.split(n, [None, panels * lanes])
     sch.reorder(*batch, n_out, m_out, m_in, n_in)
+    if size is not None and size % (panels * lanes) == 0 and height is not None and height % rows == 0:
+        sch.set_scope(anchor, 0, "local")
+    else:
+        copy_tile(sch, anchor, m_out, lanes)
     sch.compute_at(anchor, m_out, preserve_unit_loops=True)
     panel, i, lane, k = sch.get_loops(anchor)[-4:]
     sch.reorder(k, panel, i, lane)
