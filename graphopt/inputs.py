@@ -165,7 +165,9 @@ def check_input(model: Model, value: Value, array: Any) -> None:
     expected = value.type.dtype
     if array.dtype != expected.numpy and not (expected is DType.STRING and array.dtype.kind in "US"):
         raise InputError(
-            f"input '{value.name}' has dtype {array.dtype}, and must have {expected.text}", where=model.name
+            f"input '{value.name}' has dtype {array.dtype}, and must have {expected.text}",
+            where=model.name,
+            remedy=f"convert it first: array.astype('{expected.text}')",
         )
     check_shape(model, value, array.shape)
 

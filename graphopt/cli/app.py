@@ -34,7 +34,7 @@ Make a trained network smaller and faster, prove that it still computes the same
     graphopt bench model.gopt                            measure it against ONNX Runtime
     graphopt optimize model.onnx -o smaller.onnx         only rewrite the graph; the result is ONNX again
 
-Exit status: 0 done, 1 the check that was asked for failed, 2 the request was wrong.
+Exit status: 0 done, 1 the check that was asked for failed, 2 the request was wrong, 130 interrupted.
 """
 
 app = typer.Typer(
