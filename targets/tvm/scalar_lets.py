@@ -1,4 +1,4 @@
-"""Keeps TVM's vectorizer away from what it cannot vectorize: a Let, the same for all elements, that holds another Let."""
+"""Keeps TVM's vectorizer away from a Let that is the same for all elements and holds another Let."""
 
 from __future__ import annotations
 
