@@ -1,7 +1,7 @@
 """The application: every command registered, every way out turned into a message and an exit status.
 
-Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: the request was wrong.
-130: interrupted.
+Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: the request was wrong,
+or was withdrawn by an interruption.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from graphopt.errors import GraphOptError
 
 from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, targets, verify
 
-INTERRUPTED = 130
+_TYPER_INTERRUPTED = 130
+"""What typer returns for an interrupted command."""
 TRACEBACK_VARIABLE = "GRAPHOPT_TRACEBACK"
 
 HELP = """
@@ -34,7 +35,7 @@ Make a trained network smaller and faster, prove that it still computes the same
     graphopt bench model.gopt                            measure it against ONNX Runtime
     graphopt optimize model.onnx -o smaller.onnx         only rewrite the graph; the result is ONNX again
 
-Exit status: 0 done, 1 the check that was asked for failed, 2 the request was wrong, 130 interrupted.
+Exit status: 0 done, 1 the check that was asked for failed, 2 the request was wrong or was interrupted.
 """
 
 app = typer.Typer(
@@ -102,12 +103,12 @@ def run_command(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; whatever goes wrong is printed as one message on stderr."""
     try:
         status = app(args=args, prog_name="graphopt", standalone_mode=False)
-        if status == INTERRUPTED:
+        if status == _TYPER_INTERRUPTED:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        print("\nerror: interrupted; nothing was written", file=sys.stderr)
+        return 2
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             traceback.print_exc()

@@ -331,7 +331,7 @@ def check_nothing_left(process: subprocess.Popen[str], folder: Path) -> None:
     assert not list((folder / "scratch").iterdir())
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 2), (signal.SIGTERM, 143)])
 def test_interrupted(compiling: subprocess.Popen[str], tmp_path: Path, number: int, status: int) -> None:
     children = psutil.Process(compiling.pid).children(recursive=True)
     assert children
