@@ -16,8 +16,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
 from graphopt.targets.tvm.border import split_border
+from graphopt.targets.tvm.let_loops import serialize_refused_lets
 from graphopt.targets.tvm.peel import peel
-from graphopt.targets.tvm.scalar_lets import serialize_scalar_lets
 
 PIPELINE = "graphopt-cpu"
 
@@ -37,7 +37,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.BF16ComputeLegalize(),
         split_border(),
         peel(),
-        serialize_scalar_lets(),
+        serialize_refused_lets(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),
         loops.StorageRewrite(),
