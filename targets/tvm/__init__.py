@@ -35,12 +35,14 @@ class TvmBackend:
         from graphopt.targets.tvm import build as builder
         from graphopt.targets.tvm import fuse, gpu
         from graphopt.targets.tvm.lower import lower
-        from graphopt.targets.tvm.machine import machine_of
+        from graphopt.targets.tvm.machine import machine_for
 
         progress("lowering", 0.0)
-        lowered = lower(model, None if target.kind == "cuda" else machine_of(builder.tvm_target(target)))
+        machine = None if target.kind == "cuda" else machine_for(target)
+        lowered = lower(model, machine)
         progress("scheduling", 0.2)
-        scheduled = (gpu if target.kind == "cuda" else fuse).fuse(lowered.mod, builder.tvm_target(target))
+        made_for = builder.tvm_target(target)
+        scheduled = gpu.fuse(lowered.mod, made_for) if machine is None else fuse.fuse(lowered.mod, made_for, machine)
         progress("generating code", 0.5)
         builder.build_library(scheduled, target, folder / LIBRARY, progress)
         progress("writing weights", 0.95)

@@ -11,19 +11,20 @@ import tvm
 from tvm import relax
 
 from graphopt.targets.tvm.kernels.legalize import legalizers
-from graphopt.targets.tvm.machine import machine_of
+from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.order import order_symbols
 from graphopt.targets.tvm.schedule import schedule
 
 
-def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Legalize, fuse and schedule `mod` for `target`; `main` keeps its signature."""
+def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None = None) -> tvm.IRModule:
+    """Legalize, fuse and schedule `mod` for `target` (`machine`: what it is, if known better); `main` keeps its signature."""
+    machine = machine or machine_of(target)
     with target:
         mod = tvm.transform.Sequential(
             [
                 relax.backend.DispatchSampling(),
                 relax.backend.DispatchSortScan(),
-                relax.transform.LegalizeOps(legalizers(machine_of(target))),
+                relax.transform.LegalizeOps(legalizers(machine)),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
                 relax.transform.FuseOps(),
@@ -34,4 +35,4 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
                 relax.transform.RewriteDataflowReshape(),
             ]
         )(mod)
-        return schedule(mod, target)
+        return schedule(mod, machine)

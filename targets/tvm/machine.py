@@ -8,6 +8,8 @@ from functools import lru_cache
 import tvm
 from tvm.target import codegen
 
+from graphopt.target import Target
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -15,11 +17,14 @@ class Machine:
 
     `vector_bytes` is the width of one SIMD register, `registers` how many there are, `cores` the number of
     cores that the target names (1 where it names none: only used to judge what is worth starting threads for).
+    `l1_bytes` and `l2_bytes` are the data caches of one core.
     """
 
     vector_bytes: int
     registers: int
     cores: int
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 256 << 10
 
     def lanes(self, dtype: str) -> int:
         """Elements of `dtype` (TVM's name: "float32", "int8", "bool"...) in one vector register, at least 1."""
@@ -36,8 +41,15 @@ class Machine:
         return 16 if self.registers >= 32 else 12
 
 
+def machine_for(target: Target) -> Machine:
+    """The `Machine` of a described CPU target."""
+    return Machine(
+        target.vector_bits // 8, target.vector_registers, target.cores, target.l1_kib << 10, target.l2_kib << 10
+    )
+
+
 def machine_of(target: tvm.target.Target) -> Machine:
-    """The `Machine` of an LLVM target (for a GPU target: of its host).
+    """The `Machine` of an LLVM target (for a GPU target: of its host), which says nothing of caches.
 
     TVM's own `llvm_get_vector_width` answers 512 bits for any x86, so the features decide.
     """

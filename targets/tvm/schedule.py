@@ -1,6 +1,6 @@
 """Gives every PrimFunc of a module a schedule for its target; changes no result.
 
-`schedule(mod, target)` looks at each function once: a kernel family claims it by its anchor block (convolution,
+`schedule(mod, machine)` looks at each function once: a kernel family claims it by its anchor block (convolution,
 matrix product, pooling), everything else gets the generic schedule. A rule that TVM refuses for an odd function
 gives way to the next more general one; only functions that are not made of blocks (sorting and the like, written
 as plain loops) stay as they are.
@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.s_tir import ScheduleError
 
 from graphopt.targets.tvm.kernels import conv_cpu, generic_cpu, math, matmul_cpu, rows_cpu
-from graphopt.targets.tvm.machine import Machine, machine_of
+from graphopt.targets.tvm.machine import Machine
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,9 +26,8 @@ CPU_RULES: tuple[CpuRule, ...] = (conv_cpu.schedule, matmul_cpu.schedule, rows_c
 """From the most specific to the most general; a rule answers None for a function that is not its own."""
 
 
-def schedule(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """The module with every PrimFunc scheduled for `target` (kind "llvm"); Relax functions stay as they are."""
-    machine = machine_of(target)
+def schedule(mod: tvm.IRModule, machine: Machine) -> tvm.IRModule:
+    """The module with every PrimFunc scheduled for `machine`; Relax functions stay as they are."""
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     for name, func in sorted(mod.functions_items(), key=lambda item: item[0].name_hint):
         if isinstance(func, tirx.PrimFunc) and not is_scheduled(func):
