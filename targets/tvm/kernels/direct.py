@@ -1,0 +1,277 @@
+"""Direct convolution of channel-blocked activations: N, C/v, spatial..., v, with v the lanes of a vector.
+
+`plan_direct` chooses the register tile in closed form, `candidates` lists what is worth measuring, `pack_weight` lays
+a constant weight out in the order in which the loop nest (`direct_cpu`) reads it, and `direct` is the definition. The
+first layer of a network, with few channels, reads N, C, spatial... as it comes.
+
+A tile of `columns` positions of a row by `vectors` blocks of output channels stays in registers over the whole
+reduction (Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD architectures",
+arXiv 1808.05567). Where `columns` or `vectors` do not divide a row or the blocks, tiles of one less fill the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from graphopt.targets.tvm.kernels.conv import ConvSpec, reduce_axis
+from graphopt.targets.tvm.kernels.nest import even_split, long
+from graphopt.targets.tvm.machine import Machine
+
+KERNEL = "conv_direct"
+
+
+@dataclass(frozen=True)
+class ConvWorkload:
+    """One convolution with all its sizes; `space` are the extents of the input, `blocked` says how it lies in memory."""
+
+    spec: ConvSpec
+    batch: int
+    space: tuple[int, ...]
+    lanes: int
+    blocked: bool = True
+
+    @property
+    def out_space(self) -> tuple[int, ...]:
+        return tuple(int(self.spec.out_size(axis, size)) for axis, size in enumerate(self.space))
+
+    @property
+    def group_in(self) -> int:
+        return self.spec.in_channels // self.spec.groups
+
+    @property
+    def group_out(self) -> int:
+        return self.spec.out_channels // self.spec.groups
+
+    @property
+    def blocks(self) -> int:
+        """Vectors of output channels in a group."""
+        return -(-self.group_out // self.lanes)
+
+    @property
+    def depth(self) -> int:
+        """Products that make one output element."""
+        return self.group_in * math.prod(self.spec.kernel)
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.batch * self.spec.out_channels * self.depth * math.prod(self.out_space)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Every output position reads one input position, the same one: all positions form one long row."""
+        spec = self.spec
+        plain = not any(spec.pads_begin) and not any(spec.pads_end)
+        return plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Rows of an image, positions in a row."""
+        if self.is_pointwise:
+            return 1, math.prod(self.out_space)
+        return math.prod(self.out_space[:-1]), self.out_space[-1]
+
+
+@dataclass(frozen=True)
+class DirectPlan:
+    """How a workload is computed: the register tile, and which loop is outside.
+
+    With `rows_outside`, all output channels of a piece of a row follow each other and the data stays in cache;
+    otherwise a tile's weights do, while all rows pass.
+    """
+
+    columns: int
+    vectors: int
+    rows_outside: bool
+
+    def to_ints(self) -> tuple[int, ...]:
+        return dataclasses.astuple(self)
+
+
+def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
+    """The tile that needs the fewest cycles by a count of multiply-adds, loads and latency."""
+    return min(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan))
+
+
+def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
+    """The default and what else may be faster: the best tiles by the same count, each with either order of loops."""
+    best = sorted(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan))
+    return [
+        dataclasses.replace(plan, rows_outside=order)
+        for plan in best[:6]
+        for order in (plan.rows_outside, not plan.rows_outside)
+    ]
+
+
+def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
+    width = workload.rows[1]
+    rows_outside = _data_is_larger(workload, machine)
+    return [
+        DirectPlan(columns, vectors, rows_outside)
+        for columns in range(1, min(width, machine.accumulators) + 1)
+        for vectors in range(1, min(workload.blocks, machine.accumulators // columns) + 1)
+    ]
+
+
+def _data_is_larger(workload: ConvWorkload, machine: Machine) -> bool:
+    """The weights stay in the second-level cache beside a piece of the data, and all the data would not."""
+    weights = 4 * workload.depth * workload.blocks * workload.lanes * workload.spec.groups
+    data = 4 * workload.spec.in_channels * math.prod(workload.space)
+    return weights <= machine.l2_bytes // 2 < data
+
+
+def _cycles(workload: ConvWorkload, plan: DirectPlan) -> float:
+    """Cycles for one step of the reduction over a row and all channels of a group: what ports and latency allow.
+
+    Two multiply-adds and two loads a cycle, results after four cycles; each load also takes a slot of the decoder.
+    """
+    total = 0.0
+    for _, columns, across in even_split(workload.rows[1], plan.columns):
+        for _, vectors, down in even_split(workload.blocks, plan.vectors):
+            loads = columns + vectors
+            total += across * down * (max(columns * vectors / 2, 4, loads / 2) + 0.1 * loads)
+    return total
+
+
+def packed_size(workload: ConvWorkload) -> int:
+    """Elements of a packed weight."""
+    return workload.spec.groups * workload.blocks * workload.depth * workload.lanes
+
+
+def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) -> np.ndarray:
+    """`weight` (O, I/groups, *kernel) as one row of numbers: tile by tile, in the order of the reduction.
+
+    In a tile: input channel block, taps, channel of the block, vector of the tile, lane. (Channel, taps, vector, lane
+    where the data is not blocked.) Lanes beyond the last output channel are zero.
+    """
+    spec, lanes = workload.spec, workload.lanes
+    taps = math.prod(spec.kernel)
+    grouped = weight.reshape(spec.groups, workload.group_out, workload.group_in, taps)
+    missing = workload.blocks * lanes - workload.group_out
+    grouped = np.pad(grouped, [(0, 0), (0, missing), (0, 0), (0, 0)])
+    vectors = grouped.reshape(spec.groups, workload.blocks, lanes, workload.group_in, taps)
+    step = lanes if workload.blocked else 1
+    parts = []
+    for group in vectors:
+        for first, size, count in even_split(workload.blocks, plan.vectors):
+            for tile in group[first : first + size * count].reshape(count, size, lanes, workload.group_in, taps):
+                for start in range(0, workload.group_in, step):
+                    # vector, lane, channel, tap -> tap, channel, vector, lane
+                    parts.append(tile[:, :, start : start + step].transpose(3, 2, 0, 1).ravel())
+    return np.concatenate(parts)
+
+
+def weight_index(
+    workload: ConvWorkload, first: Any, size: Any, channel_block: Any, tap: Any, channel: Any, vector: Any, lane: Any
+) -> Any:
+    """Where `pack_weight` put an element of the tile of `size` blocks that begins at block `first` (over all groups)."""
+    step = workload.lanes if workload.blocked else 1
+    taps = math.prod(workload.spec.kernel)
+    here = width_of_block(workload, channel_block)
+    place = channel_block * (step * taps) + tap * here + channel
+    return first * (workload.depth * workload.lanes) + (place * size + vector) * workload.lanes + lane
+
+
+def width_of_block(workload: ConvWorkload, channel_block: Any) -> Any:
+    """Real channels of a block of a group's input: fewer in the last one."""
+    if not workload.blocked:
+        return 1
+    count, rest = divmod(workload.group_in, workload.lanes)
+    if rest == 0:
+        return workload.lanes
+    if isinstance(channel_block, int):
+        return workload.lanes if channel_block < count else rest
+    return tirx.Select(channel_block < count, long(workload.lanes), long(rest))
+
+
+def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: DirectPlan) -> te.Tensor:
+    """The convolution of blocked (or plain) `data` with a packed weight: N, O/v, *out_space, v.
+
+    Groups, where there are several, are whole blocks of channels.
+    """
+    spec, lanes = workload.spec, workload.lanes
+    channel = reduce_axis(workload.group_in, "rc")
+    taps = [reduce_axis(size, f"r{axis}") for axis, size in enumerate(spec.kernel)]
+    step = lanes if workload.blocked else 1
+
+    def element(n: Any, block: Any, *index: Any) -> Any:
+        *where, lane = index
+        places = [
+            position * spec.strides[axis] + taps[axis] * spec.dilations[axis] - spec.pads_begin[axis]
+            for axis, position in enumerate(where)
+        ]
+        inside = [
+            test
+            for axis, place in enumerate(places)
+            for test in (place >= 0, place < workload.space[axis])
+            if spec.pads_begin[axis] or spec.pads_end[axis]
+        ]
+        source = block // workload.blocks * workload.group_in + channel
+        value = (
+            data(n, source // lanes, *places, source % lanes) if workload.blocked else data(n, source, *places)
+        )
+        if inside:
+            value = tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, data.dtype))
+        tap: Any = long(0)
+        for axis, size in enumerate(spec.kernel):
+            tap = tap * size + taps[axis]
+        first, size = _tile_of(block, workload, plan)
+        place = weight_index(workload, first, size, channel // step, tap, channel % step, block - first, lane)
+        return te.sum(value * weight(place), axis=[channel, *taps])
+
+    shape = (workload.batch, spec.groups * workload.blocks, *workload.out_space, lanes)
+    return te.compute(
+        [long(size) for size in shape],
+        element,
+        name=KERNEL,
+        attrs={"kernel": KERNEL, "plan": [long(number) for number in _numbers(workload, plan)]},
+    )
+
+
+def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any, Any]:
+    """The first block of the tile that holds `block`, and the tile's size."""
+    start = block // workload.blocks * workload.blocks
+    inner = block - start
+    runs = even_split(workload.blocks, plan.vectors)
+    position, size, _ = runs[-1]
+    first: Any = position + (inner - position) // size * size
+    width: Any = long(size)
+    for position, size, count in runs[:-1]:
+        here = inner < position + size * count
+        first = tirx.Select(here, position + (inner - position) // size * size, first)
+        width = tirx.Select(here, long(size), width)
+    return start + first, width
+
+
+def _numbers(workload: ConvWorkload, plan: DirectPlan) -> list[int]:
+    """Workload and plan as the integers of an annotation; `from_numbers` reads them."""
+    spec = workload.spec
+    each = (spec.kernel, spec.strides, spec.dilations, spec.pads_begin, spec.pads_end, workload.space)
+    return [
+        *plan.to_ints(),
+        workload.batch,
+        workload.lanes,
+        workload.blocked,
+        spec.out_channels,
+        spec.in_channels,
+        spec.groups,
+        *(number for numbers in each for number in numbers),
+    ]
+
+
+def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, DirectPlan]:
+    """What `direct` wrote into the annotation of its block."""
+    columns, vectors, order, batch, lanes, blocked, outputs, inputs, groups, *each = numbers
+    rank = len(each) // 6
+    kernel, strides, dilations, begin, end, space = (tuple(each[i * rank : (i + 1) * rank]) for i in range(6))
+    spec = ConvSpec(outputs, inputs, kernel, strides, dilations, begin, end, groups)
+    return ConvWorkload(spec, batch, space, lanes, bool(blocked)), DirectPlan(columns, vectors, bool(order))
+
+
+Emit = Callable[..., None]
