@@ -51,6 +51,10 @@ class Built:
 class Backend(Protocol):
     """One instance is made without arguments in the process that uses it."""
 
+    def pipeline(self, target: Target) -> str:
+        """What is to be done to a model for `target` alone, after it was optimized: pipeline text, "" for nothing."""
+        ...
+
     def unsupported(self, model: Model) -> list[Unsupported]:
         """Every node that `build` could not compile. Nothing is built for it."""
         ...

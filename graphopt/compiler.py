@@ -47,7 +47,8 @@ def compile(
     """Compile a model for a target.
 
     `model`: a Model (it is not changed), a ModelProto, the bytes of one, or a path. `target`: a name, a path of a
-    TOML file, or a Target. `passes`: a pipeline or its text (None: "default"; "": none). `inputs`: shapes to fix, by
+    TOML file, or a Target. `passes`: a pipeline or its text (None: "default"; "": none), behind which the backend adds
+    what it needs for the target, as the layout of activations. `inputs`: shapes to fix, by
     input name; what is not fixed stays dynamic. `verify`: check every pass, and measure the compiled code, against
     ONNX Runtime on `data` (arrays by input name) or on inputs generated from `seed`; the measured errors are in
     the manifest (code for another machine cannot be measured here). `bundle_runtime`: put the runtime libraries for
@@ -67,7 +68,7 @@ def compile(
     optimized = original.copy()
     report = run_passes(
         optimized,
-        DEFAULT_PIPELINE if passes is None else passes,
+        pipeline_for(made_for, passes),
         target=made_for,
         verify=verify,
         data=data,
@@ -98,6 +99,19 @@ def compile(
             ) from error
         raise
     return result
+
+
+def pipeline_for(target: Target, passes: Pipeline | str | None = None) -> Pipeline:
+    """What `compile` runs: `passes` (None: "default"), and behind them what the backend does for `target`.
+
+    An empty pipeline stays empty. Raises PipelineError.
+    """
+    from .pipeline import Pipeline
+
+    chosen = DEFAULT_PIPELINE if passes is None else passes
+    pipeline = Pipeline.parse(chosen) if isinstance(chosen, str) else chosen
+    lowering = Pipeline.parse(backend.load().pipeline(target))
+    return Pipeline(pipeline.steps + lowering.steps) if pipeline.steps else pipeline
 
 
 def _manifest(target: Target, built: backend.Built, report: Report, runtime: Sequence[str]) -> Manifest:

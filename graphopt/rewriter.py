@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .ir import Attribute, Graph, Model, Node, Tensor, Value, ValueType, edit
+from .ir import Attribute, Function, Graph, Model, Node, Tensor, Value, ValueType, edit
 from .ir.copying import bind_attributes, copy_contents, replace_contents
 from .ir.infer import infer_node, merge_types
 from .ir.model import FunctionKey
@@ -266,6 +266,14 @@ class Rewriter:
         """Import an operator domain at a version."""
         self.graph.model._opsets[domain] = version
         self.graph.model._touch()
+
+    def add_function(self, function: Function) -> None:
+        """Define a function of the model. Raises ValueError if it has one of that name already."""
+        model = self.graph.model
+        if function.key in model.functions:
+            raise ValueError(f"function {function.domain}::{function.name} is there already")
+        model._functions[function.key] = function
+        model._touch()
 
     def remove_function(self, key: FunctionKey) -> None:
         del self.graph.model._functions[key]

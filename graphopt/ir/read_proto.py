@@ -44,6 +44,14 @@ def read_model(proto: onnx.ModelProto, folder: Path | None = None, name: str = "
     return model
 
 
+def read_function(proto: onnx.FunctionProto, model: Model) -> Function:
+    """The function that `proto` describes, for `model`, which does not get it by this."""
+    reader = _Reader(None, model.name)
+    function = reader.function(proto, model)
+    reader.sort(function.graph)
+    return function
+
+
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.ir import Attribute, Function, Graph, Node
+from graphopt.operators import DOMAIN
 from graphopt.rewrite import Fidelity, Pass, PassContext
 
 
@@ -53,7 +54,12 @@ class InlineFunctions(Pass):
         return [n for n in inner if not n.removed and _key(n) in context.model.functions]
 
     def _reason_to_keep(self, function: Function, context: PassContext) -> str:
-        """A body written for another version of an operator domain cannot be moved into this model as it is."""
+        """A body written for another version of an operator domain cannot be moved into this model as it is.
+
+        graphopt's own operators stay: backends have kernels for them, which their bodies would hide.
+        """
+        if function.domain == DOMAIN:
+            return "it is an operator of graphopt's own"
         for domain, version in function.opsets.items():
             if context.model.opsets.get(domain, version) != version and _uses_domain(function, domain):
                 return f"the function's body is written for opset {version} of '{domain or 'ai.onnx'}'"

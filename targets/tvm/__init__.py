@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 class TvmBackend:
     """Lowers a model to Relax, fuses and schedules it, and builds one library with the virtual machine's code."""
 
+    def pipeline(self, target: Target) -> str:
+        """The named pipeline `layout` for CPUs: their kernels work on channel-blocked activations."""
+        return "layout" if target.kind == "cpu" else ""
+
     def unsupported(self, model: Model) -> list[Unsupported]:
         """Every node that cannot be lowered, with the reason."""
         from graphopt.targets.tvm.lower import unsupported

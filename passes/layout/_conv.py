@@ -1,0 +1,68 @@
+"""Convolutions as `graphopt::BlockedConv` and `graphopt::ConvToBlocked`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphopt.ir import DType, Node, Value
+from graphopt.passes.layout._blocks import UNKNOWN, Layout, Plan, channels_of, is_image, sizes_of
+from graphopt.rewrite import Miss, Rewriter
+
+
+def conv(node: Node, layout: Layout) -> Plan | Miss:
+    """A Conv of static spatial sizes with constant weights, dense, depthwise, or in groups that fill blocks."""
+    data, weight, bias = node.input(0), node.input(1), node.input(2)
+    if data is None or weight is None or weight.constant is None or (bias is not None and bias.constant is None):
+        return Miss("the weight or the bias is computed")
+    if data.dtype is not DType.FLOAT or weight.dtype is not DType.FLOAT:
+        return Miss("its element type is not float32")
+    if not is_image(data):
+        return Miss("channels or spatial sizes are not known")
+    if not is_image(node.output):
+        return UNKNOWN
+    outputs, per_group, *kernel = weight.constant.shape
+    groups = node.attr("group", 1)
+    if 0 in weight.constant.shape:
+        return Miss("the weight is empty")
+    if not _groups_fit(groups, per_group, outputs, layout.block):
+        return Miss("its groups do not fill blocks of channels")
+    attributes = {"block": layout.block, "kernel_shape": kernel, "group": groups}
+    attributes["strides"] = list(node.attr("strides") or [1] * len(kernel))
+    attributes["dilations"] = list(node.attr("dilations") or [1] * len(kernel))
+    attributes["pads"] = _pads(node, sizes_of(data), kernel, attributes["strides"], attributes["dilations"])
+
+    def make(rewriter: Rewriter) -> list[Value | None]:
+        # Few channels would leave most of a block empty: the kernel reads them where they are.
+        direct = data not in layout and groups == 1 and channels_of(data) < layout.block
+        source = data if direct else layout.blocked(data)(rewriter)
+        inputs = [source, weight] if bias is None else [source, weight, bias]
+        op_type = "ConvToBlocked" if direct else "BlockedConv"
+        return [layout.op(rewriter, op_type, inputs, attributes, layout.type_of(node.output))]
+
+    return make
+
+
+def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
+    if groups == 1:
+        return True
+    if per_group == 1 and outputs == groups:
+        return True
+    return per_group % block == 0 and (outputs // groups) % block == 0
+
+
+def _pads(
+    node: Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """The padding before and behind each axis as numbers, whatever `auto_pad` says."""
+    mode = node.attr("auto_pad", "NOTSET") or "NOTSET"
+    if mode == "NOTSET":
+        return list(node.attr("pads") or [0] * (2 * len(kernel)))
+    if mode == "VALID":
+        return [0] * (2 * len(kernel))
+    begin, end = [], []
+    for size, taps, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+        span = (taps - 1) * dilation + 1
+        total = max((-(-size // stride) - 1) * stride + span - size, 0)
+        begin.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        end.append(total - begin[-1])
+    return begin + end
