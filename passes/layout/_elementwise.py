@@ -81,7 +81,12 @@ def broadcast(node: Node, layout: Layout) -> Plan | Miss:
 
 def _is_whole(value: Value | None, result: Value) -> bool:
     """Whether a value has the rank and the channels of the result."""
-    return is_image(value) and value is not None and value.rank == result.rank and channels_of(value) == channels_of(result)
+    return (
+        is_image(value)
+        and value is not None
+        and value.rank == result.rank
+        and channels_of(value) == channels_of(result)
+    )
 
 
 def operand(value: Value, result: Value, layout: Layout) -> Make | Miss:

@@ -17,7 +17,10 @@ from graphopt.targets.tvm.schedule import schedule
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None = None) -> tvm.IRModule:
-    """Legalize, fuse and schedule `mod` for `target` (`machine`: what it is, if known better); `main` keeps its signature."""
+    """Legalize, fuse and schedule `mod` for `target`; `main` keeps its signature.
+
+    `machine` says more of the target than TVM's description, such as the caches.
+    """
     machine = machine or machine_of(target)
     with target:
         mod = tvm.transform.Sequential(

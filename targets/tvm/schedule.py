@@ -15,14 +15,21 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import ScheduleError
 
-from graphopt.targets.tvm.kernels import conv_cpu, generic_cpu, math, matmul_cpu, rows_cpu
+from graphopt.targets.tvm.kernels import conv_cpu, depthwise, direct_cpu, generic_cpu, math, matmul_cpu, rows_cpu
 from graphopt.targets.tvm.machine import Machine
 
 _LOG = logging.getLogger(__name__)
 
 CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 
-CPU_RULES: tuple[CpuRule, ...] = (conv_cpu.schedule, matmul_cpu.schedule, rows_cpu.schedule, generic_cpu.schedule)
+CPU_RULES: tuple[CpuRule, ...] = (
+    direct_cpu.schedule,
+    depthwise.schedule,
+    conv_cpu.schedule,
+    matmul_cpu.schedule,
+    rows_cpu.schedule,
+    generic_cpu.schedule,
+)
 """From the most specific to the most general; a rule answers None for a function that is not its own."""
 
 

@@ -22,6 +22,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.kernels.conv import ConvSpec, reduce_axis
 from graphopt.targets.tvm.kernels.nest import even_split, long
+from graphopt.targets.tvm.kernels.windows import Geometry
 from graphopt.targets.tvm.machine import Machine
 
 KERNEL = "conv_direct"
@@ -29,17 +30,22 @@ KERNEL = "conv_direct"
 
 @dataclass(frozen=True)
 class ConvWorkload:
-    """One convolution with all its sizes; `space` are the extents of the input, `blocked` says how it lies in memory."""
+    """One convolution with all its sizes.
+
+    `space` are the spatial extents of the input, `batch` is None where it is not known, `blocked` says how the input
+    lies in memory, and `lanes` is v.
+    """
 
     spec: ConvSpec
-    batch: int
+    batch: int | None
     space: tuple[int, ...]
     lanes: int
     blocked: bool = True
 
     @property
-    def out_space(self) -> tuple[int, ...]:
-        return tuple(int(self.spec.out_size(axis, size)) for axis, size in enumerate(self.space))
+    def geometry(self) -> Geometry:
+        spec = self.spec
+        return Geometry(spec.kernel, spec.strides, spec.dilations, spec.pads_begin, spec.pads_end, self.space)
 
     @property
     def group_in(self) -> int:
@@ -59,23 +65,19 @@ class ConvWorkload:
         """Products that make one output element."""
         return self.group_in * math.prod(self.spec.kernel)
 
-    @property
-    def flops(self) -> int:
-        return 2 * self.batch * self.spec.out_channels * self.depth * math.prod(self.out_space)
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Every output position reads one input position, the same one: all positions form one long row."""
+    def numbers(self) -> list[int]:
+        """As integers for an annotation."""
         spec = self.spec
-        plain = not any(spec.pads_begin) and not any(spec.pads_end)
-        return plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
+        fixed = [self.batch or 0, self.lanes, int(self.blocked), spec.out_channels, spec.in_channels, spec.groups]
+        return [*fixed, *self.geometry.numbers()]
 
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Rows of an image, positions in a row."""
-        if self.is_pointwise:
-            return 1, math.prod(self.out_space)
-        return math.prod(self.out_space[:-1]), self.out_space[-1]
+    @staticmethod
+    def of(numbers: Sequence[int]) -> ConvWorkload:
+        """What `numbers` wrote."""
+        batch, lanes, blocked, outputs, inputs, groups, *rest = numbers
+        shape = Geometry.of(rest)
+        spec = ConvSpec(outputs, inputs, shape.kernel, shape.strides, shape.dilations, shape.begin, shape.end, groups)
+        return ConvWorkload(spec, batch or None, shape.space, lanes, bool(blocked))
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 
 
 def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
-    width = workload.rows[1]
+    width = workload.geometry.width
     rows_outside = _data_is_larger(workload, machine)
     return [
         DirectPlan(columns, vectors, rows_outside)
@@ -132,7 +134,7 @@ def _cycles(workload: ConvWorkload, plan: DirectPlan) -> float:
     Two multiply-adds and two loads a cycle, results after four cycles; each load also takes a slot of the decoder.
     """
     total = 0.0
-    for _, columns, across in even_split(workload.rows[1], plan.columns):
+    for _, columns, across in even_split(workload.geometry.width, plan.columns):
         for _, vectors, down in even_split(workload.blocks, plan.vectors):
             loads = columns + vectors
             total += across * down * (max(columns * vectors / 2, 4, loads / 2) + 0.1 * loads)
@@ -170,7 +172,7 @@ def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) ->
 def weight_index(
     workload: ConvWorkload, first: Any, size: Any, channel_block: Any, tap: Any, channel: Any, vector: Any, lane: Any
 ) -> Any:
-    """Where `pack_weight` put an element of the tile of `size` blocks that begins at block `first` (over all groups)."""
+    """Where `pack_weight` put an element of the tile of `size` blocks from block `first` on (over all groups)."""
     step = workload.lanes if workload.blocked else 1
     taps = math.prod(workload.spec.kernel)
     here = width_of_block(workload, channel_block)
@@ -195,43 +197,46 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
 
     Groups, where there are several, are whole blocks of channels.
     """
-    spec, lanes = workload.spec, workload.lanes
+    spec, lanes, geometry = workload.spec, workload.lanes, workload.geometry
     channel = reduce_axis(workload.group_in, "rc")
     taps = [reduce_axis(size, f"r{axis}") for axis, size in enumerate(spec.kernel)]
     step = lanes if workload.blocked else 1
 
     def element(n: Any, block: Any, *index: Any) -> Any:
         *where, lane = index
-        places = [
-            position * spec.strides[axis] + taps[axis] * spec.dilations[axis] - spec.pads_begin[axis]
-            for axis, position in enumerate(where)
-        ]
-        inside = [
-            test
-            for axis, place in enumerate(places)
-            for test in (place >= 0, place < workload.space[axis])
-            if spec.pads_begin[axis] or spec.pads_end[axis]
-        ]
         source = block // workload.blocks * workload.group_in + channel
-        value = (
-            data(n, source // lanes, *places, source % lanes) if workload.blocked else data(n, source, *places)
-        )
-        if inside:
-            value = tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, data.dtype))
+
+        def read(places: Sequence[Any]) -> Any:
+            return data(n, source // lanes, *places, source % lanes) if workload.blocked else data(n, source, *places)
+
         tap: Any = long(0)
         for axis, size in enumerate(spec.kernel):
             tap = tap * size + taps[axis]
         first, size = _tile_of(block, workload, plan)
         place = weight_index(workload, first, size, channel // step, tap, channel % step, block - first, lane)
-        return te.sum(value * weight(place), axis=[channel, *taps])
+        return te.sum(read_inside(read, geometry, where, taps, data.dtype) * weight(place), axis=[channel, *taps])
 
-    shape = (workload.batch, spec.groups * workload.blocks, *workload.out_space, lanes)
+    shape = (data.shape[0], spec.groups * workload.blocks, *geometry.out_space, lanes)
     return te.compute(
         [long(size) for size in shape],
         element,
         name=KERNEL,
-        attrs={"kernel": KERNEL, "plan": [long(number) for number in _numbers(workload, plan)]},
+        attrs={"kernel": KERNEL, "plan": [long(number) for number in (*plan.to_ints(), *workload.numbers())]},
     )
+
+
+def read_inside(
+    read: Callable[[Sequence[Any]], Any], geometry: Geometry, where: Sequence[Any], taps: Sequence[Any], dtype: str
+) -> Any:
+    """`read` at the position that `taps` reach from the output position `where`; 0 outside the image."""
+    places, inside = [], []
+    for axis, (position, tap) in enumerate(zip(where, taps, strict=True)):
+        place = position * geometry.strides[axis] + tap * geometry.dilations[axis] - geometry.begin[axis]
+        places.append(place)
+        if geometry.begin[axis] or geometry.end[axis]:
+            inside += [place >= 0, place < geometry.space[axis]]
+    value = read(places)
+    return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, dtype)) if inside else value
 
 
 def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any, Any]:
@@ -249,29 +254,7 @@ def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any,
     return start + first, width
 
 
-def _numbers(workload: ConvWorkload, plan: DirectPlan) -> list[int]:
-    """Workload and plan as the integers of an annotation; `from_numbers` reads them."""
-    spec = workload.spec
-    each = (spec.kernel, spec.strides, spec.dilations, spec.pads_begin, spec.pads_end, workload.space)
-    return [
-        *plan.to_ints(),
-        workload.batch,
-        workload.lanes,
-        workload.blocked,
-        spec.out_channels,
-        spec.in_channels,
-        spec.groups,
-        *(number for numbers in each for number in numbers),
-    ]
-
-
 def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, DirectPlan]:
     """What `direct` wrote into the annotation of its block."""
-    columns, vectors, order, batch, lanes, blocked, outputs, inputs, groups, *each = numbers
-    rank = len(each) // 6
-    kernel, strides, dilations, begin, end, space = (tuple(each[i * rank : (i + 1) * rank]) for i in range(6))
-    spec = ConvSpec(outputs, inputs, kernel, strides, dilations, begin, end, groups)
-    return ConvWorkload(spec, batch, space, lanes, bool(blocked)), DirectPlan(columns, vectors, bool(order))
-
-
-Emit = Callable[..., None]
+    columns, vectors, order, *rest = numbers
+    return ConvWorkload.of(rest), DirectPlan(columns, vectors, bool(order))

@@ -48,11 +48,6 @@ class Fused:
     keeps_output: bool
     """Something other than `finals` reads the anchor's own result."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Extents of the anchor's result."""
-        return tuple(int(size) for size in self.output.shape)
-
     def plan(self) -> tuple[int, ...]:
         """The numbers that the family put into the annotation `plan`."""
         return tuple(int(number) for number in self.anchor.annotations["plan"])
@@ -82,10 +77,13 @@ class Fused:
 
 
 def take_apart(func: tirx.PrimFunc, kernel: str, machine: Machine) -> Fused | None:
-    """The parts of a function whose anchor is annotated as `kernel`; None for any other function, or a symbolic one."""
+    """The parts of a function whose anchor is annotated as `kernel`; None for any other one.
+
+    Its result may have a first extent, the batch, that is not known.
+    """
     sch = Schedule(tvm.IRModule({"main": func}))
     anchor = facts.find_anchor(sch, (kernel,))
-    if anchor is None or facts.is_symbolic(func):
+    if anchor is None or any(axis.size is None for axis in facts.axes_of(sch, anchor)[1:]):
         return None
     output = sch.get(anchor).writes[0].source
     finals = _finals(sch, anchor)
@@ -115,9 +113,7 @@ def put_together(fused: Fused, nest: Callable[[], None]) -> tirx.PrimFunc:
     own = [index for index, part in enumerate(parts) if any(name in names for name in _block_names(part))]
     parts[own[-1]] = made
     parts = [part for index, part in enumerate(parts) if index not in own[:-1]]
-    allocated = [
-        buffer for buffer in root.alloc_buffers if fused.keeps_output or not buffer.same_as(fused.output)
-    ]
+    allocated = [buffer for buffer in root.alloc_buffers if fused.keeps_output or not buffer.same_as(fused.output)]
     block = s_tir.SBlock(
         root.iter_vars,
         root.reads,
@@ -159,13 +155,14 @@ def _finals(sch: Schedule, anchor: SBlockRV) -> list[SBlockRV]:
 
 def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
     """The blocks behind the anchor that read its result, or what follows from it, just where they write."""
-    shape = [axis.size for axis in facts.axes_of(sch, anchor) if axis.kind == facts.SPATIAL]
+    shape = [axis.extent for axis in facts.axes_of(sch, anchor) if axis.kind == facts.SPATIAL]
     known = [sch.get(anchor).writes[0].source]
     for block in facts.child_blocks(sch)[facts.index_of(sch, anchor) + 1 :]:
         stmt = sch.get(block)
         axes = stmt.iter_vars
-        same = [facts.extent(axis.dom.extent) for axis in axes] == shape and all(
-            int(axis.iter_type) == facts.SPATIAL for axis in axes
+        same = len(axes) == len(shape) and all(
+            int(axis.iter_type) == facts.SPATIAL and tvm_ffi.structural_equal(axis.dom.extent, size)
+            for axis, size in zip(axes, shape, strict=True)
         )
         if not same or not isinstance(stmt.body, tirx.BufferStore):
             continue
@@ -218,9 +215,10 @@ def serial(extent: Any) -> Any:
     return T.serial(long(0), long(extent))
 
 
-def parallel(extent: int) -> Any:
+def parallel(extent: Any) -> Any:
     """A loop from 0 whose iterations are spread over threads; a plain loop where there is only one iteration."""
-    return T.parallel(long(0), long(extent)) if extent > 1 else serial(extent)
+    alone = facts.extent(extent) in (0, 1)
+    return serial(extent) if alone else T.parallel(long(0), long(extent))
 
 
 def vectorized(lanes: int) -> Any:
