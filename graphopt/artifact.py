@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from graphopt.runtime import Session
 
-FORMAT = 1
+FORMAT = 2
 KIND = "graphopt artifact"
 MANIFEST = "manifest.json"
 LIBRARY = "lib.so"

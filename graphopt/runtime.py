@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from graphopt import artifact, cpu, runtime_inputs
+from graphopt import artifact, cpu, runtime_threads
+from graphopt import runtime_tensors as tensors
 from graphopt.errors import ArtifactError, InputError
+from graphopt.runtime_inputs import Inputs, dtype_of, slices
 
 _DEVICES = {"cpu": 1, "cuda": 2}  # DLPack's device types
 _POOLED = 2  # the virtual machine's allocator that keeps freed memory for the next run
-_SHARE_ALL_CPUS = -3  # the thread pool's mode in which no thread is pinned to one CPU
+_MAIN = "main with weights"  # the saved closure: the virtual machine appends the weights to the inputs itself
 _RUNTIME = "libtvm_runtime.so"
 _loaded: dict[str, Any] = {}
-_pool = threading.local()
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
@@ -37,13 +38,12 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
     Raises ArtifactError when the folder is incomplete, altered, of another format, or for another machine, and
     InputError for a thread count below one.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads must be a whole number of at least 1, not {threads!r}")
+    count = runtime_threads.choose(threads)
     folder = Path(path)
     manifest = artifact.read_manifest(folder)
     _check_machine(folder, manifest)
     artifact.check_files(folder, manifest)
-    return Session(folder, manifest, _threads(threads))
+    return Session(folder, manifest, count)
 
 
 class Session:
@@ -56,19 +56,21 @@ class Session:
         self._lock = threading.Lock()
         _load_runtime(folder, manifest)
         try:
-            library = tvm_ffi.load_module(str(folder.resolve() / artifact.LIBRARY))
-            machine = library["vm_load_executable"]()
-            device = _DEVICES[manifest.device]
-            host = () if device == 1 else (_DEVICES["cpu"], 0, _POOLED)
-            machine["vm_initialization"](device, 0, _POOLED, *host)
-            self._main = machine["main"]
+            library, machine = _start(folder, manifest)
         except (RuntimeError, ValueError, AttributeError, KeyError, OSError) as error:
             raise ArtifactError(
                 f"its code cannot be loaded: {_first_line(error)}", where=self._where, remedy=_load_remedy(manifest)
             ) from error
         self._machine = (library, machine)  # code that runs must stay mapped
-        self._device = device
-        self._weights = self._map_weights(folder)
+        self._mapped: list[np.ndarray] = []
+        machine["save_function"]("main", _MAIN, True, *self._map_weights(folder))
+        self._main = machine[_MAIN]
+        self._inputs = Inputs(manifest.inputs)
+        self._results = [(info.name, dtype_of(info.dtype)) for info in manifest.outputs]
+        on_cpu = manifest.device == "cpu"
+        as_they_are = on_cpu and all(tensors.carried(dtype_of(info.dtype)) for info in manifest.inputs)
+        self._to_tensor = None if as_they_are else tensors.to_cpu if on_cpu else tensors.to_gpu
+        self._to_array = tensors.from_cpu if on_cpu else tensors.from_gpu
 
     @property
     def inputs(self) -> tuple[artifact.TensorInfo, ...]:
@@ -84,72 +86,46 @@ class Session:
         """Input name -> array gives output name -> array; the arrays returned are the caller's own.
 
         Raises InputError for a name, dtype or shape that does not fit, with what would. No dtype is converted.
+        On a CPU nothing is copied: compact arrays are read where they are, results are written where they stay.
         """
-        arrays = runtime_inputs.check(self.manifest.inputs, inputs)
+        arrays = self._inputs.check(inputs)
         with self._lock:
-            _use_threads(self.threads)
+            runtime_threads.use(self.threads)
             try:
-                tensors = [self._tensor(a) for a in arrays]
-                results = self._main(*tensors, *self._weights)
+                results = self._main(*(map(self._to_tensor, arrays) if self._to_tensor else arrays))
             except (RuntimeError, ValueError, TypeError) as error:
                 raise InputError(
                     f"the compiled model refused these inputs: {_first_line(error)}", where=self._where
                 ) from error
-            if not isinstance(results, tvm_ffi.Array):
-                results = [results]
-            # A result may be an input, a weight or another result; those are copied, the others handed over.
-            taken = [*arrays, *self._mapped]
-            pairs = zip(self.outputs, results, strict=True)
-            return {info.name: self._array(tensor, info, taken) for info, tensor in pairs}
-
-    def _tensor(self, array: np.ndarray) -> Any:
-        """An array as the virtual machine takes it; memory is shared on a CPU and copied to a GPU."""
-        carrier = runtime_inputs.carrier(array.dtype)
-        tensor = tvm_ffi.from_dlpack(array.view(carrier))
-        if carrier != array.dtype:
-            view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
-            tensor = view(tensor, tvm_ffi.Shape(array.shape), tvm_ffi.dtype(array.dtype.name), 0)
-        if self._device == _DEVICES["cpu"]:
-            return tensor
-        allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-        name = tvm_ffi.dtype(array.dtype.name)
-        there = allocate(tvm_ffi.Shape(array.shape), name, tvm_ffi.device("cuda", 0), None)
-        tvm_ffi.get_global_func("runtime.TVMTensorCopyFromTo")(tensor, there)
-        return there
-
-    def _array(self, tensor: Any, info: artifact.TensorInfo, taken: list[np.ndarray]) -> np.ndarray:
-        """A result as the caller's own array: its memory goes with it, and no other array shares it."""
-        dtype = runtime_inputs.dtype_of(info.dtype)
-        if self._device != _DEVICES["cpu"]:
-            return _copied(tensor, dtype)
-        carrier = runtime_inputs.carrier(dtype)
-        if carrier != dtype:
-            view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
-            tensor = view(tensor, tvm_ffi.Shape(tensor.shape), tvm_ffi.dtype(carrier.name), 0)
-        result = np.from_dlpack(tensor).view(dtype)
-        if any(np.may_share_memory(result, other) for other in taken):
-            result = result.copy()
-        taken.append(result)
-        return result
+        if len(self._results) == 1:
+            results = (results,)
+        # A result may be an input, a weight or another result; those are copied, the others handed over.
+        taken = self._mapped + arrays
+        outputs = {}
+        for (name, dtype), result in zip(self._results, results, strict=True):
+            array = tensors.own(self._to_array(result, dtype), taken)
+            taken.append(array)
+            outputs[name] = array
+        return outputs
 
     def _map_weights(self, folder: Path) -> list[Any]:
         """The weights as tensors over the mapped file; pages are read when first used and shared between processes."""
-        self._mapped: list[np.ndarray] = []
         if not self.manifest.weights:
             return []
         # Copy-on-write: DLPack cannot say that memory is read-only, and nothing writes to it.
         data = np.memmap(folder / artifact.WEIGHTS, dtype=np.uint8, mode="c")
-        self._mapped.append(data)
-        return [self._tensor(array) for array in runtime_inputs.slices(data, self.manifest.weights, self._where)]
+        self._mapped.append(data.view(np.ndarray))
+        return [tensors.to_cpu(array) for array in slices(data, self.manifest.weights, self._where)]
 
 
-def _copied(tensor: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    """A tensor on a GPU as an array."""
-    result = np.empty(tuple(tensor.shape), dtype=dtype)
-    if result.nbytes:
-        copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
-        copy(tensor, ctypes.c_void_p(result.ctypes.data), result.nbytes)
-    return result
+def _start(folder: Path, manifest: artifact.Manifest) -> tuple[Any, Any]:
+    """The library, and a virtual machine that runs it."""
+    library = tvm_ffi.load_module(str(folder.resolve() / artifact.LIBRARY))
+    machine = library["vm_load_executable"]()
+    device = _DEVICES[manifest.device]
+    host = () if manifest.device == "cpu" else (_DEVICES["cpu"], 0, _POOLED)
+    machine["vm_initialization"](device, 0, _POOLED, *host)
+    return library, machine
 
 
 def _check_machine(folder: Path, manifest: artifact.Manifest) -> None:
@@ -197,25 +173,6 @@ def _installed(name: str) -> Path | None:
         if path.is_file():
             return path
     return None
-
-
-def _threads(asked: int | None) -> int:
-    """How many threads to use: never more than the CPUs that this process may run on."""
-    if asked is None:
-        text = os.environ.get("TVM_NUM_THREADS", "")
-        asked = int(text) if text.isdigit() and int(text) > 0 else cpu.current().cores
-    return min(asked, len(cpu.allowed()))
-
-
-def _use_threads(count: int) -> None:
-    """Set the kernel pool of the calling thread to `count` threads; TVM keeps one pool for each calling thread.
-
-    Every thread may run on every CPU that this process may use. TVM's default would pin the caller to the first.
-    """
-    if getattr(_pool, "threads", None) != count:
-        cpus = [str(index) for index in cpu.allowed()]
-        tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CPUS, count, cpus)
-        _pool.threads = count
 
 
 def _first_line(error: Exception) -> str:

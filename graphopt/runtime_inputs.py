@@ -11,8 +11,7 @@ import numpy as np
 from graphopt.artifact import TensorInfo, Weight
 from graphopt.errors import ArtifactError, InputError
 
-_ALIGNMENT = 64  # compiled code reads whole vectors from the first element on
-_CARRIERS = {1: np.uint8, 2: np.uint16}
+_ALIGNMENT = 64  # what weights.bin promises of each weight's first byte
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -25,6 +24,39 @@ def dtype_of(name: str) -> np.dtype[Any]:
         except ImportError as error:
             raise ArtifactError(f"holds {name} tensors", remedy="install ml_dtypes to use them") from error
         return np.dtype(getattr(ml_dtypes, name))
+
+
+class Inputs:
+    """The inputs of one model, and a check of what is given for them that is quick when nothing is wrong with it."""
+
+    def __init__(self, wanted: Sequence[TensorInfo]) -> None:
+        self._wanted = wanted
+        self._dtypes = [(info.name, dtype_of(info.dtype)) for info in wanted]
+        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []  # what last passed the whole check
+
+    def check(self, given: Mapping[str, Any]) -> list[np.ndarray]:
+        """See the function `check`."""
+        ready = self._as_before(given)
+        if ready is not None:
+            return ready
+        arrays = check(self._wanted, given)
+        if all(array.size for array in arrays):
+            pairs = zip(self._dtypes, arrays, strict=True)
+            self._accepted = [(name, dtype, array.shape) for (name, dtype), array in pairs]
+        return arrays
+
+    def _as_before(self, given: Mapping[str, Any]) -> list[np.ndarray] | None:
+        """The arrays themselves when their shapes are the last ones again and code can read them where they are."""
+        accepted = self._accepted
+        if type(given) is not dict or len(given) != len(accepted):
+            return None
+        arrays = []
+        for name, dtype, shape in accepted:
+            array = given.get(name)
+            if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype or not array.flags.carray:
+                return None
+            arrays.append(array)
+        return arrays
 
 
 def check(wanted: Sequence[TensorInfo], given: Mapping[str, Any]) -> list[np.ndarray]:
@@ -62,7 +94,7 @@ def _fit(info: TensorInfo, value: Any, sizes: dict[str, tuple[int, str]]) -> np.
             remedy=f"convert it first: array.astype({dtype.name!r})",
         )
     _check_shape(info, array.shape, sizes)
-    return _aligned(array.astype(dtype, copy=False))
+    return _readable(array.astype(dtype, copy=False))
 
 
 def _check_shape(info: TensorInfo, shape: tuple[int, ...], sizes: dict[str, tuple[int, str]]) -> None:
@@ -87,18 +119,24 @@ def _check_shape(info: TensorInfo, shape: tuple[int, ...], sizes: dict[str, tupl
                 )
 
 
-def _aligned(array: np.ndarray) -> np.ndarray:
+def _readable(array: np.ndarray) -> np.ndarray:
     """The array itself if compiled code can read it in place, otherwise a copy that it can."""
     if array.size == 0:
         return _empty(array.shape, array.dtype)
-    usable = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % _ALIGNMENT == 0
-    if usable:
-        return array
-    buffer = np.empty(array.nbytes + _ALIGNMENT, dtype=np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        return array.copy(order="C")
+    return array if array.flags.writeable else np.asarray(_Frozen(array)).view(array.dtype)
+
+
+class _Frozen:
+    """A read-only array's memory, for numpy to take as writeable; nothing writes to it.
+
+    DLPack cannot say that memory is read-only, so numpy would not lend it.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array  # must live as long as what is made of it
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -107,11 +145,6 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     for size in reversed(shape[1:]):
         strides.insert(0, strides[0] * size)
     return np.lib.stride_tricks.as_strided(np.empty(_ALIGNMENT, dtype), shape, strides)
-
-
-def carrier(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype itself, or where DLPack cannot name numpy's the unsigned integer of its width."""
-    return dtype if dtype.kind in "fiub" else np.dtype(_CARRIERS[dtype.itemsize])
 
 
 def slices(data: np.ndarray, weights: Sequence[Weight], where: str) -> list[np.ndarray]:

@@ -153,7 +153,7 @@ def test_a_temporary_folder_goes_with_its_artifact(tmp_path):
         (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
         (lambda f: (f / "manifest.json").write_bytes(b"\xff"), "manifest.json is damaged"),
         (lambda f: (f / "manifest.json").write_text("[1]"), "has format None"),
-        (lambda f: edit(f, format=99), "has format 99, and this graphopt reads format 1"),
+        (lambda f: edit(f, format=99), "has format 99, and this graphopt reads format 2"),
         (lambda f: edit(f, inputs=3), "manifest.json is damaged"),
         (lambda f: edit(f, files={}), "does not list lib.so"),
         (lambda f: (f / "lib.so").unlink(), "lib.so is missing"),

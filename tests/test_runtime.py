@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from typing import Any
 
 import ml_dtypes
@@ -221,10 +223,103 @@ def test_outputs_that_are_inputs_are_copies():
         assert not np.may_share_memory(outputs[f"a_{k}"], array)
 
 
-def test_arrays_are_handed_over_without_a_copy_when_they_can_be():
+def misaligned(array: np.ndarray, offset: int) -> np.ndarray:
+    """The same numbers, `offset` elements behind a multiple of 64 bytes."""
+    buffer = np.empty(array.size + 32, array.dtype)
+    start = -buffer.ctypes.data % 64 // array.itemsize + offset
+    view = buffer[start : start + array.size].reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@pytest.mark.parametrize("change", [lambda a: a, lambda a: misaligned(a, 0), lambda a: misaligned(a, 1), frozen])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compact_arrays_are_handed_over_without_a_copy(change, dtype):
+    info = (TensorInfo("x", dtype, ("N",)),)
+    array = change(np.arange(8).astype(dtype))
+    taken = runtime_inputs.check(info, {"x": array})[0]
+    assert taken.ctypes.data == array.ctypes.data
+    assert taken.flags.writeable
+    np.testing.assert_array_equal(taken, array)
+
+
+def test_a_frozen_array_lives_as_long_as_what_is_made_of_it():
     info = (TensorInfo("x", "float32", ("N",)),)
-    buffer = np.zeros(64, np.float32)
-    start = -buffer.ctypes.data % 64 // 4
-    aligned = buffer[start : start + 8]
-    assert runtime_inputs.check(info, {"x": aligned})[0] is aligned
-    assert runtime_inputs.check(info, {"x": buffer[start + 1 : start + 9]})[0].ctypes.data % 64 == 0
+    array = frozen(np.arange(1000, dtype=np.float32))
+    alive = weakref.ref(array)
+    taken = runtime_inputs.check(info, {"x": array})[0]
+    del array
+    gc.collect()
+    assert alive() is not None
+    np.testing.assert_array_equal(taken, np.arange(1000, dtype=np.float32))
+    del taken
+    gc.collect()
+    assert alive() is None
+
+
+@pytest.mark.parametrize("offset", range(8))
+def test_inputs_are_read_at_any_address(session, offset):
+    """An aligned load of a vector would end the process."""
+    given = inputs(5)
+    answer = session.run(given)
+    moved = session.run({name: misaligned(array, offset) for name, array in given.items()})
+    for name, array in answer.items():
+        np.testing.assert_array_equal(moved[name], array)
+
+
+def test_what_is_wrong_after_a_run_that_was_right_is_refused():
+    """The quick check of inputs like the last ones lets nothing else through."""
+    check = runtime_inputs.Inputs((TensorInfo("x", "float32", ("N", 2)), TensorInfo("y", "int64", ("N",))))
+    right = {"x": np.zeros((3, 2), np.float32), "y": np.zeros(3, np.int64)}
+    for _ in range(2):
+        assert [a is b for a, b in zip(check.check(right), right.values(), strict=True)] == [True, True]
+    for wrong in (
+        {"x": right["x"]},
+        {**right, "z": right["y"]},
+        {"x": right["x"], "z": right["y"]},
+        {**right, "x": right["x"].astype(np.float64)},
+        {**right, "x": right["x"].astype(">f4")},
+        {**right, "x": right["x"][:2]},
+        {**right, "x": right["x"][0]},
+        {**right, "y": right["y"].reshape(3, 1)},
+        {**right, "y": [1.5, 2, 3]},
+        list(right),
+    ):
+        with pytest.raises(InputError):
+            check.check(wrong)
+    scattered = np.zeros((3, 4), np.float32)[:, ::2]
+    assert check.check({**right, "x": scattered})[0].flags.c_contiguous
+    longer = {"x": np.zeros((4, 2), np.float32), "y": np.zeros(4, np.int64)}
+    assert check.check(longer)[0] is longer["x"]
+
+
+def test_results_that_are_constants_belong_to_the_caller():
+    """Folded, reshaped, or out of a branch: what a caller does to them, the next run does not see."""
+    artifact = compiler.compile(
+        parse(
+            """<ir_version: 10, opset_import: ["" : 21]>
+            same (bool b, float[2] x) => (float[2] z, float[2] q, float[1,2] v, float[2] r, float[2] s)
+            <float[2] c = {1, 2}, int64[2] shape = {1, 2}> {
+              z = Identity(c)  q = Add(c, c)  v = Reshape(c, shape)
+              r = If(b) <then_branch = t () => (float[2] y) { y = Add(c, c) }, else_branch = e () => (float[2] w)
+                { w = Identity(x) }>
+              s = If(b) <then_branch = t2 () => (float[2] k) { k = Identity(x) }, else_branch = e2 () => (float[2] l)
+                { l = Identity(c) }>
+            }"""
+        ),
+        passes="",
+    )
+    x = np.float32([5, 6])
+    for b in (True, False, True, False):
+        outputs = artifact.run({"b": np.array(b), "x": x})
+        wanted = {"z": [1, 2], "q": [2, 4], "v": [[1, 2]], "r": [2, 4] if b else [5, 6], "s": [5, 6] if b else [1, 2]}
+        for name, array in outputs.items():
+            np.testing.assert_array_equal(array, np.float32(wanted[name]), err_msg=name)
+            array += 100
+        np.testing.assert_array_equal(x, [5, 6])

@@ -19,6 +19,7 @@ from graphopt.targets.tvm.gpu_compiler import compile_cuda
 from graphopt.targets.tvm.link import link
 from graphopt.targets.tvm.loops import PIPELINE
 from graphopt.targets.tvm.order import order_shape_functions
+from graphopt.targets.tvm.weight_checks import trust_weights
 
 _ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
 
@@ -69,6 +70,7 @@ def _to_virtual_machine() -> tvm.transform.Pass:
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             order_shape_functions,
+            trust_weights,
             relax.transform.AttachGlobalSymbol(),
         ]
     )
@@ -78,6 +80,8 @@ def _objects(module: tvm.runtime.Module, target: Target, folder: Path) -> list[P
     """Object files of the host code, and an assembly file that holds everything else (bytecode, GPU code) as data."""
     paths = []
     for index, part in enumerate(module._collect_dso_modules()):
+        if part.kind == "c":  # empty source text: what stands for the code of a module without kernels
+            continue
         paths.append(folder / f"code{index}.o")
         part.write_to_file(str(paths[-1]))
     arch = target.gpu.arch if target.gpu else ""

@@ -13,6 +13,7 @@ from tvm import relax
 from graphopt.targets.tvm.kernels.legalize import legalizers
 from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.order import order_symbols
+from graphopt.targets.tvm.results import copy_constant_results
 from graphopt.targets.tvm.schedule import schedule
 
 
@@ -30,6 +31,7 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None =
                 relax.transform.LegalizeOps(legalizers(machine)),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
+                copy_constant_results,
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 order_symbols,

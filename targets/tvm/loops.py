@@ -15,6 +15,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
+from graphopt.targets.tvm.alignment import any_address
 from graphopt.targets.tvm.border import split_border
 from graphopt.targets.tvm.let_loops import serialize_refused_lets
 from graphopt.targets.tvm.peel import peel
@@ -50,6 +51,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.AnnotateEntryFunc(),
         loops.SplitHostDevice(),
         loops.MakePackedAPI(),
+        any_address(),
         loops.FP8StorageLegalize(),
         loops.BF16StorageLegalize(),
     ]

@@ -1,0 +1,39 @@
+"""Gives a result that is a constant memory of its own: the caller may write to it, and the next run must not see that.
+
+A constant that the virtual machine holds would otherwise be handed out itself. (Inputs and weights that come out again
+are told by their addresses, by the runtime.)
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+_COPY = "runtime.TVMTensorCopyFromTo"  # not a kernel, because constant folding would undo that
+
+
+@tvm.transform.module_pass(opt_level=0)
+def copy_constant_results(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+    """After FoldConstant: constants among the results of a function, or of a branch in it, become copies."""
+    for name, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            mod.update_func(name, _Copies(mod).visit_expr(func))
+    return mod
+
+
+@mutator
+class _Copies(PyExprMutator):
+    def visit_seq_expr_(self, seq: relax.SeqExpr) -> relax.Expr:
+        blocks = [self.visit_binding_block(block) for block in seq.blocks]
+        self.builder_._begin_binding_block()
+        body = self._owned(self.visit_expr(seq.body))
+        copies = self.builder_._end_block()
+        return relax.SeqExpr([*blocks, copies] if copies.bindings else blocks, body)
+
+    def _owned(self, result: relax.Expr) -> relax.Expr:
+        if isinstance(result, relax.Tuple):
+            return relax.Tuple([self._owned(field) for field in result.fields])
+        if isinstance(result, tvm.ir.GenericConst):
+            return self.builder_.emit(relax.call_dps_packed(_COPY, [result], out_ty=result.ty))
+        return result
