@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.artifact import LIBRARY, WEIGHTS, TensorInfo
 from graphopt.backend import Built, Progress, Requirement, Unsupported
+from graphopt.kernels import write_kernels
 from graphopt.targets.tvm.probe import requirements
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ class TvmBackend:
         return [Unsupported(item.label, item.op, item.reason) for item in unsupported(model)]
 
     def build(self, model: Model, target: Target, folder: Path, progress: Progress) -> Built:
-        """Write `lib.so` and `weights.bin` into `folder`.
+        """Write `lib.so`, `weights.bin` and `kernels.json` into `folder`.
 
         Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
         """
         from graphopt.targets.tvm import build as builder
         from graphopt.targets.tvm import fuse, gpu
+        from graphopt.targets.tvm.layers import kernels
         from graphopt.targets.tvm.lower import lower
         from graphopt.targets.tvm.machine import machine_for
 
@@ -47,6 +49,7 @@ class TvmBackend:
         progress("scheduling", 0.2)
         made_for = builder.tvm_target(target)
         scheduled = gpu.fuse(lowered.mod, made_for) if machine is None else fuse.fuse(lowered.mod, made_for, machine)
+        write_kernels(kernels(scheduled, lowered.layers), folder)
         progress("generating code", 0.5)
         builder.build_library(scheduled, target, folder / LIBRARY, progress)
         progress("writing weights", 0.95)

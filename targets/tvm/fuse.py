@@ -11,10 +11,12 @@ import tvm
 from tvm import relax
 
 from graphopt.targets.tvm.kernels.legalize import legalizers
+from graphopt.targets.tvm.layers import fuse_operators
 from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.order import order_symbols
 from graphopt.targets.tvm.results import copy_constant_results
 from graphopt.targets.tvm.schedule import schedule
+from graphopt.targets.tvm.work import measure_bytes
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None = None) -> tvm.IRModule:
@@ -32,9 +34,10 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None =
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
                 copy_constant_results,
-                relax.transform.FuseOps(),
+                fuse_operators,
                 relax.transform.FuseTIR(),
                 order_symbols,
+                measure_bytes,
                 relax.transform.DeadCodeElimination(),
                 # Recognizes reshapes by their blocks, so it has to come before they are scheduled.
                 relax.transform.RewriteDataflowReshape(),

@@ -7,7 +7,9 @@ from tvm import relax, tirx
 from tvm.s_tir import dlight
 
 from graphopt.errors import UnsupportedError
+from graphopt.targets.tvm.layers import fuse_operators
 from graphopt.targets.tvm.order import order_symbols
+from graphopt.targets.tvm.work import measure_bytes
 
 
 def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
@@ -23,9 +25,10 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
-                relax.transform.FuseOps(),
+                fuse_operators,
                 relax.transform.FuseTIR(),
                 order_symbols,
+                measure_bytes,
                 relax.transform.DeadCodeElimination(),
                 relax.transform.RewriteDataflowReshape(),
                 dlight.ApplyDefaultSchedule(

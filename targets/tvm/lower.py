@@ -13,11 +13,13 @@ import tvm
 from tvm import relax
 
 from graphopt.errors import UnsupportedError
+from graphopt.flops import count_flops
 from graphopt.ir import DType, Graph, Model, Node, TensorType, Value
 from graphopt.targets.tvm import converters
 from graphopt.targets.tvm.converters.context import Context, clean_name, plain
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.symbols import unique
+from graphopt.targets.tvm.layers import Layer, with_sources
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -41,12 +43,16 @@ class UnsupportedNode:
 
 @dataclass
 class Lowered:
-    """A Relax module whose `main` takes the graph's inputs and then `params`, in this order."""
+    """A Relax module whose `main` takes the graph's inputs and then `params`, in this order.
+
+    `layers` are the nodes that its kernels are for; an attribute of `main` says which (see `layers.py`).
+    """
 
     mod: tvm.IRModule
     params: list[tuple[str, np.ndarray]]
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
+    layers: list[Layer]
 
 
 def lower(model: Model, machine: Machine | None = None) -> Lowered:
@@ -111,7 +117,7 @@ class _Lowering:
         mod = relax.transform.ConvertToDataflow(min_size=1)(builder.finalize())
         mod["main"] = self._finished(mod["main"], builder).with_attr("num_input", number)
         params = [] if self.problems else [(name, _content(op)) for name, op in self.ctx.weights]
-        return Lowered(mod, params, inputs, outputs)
+        return Lowered(with_sources(mod, self.ctx.sources), params, inputs, outputs, self.ctx.layers)
 
     def _finished(self, main: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
         """The function with the definitions of the sizes that follow from its inputs put before everything else."""
@@ -156,7 +162,7 @@ class _Lowering:
         taken: set[relax.Expr] = set()
         results = []
         for value in graph.outputs:
-            self.ctx.label = clean_name(value.name)
+            self.ctx.begin(Layer((value.name,), "output", 0))
             operand = self._operand(value)
             results.append(None if operand is None else self._output(value, operand, taken))
         return results
@@ -189,7 +195,7 @@ class _Lowering:
         return self.values[value]
 
     def _node(self, node: Node) -> None:
-        self.ctx.label = clean_name(node.origin[0] if node.origin else node.name or node.op_type)
+        self.ctx.begin(_layer(node))
         operands: list[Operand | None] = []
         broken = False
         for value in node.inputs:
@@ -203,6 +209,10 @@ class _Lowering:
             results = []
         for index, value in enumerate(node.outputs):
             self.values[value] = results[index] if index < len(results) else None
+
+
+def _layer(node: Node) -> Layer:
+    return Layer(tuple(node.origin) or (node.name or node.op_type,), node.op, count_flops(node))
 
 
 def _content(operand: Operand) -> np.ndarray:

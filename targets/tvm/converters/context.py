@@ -14,6 +14,7 @@ from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined
 from graphopt.targets.tvm.converters.symbols import Symbols, unique
+from graphopt.targets.tvm.layers import Layer
 from graphopt.targets.tvm.machine import Machine
 
 EMBED_BYTES = 1024
@@ -49,13 +50,33 @@ class Context:
         self.symbols = Symbols()
         self.weights: list[tuple[str, Operand]] = []
         self.label = ""
+        self.layers: list[Layer] = []
+        self.sources: dict[str, int] = {}
         self.parameters = parameters
         self.lower_nodes: LowerNodes
         self._weight_names: set[str] = set()
         self._local: list[Operand] = []
         self._depth = 0
+        self._inside_layer = False
         self.prologue: list[relax.Binding] = []
         self.is_pure = True
+
+    # --- layers
+
+    def begin(self, layer: Layer) -> None:
+        """What is emitted from here on is for `layer`."""
+        self.label = clean_name(layer.names[0])
+        if not self._inside_layer:
+            self.layers.append(layer)
+
+    @contextmanager
+    def inside_layer(self) -> Iterator[None]:
+        """Whatever begins meanwhile is part of the present layer: the nodes of an operator's function body."""
+        outer, self._inside_layer = self._inside_layer, True
+        try:
+            yield
+        finally:
+            self._inside_layer = outer
 
     # --- sizes
 
@@ -279,7 +300,9 @@ class Context:
 
     def emit(self, expr: relax.Expr) -> relax.Var:
         """Bind an expression to a variable that carries the label of the node being lowered."""
-        return self.builder.emit(expr, name_hint=self.label)
+        var = self.builder.emit(expr, name_hint=self.label)
+        self.sources[var.name] = len(self.layers) - 1
+        return var
 
     def _extra_symbols(self, inputs: Tensors, outputs: Tensors) -> list[tirx.Var]:
         """Symbolic sizes used but not carried by a shape, in an order that depends on the kernel alone."""

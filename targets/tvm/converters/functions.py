@@ -28,7 +28,8 @@ def expand(c: Call) -> list[Operand | None]:
     body = _body(c)
     model = read_model(_model(c, body))
     given = {name: operand for name, operand in zip(body.input, c.inputs) if operand is not None}
-    return c.ctx.lower_nodes(model.graph, {value: given[value.name] for value in model.graph.inputs})
+    with c.ctx.inside_layer():
+        return c.ctx.lower_nodes(model.graph, {value: given[value.name] for value in model.graph.inputs})
 
 
 def _schema(op_type: str, domain: str, version: int) -> Any:  # OpSchema | None; its stub lacks what is used here
