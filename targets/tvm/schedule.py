@@ -15,7 +15,16 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import ScheduleError
 
-from graphopt.targets.tvm.kernels import conv_cpu, depthwise, direct_cpu, generic_cpu, math, matmul_cpu, rows_cpu
+from graphopt.targets.tvm.kernels import (
+    conv_cpu,
+    depthwise,
+    direct_cpu,
+    generic_cpu,
+    math,
+    matmul_cpu,
+    pooling,
+    rows_cpu,
+)
 from graphopt.targets.tvm.layers import SCHEDULE
 from graphopt.targets.tvm.machine import Machine
 
@@ -26,6 +35,7 @@ CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 CPU_RULES: tuple[CpuRule, ...] = (
     direct_cpu.schedule,
     depthwise.schedule,
+    pooling.schedule,
     conv_cpu.schedule,
     matmul_cpu.schedule,
     rows_cpu.schedule,

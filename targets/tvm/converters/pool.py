@@ -15,6 +15,9 @@ from graphopt.targets.tvm.converters.reduce import lowest, reduced
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import product, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
+from graphopt.targets.tvm.kernels import pooling
+from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.windows import Geometry
 
 
 def _covering(window: Window, sizes: Sequence[Any]) -> Window:
@@ -43,9 +46,27 @@ def _windows(c: Call) -> tuple[Operand, Window]:
     return data, _covering(window, data.shape[2:])
 
 
+def _blocked(c: Call, data: Operand, window: Window) -> Geometry | None:
+    """The geometry of a window over channel-blocked data, which leaves the last axis, one vector, alone."""
+    machine = c.ctx.machine
+    if machine is None or data.dtype != "float32" or data.rank < 4:
+        return None
+    entries = (window.kernel, window.strides, window.dilations, window.begin, window.end)
+    alone = [entry[-1] for entry in entries] == [1, 1, 1, 0, 0] and data.shape[-1] == machine.lanes(data.dtype)
+    static = all(isinstance(n, int) for n in (*data.shape[1:], *window.begin, *window.end, *window.output))
+    if not alone or not static:
+        return None
+    geometry = Geometry(*(tuple(int(number) for number in entry[:-1]) for entry in (*entries, data.shape[2:])))
+    # Behind its last position a window may leave data over, as a stride or ceil_mode has it.
+    return geometry if geometry.out_space == window.output[:-1] else None
+
+
 @converter("MaxPool")
 def max_pool(c: Call) -> list[Operand | None]:
     data, window = _windows(c)
+    geometry = None if c.wants(1) else _blocked(c, data, window)
+    if geometry is not None:
+        return [_pooled(c, geometry, pooling.MAX), None]
     sizes = [*data.shape[:2], *window.output]
     kind = data.dtype
 
@@ -60,6 +81,12 @@ def max_pool(c: Call) -> list[Operand | None]:
 
     result = c.ctx.te(pool, data, name=f"max_pool{window.rank}d")
     return [result, _max_indices(c, data, window) if c.wants(1) else None]
+
+
+def _pooled(c: Call, geometry: Geometry, kind: int) -> Operand:
+    assert c.ctx.machine is not None
+    machine, attributes = c.ctx.machine, {"op_pattern": OUT_EWISE_FUSABLE}
+    return c.ctx.te(lambda x: pooling.pool(x, geometry, kind, machine), c[0], name="pool", attributes=attributes)
 
 
 def _max_indices(c: Call, data: Operand, window: Window) -> Operand:
@@ -120,14 +147,19 @@ def average_pool(c: Call) -> Operand:
             total = count if total is None else total * count
         return total
 
+    geometry = _blocked(c, data, window)
+
     def pool(x: te.Tensor) -> te.Tensor:
-        source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x
-        taps = _taps(window)
-        total = define(
-            sizes,
-            lambda n, ch, *i: te.sum(source(n, ch, *_place(window, i, taps)).astype(kind), axis=taps),
-            name="pool_sum",
-        )
+        if geometry is not None and c.ctx.machine is not None:
+            total = pooling.pool(x, geometry, pooling.SUM, c.ctx.machine)
+        else:
+            source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x
+            taps = _taps(window)
+            total = define(
+                sizes,
+                lambda n, ch, *i: te.sum(source(n, ch, *_place(window, i, taps)).astype(kind), axis=taps),
+                name="pool_sum",
+            )
         whole = 1
         for k in window.kernel:
             whole *= k

@@ -214,7 +214,9 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
             tap = tap * size + taps[axis]
         first, size = _tile_of(block, workload, plan)
         place = weight_index(workload, first, size, channel // step, tap, channel % step, block - first, lane)
-        return te.sum(read_inside(read, geometry, where, taps, data.dtype) * weight(place), axis=[channel, *taps])
+        return te.sum(
+            read_inside(read, geometry, where, taps, tirx.const(0, data.dtype)) * weight(place), axis=[channel, *taps]
+        )
 
     shape = (data.shape[0], spec.groups * workload.blocks, *geometry.out_space, lanes)
     return te.compute(
@@ -226,9 +228,9 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
 
 
 def read_inside(
-    read: Callable[[Sequence[Any]], Any], geometry: Geometry, where: Sequence[Any], taps: Sequence[Any], dtype: str
+    read: Callable[[Sequence[Any]], Any], geometry: Geometry, where: Sequence[Any], taps: Sequence[Any], fill: Any
 ) -> Any:
-    """`read` at the position that `taps` reach from the output position `where`; 0 outside the image."""
+    """`read` at the position that `taps` reach from the output position `where`; `fill` outside the image."""
     places, inside = [], []
     for axis, (position, tap) in enumerate(zip(where, taps, strict=True)):
         place = position * geometry.strides[axis] + tap * geometry.dilations[axis] - geometry.begin[axis]
@@ -236,7 +238,7 @@ def read_inside(
         if geometry.begin[axis] or geometry.end[axis]:
             inside += [place >= 0, place < geometry.space[axis]]
     value = read(places)
-    return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, dtype)) if inside else value
+    return tirx.if_then_else(tirx.all(*inside), value, fill) if inside else value
 
 
 def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any, Any]:
