@@ -36,7 +36,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Built:
-    """What `build` left in its folder, beside the files `lib.so` and `weights.bin` themselves.
+    """What `build` left in its folder, beside `lib.so`, `weights.bin` and `kernels.json` themselves.
 
     `inputs` and `outputs` describe the arguments and results of the library's `main` in their order, by the
     graph's own names; the weights follow the inputs. `versions` holds what the manifest records beside graphopt's.
@@ -46,6 +46,14 @@ class Built:
     outputs: tuple[TensorInfo, ...]
     weights: tuple[Weight, ...]
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most that the machine does in a second, measured: float32 operations, and bytes read from its memory."""
+
+    flops: float
+    bytes: float
 
 
 class Backend(Protocol):
@@ -60,11 +68,18 @@ class Backend(Protocol):
         ...
 
     def build(self, model: Model, target: Target, folder: Path, progress: Progress) -> Built:
-        """Write the library and the weights into `folder`: the same bytes for the same model and target."""
+        """Write the library, the weights and the list of kernels (see `graphopt.kernels`) into `folder`.
+
+        The same model and target give the same bytes.
+        """
         ...
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
         """Copy the libraries that the built code needs on the target into `folder`; returns their file names."""
+        ...
+
+    def peak(self, target: Target, threads: int) -> Peak:
+        """What this machine does at most with the target's instructions on so many threads, measured in seconds."""
         ...
 
     def probe(self, target: Target) -> list[Requirement]:

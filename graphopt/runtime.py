@@ -10,7 +10,7 @@ import ctypes
 import importlib.util
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,14 @@ class Session:
             taken.append(array)
             outputs[name] = array
         return outputs
+
+    def instrument(self, callback: Callable[..., object] | None) -> None:
+        """Have `callback(function, name, is_before, result, *arguments)` called before and after each kernel.
+
+        The virtual machine's own steps count as kernels; their names begin with `vm.`. None ends it.
+        """
+        with self._lock:
+            self._machine[1]["set_instrument"](callback)
 
     def _map_weights(self, folder: Path) -> list[Any]:
         """The weights as tensors over the mapped file; pages are read when first used and shared between processes."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.artifact import LIBRARY, WEIGHTS, TensorInfo
-from graphopt.backend import Built, Progress, Requirement, Unsupported
+from graphopt.backend import Built, Peak, Progress, Requirement, Unsupported
 from graphopt.kernels import write_kernels
 from graphopt.targets.tvm.probe import requirements
 
@@ -66,6 +66,12 @@ class TvmBackend:
         from graphopt.targets.tvm.bundle import bundle
 
         return bundle(target, folder)
+
+    def peak(self, target: Target, threads: int) -> Peak:
+        """What this machine does at most with the target's instructions, measured. The target is of a CPU."""
+        from graphopt.targets.tvm.peak import measure_peak
+
+        return measure_peak(target, threads)
 
     def probe(self, target: Target) -> list[Requirement]:
         """What compiling for `target` needs and whether it is installed; TVM is not imported."""

@@ -1,0 +1,70 @@
+"""What `graphopt bench --profile` shows: a table of kernels, and a picture of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graphopt.errors import InputError
+from graphopt.files import replacing
+from graphopt.profile import Call, Profile
+from graphopt.tables import Table, format_bytes, format_count, format_seconds
+
+_NUMBERS = ("time", "share", "FLOPs", "FLOP/s", "of peak", "bytes", "of memory")
+
+
+def table(profile: Profile, top: int) -> Table:
+    """The `top` kernels that take longest, and one row for all others together."""
+    ordered = sorted(profile.calls, key=lambda call: -call.seconds)
+    title = f"kernels: {format_seconds(profile.seconds)} of {format_seconds(profile.latency)} a run"
+    if profile.peak:
+        title += f"; peak {format_count(profile.peak.flops)}FLOP/s, memory {format_bytes(round(profile.peak.bytes))}/s"
+    made = Table(title, ("layers", "kernel", *_NUMBERS, "schedule"), right=frozenset(_NUMBERS))
+    for call in ordered[:top]:
+        made.add(*_row(profile, call))
+    if rest := ordered[top:]:
+        seconds = sum(call.seconds for call in rest)
+        share = sum(profile.share(call) for call in rest)
+        made.add(
+            f"{len(rest)} other{'s' if len(rest) > 1 else ''}", "", format_seconds(seconds), f"{share:.1%}", *[""] * 6
+        )
+    return made
+
+
+def _row(profile: Profile, call: Call) -> tuple[str, ...]:
+    kernel = call.kernel
+    speed = kernel.flops / call.seconds if kernel.flops and call.seconds else None
+    return (
+        layers_text(call),
+        kernel.function,
+        format_seconds(call.seconds),
+        f"{profile.share(call):.1%}",
+        "-" if kernel.flops is None else format_count(kernel.flops),
+        "-" if speed is None else format_count(speed),
+        _percent(profile.of_peak(call)),
+        "-" if kernel.bytes is None else format_bytes(kernel.bytes),
+        _percent(profile.of_memory(call)),
+        kernel.schedule or "-",
+    )
+
+
+def layers_text(call: Call) -> str:
+    """The first of the user's layers in a kernel, and how many more there are."""
+    names = call.kernel.layers
+    if not names:
+        return "-"
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{part:.0%}"
+
+
+def write_picture(profile: Profile, title: str, path: Path) -> None:
+    """Draw the profile into an SVG file. Raises InputError where it cannot be written."""
+    from graphopt.profile_picture import draw
+
+    try:
+        with replacing(path) as file:
+            file.write(draw(profile, title).encode())
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
