@@ -1,7 +1,7 @@
 """Operators of domain `graphopt`, each with its meaning as an ONNX function.
 
-A pass that uses one adds its function to the model (`declare`), so that every graph stays one that ONNX Runtime can run;
-backends have kernels for them. Blocked values are [N, ceil(C / block), D1...Dn, block]: channel c of a plain
+A pass that uses one adds its function to the model (`declare`), so that every graph stays one that ONNX Runtime can
+run; backends have kernels for them. Blocked values are [N, ceil(C / block), D1...Dn, block]: channel c of a plain
 [N, C, D1...Dn] lies in block c // block at lane c % block. Lanes behind the last channel may hold anything and
 nothing reads them; the functions here fill them with zeros.
 """
@@ -113,8 +113,8 @@ OPERATORS = tuple(_FUNCTIONS)
 
 - `ToBlocked(X) {block}`: a plain [N, C, D1...Dn] to blocked.
 - `FromBlocked(X) {channels}`: the first `channels` channels of a blocked value, plain.
-- `BlockedConv(X, W, B?) {block, kernel_shape, strides, dilations, pads, group}`: ONNX's Conv of a blocked X with a plain
-  [O, C / group, k1...kn] weight and an optional [O] bias, to a blocked value; every attribute must be given.
+- `BlockedConv(X, W, B?) {block, kernel_shape, strides, dilations, pads, group}`: ONNX's Conv of a blocked X with a
+  plain [O, C / group, k1...kn] weight and an optional [O] bias, to a blocked value; every attribute must be given.
 - `ConvToBlocked`: the same with a plain X.
 """
 

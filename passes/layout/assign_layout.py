@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.ir import Graph, Node
+from graphopt.ir import Graph, Node, Value
 from graphopt.operators import DOMAIN, OLDEST_OPSET
-from graphopt.passes.layout import _conv, _elementwise, _pool
+from graphopt.passes.layout import _axes, _conv, _elementwise, _pool
 from graphopt.passes.layout._blocks import Layout, Plan
 from graphopt.rewrite import Fidelity, Miss, Pass, PassContext
 
@@ -22,6 +22,11 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": _elementwise.batch_normalization,
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool.pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _pool.global_pool),
+    "Concat": _axes.concat,
+    "Split": _axes.split,
+    "Resize": _axes.resize,
+    "Pad": _axes.pad,
+    "Slice": _axes.slice_,
     **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), _pool.reduce),
 }
 """What each operator becomes on blocked values."""
@@ -96,11 +101,9 @@ def _remember(node: Node, layout: Layout) -> None:
 def _let_go(node: Node, context: PassContext, layout: Layout) -> None:
     """Remove a plain node; whoever still reads its result reads what the blocked one is turned back to."""
     rewriter = context.rewriter(node.graph, node)
-    values = []
+    values: list[Value | None] = []
     for value in node.outputs:
         if value.has_uses:
             context.count("values made plain again")
-            values.append(layout.plain(value, layout[value], rewriter))
-        else:
-            values.append(None)
+        values.append(layout.plain(value, layout[value], rewriter) if value.has_uses else None)
     rewriter.replace(node, values)
