@@ -14,6 +14,7 @@ from graphopt.targets.tvm.kernels.legalize import legalizers
 from graphopt.targets.tvm.layers import fuse_operators
 from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.order import order_symbols
+from graphopt.targets.tvm.patterns import relax_broadcasts
 from graphopt.targets.tvm.results import copy_constant_results
 from graphopt.targets.tvm.schedule import schedule
 from graphopt.targets.tvm.work import measure_bytes
@@ -34,6 +35,7 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None =
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
                 copy_constant_results,
+                relax_broadcasts,
                 fuse_operators,
                 relax.transform.FuseTIR(),
                 order_symbols,

@@ -19,6 +19,7 @@ from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
 from graphopt.targets.tvm.kernels import matmul as kernels
 from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
 
 FEW_ROWS = 8
 """Rows below which a product does not fill a register tile."""
@@ -80,9 +81,10 @@ def fast_matmul(
     if ctx.machine is None or a.dtype not in ("float32", "float16") or not isinstance(a.shape[-1], int):
         return None
     m, n = _known(a.shape[-2]), _known(b.shape[-2 if transpose_b else -1])
-    plan = kernels.plan_matmul(m, n, a.shape[-1], a.dtype, ctx.machine)
+    constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
+    plan = MatmulPlan.default(MatmulWorkload(m, n, a.shape[-1], a.dtype, constant), ctx.machine)
     attributes = {"op_pattern": OUT_EWISE_FUSABLE}
-    if b.is_constant and b.rank == 2 and n is not None and not transpose_b:
+    if constant:
         packed = Operand(b.dtype, plan.packed_shape, read=lambda: _packed(b, plan), name=b.name)
         return ctx.te(lambda x, w: kernels.matmul_packed(x, w, plan), a, packed, name=name, attributes=attributes)
     return ctx.te(lambda x, y: kernels.matmul(x, y, plan, transpose_b), a, b, name=name, attributes=attributes)
@@ -92,7 +94,7 @@ def _known(size: Dim) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _packed(matrix: Operand, plan: kernels.MatmulPlan) -> np.ndarray:
+def _packed(matrix: Operand, plan: MatmulPlan) -> np.ndarray:
     array = matrix.array
     assert array is not None
     return kernels.pack_matrix(array, plan)

@@ -9,7 +9,8 @@ from tvm import ir, relax
 
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels.conv import ConvSpec, call_conv, pack_weight, pack_weight_te, plan_conv
-from graphopt.targets.tvm.kernels.matmul import call_matmul, call_matmul_packed, pack_matrix, plan_matmul
+from graphopt.targets.tvm.kernels.matmul import call_matmul, call_matmul_packed, pack_matrix
+from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.machine import Machine
 
 Legalizer = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
@@ -68,8 +69,10 @@ def _matmul(builder: relax.BlockBuilder, call: relax.Call, machine: Machine) -> 
     same = str(call.ty.dtype) == str(left.ty.dtype) == str(right.ty.dtype)
     if len(shape) < 2 or len(other) < 2 or not same:
         return _default(builder, call)
-    plan = plan_matmul(shape[-2], other[-1], shape[-1], str(left.ty.dtype), machine)
-    if isinstance(right, ir.GenericConst) and len(other) == 2 and plan.k is not None:
-        packed = relax.const(pack_matrix(right.value.numpy(), plan))
-        return call_matmul_packed(builder, left, packed, plan)
+    packed = isinstance(right, ir.GenericConst) and len(other) == 2 and shape[-1] is not None
+    work = MatmulWorkload(shape[-2], other[-1], shape[-1], str(left.ty.dtype), packed)
+    plan = MatmulPlan.default(work, machine)
+    if packed:
+        constant = relax.const(pack_matrix(right.value.numpy(), plan))
+        return call_matmul_packed(builder, left, constant, plan)
     return call_matmul(builder, left, right, plan)

@@ -1,54 +1,381 @@
-"""The CPU template of `matmul`: a register tile of rows by column panels, filled over the whole of K."""
+"""The CPU loop nest of `matmul`: tiles of rows by columns that stay in registers over K, or over a block of K.
+
+    for each job (batch, panel of columns, block of rows)        in parallel
+        for each block of K
+            for each tile of rows: sum in registers
+        finish (bias, activation, ...) and store
+
+Rows that do not fill a tile are spread over tiles one lower, so no tile is nearly empty; where their number is not
+known, tiles of 4, 2 and 1 rows follow. While tiles of rows pass over a panel, the next one is fetched from memory.
+"""
 
 from __future__ import annotations
 
-import tvm
-from tvm import tirx
-from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import SBlockRV
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import sym, tirx
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels import generic_cpu
-from graphopt.targets.tvm.kernels.registers import copy_tile
+from graphopt.targets.tvm.kernels.product import EXPENSIVE, Product, read_product
+from graphopt.targets.tvm.kernels.statements import (
+    Expr,
+    block,
+    buffer,
+    int64,
+    loads,
+    loop,
+    parallel,
+    prefetch,
+    vectors,
+    with_buffer,
+)
 from graphopt.targets.tvm.machine import Machine
+
+THREADS_WORK = 1 << 19
+"""Work, as multiply-adds and four for each element of the right operand, from which several threads pay."""
+JOBS = 16
+"""Jobs that there should be for each matrix, so that threads share them evenly."""
+LINE_BYTES = 64
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
-    """Schedule a function whose anchor is a matrix product of this family; None for any other function."""
-    # As for convolutions, TVM cannot prove symbolic regions to be covered.
-    sch = Schedule(tvm.IRModule({"main": func}), enable_check=not facts.is_symbolic(func))
-    anchor = facts.find_anchor(sch, ("matmul",))
-    if anchor is None:
+    """The loop nest of a function whose anchor is a matrix product of this family; None for any other function."""
+    product = read_product(func)
+    if product is None or any(facts.extent(size) == 0 for size in product.finish.extents):
         return None
-    final = facts.inline_around(sch, anchor, keep=("pack",))
-    _tile(sch, anchor, final, machine)
-    return facts.schedule_others(sch, [anchor, final], machine, generic_cpu.schedule_block).mod["main"]
+    nest = _Nest(product, machine)
+    return tirx.PrimFunc(func.params, nest.body(), func.ret_type, func.attrs)
 
 
-def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV, machine: Machine) -> None:
-    rows, panels, lanes = (int(v) for v in sch.get(anchor).annotations["tile"])
-    *batch, m, n = sch.get_loops(final)
-    width = sch.get(n).extent
-    size, height = facts.extent(width), facts.extent(sch.get(m).extent)
-    work = facts.product(axis.size for axis in facts.axes_of(sch, anchor))
-    m_out, m_in = sch.split(m, [None, rows])
-    n_out, n_in = sch.split(n, [None, panels * lanes])
-    sch.reorder(*batch, n_out, m_out, m_in, n_in)
-    if size is not None and size % (panels * lanes) == 0 and height is not None and height % rows == 0:
-        sch.set_scope(anchor, 0, "local")
-    else:
-        copy_tile(sch, anchor, m_out, lanes)
-    sch.compute_at(anchor, m_out, preserve_unit_loops=True)
-    panel, i, lane, k = sch.get_loops(anchor)[-4:]
-    sch.reorder(k, panel, i, lane)
-    sch.vectorize(lane)
-    sch.unroll(i)
-    sch.unroll(panel)
-    if work is None or 2 * work >= facts.SERIAL_WORK:
-        outer = [*batch, n_out, m_out]
-        facts.parallelize(sch, outer, [facts.extent(sch.get(loop).extent) for loop in outer])
-    facts.vectorize_store(sch, [m_in], n_in, lanes, panels * lanes, width)
-    init = sch.get_loops(sch.decompose_reduction(anchor, k))
-    sch.vectorize(init[-1])
-    sch.unroll(init[-2])
-    sch.unroll(init[-3])
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a panel: where they begin, how many count (None: what is left of N), the vectors computed."""
+
+    start: Expr
+    count: int | None
+    pieces: tuple[tuple[int, int], ...]
+    """Offset and lanes of each vector."""
+
+
+class _Nest:
+    def __init__(self, product: Product, machine: Machine) -> None:
+        self.product = product
+        self.machine = machine
+        self.rows, self.panel_vectors, self.lanes, self.k_block, self.m_block, packed = product.tile
+        self.is_packed = bool(packed) or product.pack is not None
+        self.is_constant = bool(packed)
+        *self.batch, self.m, self.n, self.k = product.term.extents
+        self.width = self.lanes * self.panel_vectors
+        self.static_m, self.static_n, self.static_k = (facts.extent(size) for size in (self.m, self.n, self.k))
+        self.dtype = str(product.term.target.dtype)
+        self.staged = bool(self.k_block) or product.cost >= EXPENSIVE
+        self.block_rows = self._block_rows()
+
+    def _block_rows(self) -> int:
+        """Rows of a job: fewer than planned where that would leave too few jobs for several cores."""
+        most = self.m_block
+        if self.static_m is None:
+            return min(most, 8 * self.rows)
+        jobs = facts.product(facts.extent(size) for size in self.batch)
+        panels = JOBS if self.static_n is None else -(-self.static_n // self.width)
+        wanted = -(-JOBS // max(1, (jobs or 1) * panels))
+        tiles = -(-self.static_m // self.rows)
+        return max(1, min(most // self.rows, -(-tiles // wanted))) * self.rows
+
+    # --- jobs
+
+    def body(self) -> tirx.Stmt:
+        panels, chunks = _ceil(self.n, self.width), _ceil(self.m, self.block_rows)
+        sizes = [*self.batch, panels, chunks]
+        count = _times(sizes)
+
+        def job(index: Expr) -> tirx.Stmt:
+            *batch, panel, chunk = _unflatten(index, sizes)
+            return self._job(batch, panel, chunk)
+
+        products = parallel(count, job, "job", self._pays(count))
+        pack = self._pack()
+        if pack is None:
+            return products
+        assert self.product.pack is not None
+        return with_buffer(self.product.pack.target, pack, products)
+
+    def _pays(self, count: Expr) -> bool:
+        known = [facts.extent(size) for size in (count, self.m, self.n, self.k, *self.batch)]
+        if any(size is None for size in known):
+            return True
+        jobs, m, n, k, *batch = (size or 0 for size in known)
+        outer = facts.product(batch) or 1
+        return jobs > 1 and outer * n * k * (m + 4) >= THREADS_WORK
+
+    def _pack(self) -> tirx.Stmt | None:
+        """The right operand in panels: every panel a piece of parallel work."""
+        stage = self.product.pack
+        if stage is None:
+            return None
+        *outer, depth, width = stage.extents
+        count = _times(outer)
+
+        def panel(index: Expr) -> tirx.Stmt:
+            place = _unflatten(index, outer)
+
+            def row(k: Expr) -> tirx.Stmt:
+                def element(lane: Expr) -> tirx.Stmt:
+                    indices, value = stage.at([*place, k, lane])
+                    return tirx.BufferStore(stage.target, value, indices)
+
+                return loop(width, element, "column")
+
+            return loop(depth, row, "k")
+
+        return parallel(count, panel, "panel", self._pays(count))
+
+    def _job(self, batch: list[Expr], panel: Expr, chunk: Expr) -> tirx.Stmt:
+        """One panel of columns for one block of rows: whole ones, and those at the ends of the matrix."""
+        start = panel * self.width
+        if self.static_n is None:
+            left, whole = self.n - start, self._columns(start, self.width)
+            rest = _Columns(start, None, whole.pieces)
+            return tirx.IfThenElse(
+                left >= self.width, self._rows(batch, panel, whole, chunk), self._rows(batch, panel, rest, chunk)
+            )
+        full, rest = divmod(self.static_n, self.width)
+        parts = [self._rows(batch, panel, self._columns(start, size), chunk) for size in (self.width, rest) if size]
+        if not full:
+            return parts[-1]
+        return parts[0] if not rest else tirx.IfThenElse(panel < full, *parts)
+
+    def _columns(self, start: Expr, count: int) -> _Columns:
+        if self.is_packed:  # zeros fill the last vector
+            return _Columns(start, count, tuple(_pieces(-(-count // self.lanes) * self.lanes, self.lanes)))
+        return _Columns(start, count, tuple(_pieces(count, self.lanes)))
+
+    # --- rows of a job
+
+    def _rows(self, batch: list[Expr], panel: Expr, columns: _Columns, chunk: Expr) -> tirx.Stmt:
+        first = chunk * self.block_rows
+        if self.static_m is None:
+            return self._unknown_rows(batch, panel, columns, first)
+        full, rest = divmod(self.static_m, self.block_rows)
+        parts = [self._block(batch, panel, columns, first, size) for size in (self.block_rows, rest) if size]
+        if not full:
+            return parts[-1]
+        return parts[0] if not rest else tirx.IfThenElse(chunk < full, *parts)
+
+    def _unknown_rows(self, batch: list[Expr], panel: Expr, columns: _Columns, first: Expr) -> tirx.Stmt:
+        count = tirx.min(self.m - first, int64(self.block_rows))
+        tiles = count // self.rows
+        parts = [
+            loop(tiles, lambda t: self._block(batch, panel, columns, first + t * self.rows, self.rows), "tile")
+        ]
+        done = first + tiles * self.rows
+        left = count % self.rows
+        height = 1 << (self.rows - 1).bit_length() - 1 if self.rows > 1 else 0
+        while height:
+            place = done + left // (2 * height) * (2 * height)
+            some = self._block(batch, panel, columns, place, height)
+            parts.append(tirx.IfThenElse(tirx.EQ(left // height % 2, int64(1)), some, None))
+            height //= 2
+        return block(*parts)
+
+    def _block(self, batch: list[Expr], panel: Expr, columns: _Columns, first: Expr, count: int) -> tirx.Stmt:
+        """`count` rows from `first`, over all of K."""
+        spans = list(_heights(count, self.rows))
+        staged = self.staged or columns.count is None or columns.count % self.lanes != 0
+        if not staged:
+            return self._tiles(batch, panel, columns, first, spans, None, (int64(0), self.k))
+        stage = buffer([count, self.width], self.dtype, "sums", "global")
+        parts: list[tirx.Stmt] = []
+        if self.k_block and self.static_k is not None:
+            parts.append(self._cleared(stage, count, columns))
+            blocks, rest = divmod(self.static_k, self.k_block)
+            parts.append(
+                loop(
+                    blocks,
+                    lambda b: self._tiles(
+                        batch, panel, columns, first, spans, stage, (b * self.k_block, int64(self.k_block))
+                    ),
+                    "k_block",
+                )
+            )
+            if rest:
+                span = (int64(blocks * self.k_block), int64(rest))
+                parts.append(self._tiles(batch, panel, columns, first, spans, stage, span))
+        else:
+            parts.append(self._tiles(batch, panel, columns, first, spans, stage, (int64(0), self.k)))
+        return with_buffer(stage, *parts, self._finish(batch, columns, first, count, stage))
+
+    def _cleared(self, stage: tirx.Buffer, count: int, columns: _Columns) -> tirx.Stmt:
+        zero = tirx.const(0, self.dtype)
+
+        def row(r: Expr) -> tirx.Stmt:
+            return block(
+                *(
+                    vectors(lanes, lambda lane, at=at: tirx.BufferStore(stage, zero, [r, at + lane]))
+                    for at, lanes in columns.pieces
+                )
+            )
+
+        return loop(count, row, "row")
+
+    def _finish(
+        self, batch: list[Expr], columns: _Columns, first: Expr, count: int, stage: tirx.Buffer
+    ) -> tirx.Stmt:
+        """Read the sums of a block of rows back, and store what becomes of them."""
+
+        def element(r: Expr, column: Expr) -> tirx.Stmt:
+            return self.product.finished([*batch, first + r, columns.start + column], stage[r, column])
+
+        def row(r: Expr) -> tirx.Stmt:
+            if columns.count is None:
+                return loop(self.n - columns.start, lambda c: element(r, c), "column")
+            whole = columns.count // self.lanes
+            parts = []
+            if whole:
+                many = loop(
+                    whole, lambda v: vectors(self.lanes, lambda lane: element(r, v * self.lanes + lane)), "vector"
+                )
+                parts.append(many)
+            for at, lanes in _pieces(columns.count % self.lanes, self.lanes):
+                at += whole * self.lanes
+                parts.append(vectors(lanes, lambda lane, at=at: element(r, at + lane)))
+            return block(*parts)
+
+        return loop(count, row, "row")
+
+    # --- tiles
+
+    def _tiles(
+        self,
+        batch: list[Expr],
+        panel: Expr,
+        columns: _Columns,
+        first: Expr,
+        spans: list[tuple[int, int, int]],
+        stage: tirx.Buffer | None,
+        depth: tuple[Expr, Expr],
+    ) -> tirx.Stmt:
+        """Tiles over rows; `spans`: first row, number of tiles and height of each run of equal tiles."""
+        total = sum(number for _, number, _ in spans)
+        parts, done = [], 0
+        for offset, number, height in spans:
+
+            def tile(t: Expr, offset: int = offset, height: int = height, done: int = done) -> tirx.Stmt:
+                fetch = self._fetch(panel, columns, depth, t + done, total)
+                row = offset + t * height
+                return self._tile(batch, columns, first, row, height, stage, depth, fetch)
+
+            parts.append(loop(number, tile, "tile"))
+            done += number
+        return block(*parts)
+
+    def _tile(
+        self,
+        batch: list[Expr],
+        columns: _Columns,
+        first: Expr,
+        row: Expr,
+        height: int,
+        stage: tirx.Buffer | None,
+        depth: tuple[Expr, Expr],
+        fetch: tirx.Stmt | None,
+    ) -> tirx.Stmt:
+        sums = buffer([height * self.width], self.dtype, "sum")
+
+        def each(make: Any) -> list[tirx.Stmt]:
+            return [
+                vectors(lanes, lambda lane, r=r, at=at: make(r, at + lane, int64(r * self.width + at) + lane))
+                for r in range(height)
+                for at, lanes in columns.pieces
+            ]
+
+        def start(_r: int, _column: Expr, place: Expr) -> tirx.Stmt:
+            return tirx.BufferStore(sums, tirx.const(0, self.dtype), [place])
+
+        def add(k: Expr) -> tirx.Stmt:
+            def one(r: int, column: Expr, place: Expr) -> tirx.Stmt:
+                where = [*batch, first + row + r, columns.start + column, k]
+                return tirx.BufferStore(sums, sums[place] + self.product.term.at(where)[1], [place])
+
+            return block(*each(one))
+
+        def store(r: int, column: Expr, place: Expr) -> tirx.Stmt:
+            if stage is None:
+                return self.product.finished([*batch, first + row + r, columns.start + column], sums[place])
+            before = stage[row + r, column] if self.k_block else None
+            total = sums[place] if before is None else before + sums[place]
+            return tirx.BufferStore(stage, total, [row + r, column])
+
+        k_first, k_count = depth
+        steps = loop(k_count, lambda k: add(k_first + k), "k")
+        return with_buffer(sums, *each(start), fetch, steps, *each(store))
+
+    def _fetch(
+        self, panel: Expr, columns: _Columns, depth: tuple[Expr, Expr], tile: Expr, tiles: int
+    ) -> tirx.Stmt | None:
+        """Ask for this tile's share of the next panel's same rows, so that it has come when its turn is."""
+        count = facts.extent(depth[1])
+        if not self.is_constant or tiles < 4 or count is None or columns.count != self.width:
+            return None
+        right = next(load for load in loads(self.product.term.value) if len(load.indices) == 3)
+        elements = LINE_BYTES * 8 // tvm_ffi.dtype(str(right.source.dtype)).bits
+        lines = -(-count * self.width // elements // tiles)
+
+        def line(index: Expr) -> tirx.Stmt:
+            at = (tile * lines + index) * elements
+            row = tirx.min(depth[0] + at // self.width, self.k - 1)
+            next_panel = tirx.min(panel + 1, int64(_static_ceil(self.static_n, self.width) - 1))
+            return prefetch(right.source, [next_panel, row, at % self.width], 2)
+
+        return loop(lines, line, "line")
+
+
+def _static_ceil(size: int | None, step: int) -> int:
+    assert size is not None
+    return -(-size // step)
+
+
+def _ceil(size: Expr, step: int) -> Expr:
+    return sym.Analyzer().simplify((size + (step - 1)) // step)
+
+
+def _times(sizes: list[Expr]) -> Expr:
+    total: Expr = int64(1)
+    for size in sizes:
+        total = total * size
+    return sym.Analyzer().simplify(total)
+
+
+def _unflatten(index: Expr, sizes: list[Expr]) -> list[Expr]:
+    """The row-major index of a position."""
+    place: list[Expr] = []
+    for position, size in reversed(list(enumerate(sizes))):
+        if facts.extent(size) == 1:
+            place.insert(0, int64(0))
+            continue
+        first = all(facts.extent(other) == 1 for other in sizes[:position])
+        place.insert(0, index if first else index % size)
+        index = index // size
+    return place
+
+
+def _pieces(count: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of the vectors, full ones and then powers of two, that cover `count` elements."""
+    at = 0
+    while at < count:
+        while lanes > count - at:
+            lanes //= 2
+        yield at, lanes
+        at += lanes
+
+
+def _heights(count: int, rows: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of equal tiles that cover `count` rows: first row, number of tiles, height; heights differ by one."""
+    tiles = -(-count // rows)
+    low, more = divmod(count, tiles)
+    if more:
+        yield 0, more, low + 1
+    yield more * (low + 1), tiles - more, low

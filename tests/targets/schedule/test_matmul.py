@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tvm import te
 
-from graphopt.targets.tvm.kernels.matmul import matmul, matmul_packed, pack_matrix, plan_matmul
+from graphopt.targets.tvm.kernels.matmul import matmul, matmul_packed, pack_matrix
+from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
@@ -15,6 +16,12 @@ def close(out: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> Non
     assert out.shape == expected.shape
     if expected.size:
         np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def plan_matmul(
+    m: int | None, n: int | None, k: int | None, dtype: str, machine: Machine, packed: bool = False
+) -> MatmulPlan:
+    return MatmulPlan.default(MatmulWorkload(m, n, k, dtype, packed), machine)
 
 
 def random(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -26,7 +33,7 @@ def random(*shape: int, dtype: str = "float32") -> np.ndarray:
     [((), 1, 1000, 64), ((), 1, 1, 1), ((), 7, 33, 5), ((2,), 13, 64, 31), ((1, 3), 128, 96, 16), ((), 197, 10, 8)],
 )
 def test_packed(batch: tuple[int, ...], m: int, n: int, k: int) -> None:
-    plan = plan_matmul(m, n, k, "float32", MACHINE)
+    plan = plan_matmul(m, n, k, "float32", MACHINE, packed=True)
     a, b = random(*batch, m, k), random(k, n)
     x, w = placeholder(a.shape, name="a"), placeholder(plan.packed_shape, name="b")
     expected = a.astype("float64") @ b
@@ -70,7 +77,7 @@ def test_symbolic_attention_product() -> None:
 
 def test_symbolic_rows_by_packed_weight() -> None:
     rows = te.var("m", "int64")
-    plan = plan_matmul(None, 50, 24, "float32", MACHINE)
+    plan = plan_matmul(None, 50, 24, "float32", MACHINE, packed=True)
     x, w = placeholder((rows, 24), name="a"), placeholder(plan.packed_shape, name="b")
     func = scheduled([x, w, matmul_packed(x, w, plan)])
     for m in (1, 3, 4, 67):
