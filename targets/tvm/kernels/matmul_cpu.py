@@ -11,7 +11,7 @@ known, tiles of 4, 2 and 1 rows follow. While tiles of rows pass over a panel, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -264,9 +264,10 @@ class _Nest:
         for offset, number, height in spans:
 
             def tile(t: Expr, offset: int = offset, height: int = height, done: int = done) -> tirx.Stmt:
-                fetch = self._fetch(panel, columns, depth, t + done, total)
-                row = offset + t * height
-                return self._tile(batch, columns, first, row, height, stage, depth, fetch)
+                def steps(add: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
+                    return self._steps(panel, columns, depth, t + done, total, add)
+
+                return self._tile(batch, columns, first, offset + t * height, height, stage, steps)
 
             parts.append(loop(number, tile, "tile"))
             done += number
@@ -280,9 +281,9 @@ class _Nest:
         row: Expr,
         height: int,
         stage: tirx.Buffer | None,
-        depth: tuple[Expr, Expr],
-        fetch: tirx.Stmt | None,
+        steps: Callable[[Callable[[Expr], tirx.Stmt]], tirx.Stmt],
     ) -> tirx.Stmt:
+        """One tile in registers: clear it, sum (`steps` makes the loop over K), store it or add it to `stage`."""
         sums = buffer([height * self.width], self.dtype, "sum")
 
         def each(make: Any) -> list[tirx.Stmt]:
@@ -309,33 +310,42 @@ class _Nest:
             total = sums[place] if before is None else before + sums[place]
             return tirx.BufferStore(stage, total, [row + r, column])
 
-        k_first, k_count = depth
-        steps = loop(k_count, lambda k: add(k_first + k), "k")
-        return with_buffer(sums, *each(start), fetch, steps, *each(store))
+        return with_buffer(sums, *each(start), steps(add), *each(store))
 
-    def _fetch(
-        self, panel: Expr, columns: _Columns, depth: tuple[Expr, Expr], tile: Expr, tiles: int
-    ) -> tirx.Stmt | None:
-        """Ask for this tile's share of the next panel's same rows, so that it has come when its turn is."""
-        count = facts.extent(depth[1])
-        if not self.is_constant or tiles < 4 or count is None or columns.count != self.width:
-            return None
+    def _steps(
+        self,
+        panel: Expr,
+        columns: _Columns,
+        depth: tuple[Expr, Expr],
+        tile: Expr,
+        tiles: int,
+        add: Callable[[Expr], tirx.Stmt],
+    ) -> tirx.Stmt:
+        """The loop over K of one tile, which asks for its share of the next panel's same rows on the way.
+
+        One cache line at a time: many at once would wait for each other.
+        """
+        first, count = depth
+        known = facts.extent(count)
+        if not self.is_constant or tiles < 4 or known is None or columns.count != self.width:
+            return loop(count, lambda k: add(first + k), "k")
         right = next(load for load in loads(self.product.term.value) if len(load.indices) == 3)
         elements = LINE_BYTES * 8 // tvm_ffi.dtype(str(right.source.dtype)).bits
-        lines = -(-count * self.width // elements // tiles)
+        lines = -(-known * self.width // elements // tiles)
+        step = max(1, known // lines)
+        panels = -(-facts.extent(self.n) // self.width)
 
-        def line(index: Expr) -> tirx.Stmt:
-            at = (tile * lines + index) * elements
-            row = tirx.min(depth[0] + at // self.width, self.k - 1)
-            next_panel = tirx.min(panel + 1, int64(_static_ceil(self.static_n, self.width) - 1))
-            return prefetch(right.source, [next_panel, row, at % self.width], 2)
+        def part(index: Expr) -> tirx.Stmt:
+            at = (tile * (known // step) + index) * elements
+            row = tirx.min(first + at // self.width, self.k - 1)
+            fetch = prefetch(right.source, [tirx.min(panel + 1, int64(panels - 1)), row, at % self.width], 2)
+            return block(fetch, loop(step, lambda k: add(first + index * step + k), "k"))
 
-        return loop(lines, line, "line")
-
-
-def _static_ceil(size: int | None, step: int) -> int:
-    assert size is not None
-    return -(-size // step)
+        parts = [loop(known // step, part, "k_part")]
+        if known % step:
+            done = known // step * step
+            parts.append(loop(known % step, lambda k: add(first + (done + k)), "k"))
+        return block(*parts)
 
 
 def _ceil(size: Expr, step: int) -> Expr:
