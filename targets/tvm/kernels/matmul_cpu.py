@@ -19,6 +19,7 @@ import tvm_ffi
 from tvm import sym, tirx
 
 from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels.matmul_plan import LINE_BYTES
 from graphopt.targets.tvm.kernels.product import EXPENSIVE, Product, read_product
 from graphopt.targets.tvm.kernels.statements import (
     Expr,
@@ -38,7 +39,10 @@ THREADS_WORK = 1 << 19
 """Work, as multiply-adds and four for each element of the right operand, from which several threads pay."""
 JOBS = 16
 """Jobs that there should be for each matrix, so that threads share them evenly."""
-LINE_BYTES = 64
+FETCHING_TILES = 2
+"""Tiles of rows from which it pays to fetch the next panel ahead."""
+FETCH_STEPS = 8
+"""Steps of K between two cache lines that are fetched ahead."""
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
@@ -168,9 +172,7 @@ class _Nest:
     def _unknown_rows(self, batch: list[Expr], panel: Expr, columns: _Columns, first: Expr) -> tirx.Stmt:
         count = tirx.min(self.m - first, int64(self.block_rows))
         tiles = count // self.rows
-        parts = [
-            loop(tiles, lambda t: self._block(batch, panel, columns, first + t * self.rows, self.rows), "tile")
-        ]
+        parts = [loop(tiles, lambda t: self._block(batch, panel, columns, first + t * self.rows, self.rows), "tile")]
         done = first + tiles * self.rows
         left = count % self.rows
         height = 1 << (self.rows - 1).bit_length() - 1 if self.rows > 1 else 0
@@ -221,9 +223,7 @@ class _Nest:
 
         return loop(count, row, "row")
 
-    def _finish(
-        self, batch: list[Expr], columns: _Columns, first: Expr, count: int, stage: tirx.Buffer
-    ) -> tirx.Stmt:
+    def _finish(self, batch: list[Expr], columns: _Columns, first: Expr, count: int, stage: tirx.Buffer) -> tirx.Stmt:
         """Read the sums of a block of rows back, and store what becomes of them."""
 
         def element(r: Expr, column: Expr) -> tirx.Stmt:
@@ -259,13 +259,18 @@ class _Nest:
         depth: tuple[Expr, Expr],
     ) -> tirx.Stmt:
         """Tiles over rows; `spans`: first row, number of tiles and height of each run of equal tiles."""
-        total = sum(number for _, number, _ in spans)
+        step, fetching = self._fetch_plan(columns, depth, sum(number for _, number, _ in spans))
         parts, done = [], 0
-        for offset, number, height in spans:
+        for offset, number, height in _split_spans(spans, fetching):
+            fetches = done < fetching
 
-            def tile(t: Expr, offset: int = offset, height: int = height, done: int = done) -> tirx.Stmt:
+            def tile(
+                t: Expr, offset: int = offset, height: int = height, done: int = done, fetches: bool = fetches
+            ) -> tirx.Stmt:
                 def steps(add: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
-                    return self._steps(panel, columns, depth, t + done, total, add)
+                    if fetches:
+                        return self._fetching_steps(panel, depth, t + done, step, add)
+                    return loop(depth[1], lambda k: add(depth[0] + k), "k")
 
                 return self._tile(batch, columns, first, offset + t * height, height, stage, steps)
 
@@ -312,40 +317,44 @@ class _Nest:
 
         return with_buffer(sums, *each(start), steps(add), *each(store))
 
-    def _steps(
-        self,
-        panel: Expr,
-        columns: _Columns,
-        depth: tuple[Expr, Expr],
-        tile: Expr,
-        tiles: int,
-        add: Callable[[Expr], tirx.Stmt],
-    ) -> tirx.Stmt:
-        """The loop over K of one tile, which asks for its share of the next panel's same rows on the way.
+    def _fetch_plan(self, columns: _Columns, depth: tuple[Expr, Expr], tiles: int) -> tuple[int, int]:
+        """Of how many steps of K each asks for one cache line of the next panel, and how many of the tiles do so.
 
-        One cache line at a time: many at once would wait for each other.
+        Many lines at once would wait for each other, and a longer loop between two of them is not unrolled.
         """
-        first, count = depth
-        known = facts.extent(count)
-        if not self.is_constant or tiles < 4 or known is None or columns.count != self.width:
-            return loop(count, lambda k: add(first + k), "k")
-        right = next(load for load in loads(self.product.term.value) if len(load.indices) == 3)
-        elements = LINE_BYTES * 8 // tvm_ffi.dtype(str(right.source.dtype)).bits
-        lines = -(-known * self.width // elements // tiles)
-        step = max(1, known // lines)
-        panels = -(-facts.extent(self.n) // self.width)
+        count = facts.extent(depth[1])
+        if not self.is_constant or tiles < FETCHING_TILES or count is None or columns.count != self.width:
+            return 0, 0
+        lines = -(-count * self.width // self._line)
+        step = max(1, min(FETCH_STEPS, count * tiles // lines))
+        return step, min(tiles, -(-lines // max(1, count // step)))
+
+    @property
+    def _line(self) -> int:
+        """Elements of the right operand in a cache line."""
+        return LINE_BYTES * 8 // tvm_ffi.dtype(str(self._right.dtype)).bits
+
+    @property
+    def _right(self) -> tirx.Buffer:
+        """The packed right operand."""
+        return next(load.source for load in loads(self.product.term.value) if len(load.indices) == 3)
+
+    def _fetching_steps(
+        self, panel: Expr, depth: tuple[Expr, Expr], tile: Expr, step: int, add: Callable[[Expr], tirx.Stmt]
+    ) -> tirx.Stmt:
+        """The loop over K of one tile, which asks for its share of the next panel's same rows on the way."""
+        first, count = depth[0], facts.extent(depth[1]) or 0
+        parts = count // step
+        next_panel = tirx.min(panel + 1, _ceil(self.n, self.width) - 1)
 
         def part(index: Expr) -> tirx.Stmt:
-            at = (tile * (known // step) + index) * elements
+            at = (tile * parts + index) * self._line
             row = tirx.min(first + at // self.width, self.k - 1)
-            fetch = prefetch(right.source, [tirx.min(panel + 1, int64(panels - 1)), row, at % self.width], 2)
+            fetch = prefetch(self._right, [next_panel, row, at % self.width], 2)
             return block(fetch, loop(step, lambda k: add(first + index * step + k), "k"))
 
-        parts = [loop(known // step, part, "k_part")]
-        if known % step:
-            done = known // step * step
-            parts.append(loop(known % step, lambda k: add(first + (done + k)), "k"))
-        return block(*parts)
+        rest = loop(count % step, lambda k: add(first + (parts * step + k)), "k") if count % step else None
+        return block(loop(parts, part, "part"), rest)
 
 
 def _ceil(size: Expr, step: int) -> Expr:
@@ -389,3 +398,15 @@ def _heights(count: int, rows: int) -> Iterator[tuple[int, int, int]]:
     if more:
         yield 0, more, low + 1
     yield more * (low + 1), tiles - more, low
+
+
+def _split_spans(spans: list[tuple[int, int, int]], at: int) -> Iterator[tuple[int, int, int]]:
+    """The runs of tiles, with one cut in two so that the first `at` tiles are whole runs."""
+    done = 0
+    for offset, number, height in spans:
+        head = min(max(0, at - done), number)
+        if head:
+            yield offset, head, height
+        if number - head:
+            yield offset + head * height, number - head, height
+        done += number

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from graphopt.targets.tvm.kernels.conv import accumulator
 from graphopt.targets.tvm.machine import Machine
 
-L1_PANEL_BYTES = 24 << 10
-"""Part of the right matrix that is to stay in the first-level cache while tiles of rows pass over it."""
+PANEL_BYTES = 192 << 10
+"""Part of the right matrix that is to stay in the second-level cache while tiles of rows pass over it."""
+LINE_BYTES = 64
+SPARE_REGISTERS = 2
+"""Registers beside the sums and operands of a tile: with none left, operands are not loaded ahead."""
 BLOCK_ROWS = 128
 """Rows that a job computes before it goes on to the next part of the right matrix."""
 LOAD, LATENCY = 0.5, 4.0
@@ -81,13 +84,16 @@ def candidates(work: MatmulWorkload, machine: Machine) -> Iterator[MatmulPlan]:
 
 
 def _tiles(work: MatmulWorkload, lanes: int, machine: Machine) -> Iterator[tuple[int, int]]:
-    most_rows = work.m if work.m else 4
-    columns = None if work.n is None else max(1, -(-work.n // lanes))
-    for rows in range(1, min(12, most_rows) + 1):
-        for vectors in range(1, machine.accumulators // rows + 1):
-            operands = min(rows, vectors) + 1
-            fits = rows * vectors + operands <= machine.registers or 1 in (rows, vectors)
-            if fits and vectors <= (2 if columns is None else columns):
+    """Rows and vectors of tiles that fit the registers; panels are whole cache lines where there are enough columns."""
+    columns = 2 if work.n is None else max(1, -(-work.n // lanes))
+    line = max(1, LINE_BYTES // (machine.vector_bytes))
+    if columns < line:
+        line = columns
+    for rows in range(1, min(12, work.m or 4) + 1):
+        most = min(columns, machine.accumulators // rows)
+        for vectors in range(line, most + 1, line):
+            operands = min(rows, vectors) + 1 + SPARE_REGISTERS
+            if rows * vectors + operands <= machine.registers or (rows, vectors) == (1, line):
                 yield rows, vectors
 
 
@@ -97,8 +103,8 @@ def _cycles(work: MatmulWorkload, lanes: int, rows: int, vectors: int) -> float:
     def tile(height: int, width: int) -> float:
         if not height or not width:
             return 0.0
-        # Loads run beside the sums, and cost little where those take longer.
-        return max(height * width * LOAD, (height + width) * LOAD, LATENCY) + 0.05 * (height + width)
+        # Loads run beside the sums, and cost little where those take longer; those of the panel may come from afar.
+        return max(height * width * LOAD, (height + width) * LOAD, LATENCY) + 0.05 * height + 0.15 * width
 
     m, columns = work.m or rows * 8, vectors * 8 if work.n is None else -(-work.n // lanes)
     panels, rest = divmod(columns, vectors)
@@ -113,7 +119,7 @@ def _blocked(plan: MatmulPlan) -> MatmulPlan:
     """The plan with K in blocks, where a panel exceeds the cache and enough tiles of rows use a block again."""
     work = plan.workload
     size = 2 if work.dtype in ("float16", "bfloat16") else 4
-    if work.m is None or work.k is None or work.m < 4 * plan.rows:
+    if work.m is None or work.k is None or work.m <= plan.rows:
         return plan
-    blocks = -(-work.k * plan.width * size // L1_PANEL_BYTES)
+    blocks = -(-work.k * plan.width * size // PANEL_BYTES)
     return plan if blocks < 2 else replace(plan, k_block=-(-work.k // blocks))
