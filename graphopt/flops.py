@@ -24,6 +24,7 @@ MOVES = _names(
     OptionalGetElement OptionalHasElement Pad Range Reshape ReverseSequence Scan ScatterElements ScatterND
     SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Size Slice
     SpaceToDepth Split SplitToSequence Squeeze TensorScatter Tile Transpose Trilu Unique Unsqueeze
+    graphopt::FromBlocked graphopt::ToBlocked
     """
 )
 ELEMENTWISE = _names(
@@ -57,9 +58,9 @@ PER_ELEMENT = {
 
 def count_flops(node: Node) -> int | None:
     """Arithmetic operations of one run of `node`; None where a shape or the operator is unknown."""
-    if node.domain:
+    op = node.op if node.domain == "graphopt" else node.op_type
+    if node.domain not in ("", "graphopt"):
         return None
-    op = node.op_type
     if op in MOVES:
         return 0
     try:
@@ -97,6 +98,13 @@ def _conv(weights: int) -> Callable[[Node], int]:
         return _elements(node.output) * (per_output + has_bias)
 
     return count
+
+
+def _blocked_conv(node: Node) -> int:
+    """Of the channels that exist: a blocked output may have more lanes."""
+    batch, _, *space, _ = _shape(node.output)
+    channels, *depth = _shape(node.input(1))
+    return batch * channels * math.prod(space) * (2 * math.prod(depth) + (node.input(2) is not None))
 
 
 def _conv_transpose(node: Node) -> int:
@@ -172,4 +180,6 @@ _COUNTERS: dict[str, Callable[[Node], int]] = {
     "QLinearMatMul": _matmul,
     "RNN": _recurrent(1),
     "Resize": _resize,
+    "graphopt::BlockedConv": _blocked_conv,
+    "graphopt::ConvToBlocked": _blocked_conv,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from graphopt.targets.tvm.concat import place_pieces
 from graphopt.targets.tvm.kernels.legalize import legalizers
 from graphopt.targets.tvm.layers import fuse_operators
 from graphopt.targets.tvm.machine import Machine, machine_of
@@ -40,6 +41,7 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None =
                 relax.transform.FuseTIR(),
                 order_symbols,
                 measure_bytes,
+                place_pieces,
                 relax.transform.DeadCodeElimination(),
                 # Recognizes reshapes by their blocks, so it has to come before they are scheduled.
                 relax.transform.RewriteDataflowReshape(),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
+from graphopt.targets.tvm.concat import CONCAT
 from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.define import define
@@ -198,7 +199,7 @@ def concatenated(ctx: Context, operands: list[Operand], axis: int) -> Operand:
 
         return define(sizes, element, name="concatenate")
 
-    return ctx.te(concat, *parts, name="concatenate")
+    return ctx.te(concat, *parts, name="concatenate", attributes={CONCAT: axis})
 
 
 @converter("Split")

@@ -56,7 +56,10 @@ class Fused:
         """Emit the stores of what follows from `value`, the anchor's result at `indices`."""
         indices = [long(index) for index in indices]
         if self.keeps_output:
-            T.buffer_store(self.output, value, indices)
+            axes = [axis for axis in self.anchor.iter_vars if int(axis.iter_type) == facts.SPATIAL]
+            places = {axis.var: index for axis, index in zip(axes, indices, strict=True)}
+            written = self.anchor.body.indices
+            T.buffer_store(self.output, value, [self._renamed(index, places, value) for index in written])
         for block in self.finals:
             body = block.body
             places = {axis.var: index for axis, index in zip(block.iter_vars, indices, strict=True)}
@@ -154,7 +157,7 @@ def _finals(sch: Schedule, anchor: SBlockRV) -> list[SBlockRV]:
 
 
 def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
-    """The blocks behind the anchor that read its result, or what follows from it, just where they write."""
+    """The blocks behind the anchor whose axes are its own, and that read its result, or what follows from it, there."""
     shape = [axis.extent for axis in facts.axes_of(sch, anchor) if axis.kind == facts.SPATIAL]
     known = [sch.get(anchor).writes[0].source]
     for block in facts.child_blocks(sch)[facts.index_of(sch, anchor) + 1 :]:
@@ -169,8 +172,9 @@ def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
         loads: list[ir.TensorLoad] = []
         tvm_ffi.structural_walk(stmt.body, [(ir.TensorLoad, loads.append)])
         read = [load for load in loads if any(load.source.same_as(buffer) for buffer in known)]
-        if read and all(_is_identity(access.indices, axes) for access in (*read, stmt.body)):
-            known.append(stmt.body.buffer)
+        if read and all(_is_identity(load.indices, axes) for load in read):
+            if _is_identity(stmt.body.indices, axes):
+                known.append(stmt.body.buffer)
             yield block
 
 
