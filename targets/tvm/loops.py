@@ -19,6 +19,7 @@ from graphopt.targets.tvm.alignment import any_address
 from graphopt.targets.tvm.border import split_border
 from graphopt.targets.tvm.let_loops import serialize_refused_lets
 from graphopt.targets.tvm.peel import peel
+from graphopt.targets.tvm.stack import keep_locals_on_stack
 
 PIPELINE = "graphopt-cpu"
 
@@ -42,6 +43,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),
         loops.StorageRewrite(),
+        keep_locals_on_stack(),
         loops.UnrollLoop(),
         loops.StmtSimplify(),
         loops.RemoveNoOp(),
