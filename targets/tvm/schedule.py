@@ -24,6 +24,7 @@ from graphopt.targets.tvm.kernels import (
     matmul_cpu,
     pooling,
     rows_cpu,
+    winograd_cpu,
 )
 from graphopt.targets.tvm.layers import SCHEDULE
 from graphopt.targets.tvm.machine import Machine
@@ -34,6 +35,7 @@ CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 
 CPU_RULES: tuple[CpuRule, ...] = (
     direct_cpu.schedule,
+    winograd_cpu.schedule,
     depthwise.schedule,
     pooling.schedule,
     conv_cpu.schedule,

@@ -13,7 +13,7 @@ from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
-from graphopt.targets.tvm.kernels import depthwise, direct
+from graphopt.targets.tvm.kernels import depthwise, direct, winograd
 from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvSpec
 from graphopt.targets.tvm.kernels.direct import ConvWorkload
 from graphopt.targets.tvm.machine import Machine
@@ -43,6 +43,13 @@ def _convolution(c: Call, *, blocked: bool) -> Operand:
             (-(-spec.out_channels // work.lanes), work.geometry.taps, work.lanes),
             lambda array: depthwise.pack_weight(array, work),
             lambda x, w: depthwise.depthwise(x, w, work, narrow),
+        )
+    elif c.ctx.machine is not None and (fast := winograd.worth(work, machine)) is not None:
+        result = _emit(
+            c,
+            winograd.packed_shape(work, fast),
+            lambda array: winograd.pack_weight(array, work, fast),
+            lambda x, w: winograd.winograd(x, w, work, fast),
         )
     else:
         plan = direct.plan_direct(work, machine)

@@ -1,0 +1,260 @@
+"""Winograd convolution of channel-blocked fp32 activations: 3x3 kernels, stride 1, 2.25 or 4 times fewer products.
+
+    plan = worth(workload, machine)                  # None where a direct convolution is as fast, or it does not apply
+    packed = pack_weight(weight, plan, workload)     # transformed in float64, rounded once
+    out = winograd(data, packed, workload, plan)     # TE: the definition; `winograd_cpu` has the loop nest
+
+Outputs are computed in tiles of m x m from (m + 2) x (m + 2) inputs as F(m x m, 3 x 3) of Lavin and Gray
+(arXiv 1509.09308): the transformed inputs of a strip of tiles, one matrix product of tiles by channels for each of
+the (m + 2)**2 frequencies, and the transform of the products back.
+
+What it costs in accuracy, measured as the largest deviation from float64 over the largest output, random layers with
+64 to 512 input channels, also with inputs of large mean: F(2, 3) 0.4 to 1e-6, F(4, 3) 1.3 to 5e-6 with the points of
+`toom_cook` (the usual 0, +-1, +-2 give 5 to 12e-6); a direct sum gives 0.3 to 1e-6. F(6, 3) gives 1 to 3e-5 and saves
+at most a fifth of the products of F(4, 3), so it is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from graphopt.targets.tvm.kernels.conv import reduce_axis
+from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.nest import even_split, long
+from graphopt.targets.tvm.kernels.toom_cook import POINTS, TAPS, Matrix, transform_weight, transforms
+from graphopt.targets.tvm.machine import Machine
+
+KERNEL = "conv_winograd"
+
+STRIP = 48
+"""Tiles of a strip: enough to use a weight often once it is read, few enough for its products to stay in cache."""
+
+BYTES_PER_CYCLE = 4
+"""Of weights from memory, that one core gets; measured 13 GB/s at 3.4 GHz."""
+
+
+@dataclass(frozen=True)
+class WinogradPlan:
+    """How a workload is computed.
+
+    `outputs` is m; the tiles of all images are cut into `strips` as equal as possible; a register tile holds
+    `columns` tiles by `vectors` vectors of output channels. With `by_strips` threads share the strips, otherwise the
+    channels of one strip after the other.
+    """
+
+    outputs: int
+    strips: int
+    columns: int
+    vectors: int
+    by_strips: bool
+
+    def to_ints(self) -> tuple[int, ...]:
+        return dataclasses.astuple(self)
+
+    @property
+    def size(self) -> int:
+        """Inputs of a tile along an axis."""
+        return self.outputs + TAPS - 1
+
+    @property
+    def frequencies(self) -> int:
+        return self.size**2
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The tiles that cover a workload's output: `down` x `across` in each of `images`."""
+
+    images: int
+    down: int
+    across: int
+
+    @property
+    def tiles(self) -> int:
+        return self.images * self.down * self.across
+
+
+def tiling(workload: ConvWorkload, outputs: int) -> Tiling:
+    """The tiles of `outputs` x `outputs` positions that cover the result."""
+    assert workload.batch is not None
+    height, width = out_space(workload)
+    return Tiling(workload.batch, -(-height // outputs), -(-width // outputs))
+
+
+def out_space(workload: ConvWorkload) -> tuple[int, int]:
+    """Height and width of the result."""
+    height, width = (int(workload.spec.out_size(axis, size)) for axis, size in enumerate(workload.space))
+    return height, width
+
+
+def applies(workload: ConvWorkload) -> bool:
+    """A 3x3 convolution of blocked data with stride, dilation and group 1, all of its sizes known and positive."""
+    spec = workload.spec
+    plain = (spec.kernel, spec.strides, spec.dilations, spec.groups) == ((TAPS, TAPS), (1, 1), (1, 1), 1)
+    if not plain or not workload.blocked or not workload.batch or min(spec.in_channels, spec.out_channels) < 1:
+        return False
+    return min(spec.pads_begin + spec.pads_end) >= 0 and min(out_space(workload)) > 0
+
+
+def plan_winograd(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
+    """The plan that needs the fewest cycles by `cycles`; None where the algorithm does not apply."""
+    return min(_plans(workload, machine), key=lambda plan: cycles(workload, plan, machine), default=None)
+
+
+def worth(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
+    """The plan, if it is expected to need at most nine tenths of the cycles of a direct convolution; else None."""
+    plan = plan_winograd(workload, machine)
+    if plan is None or cycles(workload, plan, machine) > 0.9 * direct_cycles(workload, machine):
+        return None
+    return plan
+
+
+def candidates(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
+    """The default and what else may be faster: both variants, the best register tiles, shorter and longer strips."""
+    found: list[WinogradPlan] = []
+    for outputs in POINTS:
+        plans = sorted(
+            (plan for plan in _plans(workload, machine) if plan.outputs == outputs),
+            key=lambda plan: cycles(workload, plan, machine),
+        )
+        for plan in plans[:3]:
+            for strips in {plan.strips, -(-plan.strips // 2), min(2 * plan.strips, tiling(workload, outputs).tiles)}:
+                by_strips = _by_strips(strips, machine)
+                found.append(dataclasses.replace(plan, strips=strips, by_strips=by_strips))
+    return sorted(found, key=lambda plan: cycles(workload, plan, machine))
+
+
+def _plans(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
+    if not applies(workload):
+        return []
+    found = []
+    for outputs in POINTS:
+        tiles = tiling(workload, outputs).tiles
+        strips = -(-tiles // STRIP)
+        if _by_strips(strips, machine):
+            strips = min(tiles, -(-strips // machine.cores) * machine.cores)
+        length = -(-tiles // strips)
+        found += [
+            WinogradPlan(outputs, strips, columns, vectors, _by_strips(strips, machine))
+            for columns in range(1, min(length, machine.accumulators) + 1)
+            for vectors in range(1, min(workload.blocks, machine.accumulators // columns) + 1)
+        ]
+    return found
+
+
+def _by_strips(strips: int, machine: Machine) -> bool:
+    """There are so many strips that threads get equal shares of them."""
+    return strips >= 2 * machine.cores
+
+
+def cycles(workload: ConvWorkload, plan: WinogradPlan, machine: Machine) -> float:
+    """Cycles that a plan needs on all cores of the machine, with weights that come from memory.
+
+    Two multiply-adds and two loads a cycle, results after four cycles. The transforms' share was measured for
+    F(4, 3), 160 and 115 cycles for a vector of tiles, and is taken to grow with the frequencies.
+    """
+    depth, lanes = workload.spec.in_channels, workload.lanes
+    tiles = tiling(workload, plan.outputs).tiles
+    panels = -(-workload.blocks // plan.vectors)
+    from_l2 = depth * plan.vectors * lanes * 4 > machine.l1_bytes // 2
+    strip = sum(
+        count * (depth * _step_cycles(columns, plan.vectors, from_l2) + 1.5 * columns * plan.vectors + 15)
+        for _, columns, count in even_split(-(-tiles // plan.strips), plan.columns)
+    )
+    products = plan.frequencies * panels * plan.strips * strip
+    transforming = plan.frequencies * tiles * (4.5 * -(-depth // lanes) + 3.2 * workload.blocks)
+    weights = plan.frequencies * depth * panels * plan.vectors * lanes
+    return max(products / machine.cores, _memory_cycles(weights, machine)) + transforming / machine.cores
+
+
+def _step_cycles(columns: int, vectors: int, from_l2: bool) -> float:
+    loads = columns + vectors
+    return max(columns * vectors / 2, loads / 2, 4) + 0.1 * loads + (0.25 * vectors if from_l2 else 0)
+
+
+def _memory_cycles(weights: int, machine: Machine) -> float:
+    """Cycles to read so many fp32 numbers from memory, whose bandwidth two cores use up."""
+    return 4 * weights / (BYTES_PER_CYCLE * min(machine.cores, 2))
+
+
+def direct_cycles(workload: ConvWorkload, machine: Machine) -> float:
+    """Cycles of a direct convolution at nine tenths of the peak."""
+    height, width = out_space(workload)
+    weights = TAPS**2 * workload.spec.in_channels * workload.blocks * workload.lanes
+    products = TAPS**2 * workload.spec.in_channels * workload.blocks * (workload.batch or 1) * height * width
+    return max(products * 0.5 / 0.9 / machine.cores, _memory_cycles(weights, machine))
+
+
+def packed_shape(workload: ConvWorkload, plan: WinogradPlan) -> tuple[int, int, int, int]:
+    """Panels of output channels, frequencies, input channels, channels of a panel."""
+    panels = -(-workload.blocks // plan.vectors)
+    return panels, plan.frequencies, workload.spec.in_channels, plan.vectors * workload.lanes
+
+
+def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: WinogradPlan) -> np.ndarray:
+    """`weight` (O, I, 3, 3) transformed and in `packed_shape`; channels beyond the last are zero."""
+    panels, frequencies, depth, width = packed_shape(workload, plan)
+    transformed = transform_weight(weight, plan.outputs).astype(np.float32)
+    missing = panels * width - weight.shape[0]
+    transformed = np.pad(transformed, [(0, 0), (0, 0), (0, missing)])
+    return np.ascontiguousarray(transformed.reshape(frequencies, depth, panels, width).transpose(2, 0, 1, 3))
+
+
+def winograd(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: WinogradPlan) -> te.Tensor:
+    """The convolution of blocked `data` (N, I/v, H, W, v) with a packed weight: N, O/v, *out_space, v.
+
+    Written as one sum over frequencies, channels and the tile's inputs: the meaning, not the way to compute it.
+    """
+    m, size, lanes, spec = plan.outputs, plan.size, workload.lanes, workload.spec
+    matrices = transforms(m)
+    frequency = [reduce_axis(size, f"f{axis}") for axis in range(2)]
+    place = [reduce_axis(size, f"p{axis}") for axis in range(2)]
+    channel = reduce_axis(spec.in_channels, "rc")
+
+    def element(n: Any, block: Any, y: Any, x: Any, lane: Any) -> Any:
+        where = [
+            position // m * m + inner - begin
+            for position, inner, begin in zip((y, x), place, spec.pads_begin, strict=True)
+        ]
+        inside = [test for at, extent in zip(where, workload.space, strict=True) for test in (at >= 0, at < extent)]
+        value = tirx.if_then_else(
+            tirx.all(*inside), data(n, channel // lanes, *where, channel % lanes), tirx.const(0, "float32")
+        )
+        factor = tirx.const(1, "float32")
+        for axis, position in enumerate((y, x)):
+            factor = factor * _entry(matrices.input, frequency[axis], place[axis])
+            factor = factor * _entry(matrices.output, position % m, frequency[axis])
+        width = plan.vectors
+        place_in_panel = block % width * lanes + lane
+        product = value * weight(block // width, frequency[0] * size + frequency[1], channel, place_in_panel)
+        return te.sum(product * factor, axis=[*frequency, channel, *place])
+
+    shape = (data.shape[0], workload.blocks, *out_space(workload), lanes)
+    return te.compute(
+        [long(extent) for extent in shape],
+        element,
+        name=KERNEL,
+        attrs={"kernel": KERNEL, "plan": [long(number) for number in (*plan.to_ints(), *workload.numbers())]},
+    )
+
+
+def _entry(matrix: Matrix, row: Any, column: Any) -> Any:
+    """The element of a constant matrix at an index that varies."""
+    value = tirx.const(0, "float32")
+    for i, entries in enumerate(matrix):
+        for j, entry in enumerate(entries):
+            if entry:
+                value = tirx.Select(tirx.all(row == i, column == j), tirx.const(float(entry), "float32"), value)
+    return value
+
+
+def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, WinogradPlan]:
+    """What `winograd` wrote into the annotation of its block."""
+    outputs, strips, columns, vectors, by_strips, *rest = numbers
+    return ConvWorkload.of(rest), WinogradPlan(outputs, strips, columns, vectors, bool(by_strips))

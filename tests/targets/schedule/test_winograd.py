@@ -1,0 +1,173 @@
+"""Winograd convolution against a plain one in float64, over shapes whose tiles stick out of the image everywhere."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+from tvm import te, tirx
+
+from graphopt.targets.tvm.kernels import winograd as family
+from graphopt.targets.tvm.kernels.conv import ConvSpec
+from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.toom_cook import POINTS, transforms
+from graphopt.targets.tvm.kernels.winograd import WinogradPlan
+from graphopt.targets.tvm.machine import Machine
+from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
+
+V = 8
+AVX2 = Machine(32, 16, 2, 32 << 10, 512 << 10)
+TOLERANCE = 1e-5
+"""Of the largest output."""
+
+
+def workload_of(
+    inputs: int, outputs: int, space: tuple[int, int], pads: tuple[int, int, int, int] = (1, 1, 1, 1), batch: int = 1
+) -> ConvWorkload:
+    """`pads` in ONNX's order: top, left, bottom, right."""
+    spec = ConvSpec(outputs, inputs, (3, 3), (1, 1), (1, 1), pads[:2], pads[2:])
+    return ConvWorkload(spec, batch, space, V)
+
+
+def blocked(array: np.ndarray, fill: float) -> np.ndarray:
+    """N, C, H, W as N, C/v, H, W, v with `fill` in the lanes beyond the last channel."""
+    n, c, h, w = array.shape
+    blocks = -(-c // V)
+    full = np.full((n, blocks * V, h, w), fill, np.float32)
+    full[:, :c] = array
+    return np.ascontiguousarray(full.reshape(n, blocks, V, h, w).transpose(0, 1, 3, 4, 2))
+
+
+def plain(array: np.ndarray, channels: int) -> np.ndarray:
+    n, blocks, h, w, v = array.shape
+    return array.transpose(0, 1, 4, 2, 3).reshape(n, blocks * v, h, w)[:, :channels]
+
+
+def reference(data: np.ndarray, weight: np.ndarray, spec: ConvSpec) -> np.ndarray:
+    pads = [(0, 0), (0, 0), *zip(spec.pads_begin, spec.pads_end, strict=True)]
+    windows = sliding_window_view(np.pad(data.astype(np.float64), pads), (3, 3), axis=(2, 3))
+    return np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.float64), optimize=True)
+
+
+def check(workload: ConvWorkload, plan: WinogradPlan, epilogue: bool = False, mean: float = 0.0) -> None:
+    """Run a plan on random data, with NaN in the lanes that must not be read, and compare."""
+    spec, rng = workload.spec, np.random.default_rng(5)
+    data = (rng.standard_normal((workload.batch, spec.in_channels, *workload.space)) + mean).astype(np.float32)
+    weight = rng.standard_normal((spec.out_channels, spec.in_channels, 3, 3)).astype(np.float32)
+    expected = reference(data, weight, spec)
+    x = placeholder(blocked(data, 0).shape, name="x")
+    w = placeholder(family.packed_shape(workload, plan), name="w")
+    tensors = [x, w]
+    arrays = [blocked(data, np.nan), family.pack_weight(weight, workload, plan)]
+    out = family.winograd(x, w, workload, plan)
+    shape = [int(size) for size in out.shape]
+    if epilogue:
+        other, bias = (rng.standard_normal(size).astype(np.float32) for size in (expected.shape, spec.out_channels))
+        r, b = placeholder(shape, name="r"), placeholder([shape[1], V], name="b")
+        tensors += [r, b]
+        arrays += [blocked(other, 0), blocked(bias.reshape(1, -1, 1, 1), 0).reshape(shape[1], V)]
+        biased = te.compute(shape, lambda n, c, h, w, v: out(n, c, h, w, v) + b(c, v), name="biased")
+        added = te.compute(shape, lambda *i: biased(*i) + r(*i), name="added")
+        out = te.compute(shape, lambda *i: tirx.max(added(*i), tirx.const(0, "float32")), name="relu")
+        expected = np.maximum(expected + other + bias.reshape(1, -1, 1, 1), 0)
+    (result,) = execute(scheduled([*tensors, out], AVX2), arrays, [np.zeros(shape, np.float32)])
+    found = plain(result, spec.out_channels)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def plan_of(outputs: int, strips: int, columns: int, vectors: int, by_strips: bool) -> WinogradPlan:
+    return WinogradPlan(outputs, strips, columns, vectors, by_strips)
+
+
+SPACES = [(1, 1), (1, 9), (2, 13), (3, 4), (5, 2), (7, 7), (8, 12), (13, 6)]
+PADS = [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 2, 0), (2, 2, 2, 2), (1, 0, 0, 1)]
+CHANNELS = [(1, 8), (3, 12), (8, 1), (12, 17), (17, 40), (40, 3)]
+
+
+@pytest.mark.parametrize("outputs", POINTS)
+@pytest.mark.parametrize("space", SPACES)
+def test_odd_sizes(outputs: int, space: tuple[int, int]) -> None:
+    tried = 0
+    for index, pads in enumerate(PADS):
+        inputs, channels = CHANNELS[(index + sum(space)) % len(CHANNELS)]
+        workload = workload_of(inputs, channels, space, pads, batch=1 + index % 2)
+        if not family.applies(workload):
+            assert min(family.out_space(workload)) < 1
+            continue
+        tiles = family.tiling(workload, outputs).tiles
+        check(workload, plan_of(outputs, min(tiles, 1 + index), 3, 2, bool(index % 2)))
+        tried += 1
+    assert tried >= 2
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_channels_that_do_not_fill_their_vectors(channels: tuple[int, int]) -> None:
+    workload = workload_of(*channels, (6, 9), batch=2)
+    plan = family.plan_winograd(workload, AVX2)
+    assert plan is not None
+    check(workload, plan)
+    check(workload, plan_of(4, 2, 4, 3, True), epilogue=True)
+
+
+@pytest.mark.parametrize(("outputs", "by_strips"), list(itertools.product(POINTS, (False, True))))
+def test_fused_epilogue(outputs: int, by_strips: bool) -> None:
+    workload = workload_of(24, 40, (11, 13), (1, 1, 0, 2), batch=2)
+    check(workload, plan_of(outputs, 4, 5, 2, by_strips), epilogue=True)
+
+
+@pytest.mark.parametrize(("columns", "vectors"), [(1, 1), (2, 5), (3, 4), (5, 2), (6, 2), (12, 1), (7, 1)])
+def test_register_tiles(columns: int, vectors: int) -> None:
+    check(workload_of(16, 40, (14, 14)), plan_of(4, 2, columns, vectors, False))
+
+
+def test_every_candidate_is_right() -> None:
+    workload = workload_of(32, 32, (15, 14))
+    plans = family.candidates(workload, AVX2)
+    assert len(plans) >= 6
+    for plan in plans:
+        check(workload, plan)
+
+
+@pytest.mark.parametrize("outputs", POINTS)
+@pytest.mark.parametrize("mean", [0.0, 5.0])
+def test_many_channels_and_large_means_stay_exact(outputs: int, mean: float) -> None:
+    check(workload_of(512, 8, (8, 8)), plan_of(outputs, 1, 5, 1, False), mean=mean)
+
+
+def test_host_vectors() -> None:
+    workload = workload_of(64, 64, (28, 28))
+    plan = family.plan_winograd(workload, MACHINE)
+    assert plan is not None
+    check(workload, plan, epilogue=True)
+
+
+@pytest.mark.parametrize("outputs", POINTS)
+def test_transforms_are_exact(outputs: int) -> None:
+    made = transforms(outputs)
+    rng = np.random.default_rng(1)
+    data, taps = rng.integers(-9, 9, outputs + 2), rng.integers(-9, 9, 3)
+    products = [
+        sum(g * int(t) for g, t in zip(weights, taps, strict=True))
+        * sum(b * int(d) for b, d in zip(inputs, data, strict=True))
+        for weights, inputs in zip(made.weight, made.input, strict=True)
+    ]
+    for i, row in enumerate(made.output):
+        exact = sum(int(data[i + k]) * int(taps[k]) for k in range(3))
+        assert sum(a * p for a, p in zip(row, products, strict=True)) == exact
+
+
+@pytest.mark.parametrize(
+    ("workload", "expected"),
+    [
+        (workload_of(64, 64, (56, 56)), True),
+        (workload_of(256, 256, (14, 14)), True),
+        (workload_of(512, 512, (14, 14)), True),
+        (workload_of(3, 64, (224, 224)), False),
+        (workload_of(64, 64, (2, 2), (0, 0, 0, 0)), False),
+        (workload_of(64, 64, (1, 56), (0, 1, 0, 1)), False),
+    ],
+)
+def test_worth(workload: ConvWorkload, expected: bool) -> None:
+    assert (family.worth(workload, AVX2) is not None) is expected
