@@ -57,6 +57,27 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes of the values between kernels, without inputs, weights and results.
+
+    `tensors` is what they take together, if each has memory of its own; `live` the most that any kernel finds alive
+    at once, which no plan can do without; `allocated` what one run takes from the system, and keeps for the next.
+    `sizes` names the sizes that the model leaves open: each counts as 1.
+    """
+
+    tensors: int
+    live: int
+    allocated: int
+    sizes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(entry: Mapping[str, Any]) -> Memory:
+        """What was written as JSON. Raises KeyError, TypeError or ValueError for what is not of that form."""
+        sizes = tuple(str(size) for size in entry["sizes"])
+        return Memory(int(entry["tensors"]), int(entry["live"]), int(entry["allocated"]), sizes)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` says. `files` maps each other file's name to its SHA-256 and size.
 
@@ -75,6 +96,7 @@ class Manifest:
     fidelity: str
     error: Mapping[str, float] | None
     versions: Mapping[str, str]
+    memory: Memory
     runtime: tuple[str, ...] = ()
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -128,6 +150,7 @@ def _parse(table: Mapping[str, Any]) -> Manifest:
         fidelity=str(table["fidelity"]),
         error=None if table["error"] is None else {str(k): float(v) for k, v in table["error"].items()},
         versions={str(k): str(v) for k, v in table["versions"].items()},
+        memory=Memory.of(table["memory"]),
         runtime=tuple(str(r) for r in table["runtime"]),
         files={
             str(name): {"sha256": str(entry["sha256"]), "bytes": int(entry["bytes"])}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from graphopt.artifact import TensorInfo, Weight
+from graphopt.artifact import Memory, TensorInfo, Weight
 
 if TYPE_CHECKING:
     from graphopt.ir import Model
@@ -46,6 +46,7 @@ class Built:
     outputs: tuple[TensorInfo, ...]
     weights: tuple[Weight, ...]
     versions: dict[str, str]
+    memory: Memory
 
 
 @dataclass(frozen=True)

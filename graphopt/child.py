@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import errors, io
-from .artifact import MODEL, TensorInfo, Weight
+from .artifact import MODEL, Memory, TensorInfo, Weight
 from .backend import Built, Progress
 from .backend import load as load_backend
 from .errors import CompileError, GraphOptError
@@ -55,6 +55,7 @@ def build(folder: Path, target: Target, progress: Progress) -> Built:
         outputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["outputs"]),
         weights=tuple(Weight(w["dtype"], tuple(w["shape"]), w["offset"]) for w in answer["weights"]),
         versions=answer["versions"],
+        memory=Memory.of(answer["memory"]),
     )
 
 

@@ -127,6 +127,7 @@ def _manifest(target: Target, built: backend.Built, report: Report, runtime: Seq
         fidelity=report.fidelity.name.lower(),
         error=None,
         versions={"graphopt": version("graphopt"), **built.versions},
+        memory=built.memory,
         runtime=tuple(runtime),
     )
 

@@ -16,7 +16,7 @@ import pytest
 
 import graphopt
 from graphopt import backend, child, compiler, io
-from graphopt.artifact import Artifact
+from graphopt.artifact import Artifact, Memory
 from graphopt.errors import CompileError, ModelError, TargetError, UnsupportedError, VerificationError
 from graphopt.ir import Tensor
 from graphopt.ir.text import parse
@@ -139,7 +139,7 @@ class _Backend:
         if what == "print":
             print("noise on standard output")
             os.write(1, b'{"noise": 1}\n')
-            return backend.Built((), (), (), {"tool": "1"})
+            return backend.Built((), (), (), {"tool": "1"}, Memory(0, 0, 0))
         subprocess.Popen(["sleep", "600"])
         progress(f"sleeping {os.getpid()}", 0.5)
         time.sleep(600)

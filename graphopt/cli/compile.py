@@ -11,6 +11,7 @@ import typer
 from graphopt.tables import format_bytes, format_seconds
 
 from . import options
+from .inspect import memory_text
 from .optimize import show_report
 from .output import Output
 
@@ -117,6 +118,7 @@ def _show(output: Output, artifact: Artifact, model: Path, place: Path, seconds:
         f"(the model was {format_bytes(model.stat().st_size)}), fidelity {manifest.fidelity}, "
         f"passes took {format_seconds(seconds)}"
     )
+    output.line(f"memory: {memory_text(manifest.memory)}")
     if manifest.error is not None:
         worst = max(manifest.error.values(), default=0.0)
         output.line(f"compiled code against ONNX Runtime: largest relative error {worst:.3g}")

@@ -14,7 +14,7 @@ from .options import InputShapes, Json, Load, load_modules, parse_shapes
 from .output import Output
 
 if TYPE_CHECKING:
-    from graphopt.artifact import Manifest
+    from graphopt.artifact import Manifest, Memory
     from graphopt.ir import Model
     from graphopt.statistics import Statistics
 
@@ -114,12 +114,19 @@ def _artifact_json(manifest: Manifest) -> dict[str, Any]:
     return {key: value for key, value in described.items() if key not in ("weights", "kind")}
 
 
+def memory_text(memory: Memory) -> str:
+    """What one run needs besides inputs, weights and outputs, and what sharing saves."""
+    text = f"{format_bytes(memory.allocated)} between kernels, {format_bytes(memory.tensors)} without sharing"
+    return f"{text} ({', '.join(memory.sizes)} = 1)" if memory.sizes else text
+
+
 def _artifact_tables(manifest: Manifest) -> list[Table]:
     table = Table("artifact", ("property", "value"))
     table.add("target", f"{manifest.target.get('name', '?')} ({manifest.machine}, {manifest.device})")
     table.add("needs", ", ".join(manifest.features) or "nothing beyond the architecture")
     table.add("pipeline", manifest.pipeline)
     table.add("fidelity", manifest.fidelity)
+    table.add("memory", memory_text(manifest.memory))
     if manifest.error is not None:
         table.add("measured error", f"{max(manifest.error.values(), default=0.0):.3g}")
     table.add("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))

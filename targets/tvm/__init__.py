@@ -51,7 +51,7 @@ class TvmBackend:
         scheduled = gpu.fuse(lowered.mod, made_for) if machine is None else fuse.fuse(lowered.mod, made_for, machine)
         write_kernels(kernels(scheduled, lowered.layers), folder)
         progress("generating code", 0.5)
-        builder.build_library(scheduled, target, folder / LIBRARY, progress)
+        memory = builder.build_library(scheduled, target, folder / LIBRARY, progress)
         progress("writing weights", 0.95)
         weights = builder.write_weights([array for _, array in lowered.params], folder / WEIGHTS)
         return Built(
@@ -59,6 +59,7 @@ class TvmBackend:
             outputs=tuple(TensorInfo(o.name, o.dtype, tuple(o.shape)) for o in lowered.outputs),
             weights=weights,
             versions={name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")},
+            memory=memory,
         )
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:

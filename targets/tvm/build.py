@@ -11,13 +11,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from graphopt.artifact import Weight
+from graphopt.artifact import Memory, Weight
 from graphopt.backend import Progress
 from graphopt.target import Target
 from graphopt.targets.tvm.embedded import embedded, write_assembly
 from graphopt.targets.tvm.gpu_compiler import compile_cuda
 from graphopt.targets.tvm.link import link
 from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.targets.tvm.memory import Meter
 from graphopt.targets.tvm.order import order_shape_functions
 from graphopt.targets.tvm.weight_checks import trust_weights
 
@@ -45,27 +46,34 @@ def tvm_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(device, host=tvm.target.Target(host))
 
 
-def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> None:
-    """Compile and link a module whose functions are all scheduled. The same module gives the same bytes."""
+def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> Memory:
+    """Compile and link a module whose functions are all scheduled; says what memory `main` takes.
+
+    The same module gives the same bytes.
+    """
+    meter = Meter()
     made_for = tvm_target(target)
     with made_for, tvm.transform.PassContext(opt_level=3):
         kernels = "default" if target.gpu else PIPELINE
-        executable = relax.build(mod, made_for, relax_pipeline=_to_virtual_machine(), tir_pipeline=kernels)
+        executable = relax.build(mod, made_for, relax_pipeline=_to_virtual_machine(meter), tir_pipeline=kernels)
     progress("linking", 0.85)
     with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as folder:
         link(_objects(executable.mod, target, Path(folder)), library, target.machine)
+    return meter.memory
 
 
-def _to_virtual_machine() -> tvm.transform.Pass:
+def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
     """Relax calls to virtual-machine code: memory planned ahead, nothing left that fuses or schedules."""
     return tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            meter.before(),
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),
+            meter.after(),
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
