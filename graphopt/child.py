@@ -1,7 +1,7 @@
 """The backend in a process of its own: a crash inside the compiler becomes an error message, not the caller's end.
 
-The parent writes `job.json` beside the optimized model, starts `python -m graphopt.child FOLDER`, reads one JSON line
-for each step of progress, and finds the answer in `result.json`. The child ends when its standard input closes, so
+The parent writes `job.json`, which names the optimized model, starts `python -m graphopt.child FOLDER`, reads one JSON
+line for each step of progress, and finds the answer in `result.json`. The child ends when its standard input closes, so
 that it does not outlive a parent that was killed.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import errors, io
-from .artifact import MODEL, Memory, TensorInfo, Weight
+from .artifact import Memory, TensorInfo, Weight
 from .backend import Built, Progress
 from .backend import load as load_backend
 from .errors import CompileError, GraphOptError
@@ -34,14 +34,14 @@ _JOB = "job.json"
 _RESULT = "result.json"
 
 
-def build(folder: Path, target: Target, progress: Progress) -> Built:
-    """Build the model in `folder` for `target`, into `folder`.
+def build(model: Path, target: Target, folder: Path, progress: Progress) -> Built:
+    """Build the model in the file `model` for `target`, into `folder`.
 
     Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way.
     """
     with tempfile.TemporaryDirectory(prefix="graphopt-job-") as name:
         work = Path(name)
-        job = {"folder": str(folder), "target": target.to_dict()}
+        job = {"model": str(model), "folder": str(folder), "target": target.to_dict()}
         (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
         status, messages = _run(work, progress)
         try:
@@ -49,7 +49,7 @@ def build(folder: Path, target: Target, progress: Progress) -> Built:
         except (OSError, ValueError):
             raise _crash(status, messages) from None
     if "error" in answer:
-        raise _rebuilt(answer["error"], str(folder))
+        raise _rebuilt(answer["error"], (str(folder), str(model.parent)))
     return Built(
         inputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["inputs"]),
         outputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["outputs"]),
@@ -122,10 +122,10 @@ def _crash(status: int, messages: str) -> CompileError:
     return CompileError(f"the compiling process {how}{said}", remedy=remedy)
 
 
-def _rebuilt(table: dict[str, str], folder: str) -> GraphOptError:
-    """The error that the child raised, of the same class; the caller never heard of the folder it worked in."""
+def _rebuilt(table: dict[str, str], folders: tuple[str, ...]) -> GraphOptError:
+    """The error that the child raised, of the same class; the caller never heard of the folders it worked in."""
     kind = getattr(errors, table["class"], CompileError)
-    where = "" if table["where"].startswith(folder) else table["where"]
+    where = "" if table["where"].startswith(folders) else table["where"]
     made: GraphOptError = kind(table["message"], where=where, remedy=table["remedy"])
     made.add_note(f"in the compiling process:\n{table['traceback']}")
     return made
@@ -146,7 +146,7 @@ def main(work: Path) -> None:
     folder = Path(job["folder"])
     answer: dict[str, Any]
     try:
-        built = load_backend().build(io.load(folder / MODEL), Target.from_dict(job["target"]), folder, progress)
+        built = load_backend().build(io.load(Path(job["model"])), Target.from_dict(job["target"]), folder, progress)
         answer = dataclasses.asdict(built)
     except GraphOptError as error:
         answer = {"error": _told(error)}

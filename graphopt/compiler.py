@@ -17,6 +17,7 @@ from . import backend, child, io
 from .api import DEFAULT_PIPELINE, run_passes
 from .artifact import Artifact, Manifest
 from .errors import CompileError, VerificationError
+from .pipeline import Observer, Step
 from .shapes import fix_shapes
 from .target import Target
 from .target import load as load_target
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from .ir import Model
-    from .pipeline import Observer, Pipeline
+    from .pipeline import Pipeline
     from .report import Report
     from .tolerance import Tolerance
 
@@ -65,21 +66,23 @@ def compile(
     original = io.load(model)
     fix_shapes(original, inputs or {})
     tell("optimizing", 0.02)
-    optimized = original.copy()
+    lowered = original.copy()
+    pipeline = pipeline_for(made_for, passes)
+    optimized = _Optimized(len(pipeline.steps) - len(lowering(made_for).steps))
     report = run_passes(
-        optimized,
-        pipeline_for(made_for, passes),
+        lowered,
+        pipeline,
         target=made_for,
         verify=verify,
         data=data,
         seed=seed,
-        observers=observers,
+        observers=[optimized, *observers],
         reproducer=reproducer,
     )
     folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
     try:
-        io.save(optimized, folder / artifacts.MODEL)
-        built = child.build(folder, made_for, lambda what, done: tell(what, 0.2 + 0.7 * done))
+        io.save(optimized.model or lowered, folder / artifacts.MODEL)
+        built = _build(lowered, made_for, folder, lambda what, done: tell(what, 0.2 + 0.7 * done))
         _write_report(report, folder / artifacts.REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
         manifest = _manifest(made_for, built, report, runtime)
@@ -110,8 +113,37 @@ def pipeline_for(target: Target, passes: Pipeline | str | None = None) -> Pipeli
 
     chosen = DEFAULT_PIPELINE if passes is None else passes
     pipeline = Pipeline.parse(chosen) if isinstance(chosen, str) else chosen
-    lowering = Pipeline.parse(backend.load().pipeline(target))
-    return Pipeline(pipeline.steps + lowering.steps) if pipeline.steps else pipeline
+    return Pipeline(pipeline.steps + lowering(target).steps) if pipeline.steps else pipeline
+
+
+def lowering(target: Target) -> Pipeline:
+    """What the backend does to an optimized model for `target` alone."""
+    from .pipeline import Pipeline
+
+    return Pipeline.parse(backend.load().pipeline(target))
+
+
+class _Optimized(Observer):
+    """Keeps the model as it is before step `place` of the pipeline: one that any runtime runs well.
+
+    What follows serves the target's kernels, and would slow others down.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = str(place)
+        self.model: Model | None = None
+
+    def before(self, step: Step, model: Model) -> None:
+        if self.model is None and step.path.partition(".")[0] == self.place:
+            self.model = model.copy()
+
+
+def _build(model: Model, target: Target, folder: Path, progress: backend.Progress) -> backend.Built:
+    """Build a model into `folder`, from a file that does not stay."""
+    with tempfile.TemporaryDirectory(prefix="graphopt-lowered-") as place:
+        path = Path(place) / artifacts.MODEL
+        io.save(model, path)
+        return child.build(path, target, folder, progress)
 
 
 def _manifest(target: Target, built: backend.Built, report: Report, runtime: Sequence[str]) -> Manifest:

@@ -47,7 +47,7 @@ def test_what_is_in_the_folder(tmp_path):
     assert [output["name"] for output in told["outputs"]] == ["y", "h"]
     assert {"graphopt", "apache-tvm", "apache-tvm-ffi"} <= set(told["versions"])
     assert told["fidelity"] == "float"
-    assert "fuse" in told["pipeline"] or told["pipeline"] == "default"
+    assert told["pipeline"] == "default,layout"
     assert set(told["files"]) == {"lib.so", "weights.bin", "kernels.json", "model.onnx", "report.json"}
     assert all(weight["offset"] % 64 == 0 for weight in told["weights"])
 

@@ -102,6 +102,20 @@ def test_built_twice_it_is_the_same_bytes(tmp_path, target):
     assert not any(b"/scratch" in content or str(root).encode() in content for content in first.values())
 
 
+def test_the_model_in_the_artifact_is_for_any_runtime():
+    """What serves only the target's kernels is in the code and in the report, not in the model."""
+    weight = ",".join(["0.5"] * 64)
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+        g (float[1,8,4,4] x) => (float[1,8,4,4] y) <float[8,8,1,1] w = {{{weight}}}> {{ y = Conv(x, w) }}"""
+    artifact = compiler.compile(parse(text), verify=True)
+    assert artifact.manifest.pipeline == "default,layout"
+    assert [node.op for node in graphopt.load(artifact.folder / "model.onnx").graph.nodes] == ["Conv"]
+    steps = {step["pass"]: step for step in json.loads((artifact.folder / "report.json").read_text())["steps"]}
+    assert steps["assign-layout"]["counts"]["nodes blocked"] == 1
+    none = compiler.compile(parse(text), passes="")
+    assert none.manifest.pipeline == ""
+
+
 def test_all_unsupported_nodes_at_once():
     with pytest.raises(UnsupportedError) as caught:
         compiler.compile(parse(UNKNOWN))

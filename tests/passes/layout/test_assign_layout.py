@@ -1,42 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from graphopt.ir import Model, infer_shapes, verify
 from graphopt.passes.layout.assign_layout import AssignLayout
-from graphopt.rewrite import PassContext
 from graphopt.target import load as load_target
-from tests.helpers import check_declines, check_numbers, check_pass, model_of, value_named
-
-BLOCK8 = AssignLayout(block=8)
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def nodes(model: Model) -> dict[str, int]:
-    """How often each operator occurs in the main graph; functions, which hold the meanings, are left out."""
-    found: dict[str, int] = {}
-    for node in model.graph.nodes:
-        found[node.op] = found.get(node.op, 0) + 1
-    return found
-
-
-def blocked(text: str, expected: dict[str, int], pass_: AssignLayout = BLOCK8, **weights: Any) -> Model:
-    """Run the pass with every check of `check_pass`, and look at the operators of the main graph."""
-    model = check_pass(pass_, text, weights=weights, changes=True, shapes={"X": batch_of_two(text)})
-    assert nodes(model) == expected
-    return model
-
-
-def batch_of_two(text: str) -> list[int]:
-    shape = text[text.index("[") + 1 : text.index("]")]
-    return [2 if size == "N" else int(size) for size in shape.split(",")]
-
+from tests.helpers import check_declines, check_pass, value_named
+from tests.passes.layout.support import BLOCK8, blocked, declined, nodes, noise
 
 CONV = {"graphopt::BlockedConv": 1, "graphopt::ToBlocked": 1, "graphopt::FromBlocked": 1}
 FIRST = {"graphopt::ConvToBlocked": 1, "graphopt::FromBlocked": 1}
@@ -280,38 +250,3 @@ def test_pooling_over_three_axes_stays_plain() -> None:
     text = """g (float[N,12,4,4,4] X) => (float[N,12,3,3,3] Y) {
         c = Conv(X, w)  Y = MaxPool <kernel_shape = [2,2,2]> (c) }"""
     declined(text, "it pools over more than 2 axes", {"w": noise(12, 12, 1, 1, 1)})
-
-
-def declined(text: str, reason: str, weights: dict[str, np.ndarray]) -> None:
-    """The convolution is blocked and what follows is not, for that reason; the numbers stay."""
-    model = model_of(text, weights)
-    original = model.copy()
-    context = PassContext(model)
-    infer_shapes(model)
-    BLOCK8.run(model.graph, context)
-    verify(model)
-    assert reason in context.misses, dict(context.misses)
-    assert context.counts["nodes blocked"] == 1
-    check_numbers(BLOCK8, original, model)
-
-
-@pytest.mark.parametrize(
-    ("op", "output"),
-    [
-        ("Concat <axis = 1> (c, d)", "28,6,4"),
-        ("Concat <axis = 1> (c, d, e)", "28,6,4"),
-        ("Concat <axis = -1> (c, c)", "16,6,8"),
-        ("Concat <axis = 2> (c, X, c)", "16,18,4"),
-    ],
-)
-def test_concat(op: str, output: str) -> None:
-    text = f"g (float[N,16,6,4] X) => (float[N,{output}] Y) {{ c = Conv(X, w)  d = Conv(X, v)  e = Relu(d)  Y = {op} }}"
-    weights = {"w": noise(16, 16, 1, 1), "v": noise(12, 16, 1, 1)}
-    if op.endswith("(c, d, e)"):
-        model = check_pass(BLOCK8, text.replace("28,6,4", "40,6,4"), weights=weights, counts={"nodes blocked": 3})
-        assert nodes(model)["graphopt::FromBlocked"] == 3
-        return
-    model = check_pass(BLOCK8, text, weights=weights, changes=True)
-    assert nodes(model)["Concat"] == 1
-    assert nodes(model)["graphopt::FromBlocked"] == 1
-    assert value_named(model, "Y").producer.op_type == "FromBlocked"
