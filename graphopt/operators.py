@@ -106,6 +106,18 @@ _FUNCTIONS = {
     + _CONV.format(x="X")
     + _TO_BLOCKED.format(x="C", y="Y")
     + "}",
+    "BlockedLRN": "<alpha, beta, bias, size> (X) => (Y) {"
+    + _COMMON
+    + """
+    shape = Shape (X)
+    blocks = Slice (shape, one, two)
+    block = Slice (shape, last, end)
+    channels = Mul (blocks, block)
+    """
+    + _FROM_BLOCKED.format(channels="channels", y="P")
+    + "L = LRN <alpha: float = @alpha, beta: float = @beta, bias: float = @bias, size: int = @size> (P)"
+    + _TO_BLOCKED.format(x="L", y="Y")
+    + "}",
 }
 
 OPERATORS = tuple(_FUNCTIONS)
@@ -116,6 +128,8 @@ OPERATORS = tuple(_FUNCTIONS)
 - `BlockedConv(X, W, B?) {block, kernel_shape, strides, dilations, pads, group}`: ONNX's Conv of a blocked X with a
   plain [O, C / group, k1...kn] weight and an optional [O] bias, to a blocked value; every attribute must be given.
 - `ConvToBlocked`: the same with a plain X.
+- `BlockedLRN(X) {alpha, beta, bias, size}`: ONNX's LRN of a blocked X whose channels fill their blocks; every attribute
+  must be given.
 """
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from graphopt.ir import Graph, Node, Value
 from graphopt.operators import DOMAIN, OLDEST_OPSET
-from graphopt.passes.layout import _axes, _conv, _elementwise, _pool
+from graphopt.passes.layout import _axes, _conv, _elementwise, _norm, _pool
 from graphopt.passes.layout._blocks import Layout, Plan
 from graphopt.rewrite import Fidelity, Miss, Pass, PassContext
 
@@ -22,6 +22,7 @@ RULES: dict[str, Rule] = {
     "BatchNormalization": _elementwise.batch_normalization,
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool.pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _pool.global_pool),
+    "LRN": _norm.lrn,
     "Concat": _axes.concat,
     "Split": _axes.split,
     "Resize": _axes.resize,

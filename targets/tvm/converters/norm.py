@@ -14,6 +14,7 @@ from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
+from graphopt.targets.tvm.kernels.lrn import square_sums
 
 
 def _per_channel(ctx: Context, vector: Operand, rank: int) -> Operand:
@@ -250,8 +251,34 @@ def lrn(c: Call) -> Operand:
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             base = tirx.const(bias, kind) + tirx.const(alpha / size, kind) * total(*index)
-            return (x(*index).astype(kind) / tirx.power(base, tirx.const(beta, kind))).astype(data.dtype)
+            return (x(*index).astype(kind) / _raised(base, beta)).astype(data.dtype)
 
         return define(data.shape, element, name="lrn")
 
     return c.ctx.te(normalize, data, name="lrn")
+
+
+@converter("graphopt::BlockedLRN")
+def blocked_lrn(c: Call) -> Operand:
+    """LRN of a channel-blocked value."""
+    data, size = c[0], int(c.attr("size"))
+    alpha, beta, bias = (float(c.attr(name)) for name in ("alpha", "beta", "bias"))
+
+    def normalize(x: te.Tensor) -> te.Tensor:
+        total = square_sums(x, size)
+
+        def element(*index: tirx.Expr) -> tirx.Expr:
+            base = tirx.const(bias, data.dtype) + tirx.const(alpha / size, data.dtype) * total(*index)
+            return x(*index) / _raised(base, beta)
+
+        return define(data.shape, element, name="lrn_result")
+
+    return c.ctx.te(normalize, data, name="lrn")
+
+
+def _raised(base: tirx.Expr, exponent: float) -> tirx.Expr:
+    """A power; the usual exponent by square roots, which are exactly rounded and much faster."""
+    if exponent == 0.75:
+        root = tirx.sqrt(base)
+        return root * tirx.sqrt(root)
+    return tirx.power(base, tirx.const(exponent, str(base.ty.dtype)))
