@@ -1,0 +1,191 @@
+"""Direct and depthwise convolution against ONNX Runtime: remainders, edges, strides, dilations, groups, all ranks."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphopt.targets.tvm.kernels import depthwise, direct
+from graphopt.targets.tvm.kernels.conv import ConvSpec
+from graphopt.targets.tvm.kernels.direct import ConvWorkload, DirectPlan
+from graphopt.targets.tvm.kernels.nest import even_split
+from graphopt.targets.tvm.machine import Machine
+from tests.targets.schedule.blocks import check_convolution
+
+AVX2 = Machine(32, 16, 2, 32 << 10, 512 << 10)
+AVX512 = Machine(64, 32, 2, 32 << 10, 1 << 20)
+NEON = Machine(16, 32, 4)
+
+
+def workload(
+    inputs: int,
+    outputs: int,
+    space: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...] = (),
+    pads: tuple[int, ...] = (),
+    dilations: tuple[int, ...] = (),
+    groups: int = 1,
+    batch: int = 1,
+    lanes: int = 8,
+    is_blocked: bool = True,
+) -> ConvWorkload:
+    """`pads` in ONNX's order: all beginnings, then all ends."""
+    rank = len(space)
+    ones, pads = (1,) * rank, pads or (0,) * (2 * rank)
+    spec = ConvSpec(outputs, inputs, kernel, strides or ones, dilations or ones, pads[:rank], pads[rank:], groups)
+    return ConvWorkload(spec, batch, space, lanes, is_blocked)
+
+
+def check(work: ConvWorkload, plan: DirectPlan | None = None, machine: Machine = AVX2) -> None:
+    plan = plan or direct.plan_direct(work, machine)
+    check_convolution(
+        work,
+        machine,
+        lambda weight: direct.pack_weight(weight, work, plan),
+        lambda x, w: direct.direct(x, w, work, plan),
+        "direct convolution",
+    )
+
+
+ODD: dict[str, Any] = {
+    "channels that fill no block": {
+        "inputs": 5,
+        "outputs": 12,
+        "space": (9, 9),
+        "kernel": (3, 3),
+        "pads": (1, 1, 1, 1),
+    },
+    "uneven in everything": {
+        "inputs": 17,
+        "outputs": 24,
+        "space": (5, 6),
+        "kernel": (3, 2),
+        "strides": (2, 1),
+        "pads": (1, 2, 0, 1),
+        "batch": 2,
+    },
+    "one position": {"inputs": 8, "outputs": 8, "space": (1, 1), "kernel": (1, 1)},
+    "dilated": {
+        "inputs": 16,
+        "outputs": 32,
+        "space": (13, 13),
+        "kernel": (5, 5),
+        "strides": (3, 3),
+        "pads": (2, 2, 2, 2),
+        "dilations": (2, 2),
+    },
+    "groups": {
+        "inputs": 32,
+        "outputs": 64,
+        "space": (9, 9),
+        "kernel": (3, 3),
+        "strides": (2, 2),
+        "pads": (1, 1, 1, 1),
+        "groups": 2,
+    },
+    "one axis": {"inputs": 12, "outputs": 9, "space": (7,), "kernel": (3,), "pads": (1, 1)},
+    "three axes": {
+        "inputs": 9,
+        "outputs": 10,
+        "space": (4, 5, 6),
+        "kernel": (3, 2, 3),
+        "strides": (1, 2, 1),
+        "pads": (1, 0, 1, 1, 1, 0),
+    },
+    "all padding": {"inputs": 8, "outputs": 40, "space": (2, 2), "kernel": (3, 3), "pads": (4, 4, 4, 4)},
+    "a long kernel": {"inputs": 40, "outputs": 8, "space": (3, 3), "kernel": (1, 7), "pads": (0, 3, 0, 3), "batch": 3},
+    "pointwise with a stride": {"inputs": 24, "outputs": 33, "space": (7, 5), "kernel": (1, 1), "strides": (2, 2)},
+    "a plain input": {
+        "inputs": 3,
+        "outputs": 16,
+        "space": (10, 11),
+        "kernel": (7, 7),
+        "strides": (2, 2),
+        "pads": (3, 3, 3, 3),
+        "is_blocked": False,
+        "batch": 2,
+    },
+    "a plain input of one channel": {
+        "inputs": 1,
+        "outputs": 1,
+        "space": (1, 3),
+        "kernel": (3, 3),
+        "pads": (1, 1, 1, 1),
+        "is_blocked": False,
+    },
+}
+
+
+@pytest.mark.parametrize("shape", ODD.values(), ids=ODD.keys())
+def test_odd_shapes(shape: dict[str, Any]) -> None:
+    check(workload(**shape))
+
+
+@pytest.mark.parametrize(("columns", "vectors"), [(1, 1), (5, 2), (3, 4), (12, 1), (2, 5)])
+@pytest.mark.parametrize("rows_outside", [False, True])
+def test_every_plan_gives_the_same(columns: int, vectors: int, rows_outside: bool) -> None:
+    work = workload(16, 56, (6, 11), (3, 3), pads=(1, 1, 1, 1))
+    check(work, DirectPlan(columns, vectors, rows_outside))
+    check(workload(16, 56, (6, 11), (1, 1)), DirectPlan(columns, vectors, rows_outside))
+
+
+@pytest.mark.parametrize(("machine", "lanes"), [(AVX512, 16), (NEON, 4)])
+def test_other_vector_widths(machine: Machine, lanes: int) -> None:
+    check(workload(19, 50, (5, 7), (3, 3), pads=(1, 1, 1, 1), lanes=lanes), machine=machine)
+
+
+def test_plans_respect_the_registers() -> None:
+    for machine, outputs in itertools.product((AVX2, AVX512, NEON), (3, 64, 1000)):
+        work = workload(64, outputs, (14, 14), (3, 3), pads=(1, 1, 1, 1), lanes=machine.lanes("float32"))
+        plans = [direct.plan_direct(work, machine), *direct.candidates(work, machine)]
+        assert all(0 < plan.columns * plan.vectors <= machine.accumulators for plan in plans)
+        assert plans[0] in plans[1:]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"channels": 24, "space": (9, 9), "kernel": (3, 3), "pads": (1, 1, 1, 1)},
+        {"channels": 17, "space": (7, 8), "kernel": (5, 5), "strides": (2, 2), "pads": (2, 2, 1, 1), "batch": 2},
+        {"channels": 8, "space": (1, 20), "kernel": (1, 9), "pads": (0, 4, 0, 4)},
+        {"channels": 9, "space": (10, 10), "kernel": (3, 3), "pads": (2, 2, 2, 2), "dilations": (2, 2)},
+        {"channels": 16, "space": (30,), "kernel": (3,), "pads": (1, 1)},
+    ],
+)
+def test_depthwise(shape: dict[str, Any]) -> None:
+    channels = shape.pop("channels")
+    work = workload(channels, channels, groups=channels, **shape)
+    for plan in depthwise.candidates(work, AVX2):
+        check_convolution(
+            work,
+            AVX2,
+            lambda weight: depthwise.pack_weight(weight, work),
+            lambda x, w, plan=plan: depthwise.depthwise(x, w, work, plan),
+            "depthwise convolution",
+        )
+
+
+def test_packed_weights_hold_every_number_once() -> None:
+    work = workload(19, 50, (5, 7), (3, 3), pads=(1, 1, 1, 1))
+    weight = np.arange(1, 50 * 19 * 9 + 1, dtype=np.float32).reshape(50, 19, 3, 3)
+    packed = direct.pack_weight(weight, work, direct.plan_direct(work, AVX2))
+    assert packed.shape == (direct.packed_size(work),)
+    assert sorted(packed[packed != 0]) == sorted(weight.ravel())
+
+
+@pytest.mark.parametrize(("size", "most"), list(itertools.product((1, 5, 7, 12, 56), (1, 3, 6, 60))))
+def test_even_split_covers_without_waste(size: int, most: int) -> None:
+    places = [
+        first + i * length + j
+        for first, length, count in even_split(size, most)
+        for i in range(count)
+        for j in range(length)
+    ]
+    assert places == list(range(size))
+    lengths = {length for _, length, _ in even_split(size, most)}
+    assert max(lengths) <= most
+    assert max(lengths) - min(lengths) <= 1
