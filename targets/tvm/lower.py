@@ -108,7 +108,9 @@ class _Lowering:
         parameters: list[relax.Var] = []
         self.ctx = Context(builder, parameters, self.machine)
         self.ctx.lower_nodes = self._nodes
+        self.ctx.operand_of = self._operand
         self.values: dict[Value, Operand | None] = {}
+        self.ctx.define = self.values.__setitem__
         inputs = self._inputs(graph, parameters)
         number = len(parameters)
         with builder.function("main", params=parameters, pure=False):
@@ -195,6 +197,8 @@ class _Lowering:
         return self.values[value]
 
     def _node(self, node: Node) -> None:
+        if node.outputs and all(value in self.values for value in node.outputs):
+            return  # a node before it has computed its results along with its own
         self.ctx.begin(_layer(node))
         operands: list[Operand | None] = []
         broken = False

@@ -8,8 +8,10 @@ from typing import Any
 
 from tvm import te, tirx
 
+from graphopt.ir import DType, Value
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.define import define
+from graphopt.targets.tvm.converters.heads import HEADS_BEHIND, HeadView, joined_after, reader, view_of
 from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
@@ -17,6 +19,11 @@ from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import concatenated, transposed
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
 from graphopt.targets.tvm.converters.window import int_expr
+from graphopt.targets.tvm.kernels.attention import AttentionPlan, AttentionSpec
+from graphopt.targets.tvm.kernels.attention_cpu import attention as blocked_attention
+
+FEW_QUERIES = 4
+"""Queries below which most lanes of a block would be idle."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +241,87 @@ def _shown(c: Call, scores: Operand, weights: Operand, bias: _Bias, scale: float
     return c.ctx.te(compute, scores, *(bias.operands if mode == 2 else []), name="attention_shown")
 
 
+def _blocked(c: Call) -> Operand | None:
+    """The result computed by one kernel that never stores the scores; None where there is none for this call."""
+    softmax_type = DType(c.attr("softmax_precision", int(DType.FLOAT)))
+    plain = not c.attr("softcap", 0.0) and not any(c.wants(i) for i in (1, 2, 3)) and c.input(4) is None
+    if c.ctx.machine is None or c[0].dtype not in ("float32", "float16") or not plain or softmax_type != DType.FLOAT:
+        return None
+    few = int(c.attr("kv_num_heads", 0))
+    counts = (int(c.attr("q_num_heads", 0)), few, few)
+    found = [view_of(c.ctx, _given(c, i), c[i], count) for i, count in enumerate(counts)]
+    views = [view for view in found if view is not None]
+    if len(views) < 3 or len({view.operand.dtype for view in views}) > 1:
+        return None
+    query, key, value = views
+    queries = query.length
+    if (isinstance(queries, int) and queries < FEW_QUERIES) or query.size != key.size or key.heads != value.heads:
+        return None
+    if query.heads % key.heads or any(0 in view.operand.shape for view in views):
+        return None
+    _, key_operand = agree(c.ctx, query.operand, 0, key.operand, 0)
+    agree(c.ctx, key_operand, 0, value.operand, 0)
+    place_k, place_v = (2 if view.order == "bhsd" else 1 for view in (key, value))
+    agree(c.ctx, key_operand, place_k, value.operand, place_v)
+    bias = _bias(c, (query.batch, query.heads, queries, key.length), 0, "float32")
+    return _emit_blocked(c, query, key, value, bias)
+
+
+def _given(c: Call, index: int) -> Value:
+    value = c.node.inputs[index]
+    assert value is not None
+    return value
+
+
+def _emit_blocked(c: Call, query: HeadView, key: HeadView, value: HeadView, bias: _Bias) -> Operand:
+    assert c.ctx.machine is not None
+    plan = AttentionPlan.default(c.ctx.machine)
+    given, dtype = c.attr("scale"), c[0].dtype
+    joined = None if c[0].rank == 3 else joined_after(c.node.outputs[0])
+    flat = c[0].rank == 3 or joined is not None
+    batch, queries = query.batch, query.length
+    four: list[Dim] = [batch, query.heads, queries, value.size]
+    shape: list[Dim] = [batch, queries, query.heads * value.size] if flat else four
+    out = HeadView(Operand(dtype, shape), "bsw" if flat else "bhsd", query.heads, value.size)
+
+    def build(buffers: list[tirx.Buffer], result: tirx.Buffer) -> tirx.Stmt:
+        q, k, v, *rest = buffers
+        loads = [lambda *index, one=one: tirx.BufferLoad(one, list(index)) for one in rest]
+
+        def store(b: Any, h: Any, i: Any, d: Any, number: Any) -> tirx.Stmt:
+            return tirx.BufferStore(result, number.astype(dtype), out.index(b, h, i, d))
+
+        spec = AttentionSpec(
+            batch=int_expr(batch),
+            heads=query.heads,
+            queries=int_expr(queries),
+            keys=int_expr(key.length),
+            size=query.size,
+            value_size=value.size,
+            repeat=query.heads // key.heads,
+            scale=1 / math.sqrt(query.size) if given is None else float(given),
+            query=reader(query, q),
+            key=reader(key, k),
+            value=reader(value, v),
+            bias=None if bias.is_empty else lambda b, h, i, j: bias.at(loads, b, h, i, j),
+            store=store,
+        )
+        return blocked_attention(spec, plan)
+
+    operands = [query.operand, key.operand, value.operand, *bias.operands]
+    result = c.ctx.statement(build, operands, shape, dtype, "attention")
+    if joined is not None:
+        c.ctx.define(joined, result)
+        split = reshape_to(c.ctx, result, [batch, queries, query.heads, value.size])
+        result = transposed(c.ctx, split, HEADS_BEHIND)
+    return result
+
+
 @converter("Attention", since=23)
 def attention(c: Call) -> list[Operand | None]:
+    fast = _blocked(c)
+    if fast is not None:
+        return [fast]
     heads, key, value, past = _heads(c)
     dtype = c[0].dtype
     kind = wide(dtype)

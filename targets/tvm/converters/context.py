@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 from tvm import relax, s_tir, te, tirx
 
+from graphopt.ir import Value
 from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.registry import Declined
@@ -32,6 +33,8 @@ LowerNodes = Callable[..., "list[Operand | None]"]
 """Lowers the nodes of a graph (`Graph`), with a mapping of its inputs to operands if it has any."""
 
 Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
+OPAQUE = 8  # TOpPattern: nothing is fused with it
+Build = Callable[[list[tirx.Buffer], tirx.Buffer], tirx.Stmt]
 Tensors = list[te.Tensor]  # inside Context, `te` is a method
 
 
@@ -54,6 +57,8 @@ class Context:
         self.sources: dict[str, int] = {}
         self.parameters = parameters
         self.lower_nodes: LowerNodes
+        self.operand_of: Callable[[Value], Operand | None]
+        self.define: Callable[[Value, Operand], None]
         self._weight_names: set[str] = set()
         self._local: list[Operand] = []
         self._depth = 0
@@ -297,6 +302,30 @@ class Context:
             Operand(str(output.dtype), shape, expr=self.emit(relax.TupleGetItem(emitted, i)))
             for i, (shape, output) in enumerate(zip(shapes, outputs))
         ]
+
+    def statement(
+        self, build: Build, operands: Sequence[Operand], shape: Sequence[Dim], dtype: str, name: str
+    ) -> Operand:
+        """Emit a kernel that is given as a statement: `build` makes it from the operands' buffers and the result's.
+
+        Nothing is fused with it. It may use any symbolic size of the model, as those of `te_many` may.
+        """
+        arguments = [self.tensor(operand) for operand in operands]
+        buffers = [
+            tirx.decl_buffer([_extent(d) for d in operand.shape], operand.dtype, f"x{i}", layout=None)
+            for i, operand in enumerate(operands)
+        ]
+        sizes = self.shape(shape)
+        result = tirx.decl_buffer([_extent(d) for d in sizes], dtype, "y", layout=None)
+        body = build(buffers, result)
+        carried = {dim for one in [*buffers, result] for dim in one.shape if isinstance(dim, tirx.Var)}
+        used = tirx.analysis.undefined_vars(body, [*buffers, result])
+        extra = [var for var in dict.fromkeys(used) if var in self.symbols and var not in carried]
+        kernel = tirx.PrimFunc([*buffers, *extra, result], body)
+        kernel = s_tir.renew_defs(kernel.with_attrs({"s_tir": True, "tirx.noalias": True, "op_pattern": OPAQUE}))
+        variable = self.builder.add_func(kernel, name)
+        call = relax.call_tir(variable, [*arguments, *extra], relax.TensorType(list(sizes), dtype))
+        return Operand(dtype, sizes, expr=self.emit(call))
 
     def emit(self, expr: relax.Expr) -> relax.Var:
         """Bind an expression to a variable that carries the label of the node being lowered."""

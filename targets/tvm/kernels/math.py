@@ -77,6 +77,23 @@ def exp(x: Expr) -> Expr:
     return _let(x, lambda x: tirx.Select(tirx.isnan(x), x, clamped(x)))
 
 
+def exp_nonpositive(x: Expr) -> Expr:
+    """e ** x for x that is not positive, in half the operations; 0 where the result would be below 2 ** -126."""
+
+    def scaled(x: Expr, n: Expr) -> Expr:
+        r = x - n * _f32(0.693359375) - n * _f32(-2.12194440e-4)
+        coefficients = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
+        power = _power_of_two(n.astype("int32"))
+        return _let(r, lambda r: (_horner(r, coefficients) * r * r + r + _f32(1)) * power)
+
+    def whole(x: Expr) -> Expr:
+        # NaN is kept: it compares false, and what it is multiplied with does not matter.
+        value = _let(tirx.floor(x * _f32(math.log2(math.e)) + _f32(0.5)), lambda n: scaled(x, n))
+        return tirx.Select(x < _f32(-87.336), _f32(0), value)
+
+    return _let(x, whole)
+
+
 def cosh(x: Expr) -> Expr:
     """Hyperbolic cosine. Halved before it is squared, so that it overflows only where the result does."""
     return _let(exp(tirx.abs(x) * _f32(0.5)), lambda root: _f32(0.5) * root * root + _f32(0.5) / root / root)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import tvm_ffi
-from tvm import sym, tirx
+from tvm import tirx
 
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels.matmul_plan import LINE_BYTES
@@ -25,12 +24,18 @@ from graphopt.targets.tvm.kernels.statements import (
     Expr,
     block,
     buffer,
+    ceil_div,
+    heights,
     int64,
     loads,
     loop,
+    over,
     parallel,
+    pieces,
     prefetch,
-    vectors,
+    product_of,
+    register_tile,
+    unflatten,
     with_buffer,
 )
 from graphopt.targets.tvm.machine import Machine
@@ -79,7 +84,7 @@ class _Nest:
         self.block_rows = self._block_rows()
 
     def _block_rows(self) -> int:
-        """Rows of a job: fewer than planned where that would leave too few jobs for several cores."""
+        """Rows of a job: blocks of about the same height, lower than planned where there were too few jobs else."""
         most = self.m_block
         if self.static_m is None:
             return min(most, 8 * self.rows)
@@ -87,17 +92,18 @@ class _Nest:
         panels = JOBS if self.static_n is None else -(-self.static_n // self.width)
         wanted = -(-JOBS // max(1, (jobs or 1) * panels))
         tiles = -(-self.static_m // self.rows)
-        return max(1, min(most // self.rows, -(-tiles // wanted))) * self.rows
+        blocks = min(tiles, max(wanted, -(-self.static_m // most)))
+        return -(-tiles // blocks) * self.rows
 
     # --- jobs
 
     def body(self) -> tirx.Stmt:
-        panels, chunks = _ceil(self.n, self.width), _ceil(self.m, self.block_rows)
+        panels, chunks = ceil_div(self.n, self.width), ceil_div(self.m, self.block_rows)
         sizes = [*self.batch, panels, chunks]
-        count = _times(sizes)
+        count = product_of(sizes)
 
         def job(index: Expr) -> tirx.Stmt:
-            *batch, panel, chunk = _unflatten(index, sizes)
+            *batch, panel, chunk = unflatten(index, sizes)
             return self._job(batch, panel, chunk)
 
         products = parallel(count, job, "job", self._pays(count))
@@ -121,10 +127,10 @@ class _Nest:
         if stage is None:
             return None
         *outer, depth, width = stage.extents
-        count = _times(outer)
+        count = product_of(outer)
 
         def panel(index: Expr) -> tirx.Stmt:
-            place = _unflatten(index, outer)
+            place = unflatten(index, outer)
 
             def row(k: Expr) -> tirx.Stmt:
                 def element(lane: Expr) -> tirx.Stmt:
@@ -146,16 +152,16 @@ class _Nest:
             return tirx.IfThenElse(
                 left >= self.width, self._rows(batch, panel, whole, chunk), self._rows(batch, panel, rest, chunk)
             )
-        full, rest = divmod(self.static_n, self.width)
-        parts = [self._rows(batch, panel, self._columns(start, size), chunk) for size in (self.width, rest) if size]
+        full, left = divmod(self.static_n, self.width)
+        parts = [self._rows(batch, panel, self._columns(start, size), chunk) for size in (self.width, left) if size]
         if not full:
             return parts[-1]
-        return parts[0] if not rest else tirx.IfThenElse(panel < full, *parts)
+        return parts[0] if not left else tirx.IfThenElse(panel < full, *parts)
 
     def _columns(self, start: Expr, count: int) -> _Columns:
         if self.is_packed:  # zeros fill the last vector
-            return _Columns(start, count, tuple(_pieces(-(-count // self.lanes) * self.lanes, self.lanes)))
-        return _Columns(start, count, tuple(_pieces(count, self.lanes)))
+            return _Columns(start, count, tuple(pieces(-(-count // self.lanes) * self.lanes, self.lanes)))
+        return _Columns(start, count, tuple(pieces(count, self.lanes)))
 
     # --- rows of a job
 
@@ -185,7 +191,7 @@ class _Nest:
 
     def _block(self, batch: list[Expr], panel: Expr, columns: _Columns, first: Expr, count: int) -> tirx.Stmt:
         """`count` rows from `first`, over all of K."""
-        spans = list(_heights(count, self.rows))
+        spans = list(heights(count, self.rows))
         staged = self.staged or columns.count is None or columns.count % self.lanes != 0
         if not staged:
             return self._tiles(batch, panel, columns, first, spans, None, (int64(0), self.k))
@@ -214,12 +220,7 @@ class _Nest:
         zero = tirx.const(0, self.dtype)
 
         def row(r: Expr) -> tirx.Stmt:
-            return block(
-                *(
-                    vectors(lanes, lambda lane, at=at: tirx.BufferStore(stage, zero, [r, at + lane]))
-                    for at, lanes in columns.pieces
-                )
-            )
+            return block(*over(columns.pieces, lambda c: tirx.BufferStore(stage, zero, [r, c])))
 
         return loop(count, row, "row")
 
@@ -232,17 +233,10 @@ class _Nest:
         def row(r: Expr) -> tirx.Stmt:
             if columns.count is None:
                 return loop(self.n - columns.start, lambda c: element(r, c), "column")
-            whole = columns.count // self.lanes
-            parts = []
-            if whole:
-                many = loop(
-                    whole, lambda v: vectors(self.lanes, lambda lane: element(r, v * self.lanes + lane)), "vector"
-                )
-                parts.append(many)
-            for at, lanes in _pieces(columns.count % self.lanes, self.lanes):
-                at += whole * self.lanes
-                parts.append(vectors(lanes, lambda lane, at=at: element(r, at + lane)))
-            return block(*parts)
+            whole, rest = divmod(columns.count, self.lanes)
+            many = loop(whole, lambda v: block(*over([(0, self.lanes)], lambda c: element(r, v * self.lanes + c))), "v")
+            last = over(pieces(rest, self.lanes), lambda c: element(r, whole * self.lanes + c))
+            return block(many if whole else None, *last)
 
         return loop(count, row, "row")
 
@@ -267,55 +261,27 @@ class _Nest:
             def tile(
                 t: Expr, offset: int = offset, height: int = height, done: int = done, fetches: bool = fetches
             ) -> tirx.Stmt:
-                def steps(add: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
+                row = offset + t * height
+
+                def term(r: int, column: Expr, k: Expr) -> Expr:
+                    return self.product.term.at([*batch, first + row + r, columns.start + column, k])[1]
+
+                def store(r: int, column: Expr, total: Expr) -> tirx.Stmt:
+                    if stage is None:
+                        return self.product.finished([*batch, first + row + r, columns.start + column], total)
+                    total = stage[row + r, column] + total if self.k_block else total
+                    return tirx.BufferStore(stage, total, [row + r, column])
+
+                def sum_up(add: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
                     if fetches:
                         return self._fetching_steps(panel, depth, t + done, step, add)
                     return loop(depth[1], lambda k: add(depth[0] + k), "k")
 
-                return self._tile(batch, columns, first, offset + t * height, height, stage, steps)
+                return register_tile(height, columns.pieces, self.dtype, sum_up, term, store)
 
             parts.append(loop(number, tile, "tile"))
             done += number
         return block(*parts)
-
-    def _tile(
-        self,
-        batch: list[Expr],
-        columns: _Columns,
-        first: Expr,
-        row: Expr,
-        height: int,
-        stage: tirx.Buffer | None,
-        steps: Callable[[Callable[[Expr], tirx.Stmt]], tirx.Stmt],
-    ) -> tirx.Stmt:
-        """One tile in registers: clear it, sum (`steps` makes the loop over K), store it or add it to `stage`."""
-        sums = buffer([height * self.width], self.dtype, "sum")
-
-        def each(make: Any) -> list[tirx.Stmt]:
-            return [
-                vectors(lanes, lambda lane, r=r, at=at: make(r, at + lane, int64(r * self.width + at) + lane))
-                for r in range(height)
-                for at, lanes in columns.pieces
-            ]
-
-        def start(_r: int, _column: Expr, place: Expr) -> tirx.Stmt:
-            return tirx.BufferStore(sums, tirx.const(0, self.dtype), [place])
-
-        def add(k: Expr) -> tirx.Stmt:
-            def one(r: int, column: Expr, place: Expr) -> tirx.Stmt:
-                where = [*batch, first + row + r, columns.start + column, k]
-                return tirx.BufferStore(sums, sums[place] + self.product.term.at(where)[1], [place])
-
-            return block(*each(one))
-
-        def store(r: int, column: Expr, place: Expr) -> tirx.Stmt:
-            if stage is None:
-                return self.product.finished([*batch, first + row + r, columns.start + column], sums[place])
-            before = stage[row + r, column] if self.k_block else None
-            total = sums[place] if before is None else before + sums[place]
-            return tirx.BufferStore(stage, total, [row + r, column])
-
-        return with_buffer(sums, *each(start), steps(add), *each(store))
 
     def _fetch_plan(self, columns: _Columns, depth: tuple[Expr, Expr], tiles: int) -> tuple[int, int]:
         """Of how many steps of K each asks for one cache line of the next panel, and how many of the tiles do so.
@@ -345,7 +311,7 @@ class _Nest:
         """The loop over K of one tile, which asks for its share of the next panel's same rows on the way."""
         first, count = depth[0], facts.extent(depth[1]) or 0
         parts = count // step
-        next_panel = tirx.min(panel + 1, _ceil(self.n, self.width) - 1)
+        next_panel = tirx.min(panel + 1, ceil_div(self.n, self.width) - 1)
 
         def part(index: Expr) -> tirx.Stmt:
             at = (tile * parts + index) * self._line
@@ -355,49 +321,6 @@ class _Nest:
 
         rest = loop(count % step, lambda k: add(first + (parts * step + k)), "k") if count % step else None
         return block(loop(parts, part, "part"), rest)
-
-
-def _ceil(size: Expr, step: int) -> Expr:
-    return sym.Analyzer().simplify((size + (step - 1)) // step)
-
-
-def _times(sizes: list[Expr]) -> Expr:
-    total: Expr = int64(1)
-    for size in sizes:
-        total = total * size
-    return sym.Analyzer().simplify(total)
-
-
-def _unflatten(index: Expr, sizes: list[Expr]) -> list[Expr]:
-    """The row-major index of a position."""
-    place: list[Expr] = []
-    for position, size in reversed(list(enumerate(sizes))):
-        if facts.extent(size) == 1:
-            place.insert(0, int64(0))
-            continue
-        first = all(facts.extent(other) == 1 for other in sizes[:position])
-        place.insert(0, index if first else index % size)
-        index = index // size
-    return place
-
-
-def _pieces(count: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of the vectors, full ones and then powers of two, that cover `count` elements."""
-    at = 0
-    while at < count:
-        while lanes > count - at:
-            lanes //= 2
-        yield at, lanes
-        at += lanes
-
-
-def _heights(count: int, rows: int) -> Iterator[tuple[int, int, int]]:
-    """Runs of equal tiles that cover `count` rows: first row, number of tiles, height; heights differ by one."""
-    tiles = -(-count // rows)
-    low, more = divmod(count, tiles)
-    if more:
-        yield 0, more, low + 1
-    yield more * (low + 1), tiles - more, low
 
 
 def _split_spans(spans: list[tuple[int, int, int]], at: int) -> Iterator[tuple[int, int, int]]:

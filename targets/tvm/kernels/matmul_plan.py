@@ -39,7 +39,7 @@ class MatmulPlan:
 
     `lanes`: columns in a vector of accumulators. `rows`, `vectors`: height and width (in vectors) of the tile that
     stays in registers. `k_block`: how much of K is summed at once before the next tile of rows (0: all of it).
-    `m_block`: rows of a job, at least `rows`.
+    `m_block`: about how many rows make a job.
     """
 
     workload: MatmulWorkload
@@ -77,7 +77,7 @@ def candidates(work: MatmulWorkload, machine: Machine) -> Iterator[MatmulPlan]:
         lanes = 1 << (work.n - 1).bit_length()
     tiles = sorted(_tiles(work, lanes, machine), key=lambda tile: _cycles(work, lanes, *tile))
     for rows, vectors in tiles[:4]:
-        first = _blocked(MatmulPlan(work, lanes, rows, vectors, 0, max(rows, BLOCK_ROWS // rows * rows), acc))
+        first = _blocked(MatmulPlan(work, lanes, rows, vectors, 0, BLOCK_ROWS, acc))
         yield first
         if first.k_block:
             yield replace(first, k_block=0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tvm_ffi
-from tvm import ir, tirx
+from tvm import ir, sym, tirx
 
 Expr = Any
 
@@ -37,6 +37,15 @@ def vectors(lanes: int, body: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
     return loop(lanes, body, "lane", tirx.ForKind.VECTORIZED)
 
 
+def over(cover: Iterable[tuple[int, int]], body: Callable[[Expr], tirx.Stmt]) -> list[tirx.Stmt]:
+    """`body` for the elements that vectors cover, each given by its first element and its lanes."""
+
+    def one(first: int, lanes: int) -> tirx.Stmt:
+        return vectors(lanes, lambda lane: body(first + lane))
+
+    return [one(first, lanes) for first, lanes in cover]
+
+
 def parallel(extent: int | Expr, body: Callable[[Expr], tirx.Stmt], name: str, threads: bool) -> tirx.Stmt:
     """`body` for each index, on several cores if `threads`."""
     return loop(extent, body, name, tirx.ForKind.PARALLEL if threads else tirx.ForKind.SERIAL)
@@ -44,7 +53,7 @@ def parallel(extent: int | Expr, body: Callable[[Expr], tirx.Stmt], name: str, t
 
 def buffer(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -> tirx.Buffer:
     """A buffer to be allocated: of scope "local" for what LLVM is to keep in registers, else "global"."""
-    return tirx.decl_buffer([int64(size) for size in shape], dtype, name, scope=scope, data_alignment=64)
+    return tirx.decl_buffer([int64(size) for size in shape], dtype, name, scope=scope, data_alignment=64, layout=None)
 
 
 def with_buffer(allocated: tirx.Buffer, *statements: tirx.Stmt | None) -> tirx.Stmt:
@@ -74,3 +83,83 @@ def loads(node: Any) -> list[ir.TensorLoad]:
     found: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(node, [(ir.TensorLoad, found.append)])
     return found
+
+
+def ceil_div(size: Expr, step: int) -> Expr:
+    """`size / step`, rounded up."""
+    return sym.Analyzer().simplify((size + (step - 1)) // step)
+
+
+def product_of(sizes: Sequence[Expr]) -> Expr:
+    """The product of sizes."""
+    total: Expr = int64(1)
+    for size in sizes:
+        total = total * size
+    return sym.Analyzer().simplify(total)
+
+
+def unflatten(index: Expr, sizes: Sequence[Expr]) -> list[Expr]:
+    """The row-major index of a position."""
+    place: list[Expr] = []
+    for position, size in reversed(list(enumerate(sizes))):
+        if _is_one(size):
+            place.insert(0, int64(0))
+            continue
+        first = all(_is_one(other) for other in sizes[:position])
+        place.insert(0, index if first else index % size)
+        index = index // size
+    return place
+
+
+def _is_one(size: Expr) -> bool:
+    return isinstance(size, tirx.IntImm) and int(size) == 1
+
+
+def pieces(count: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of the vectors, full ones and then powers of two, that cover `count` elements."""
+    at = 0
+    while at < count:
+        while lanes > count - at:
+            lanes //= 2
+        yield at, lanes
+        at += lanes
+
+
+def heights(count: int, rows: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of equal tiles that cover `count` rows: first row, number of tiles, height; heights differ by one."""
+    tiles = -(-count // rows)
+    low, more = divmod(count, tiles)
+    if more:
+        yield 0, more, low + 1
+    yield more * (low + 1), tiles - more, low
+
+
+def register_tile(
+    height: int,
+    cover: Sequence[tuple[int, int]],
+    dtype: str,
+    sum_up: Callable[[Callable[[Expr], tirx.Stmt]], tirx.Stmt],
+    term: Callable[[int, Expr, Expr], Expr],
+    store: Callable[[int, Expr, Expr], tirx.Stmt],
+) -> tirx.Stmt:
+    """Sums of `height` rows by the columns that `cover` names, in registers until all is added.
+
+    `term(row, column, k)` is what step k adds; `sum_up(add)` makes the loop of these steps; `store(row, column, total)`
+    stores a finished sum.
+    """
+    first, width = cover[0][0], sum(lanes for _, lanes in cover)
+    sums = buffer([height * width], dtype, "sum")
+
+    def each(make: Callable[[int, Expr, Expr], tirx.Stmt]) -> list[tirx.Stmt]:
+        def row(r: int) -> list[tirx.Stmt]:
+            return over(cover, lambda column: make(r, column, column + (r * width - first)))
+
+        return [statement for r in range(height) for statement in row(r)]
+
+    def clear(_row: int, _column: Expr, at: Expr) -> tirx.Stmt:
+        return tirx.BufferStore(sums, tirx.const(0, dtype), [at])
+
+    def add(k: Expr) -> tirx.Stmt:
+        return block(*each(lambda r, column, at: tirx.BufferStore(sums, sums[at] + term(r, column, k), [at])))
+
+    return with_buffer(sums, *each(clear), sum_up(add), *each(lambda r, column, at: store(r, column, sums[at])))
