@@ -82,15 +82,17 @@ class ConvWorkload:
 
 @dataclass(frozen=True)
 class DirectPlan:
-    """How a workload is computed: the register tile, and which loop is outside.
+    """How a workload is computed: the register tile, and the order of loops around it.
 
     With `rows_outside`, all output channels of a piece of a row follow each other and the data stays in cache;
-    otherwise a tile's weights do, while all rows pass.
+    otherwise a tile's weights do, while all rows pass. With a `chunk`, the rows of an image pass once for each so many
+    blocks of input channels, whose weights then stay in the first-level cache; the sums wait in memory in between.
     """
 
     columns: int
     vectors: int
-    rows_outside: bool
+    rows_outside: bool = False
+    chunk: int = 0
 
     def to_ints(self) -> tuple[int, ...]:
         return dataclasses.astuple(self)
@@ -98,46 +100,59 @@ class DirectPlan:
 
 def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
     """The tile that needs the fewest cycles by a count of multiply-adds, loads and latency."""
-    return min(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan))
+    best = min(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan, machine))
+    return dataclasses.replace(best, chunk=_chunk(workload, best, machine))
 
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
-    """The default and what else may be faster: the best tiles by the same count, each with either order of loops."""
-    best = sorted(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan))
-    return [
-        dataclasses.replace(plan, rows_outside=order)
-        for plan in best[:6]
-        for order in (plan.rows_outside, not plan.rows_outside)
-    ]
+    """The default first, and what else may be faster: the best tiles by the same count, in other orders of loops."""
+    best = sorted(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan, machine))[:6]
+    chunked = [dataclasses.replace(plan, chunk=_chunk(workload, plan, machine)) for plan in best]
+    outside = [dataclasses.replace(plan, rows_outside=True) for plan in best]
+    return list(dict.fromkeys([*chunked, *best, *outside]))
 
 
 def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
     width = workload.geometry.width
-    rows_outside = _data_is_larger(workload, machine)
     return [
-        DirectPlan(columns, vectors, rows_outside)
+        DirectPlan(columns, vectors)
         for columns in range(1, min(width, machine.accumulators) + 1)
         for vectors in range(1, min(workload.blocks, machine.accumulators // columns) + 1)
     ]
 
 
-def _data_is_larger(workload: ConvWorkload, machine: Machine) -> bool:
-    """The weights stay in the second-level cache beside a piece of the data, and all the data would not."""
-    weights = 4 * workload.depth * workload.blocks * workload.lanes * workload.spec.groups
-    data = 4 * workload.spec.in_channels * math.prod(workload.space)
-    return weights <= machine.l2_bytes // 2 < data
+def _tile_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
+    """Weights of a tile of output channels."""
+    return 4 * workload.depth * plan.vectors * workload.lanes
 
 
-def _cycles(workload: ConvWorkload, plan: DirectPlan) -> float:
+def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
+    """Blocks of input channels whose weights half fill the first-level cache; 0 where a tile's weights need no chunks.
+
+    That is where they and the data share the second-level cache, or few tiles pass to use them again.
+    """
+    geometry = workload.geometry
+    tiles = geometry.rows * -(-geometry.width // plan.columns)
+    full, rest = divmod(workload.group_in, workload.lanes)
+    if not workload.blocked or rest or tiles < 4 or _tile_bytes(workload, plan) <= machine.l2_bytes // 4:
+        return 0
+    most = machine.l1_bytes // 2 * full // _tile_bytes(workload, plan)
+    return max((size for size in range(1, max(1, most) + 1) if full % size == 0), default=0)
+
+
+def _cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
     """Cycles for one step of the reduction over a row and all channels of a group: what ports and latency allow.
 
-    Two multiply-adds and two loads a cycle, results after four cycles; each load also takes a slot of the decoder.
+    Two multiply-adds and two loads a cycle, results after four cycles. Each load also takes a slot of the decoder, a
+    broadcast a little more, and weights that do not fit into the first-level cache come later.
     """
+    near = _tile_bytes(workload, plan) <= machine.l1_bytes // 3 or _chunk(workload, plan, machine)
+    far = 0.0 if near else 0.15
     total = 0.0
     for _, columns, across in even_split(workload.geometry.width, plan.columns):
         for _, vectors, down in even_split(workload.blocks, plan.vectors):
-            loads = columns + vectors
-            total += across * down * (max(columns * vectors / 2, 4, loads / 2) + 0.1 * loads)
+            busy = max(columns * vectors / 2, 4, (columns + vectors) / 2)
+            total += across * down * (busy + 0.14 * columns + (0.1 + far) * vectors)
     return total
 
 
@@ -258,5 +273,5 @@ def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any,
 
 def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, DirectPlan]:
     """What `direct` wrote into the annotation of its block."""
-    columns, vectors, order, *rest = numbers
-    return ConvWorkload.of(rest), DirectPlan(columns, vectors, bool(order))
+    columns, vectors, order, chunk, *rest = numbers
+    return ConvWorkload.of(rest), DirectPlan(columns, vectors, bool(order), chunk)

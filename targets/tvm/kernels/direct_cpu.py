@@ -25,9 +25,20 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     if fused is None:
         return None
     workload, plan = from_numbers(fused.plan())
-    made = nest.put_together(fused, _Nest(fused, workload, plan).emit)
+    made = nest.put_together(fused, _Nest(fused, workload, plan, machine.cores).emit)
     text = f"direct convolution {plan.columns}x{plan.vectors}x{workload.lanes}"
-    return made.with_attr("graphopt.schedule", text + (", rows outside" if plan.rows_outside else ""))
+    order = ", rows outside" if plan.rows_outside else f", {plan.chunk} blocks at a time" if plan.chunk else ""
+    return made.with_attr("graphopt.schedule", text + order)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the reduction: which of `count`, and where the sums of the rows of a group wait in between."""
+
+    index: Any
+    count: int
+    sums: Any
+    first_row: Any
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Tile:
     size: int
     run: Run
     lanes: int
+    part: Part | None = None
 
     def at(self, vector: int, position: int, lane: Any) -> Any:
         return long((vector * self.run.length + position) * self.lanes) + lane
@@ -57,10 +69,14 @@ class _Nest:
     fused: Fused
     workload: ConvWorkload
     plan: DirectPlan
+    cores: int
 
     def emit(self) -> None:
         geometry = self.workload.geometry
         runs = geometry.runs(self.plan.columns)
+        if self.plan.chunk:
+            self._in_parts(runs)
+            return
         rows = self.fused.output.shape[0] * geometry.rows
         pieces = self._pieces(runs)
         channels = self.workload.spec.groups * self._tiles_of_a_group()
@@ -71,6 +87,22 @@ class _Nest:
             with nest.parallel(channels * rows * pieces) as index:
                 self._piece(runs, index // (rows * pieces), index // pieces % rows, index % pieces, pieces)
 
+    def _in_parts(self, runs: list[Run]) -> None:
+        """All rows of a group of rows pass for each part of the input channels."""
+        geometry, lanes = self.workload.geometry, self.workload.lanes
+        channels = self.workload.spec.groups * self._tiles_of_a_group()
+        wanted = -(-4 * self.cores // (channels * (self.workload.batch or 1)))
+        height = -(-geometry.rows // max(1, min(wanted, geometry.rows)))
+        groups = -(-geometry.rows // height)
+        parts = self.workload.group_in // (lanes * self.plan.chunk)
+        with nest.parallel(channels * self.fused.output.shape[0] * groups) as index:
+            tile, image, group = index // groups % channels, index // (groups * channels), index % groups
+            sums = T.alloc_buffer((height * geometry.width * self.plan.vectors * lanes,), "float32")
+            first = group * height
+            with nest.serial(parts) as part, nest.serial(T.min(long(height), geometry.rows - first)) as row:
+                here = Part(part, parts, sums, image * geometry.rows + first)
+                self._piece(runs, tile, image * geometry.rows + first + row, 0, 1, here)
+
     def _tiles_of_a_group(self) -> int:
         return sum(count for _, _, count in even_split(self.workload.blocks, self.plan.vectors))
 
@@ -80,7 +112,7 @@ class _Nest:
         outer = (self.workload.batch or 1) * self.workload.geometry.rows * across
         return max(1, min(max(run.count for run in runs), -(-PIECES // outer)))
 
-    def _piece(self, runs: list[Run], tile: Any, row: Any, piece: Any, pieces: int) -> None:
+    def _piece(self, runs: list[Run], tile: Any, row: Any, piece: Any, pieces: int, part: Part | None = None) -> None:
         """One piece of a row for one tile of output channels, whose size is a constant in each branch."""
         per_group = self._tiles_of_a_group()
         group, inner = (tile // per_group, tile % per_group) if self.workload.spec.groups > 1 else (long(0), tile)
@@ -88,7 +120,7 @@ class _Nest:
 
         def emit(first: int, size: int, before: int) -> None:
             block = group * self.workload.blocks + first + (inner - before) * size
-            for_tiles(runs, piece, pieces, lambda run, column: self._tile(run, group, block, size, row, column))
+            for_tiles(runs, piece, pieces, lambda run, column: self._tile(run, group, block, size, row, column, part))
 
         if len(tiles) == 1:
             emit(tiles[0][0], tiles[0][1], 0)
@@ -99,27 +131,65 @@ class _Nest:
             with T.Else():
                 emit(tiles[1][0], tiles[1][1], tiles[0][2])
 
-    def _tile(self, run: Run, group: Any, block: Any, size: int, row: Any, column: Any) -> None:
+    def _tile(self, run: Run, group: Any, block: Any, size: int, row: Any, column: Any, part: Part | None) -> None:
         """Accumulators of a tile: cleared, reduced, stored."""
-        geometry, lanes = self.workload.geometry, self.workload.lanes
+        lanes = self.workload.lanes
         buffer = T.alloc_buffer((size * run.length * lanes,), "float32", scope="local")
-        tile = Tile(buffer, block, size, run, lanes)
-        everywhere = tuple(range(run.length))
-        for vector, position in tile.pairs(everywhere):
-            with nest.vectorized(lanes) as lane:
-                T.buffer_store(buffer, tirx.const(0.0, "float32"), [tile.at(vector, position, lane)])
+        tile = Tile(buffer, block, size, run, lanes, part)
+        if part is None:
+            self._clear(tile)
+            self._reduce(tile, group, row, column)
+            self._store(tile, row, column)
+            return
+        with T.If(part.index == 0):
+            with T.Then():
+                self._clear(tile)
+            with T.Else():
+                self._exchange(tile, row, column, load=True)
         self._reduce(tile, group, row, column)
-        for vector, position in tile.pairs(everywhere):
+        with T.If(part.index == part.count - 1):
+            with T.Then():
+                self._store(tile, row, column)
+            with T.Else():
+                self._exchange(tile, row, column, load=False)
+
+    def _clear(self, tile: Tile) -> None:
+        for vector, position in tile.pairs(tuple(range(tile.run.length))):
+            with nest.vectorized(tile.lanes) as lane:
+                T.buffer_store(tile.buffer, tirx.const(0.0, "float32"), [tile.at(vector, position, lane)])
+
+    def _store(self, tile: Tile, row: Any, column: Any) -> None:
+        """Write the finished tile, with what is fused behind the convolution."""
+        geometry = self.workload.geometry
+        for vector, position in tile.pairs(tuple(range(tile.run.length))):
             where = geometry.position(row % geometry.rows, column + position)
-            with nest.vectorized(lanes) as lane:
-                index = [row // geometry.rows, block + vector, *where, lane]
-                self.fused.store(index, buffer[tile.at(vector, position, lane)])
+            with nest.vectorized(tile.lanes) as lane:
+                index = [row // geometry.rows, tile.block + vector, *where, lane]
+                self.fused.store(index, tile.buffer[tile.at(vector, position, lane)])
+
+    def _exchange(self, tile: Tile, row: Any, column: Any, *, load: bool) -> None:
+        """Load the sums so far, or put them by."""
+        assert tile.part is not None
+        sums = tile.part.sums
+        start = (row - tile.part.first_row) * self.workload.geometry.width + column
+        for vector, position in tile.pairs(tuple(range(tile.run.length))):
+            with nest.vectorized(tile.lanes) as lane:
+                there = ((start + position) * tile.size + vector) * tile.lanes + lane
+                here = tile.at(vector, position, lane)
+                if load:
+                    T.buffer_store(tile.buffer, sums[there], [here])
+                else:
+                    T.buffer_store(sums, tile.buffer[here], [there])
 
     def _reduce(self, tile: Tile, group: Any, row: Any, column: Any) -> None:
         """Sum over blocks of input channels; only channels that exist are read."""
         step = self.workload.lanes if self.workload.blocked else 1
         full, rest = divmod(self.workload.group_in, step)
         source = group * -(-self.workload.group_in // step)
+        if tile.part is not None:
+            with nest.serial(self.plan.chunk) as index:
+                self._channels(tile, source, tile.part.index * self.plan.chunk + index, step, row, column)
+            return
         if full:
             with nest.serial(full) as channel:
                 self._channels(tile, source, channel, step, row, column)

@@ -138,6 +138,22 @@ def test_other_vector_widths(machine: Machine, lanes: int) -> None:
     check(workload(19, 50, (5, 7), (3, 3), pads=(1, 1, 1, 1), lanes=lanes), machine=machine)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 6])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_sums_wait_between_parts_of_the_input_channels(groups: int, chunk: int) -> None:
+    work = workload(48 * groups, 40 * groups, (5, 7), (3, 3), pads=(1, 1, 1, 1), groups=groups, batch=2)
+    check(work, DirectPlan(3, 3, chunk=chunk))
+
+
+def test_parts_where_a_tile_of_weights_fills_the_cache() -> None:
+    work = workload(512, 64, (14, 14), (3, 3), strides=(2, 2), pads=(1, 1, 1, 1))
+    plan = direct.plan_direct(work, AVX2)
+    assert plan.chunk > 0
+    assert 64 % plan.chunk == 0
+    check(work, plan)
+    assert direct.plan_direct(workload(64, 64, (14, 14), (1, 1)), AVX2).chunk == 0
+
+
 def test_plans_respect_the_registers() -> None:
     for machine, outputs in itertools.product((AVX2, AVX512, NEON), (3, 64, 1000)):
         work = workload(64, outputs, (14, 14), (3, 3), pads=(1, 1, 1, 1), lanes=machine.lanes("float32"))
