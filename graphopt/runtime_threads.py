@@ -1,7 +1,14 @@
-"""How many threads kernels run on, and where. TVM keeps one pool of workers for each thread that calls kernels."""
+"""How many threads kernels run on, and where.
+
+TVM keeps one pool of workers for each thread that calls kernels: it is made in that thread's first run on more than
+one thread, holds a worker for each CPU that the process may use (of which a run wakes as many as its session has
+threads, less the caller, which takes part), and ends with that thread. Kernels of sessions with one thread run in the
+caller, and no pool is made.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 
@@ -11,6 +18,11 @@ from graphopt import cpu
 from graphopt.errors import InputError
 
 _SHARE_ALL_CPUS = -3  # TVM's mode in which no thread is pinned to one CPU
+_SET_MAX_CONCURRENCY = (
+    "_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"  # of the calling thread; exported, not registered
+)
+_SPIN = "TVM_THREAD_POOL_SPIN_COUNT"
+_YIELDS = "5000"
 _pool = threading.local()
 
 
@@ -34,6 +46,20 @@ def use(count: int) -> None:
     Every thread may run on every CPU that this process may use. TVM's default would pin the caller to the first.
     """
     if getattr(_pool, "threads", None) != count:
-        cpus = [str(index) for index in cpu.allowed()]
-        tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CPUS, count, cpus)
+        if count > 1 or not _use_no_pool():
+            # Idle workers wait for the next kernel by giving their time slice away again and again before they sleep.
+            # TVM's 300,000 times take a quarter of a second of CPU time after every run; these some milliseconds.
+            os.environ.setdefault(_SPIN, _YIELDS)
+            cpus = [str(index) for index in cpu.allowed()]
+            tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CPUS, count, cpus)
         _pool.threads = count
+
+
+def _use_no_pool() -> bool:
+    """Run parallel loops in the calling thread; False where the runtime library does not offer that."""
+    try:
+        set_max_concurrency = ctypes.CDLL(None)[_SET_MAX_CONCURRENCY]
+    except AttributeError:
+        return False
+    set_max_concurrency(1)
+    return True

@@ -104,13 +104,15 @@ def test_arrays_without_elements_are_compact(shape, make):
 
 def test_threads():
     script = """
-import sys, tvm_ffi
+import ctypes, sys, tvm_ffi
 from graphopt import runtime
 import numpy as np
 for asked in (1, 2, 1, None, 10_000):
     session = runtime.load(sys.argv[1], threads=asked)
     session.run({"x": np.ones((2, 16), np.float32), "bias": np.zeros((2, 32), np.float32)})
-    print(session.threads, tvm_ffi.get_global_func("runtime.NumThreads")())
+    at_most = ctypes.CDLL(None)["_ZN3tvm7runtime9threading14MaxConcurrencyEv"]()
+    # With 1, no loop is given to the pool, which may not even exist.
+    print(session.threads, 1 if at_most == 1 else tvm_ffi.get_global_func("runtime.NumThreads")())
 """
     most = len(cpu.allowed())
     expected = [1, min(2, most), 1, min(cpu.current().cores, most), most]
@@ -118,6 +120,60 @@ for asked in (1, 2, 1, None, 10_000):
     assert [line.split() for line in lines if line] == [[str(n), str(n)] for n in expected]
     environment = run_script(script, str(compiled().folder), TVM_NUM_THREADS="1").split("\n")
     assert environment[3] == "1 1"
+
+
+SESSIONS = """
+import os, sys, threading, time
+import numpy as np
+from graphopt import runtime
+
+per_session = int(sys.argv[2])
+sessions = [runtime.load(sys.argv[1], threads=per_session) for _ in range(2)]
+given = [{"x": np.full((200, 16), n + 1, np.float32), "bias": np.ones((200, 32), np.float32)} for n in range(2)]
+wanted = [session.run(g)["h"] for session, g in zip(sessions, given)]
+assert not np.array_equal(*wanted)
+count = lambda: len(os.listdir("/proc/self/task"))
+before, most, meet, wrong = count(), [], threading.Barrier(2), []
+
+def work(n):
+    for _ in range(50):
+        meet.wait()
+        wrong.append(not np.array_equal(sessions[n].run(given[n])["h"], wanted[n]))
+        most.append(count())
+
+workers = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+assert len(wrong) == 100 and not any(wrong)
+ends = time.monotonic() + 30  # the system's threads end a little after Python's
+while count() > before and time.monotonic() < ends: time.sleep(0.01)
+print(max(most) - before, count() - before)
+"""
+
+
+@pytest.mark.parametrize("per_session", [1, 2])
+def test_sessions_side_by_side_have_no_more_threads_than_they_may(per_session):
+    """Each caller with a pool of its own, if its session uses more than one thread; the pool ends with the caller."""
+    added, left = map(int, run_script(SESSIONS, str(compiled().folder), str(per_session)).split())
+    workers = len(cpu.allowed()) - 1 if per_session > 1 else 0
+    assert 2 <= added <= 2 + 2 * workers
+    assert left == 0
+
+
+def test_idle_workers_soon_sleep():
+    """They wait by giving their time slice away; this long after a run they would still do so by TVM's default."""
+    script = """
+import sys, time
+import numpy as np
+from graphopt import runtime
+session = runtime.load(sys.argv[1], threads=2)
+session.run({"x": np.ones((2000, 16), np.float32), "bias": np.zeros((2000, 32), np.float32)})
+time.sleep(0.1)
+before = time.process_time()
+time.sleep(0.1)
+print(time.process_time() - before)
+"""
+    assert float(run_script(script, str(compiled().folder))) < 0.05
 
 
 def test_the_calling_thread_is_not_pinned(session):
