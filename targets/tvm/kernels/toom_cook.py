@@ -63,11 +63,12 @@ def transforms_at(points: Sequence[Fraction]) -> Transforms:
 
 
 def transform_weight(weight: np.ndarray, outputs: int) -> np.ndarray:
-    """G w G^T of each kernel in float64: (O, I, 3, 3) to ((outputs + 2) ** 2, I, O)."""
+    """G w G^T of each kernel in float64, rounded once: (O, I, 3, 3) to fp32 ((outputs + 2) ** 2, I, O)."""
     g = np.array(transforms(outputs).weight, np.float64)
-    return np.einsum("ai,ocij,bj->abco", g, weight.astype(np.float64), g, optimize=True).reshape(
-        len(g) ** 2, weight.shape[1], weight.shape[0]
-    )
+    channels, depth = weight.shape[:2]
+    taps = np.ascontiguousarray(weight.astype(np.float64).reshape(channels, depth, TAPS**2).transpose(2, 1, 0))
+    frequencies = np.kron(g, g) @ taps.reshape(TAPS**2, -1)
+    return frequencies.astype(np.float32).reshape(len(g) ** 2, depth, channels)
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:

@@ -200,7 +200,7 @@ def packed_shape(workload: ConvWorkload, plan: WinogradPlan) -> tuple[int, int, 
 def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: WinogradPlan) -> np.ndarray:
     """`weight` (O, I, 3, 3) transformed and in `packed_shape`; channels beyond the last are zero."""
     panels, frequencies, depth, width = packed_shape(workload, plan)
-    transformed = transform_weight(weight, plan.outputs).astype(np.float32)
+    transformed = transform_weight(weight, plan.outputs)
     missing = panels * width - weight.shape[0]
     transformed = np.pad(transformed, [(0, 0), (0, 0), (0, missing)])
     return np.ascontiguousarray(transformed.reshape(frequencies, depth, panels, width).transpose(2, 0, 1, 3))
