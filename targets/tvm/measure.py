@@ -1,0 +1,255 @@
+"""Measures kernels in processes of their own, with the builder and the runners of TVM's MetaSchedule.
+
+A kernel that crashes its compiler or itself, or does not end, costs one measurement: the worker is started anew.
+
+Here, a kernel runs on one thread (tiles are made for one core), and the processor time of that thread counts: other
+programs disturb it far less than wall time. Its packed operand is another copy at each call, as in a network, where
+other layers' weights have passed through the caches since the last one. On another machine, TVM's own evaluator times
+it, with the caches flushed of all but the first operand.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tvm
+from tvm import tirx
+
+from graphopt import cpu
+from graphopt.errors import CompileError, InputError
+from graphopt.target import Target
+from graphopt.targets.tvm.build import tvm_target
+from graphopt.targets.tvm.link import link
+from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.tuning import Remote
+
+_LOG = logging.getLogger(__name__)
+
+THREADS = 1
+BUILD_SECONDS = 60
+RUN_SECONDS = 20
+REPEATS = 4
+REPEAT_MS = 5
+COPIES = 64
+"""At most so many copies of the packed operand: those of small layers then come from the last cache, as they do."""
+CONNECT_SECONDS = 10
+WORKERS = 8
+NEEDED = ("cloudpickle", "psutil")
+NEEDED_REMOTELY = ("tornado",)
+
+
+class Bench(Protocol):
+    """Where candidates are built and timed."""
+
+    def build(self, functions: Sequence[tirx.PrimFunc]) -> list[Path | None]:
+        """A library for each scheduled function; None for one that could not be built."""
+        ...
+
+    def time(self, function: tirx.PrimFunc, library: Path) -> float | None:
+        """Seconds of one call at best, over a few; None if it crashed or did not end."""
+        ...
+
+
+class TvmBench:
+    """Builds here, runs here or at the `remote`. To be used in a `with` statement.
+
+    Raises CompileError when a package is missing, InputError when the remote cannot be reached.
+    """
+
+    def __init__(self, target: Target, remote: Remote | None = None, run_seconds: float = RUN_SECONDS) -> None:
+        check_packages(NEEDED + (NEEDED_REMOTELY if remote else ()))
+        from tvm.s_tir.meta_schedule.builder import LocalBuilder
+
+        self._folder = Path(tempfile.mkdtemp(prefix="graphopt-tune-"))
+        try:
+            self._target = tvm_target(target)
+            self._builder = LocalBuilder(
+                max_workers=max(1, min(len(cpu.allowed()), WORKERS)),
+                timeout_sec=BUILD_SECONDS,
+                f_build=build_scheduled,
+                f_export=functools.partial(export, str(self._folder), target.machine),
+            )
+            last_cache = max(target.l2_kib, target.l3_kib) << 10
+            self._runner = _remote_runner(remote) if remote else _local_runner(last_cache, run_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> TvmBench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and remove what they built."""
+        runner = getattr(self, "_runner", None)
+        if runner is not None:
+            runner.pool.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def build(self, functions: Sequence[tirx.PrimFunc]) -> list[Path | None]:
+        """See `Bench.build`."""
+        from tvm.s_tir.meta_schedule.builder import BuilderInput
+
+        inputs = [BuilderInput(tvm.IRModule({"main": function}), self._target) for function in functions]
+        results = self._builder.build(inputs) if inputs else []
+        for result in results:
+            if result.error_msg:
+                _LOG.info("a candidate cannot be built: %s", _last_line(result.error_msg))
+        return [None if result.error_msg else Path(str(result.artifact_path)) for result in results]
+
+    def time(self, function: tirx.PrimFunc, library: Path) -> float | None:
+        """See `Bench.time`."""
+        from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+        from tvm.s_tir.meta_schedule.runner import RunnerInput
+
+        future = self._runner.run([RunnerInput(str(library), "cpu", ArgInfo.from_prim_func(function))])[0]
+        result = future.result()
+        if result.error_msg or not result.run_secs:
+            _LOG.info("a candidate cannot be run: %s", _last_line(str(result.error_msg)))
+            return None
+        return min(float(seconds) for seconds in result.run_secs)
+
+
+def check_packages(names: Sequence[str]) -> None:
+    """Raise CompileError if one of the packages that TVM's workers need is missing."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise CompileError(f"tuning needs {' and '.join(missing)}", remedy="pip install 'graphopt[tune]'")
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+
+
+# --- what runs in the builder's workers
+
+
+def build_scheduled(mod: tvm.IRModule, target: tvm.target.Target, _params: Any) -> tvm.runtime.Module:
+    """A module whose functions are scheduled, as artifacts are compiled."""
+    import graphopt.targets.tvm.loops  # noqa: F401  (registers PIPELINE in this process)
+
+    with target:
+        return tirx.build(mod, target, pipeline=PIPELINE)
+
+
+def export(folder: str, machine: str, module: tvm.runtime.Module) -> str:
+    """Link a module into a library for `machine` in a folder of its own; returns the path."""
+    library = Path(tempfile.mkdtemp(dir=folder)) / "kernel.so"
+
+    def link_objects(path: str, objects: Sequence[str], options: Any = None) -> None:
+        link([Path(name) for name in objects], Path(path), machine)
+
+    module.export_library(str(library), fcompile=link_objects)
+    return str(library)
+
+
+# --- here
+
+
+def _local_runner(last_cache: int, seconds: float) -> Any:
+    from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, LocalRunner
+
+    return LocalRunner(
+        timeout_sec=seconds,
+        evaluator_config=EvaluatorConfig(number=1, repeat=REPEATS, min_repeat_ms=REPEAT_MS),
+        f_alloc_argument=functools.partial(allocate, 2 * last_cache),
+        f_run_evaluator=evaluate,
+        initializer=use_one_thread,
+    )
+
+
+def use_one_thread() -> None:
+    """First thing in a runner's worker: TVM reads this when its threads start."""
+    import os
+
+    os.environ["TVM_NUM_THREADS"] = str(THREADS)
+
+
+def allocate(size: int, device: Any, args_info: Sequence[Any], _repeat: int) -> list[list[Any]]:
+    """Arguments (data, packed, result) that differ in the packed operand: as many as make `size` bytes together."""
+    rng = np.random.default_rng(0)
+
+    def tensor(info: Sequence[Any]) -> Any:
+        _, dtype, shape = info
+        array = rng.standard_normal([int(extent) for extent in shape], np.float32)
+        return tvm.runtime.tensor(array.astype(str(dtype)), device)
+
+    data, packed, *rest = [tensor(info) for info in args_info]
+    nbytes = packed.numpy().nbytes
+    copies = max(1, min(COPIES, size // max(1, nbytes)))
+    others = [tvm.runtime.empty(packed.shape, packed.dtype, device).copyfrom(packed) for _ in range(copies - 1)]
+    return [[data, part, *rest] for part in [packed, *others]]
+
+
+def evaluate(module: Any, _device: Any, config: Any, arguments: Sequence[Sequence[Any]]) -> list[float]:
+    """Seconds of processor time of a call, on average over a few milliseconds; so `config.repeat` times."""
+    kernel, following = module["main"], 0
+
+    def run(times: int) -> float:
+        nonlocal following
+        start = time.thread_time()
+        for _ in range(times):
+            kernel(*arguments[following])
+            following = (following + 1) % len(arguments)
+        return time.thread_time() - start
+
+    run(1)
+    once = max(run(1), 1e-7)
+    times = max(config.number, round(config.min_repeat_ms / 1000 / once))
+    return [run(times) / times for _ in range(config.repeat)]
+
+
+# --- elsewhere
+
+
+def _remote_runner(remote: Remote) -> Any:
+    from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, RPCConfig, RPCRunner
+
+    config = RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=RUN_SECONDS)
+    _check_remote(remote, config)
+    return RPCRunner(
+        config,
+        EvaluatorConfig(number=1, repeat=4 * REPEATS, min_repeat_ms=0, enable_cpu_cache_flush=True),
+        f_run_evaluator=evaluate_remotely,
+    )
+
+
+def _check_remote(remote: Remote, config: Any) -> None:
+    where = f"{remote.host}:{remote.port}"
+    try:
+        socket.create_connection((remote.host, remote.port), CONNECT_SECONDS).close()
+        servers = config.count_num_servers()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or _last_line(str(error))
+        raise InputError(
+            f"no tracker can be reached: {reason}",
+            where=where,
+            remedy="start one with `python -m tvm.exec.rpc_tracker`, and see that the address is right",
+        ) from None
+    if not servers:
+        raise InputError(
+            f"the tracker knows no device of key '{remote.key}'",
+            where=where,
+            remedy="register one there: python -m tvm.exec.rpc_server --tracker HOST:PORT --key KEY",
+        )
+
+
+def evaluate_remotely(session: Any, module: Any, device: Any, config: Any, arguments: Sequence[Any]) -> list[float]:
+    """Seconds of wall time of each call, on one thread of the other machine."""
+    from tvm.s_tir.meta_schedule.runner.utils import run_evaluator_common
+
+    session.get_function("runtime.config_threadpool")(1, THREADS)
+    costs: list[float] = run_evaluator_common(module, device, config, arguments)
+    return costs

@@ -1,0 +1,301 @@
+"""Finds the fastest plan of each workload of a model by measuring, within a budget, the largest shares of time first.
+
+Each workload's default is measured first, which shows where the time goes. Then candidates are measured a few at a
+time, those of all families that apply taking turns, each time against the fastest so far: interleaved, the best of
+several rounds, twice as slow means out. So results compare even when the machine's speed drifts. Every step is
+recorded: a run that is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from tvm import tirx
+from tvm.s_tir import ScheduleError
+
+from graphopt.backend import Progress
+from graphopt.targets.tvm import plans as choices
+from graphopt.targets.tvm.families import Family, Plan, Workload, bare_function, every_plan, families_for, flops, key
+from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.measure import THREADS, Bench
+from graphopt.targets.tvm.plans import Plans
+from graphopt.targets.tvm.records import Record, Records, Trial
+from graphopt.targets.tvm.schedule import schedule_function
+from graphopt.tuning import Budget, Tuned
+
+_LOG = logging.getLogger(__name__)
+
+TOGETHER = 6
+"""Candidates measured against the fastest so far at a time."""
+ROUNDS = 4
+OUT = 2.0
+"""A candidate so many times slower than the fastest is measured no further."""
+GAIN = 0.98
+"""What a candidate's time must be of that of the fastest so far, to take its place: less is noise."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A family and a plan of it."""
+
+    family: Family
+    plan: Plan
+
+    @property
+    def name(self) -> tuple[str, tuple[int, ...]]:
+        """What tells it from the others of a workload."""
+        return self.family.name, self.family.numbers(self.plan)
+
+    def __str__(self) -> str:
+        return f"{self.family.name} {','.join(map(str, self.family.numbers(self.plan)))}"
+
+    def trial(self, seconds: float | None) -> Trial:
+        return Trial(self.family.name, self.family.version, self.family.numbers(self.plan), seconds)
+
+
+@dataclass
+class Task:
+    """A workload on its way through the tuner."""
+
+    workload: Workload
+    calls: int
+    default: Candidate
+    waiting: list[Candidate]
+    best: Candidate
+    trials: dict[tuple[str, tuple[int, ...]], Trial] = field(default_factory=dict)
+    default_seconds: float | None = None
+    gain: float = 1.0
+    """Time of the best over that of the default."""
+    measured: int = 0
+    failed: int = 0
+    known: bool = False
+
+    @property
+    def share(self) -> float:
+        """How much of the model's time this is thought to be, for comparing: by arithmetic if nothing is measured."""
+        seconds = flops(self.workload) * 1e-11 if self.default_seconds is None else self.default_seconds * self.gain
+        return seconds * self.calls
+
+    def has_failed(self, candidate: Candidate) -> bool:
+        trial = self.trials.get(candidate.name)
+        return trial is not None and trial.seconds is None
+
+
+class Tuner:
+    """One run over the workloads of a model that was lowered with `plans`."""
+
+    def __init__(
+        self,
+        plans: Plans,
+        records: Records,
+        bench: Bench,
+        budget: Budget,
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.machine = plans.machine
+        self.records, self.bench, self.budget = records, bench, budget
+        self.progress, self.clock = progress, clock
+        self.start = clock()
+        self.spent = 0
+        self.tasks = [self._task(workload, calls) for workload, calls in plans.workloads.items()]
+
+    def run(self) -> list[Tuned]:
+        """Measure until everything is known or the budget is used up; the largest shares of time come first."""
+        self._measure_defaults()
+        while open_ := [task for task in self._ordered() if task.waiting]:
+            for task in open_:
+                if not self._race(task, self._take(task)):
+                    return self._results()
+        return self._results()
+
+    def _task(self, workload: Workload, calls: int) -> Task:
+        default = Candidate(*choices.default(workload, self.machine))
+        waiting = {c.name: c for c in [default, *_by_turns(workload, self.machine)]}
+        task = Task(workload, calls, default, list(waiting.values()), default)
+        record = self.records.find(key(workload))
+        if record is None:
+            return task
+        versions = {family.name: family.version for family in families_for(workload)}
+        kept = {(t.family, t.plan): t for t in record.trials if versions.get(t.family) == t.version}
+        winner = (record.winner.family, record.winner.plan)
+        if winner in kept and winner in waiting:
+            task.trials = kept
+            task.best = waiting[winner]
+            task.waiting = [candidate for name, candidate in waiting.items() if name not in kept]
+            task.known = not task.waiting
+            first = kept.get(default.name)
+            if first is not None and first.seconds and record.winner.seconds:
+                task.default_seconds, task.gain = first.seconds, record.winner.seconds / first.seconds
+        return task
+
+    def _ordered(self) -> list[Task]:
+        return sorted(self.tasks, key=lambda task: -task.share)
+
+    # --- the budget
+
+    def _left(self) -> bool:
+        return self._done() < 1
+
+    def _done(self) -> float:
+        if self.budget.seconds is not None:
+            return (self.clock() - self.start) / self.budget.seconds
+        return self.spent / (self.budget.measurements or 1)
+
+    def _may_measure(self) -> int:
+        """How many more candidates the budget allows, if it counts them."""
+        return TOGETHER if self.budget.measurements is None else self.budget.measurements - self.spent
+
+    def _take(self, task: Task) -> list[Candidate]:
+        number = min(TOGETHER, self._may_measure())
+        return task.waiting[:number]
+
+    # --- measuring
+
+    def _measure_defaults(self) -> None:
+        """The defaults of a few workloads at a time: it takes the workers a second to start."""
+        tasks = [task for task in self._ordered() if not task.known and task.default.name not in task.trials]
+        while tasks and self._left():
+            number = min(TOGETHER, self._may_measure())
+            now, tasks = tasks[:number], tasks[number:]
+            built = self._build([(task.workload, task.default) for task in now])
+            for task, (function, library) in zip(now, built, strict=True):
+                if not self._left():
+                    break
+                self._tell(task, "the default")
+                seconds = None if library is None else self._time_once(function, library)
+                self._note(task, task.default, seconds)
+                task.default_seconds = seconds
+            self._remove(built)
+
+    def _race(self, task: Task, candidates: Sequence[Candidate]) -> bool:
+        """Measure candidates against the fastest so far and keep what was found; False once the budget is used up."""
+        if not candidates or not self._left():
+            return False
+        self._tell(task, f"{len(candidates)} of {len(task.waiting)} candidates, {task.best} so far")
+        runners = list({c.name: c for c in (task.default, task.best, *candidates) if not task.has_failed(c)}.values())
+        built = self._build([(task.workload, candidate) for candidate in runners])
+        best: dict[int, float] = {}
+        running = [place for place, (_, library) in enumerate(built) if library is not None]
+        for number in range(ROUNDS):
+            if number and not self._left():
+                break
+            running = self._round(built, running, best)
+        self._remove(built)
+        for place, candidate in enumerate(runners):
+            if candidate.name not in task.trials or place in best:
+                self._note(task, candidate, best.get(place))
+        self._decide(task, runners, best)
+        return self._left()
+
+    def _round(self, built: Sequence[tuple[tirx.PrimFunc, Path | None]], running: list[int], best: dict[int, float]) -> list[int]:
+        """Time each once; returns those that are still worth timing."""
+        for place in list(running):
+            function, library = built[place]
+            seconds = None if library is None else self.bench.time(function, library)
+            if seconds is None:
+                running.remove(place)
+                best.pop(place, None)  # what crashes now and then is no candidate
+            else:
+                best[place] = min(seconds, best.get(place, seconds))
+        limit = OUT * min(best.values(), default=0.0)
+        return [place for place in running if best[place] <= limit]
+
+    def _time_once(self, function: tirx.PrimFunc, library: Path) -> float | None:
+        times = [self.bench.time(function, library) for _ in range(2)]
+        return None if None in times else min(time for time in times if time is not None)
+
+    def _note(self, task: Task, candidate: Candidate, seconds: float | None) -> None:
+        """Keep the time of a candidate; one that failed is not tried again."""
+        old = task.trials.get(candidate.name)
+        if old is None:
+            self.spent += 1
+            task.measured += 1
+            task.failed += seconds is None
+        elif old.seconds is not None and seconds is not None:
+            seconds = min(seconds, old.seconds)
+        task.trials[candidate.name] = candidate.trial(seconds)
+        task.waiting = [other for other in task.waiting if other.name != candidate.name]
+
+    def _decide(self, task: Task, runners: Sequence[Candidate], best: dict[int, float]) -> None:
+        """The fastest of this race, if it beats the one so far by more than noise; recorded."""
+        times = {runners[place].name: seconds for place, seconds in best.items()}
+        if not times:
+            return
+        fastest = min(times, key=lambda name: times[name])
+        if times[fastest] < GAIN * times.get(task.best.name, float("inf")):
+            task.best = next(candidate for candidate in runners if candidate.name == fastest)
+        reference = times.get(task.default.name)
+        if reference is not None:
+            task.default_seconds, task.gain = reference, times[task.best.name] / reference
+        names = list(task.trials)
+        self.records.add(
+            Record(
+                target=self.records.target,
+                toolchain=self.records.toolchain,
+                workload=key(task.workload),
+                trials=tuple(task.trials.values()),
+                best=names.index(task.best.name),
+                threads=THREADS,
+                complete=not task.waiting,
+                time=time.time(),
+            )
+        )
+
+    def _build(
+        self, wanted: Sequence[tuple[Workload, Candidate]]
+    ) -> list[tuple[tirx.PrimFunc, Path | None]]:
+        """Each candidate's scheduled function and its library, None where there is none."""
+        functions: list[tirx.PrimFunc] = []
+        scheduled: list[bool] = []
+        for workload, candidate in wanted:
+            bare = bare_function(candidate.family, workload, candidate.plan)
+            try:
+                bare = schedule_function(bare, self.machine).with_attr("tirx.is_scheduled", True)
+                scheduled.append(True)
+            except (ScheduleError, ValueError, RuntimeError) as error:
+                _LOG.info("%s cannot be scheduled for %s: %s", candidate, key(workload), error)
+                scheduled.append(False)
+            functions.append(bare)
+        libraries = iter(self.bench.build([f for f, good in zip(functions, scheduled, strict=True) if good]))
+        return [(f, next(libraries) if good else None) for f, good in zip(functions, scheduled, strict=True)]
+
+    def _remove(self, built: Sequence[tuple[tirx.PrimFunc, Path | None]]) -> None:
+        for _, library in built:
+            if library is not None:
+                library.unlink(missing_ok=True)
+
+    # --- what is told
+
+    def _tell(self, task: Task, what: str) -> None:
+        place = self.tasks.index(task) + 1
+        gained = f"{1 / task.gain:.2f}x so far" if task.gain < 1 else "no gain yet"
+        text = f"tuning {place}/{len(self.tasks)}, {key(task.workload)}: {what}, {gained}"
+        self.progress(text, min(1.0, self._done()))
+
+    def _results(self) -> list[Tuned]:
+        return [
+            Tuned(
+                workload=key(task.workload),
+                calls=task.calls,
+                default=str(task.default),
+                default_seconds=task.default_seconds,
+                best=str(task.best),
+                best_seconds=None if task.default_seconds is None else task.default_seconds * task.gain,
+                measured=task.measured,
+                failed=task.failed,
+                known=task.known,
+            )
+            for task in self._ordered()
+        ]
+
+
+def _by_turns(workload: Workload, machine: Machine) -> list[Candidate]:
+    """Every candidate of every family, the most promising first, the families taking turns."""
+    lists = [[Candidate(f, plan) for plan in every_plan(f, workload, machine)] for f in families_for(workload)]
+    return [candidate for candidate in chain(*zip_longest(*lists)) if candidate is not None]
