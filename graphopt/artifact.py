@@ -78,11 +78,25 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Workloads:
+    """Distinct sizes of convolutions and products in a model: how many, and how many were decided by measurements."""
+
+    total: int = 0
+    tuned: int = 0
+
+    @staticmethod
+    def of(entry: Mapping[str, Any]) -> Workloads:
+        """What was written as JSON. Raises KeyError, TypeError or ValueError for what is not of that form."""
+        return Workloads(int(entry["total"]), int(entry["tuned"]))
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` says. `files` maps each other file's name to its SHA-256 and size.
 
     `error` maps each output to the largest deviation from ONNX Runtime relative to the output's largest value, or
-    is None when it was not measured. `device` is "cpu" or "cuda".
+    is None when it was not measured. `device` is "cpu" or "cuda". The artifact is tuned where `workloads` has any
+    that are.
     """
 
     device: str
@@ -97,6 +111,7 @@ class Manifest:
     error: Mapping[str, float] | None
     versions: Mapping[str, str]
     memory: Memory
+    workloads: Workloads = Workloads()
     runtime: tuple[str, ...] = ()
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -151,6 +166,7 @@ def _parse(table: Mapping[str, Any]) -> Manifest:
         error=None if table["error"] is None else {str(k): float(v) for k, v in table["error"].items()},
         versions={str(k): str(v) for k, v in table["versions"].items()},
         memory=Memory.of(table["memory"]),
+        workloads=Workloads.of(table["workloads"]),
         runtime=tuple(str(r) for r in table["runtime"]),
         files={
             str(name): {"sha256": str(entry["sha256"]), "bytes": int(entry["bytes"])}

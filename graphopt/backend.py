@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from graphopt.artifact import Memory, TensorInfo, Weight
+from graphopt.artifact import Memory, TensorInfo, Weight, Workloads
+from graphopt.tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
     from graphopt.ir import Model
@@ -47,6 +48,7 @@ class Built:
     weights: tuple[Weight, ...]
     versions: dict[str, str]
     memory: Memory
+    workloads: Workloads
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,17 @@ class Backend(Protocol):
         """Every node that `build` could not compile. Nothing is built for it."""
         ...
 
-    def build(self, model: Model, target: Target, folder: Path, progress: Progress) -> Built:
+    def tune(self, model: Model, target: Target, tuning: Tuning, progress: Progress) -> list[Tuned]:
+        """Measure what kernels for `model` are fastest on `target`, within `tuning.budget`, for `build` to look up.
+
+        Raises what `build` raises, and InputError or TargetError where nothing can be measured.
+        """
+        ...
+
+    def build(self, model: Model, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
         """Write the library, the weights and the list of kernels (see `graphopt.kernels`) into `folder`.
 
-        The same model and target give the same bytes.
+        The same model, target and records of measurements give the same bytes.
         """
         ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,12 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import errors, io
-from .artifact import Memory, TensorInfo, Weight
+from .artifact import Memory, TensorInfo, Weight, Workloads
 from .backend import Built, Progress
 from .backend import load as load_backend
 from .errors import CompileError, GraphOptError
 from .target import Target
+from .tuning import Tuned, Tuning
 
+_LOG = logging.getLogger(__name__)
 _TAIL = 2000  # characters of the child's own messages that an error repeats
 _REPORT = "this is a bug in graphopt or in TVM: report it with the model; other passes (--passes) may avoid it"
 ROOM = "free some space in the folder for temporary files, or set TMPDIR to one that has room"
@@ -34,37 +37,57 @@ _JOB = "job.json"
 _RESULT = "result.json"
 
 
-def build(model: Path, target: Target, folder: Path, progress: Progress) -> Built:
+def build(model: Path, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
     """Build the model in the file `model` for `target`, into `folder`.
 
     Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way.
     """
-    with tempfile.TemporaryDirectory(prefix="graphopt-job-") as name:
-        work = Path(name)
-        job = {"model": str(model), "folder": str(folder), "target": target.to_dict()}
-        (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
-        status, messages = _run(work, progress)
-        try:
-            answer = json.loads((work / _RESULT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise _crash(status, messages) from None
-    if "error" in answer:
-        raise _rebuilt(answer["error"], (str(folder), str(model.parent)))
+    answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)))
     return Built(
         inputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["inputs"]),
         outputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["outputs"]),
         weights=tuple(Weight(w["dtype"], tuple(w["shape"]), w["offset"]) for w in answer["weights"]),
         versions=answer["versions"],
         memory=Memory.of(answer["memory"]),
+        workloads=Workloads.of(answer["workloads"]),
     )
+
+
+def tune(model: Path, target: Target, progress: Progress, tuning: Tuning) -> list[Tuned]:
+    """Measure what is fastest for the model in the file `model` on `target`. Raises as `build` does."""
+    answer = _ask(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),))
+    return [Tuned.of(values) for values in answer["tuned"]]
+
+
+def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -> dict[str, Any]:
+    paths = {"model": str(model), "folder": str(folder)}
+    return {"do": what, **paths, "target": target.to_dict(), "tuning": tuning.to_dict()}
+
+
+def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...]) -> dict[str, Any]:
+    """What the child answers; the folders `hidden` are not named in errors. What it warned of is logged here."""
+    with tempfile.TemporaryDirectory(prefix="graphopt-job-") as name:
+        work = Path(name)
+        (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
+        status, messages = _run(work, progress)
+        try:
+            answer: dict[str, Any] = json.loads((work / _RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise _crash(status, messages) from None
+    for message in answer.get("warnings", ()):
+        _LOG.warning("%s", message)
+    if "error" in answer:
+        raise _rebuilt(answer["error"], hidden)
+    return answer
 
 
 def _run(work: Path, progress: Progress) -> tuple[int, str]:
     """The child's exit status and the end of what it wrote to standard error."""
-    # The same hash seed every time: what the compiler keeps in sets must come out in the same order. -P: a file of
-    # the current folder that is named like a module must not be taken for it.
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-P", "-m", "graphopt.child", str(work)]
+    # The same hash seed every time: what the compiler keeps in sets must come out in the same order. A safe path: a
+    # file of the current folder that is named like a module must not be taken for it.
+    # Processes that it starts itself must not do so either.
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "graphopt.child", str(work)]
     with (work / "stderr.txt").open("w+b") as messages:
         process = subprocess.Popen(
             command,
@@ -142,12 +165,13 @@ def main(work: Path) -> None:
         channel.write(json.dumps({"step": what, "done": done}) + "\n")
         channel.flush()
 
+    heard = _Heard()
+    logging.getLogger("graphopt").addHandler(heard)
     job = json.loads((work / _JOB).read_text(encoding="utf-8"))
     folder = Path(job["folder"])
     answer: dict[str, Any]
     try:
-        built = load_backend().build(io.load(Path(job["model"])), Target.from_dict(job["target"]), folder, progress)
-        answer = dataclasses.asdict(built)
+        answer = _do(job, progress)
     except GraphOptError as error:
         answer = {"error": _told(error)}
     except OSError as error:
@@ -157,7 +181,26 @@ def main(work: Path) -> None:
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or ["no message"]
         summary = " ".join(dict.fromkeys([lines[0], lines[-1]]))[:_TAIL]
         answer = {"error": _told(CompileError(f"{type(error).__name__}: {summary}", remedy=_REPORT))}
-    (work / _RESULT).write_text(json.dumps(answer), encoding="utf-8")
+    (work / _RESULT).write_text(json.dumps({**answer, "warnings": list(heard.messages)}), encoding="utf-8")
+
+
+def _do(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    backend, model, target = load_backend(), io.load(Path(job["model"])), Target.from_dict(job["target"])
+    tuning = Tuning.from_dict(job["tuning"])
+    if job["do"] == "tune":
+        return {"tuned": [dataclasses.asdict(one) for one in backend.tune(model, target, tuning, progress)]}
+    return dataclasses.asdict(backend.build(model, target, Path(job["folder"]), progress, tuning))
+
+
+class _Heard(logging.Handler):
+    """Keeps the warnings of graphopt's loggers, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages[record.getMessage()] = None
 
 
 def _told(error: GraphOptError) -> dict[str, str]:

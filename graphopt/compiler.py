@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from .pipeline import Observer, Step
 from .shapes import fix_shapes
 from .target import Target
 from .target import load as load_target
+from .tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +42,7 @@ def compile(
     verify: bool | Tolerance = False,
     data: Mapping[str, Any] | None = None,
     seed: int = 0,
+    tune: Tuning | str | int | None = None,
     bundle_runtime: bool = False,
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
@@ -52,7 +55,9 @@ def compile(
     what it needs for the target, as the layout of activations. `inputs`: shapes to fix, by
     input name; what is not fixed stays dynamic. `verify`: check every pass, and measure the compiled code, against
     ONNX Runtime on `data` (arrays by input name) or on inputs generated from `seed`; the measured errors are in
-    the manifest (code for another machine cannot be measured here). `bundle_runtime`: put the runtime libraries for
+    the manifest (code for another machine cannot be measured here). `tune`: measure first which kernels are fastest,
+    for as long ("60s", "5m") or as many measurements (200) as said; None: use what was measured before; "off": not
+    even that. `bundle_runtime`: put the runtime libraries for
     the target into the artifact. `reproducer`: a folder in which a pass that fails leaves what repeats it.
     `progress` is told what is being done and how far it is (0 to 1).
 
@@ -62,6 +67,7 @@ def compile(
     """
     tell = progress or (lambda what, done: None)
     made_for = load_target(target)
+    tuning = Tuning.of(tune)
     tell("reading the model", 0.0)
     original = io.load(model)
     fix_shapes(original, inputs or {})
@@ -82,7 +88,7 @@ def compile(
     folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
     try:
         io.save(optimized.model or lowered, folder / artifacts.MODEL)
-        built = _build(lowered, made_for, folder, lambda what, done: tell(what, 0.2 + 0.7 * done))
+        built = _build(lowered, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
         _write_report(report, folder / artifacts.REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
         manifest = _manifest(made_for, built, report, runtime)
@@ -138,12 +144,47 @@ class _Optimized(Observer):
             self.model = model.copy()
 
 
-def _build(model: Model, target: Target, folder: Path, progress: backend.Progress) -> backend.Built:
-    """Build a model into `folder`, from a file that does not stay."""
+def tune(
+    model: Model | onnx.ModelProto | bytes | str | os.PathLike[str],
+    target: Target | str | os.PathLike[str] = "host",
+    passes: Pipeline | str | None = None,
+    *,
+    tuning: Tuning,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    observers: Sequence[Observer] = (),
+    progress: backend.Progress | None = None,
+) -> list[Tuned]:
+    """Measure which kernels are fastest for a model, for all compilations to come; returns what was found out.
+
+    The arguments are those of `compile`; `tuning.budget` says how much to spend. Raises what `compile` raises, and
+    InputError or TargetError where nothing can be measured.
+    """
+    tell = progress or (lambda what, done: None)
+    made_for = load_target(target)
+    tell("reading the model", 0.0)
+    lowered = io.load(model)
+    fix_shapes(lowered, inputs or {})
+    tell("optimizing", 0.02)
+    run_passes(lowered, pipeline_for(made_for, passes), target=made_for, observers=observers)
+    with _saved(lowered) as path:
+        return child.tune(path, made_for, lambda what, done: tell(what, 0.1 + 0.9 * done), tuning)
+
+
+def _build(model: Model, target: Target, folder: Path, tuning: Tuning, progress: backend.Progress) -> backend.Built:
+    """Build a model into `folder`, from a file that does not stay; tuned first where there is a budget for it."""
+    with _saved(model) as path:
+        if tuning.budget is None:
+            return child.build(path, target, folder, progress, tuning)
+        child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning)
+        return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning)
+
+
+@contextmanager
+def _saved(model: Model) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="graphopt-lowered-") as place:
         path = Path(place) / artifacts.MODEL
         io.save(model, path)
-        return child.build(path, target, folder, progress)
+        yield path
 
 
 def _manifest(target: Target, built: backend.Built, report: Report, runtime: Sequence[str]) -> Manifest:
@@ -160,6 +201,7 @@ def _manifest(target: Target, built: backend.Built, report: Report, runtime: Seq
         error=None,
         versions={"graphopt": version("graphopt"), **built.versions},
         memory=built.memory,
+        workloads=built.workloads,
         runtime=tuple(runtime),
     )
 

@@ -16,7 +16,7 @@ import pytest
 
 import graphopt
 from graphopt import backend, child, compiler, io
-from graphopt.artifact import Artifact, Memory
+from graphopt.artifact import Artifact, Memory, Workloads
 from graphopt.errors import CompileError, ModelError, TargetError, UnsupportedError, VerificationError
 from graphopt.ir import Tensor
 from graphopt.ir.text import parse
@@ -136,7 +136,7 @@ def test_wrong_requests_before_any_work():
 class _Backend:
     """Stands for the backend in the child; `NAME` chooses what goes wrong there."""
 
-    def build(self, model, target, folder, progress):
+    def build(self, model, target, folder, progress, tuning):
         progress("lowering", 0.0)
         what = os.environ["GRAPHOPT_TEST_FAILURE"]
         if what == "segfault":
@@ -153,7 +153,7 @@ class _Backend:
         if what == "print":
             print("noise on standard output")
             os.write(1, b'{"noise": 1}\n')
-            return backend.Built((), (), (), {"tool": "1"}, Memory(0, 0, 0))
+            return backend.Built((), (), (), {"tool": "1"}, Memory(0, 0, 0), Workloads(0, 0))
         subprocess.Popen(["sleep", "600"])
         progress(f"sleeping {os.getpid()}", 0.5)
         time.sleep(600)

@@ -19,7 +19,7 @@ import typer
 from graphopt import __version__
 from graphopt.errors import GraphOptError
 
-from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, targets, verify
+from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, targets, tune, verify
 
 _TYPER_INTERRUPTED = 130
 """What typer returns for an interrupted command."""
@@ -49,6 +49,7 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile.compile_,
+    "tune": tune.tune,
     "optimize": optimize.optimize,
     "run": run.run,
     "bench": bench.bench,

@@ -41,6 +41,10 @@ def compile_(
     verify: options.Verify = False,
     inputs: options.InputFile = None,
     seed: options.Seed = 0,
+    tune: options.Tune = None,
+    rpc: options.Rpc = None,
+    rpc_key: options.RpcKey = None,
+    records: options.Records = None,
     bundle_runtime: Annotated[
         bool,
         typer.Option("--bundle-runtime", help="Put the runtime libraries for the target beside the code."),
@@ -61,6 +65,7 @@ def compile_(
         graphopt compile model.onnx                                   for this machine: model.gopt
         graphopt compile model.onnx --input x:1x3x224x224 --verify    fixed shape, every step checked
         graphopt compile model.onnx --target arm:cortex-a76 --bundle-runtime -o board.gopt
+        graphopt compile model.onnx --input x:1x3x224x224 --tune 5m   the fastest kernels, found by measuring
     """
     import graphopt
     from graphopt import inputs as generated
@@ -70,6 +75,7 @@ def compile_(
     from .watch import ReportKeeper, observers
 
     options.check_inputs_are_used(inputs, verify)
+    tuning = options.choose_tuning(tune, records, rpc, rpc_key)
     options.load_modules(load)
     output = Output(as_json)
     place = out or model.with_suffix(".gopt")
@@ -86,6 +92,7 @@ def compile_(
             verify=verify,
             data=data,
             seed=seed,
+            tune=tuning,
             bundle_runtime=bundle_runtime,
             observers=[watcher, *observers(progress, 0.02, 0.2, pass_limit, print_changed)],
             reproducer=reproducer,
@@ -119,6 +126,10 @@ def _show(output: Output, artifact: Artifact, model: Path, place: Path, seconds:
         f"passes took {format_seconds(seconds)}"
     )
     output.line(f"memory: {memory_text(manifest.memory)}")
+    if manifest.workloads.tuned:
+        output.line(
+            f"tuned: {manifest.workloads.tuned} of {manifest.workloads.total} convolutions and products by size"
+        )
     if manifest.error is not None:
         worst = max(manifest.error.values(), default=0.0)
         output.line(f"compiled code against ONNX Runtime: largest relative error {worst:.3g}")

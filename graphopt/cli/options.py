@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from graphopt.errors import InputError, PipelineError
 
 if TYPE_CHECKING:
     from graphopt.tolerance import Tolerance
+    from graphopt.tuning import Tuning
 
 LEVELS = ("O0", "O1", "O2", "O3")
 
@@ -94,6 +96,34 @@ ErrorAllowed = Annotated[
         show_default=False,
     ),
 ]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        "--tune",
+        metavar="BUDGET",
+        help="Measure first which kernels are fastest, for a time as 60s or 5m, or so many measurements as 200. "
+        "Without it, what was measured before is used; `off`: not even that.",
+        show_default=False,
+    ),
+]
+Rpc = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Measure on another machine, lent by the TVM RPC tracker there.", show_default=False
+    ),
+]
+RpcKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="The key of the device at the tracker.", show_default=False),
+]
+Records = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where measurements are kept, instead of your cache folder.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", min=0)]
 
 
@@ -124,6 +154,20 @@ def allowed_error(tolerance: float | None) -> Tolerance | None:
         return Tolerance.uniform(tolerance)
     except ValueError as error:
         raise InputError(str(error), where="--tolerance") from None
+
+
+def choose_tuning(tune: str | None, records: Path | None, rpc: str | None, rpc_key: str | None) -> Tuning:
+    """What the options on tuning ask for. Raises InputError for values that cannot be read or say nothing."""
+    from graphopt.tuning import Remote, Tuning
+
+    made = Tuning.of(tune, records)
+    if made.budget is None and (rpc or rpc_key):
+        raise InputError("--rpc says where to measure, and nothing is measured", remedy="Add --tune BUDGET.")
+    if records is not None and not made.use_records:
+        raise InputError("--records names measurements that --tune off does not use")
+    if rpc_key and not rpc:
+        raise InputError("--rpc-key names a device of a tracker", remedy="Say which tracker with --rpc HOST:PORT.")
+    return dataclasses.replace(made, remote=Remote.parse(rpc, rpc_key or "") if rpc else None)
 
 
 def choose_pipeline(passes: str | None, level: int | None) -> str:

@@ -9,14 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.artifact import LIBRARY, WEIGHTS, TensorInfo
+from graphopt.artifact import LIBRARY, WEIGHTS, TensorInfo, Workloads
 from graphopt.backend import Built, Peak, Progress, Requirement, Unsupported
 from graphopt.kernels import write_kernels
 from graphopt.targets.tvm.probe import requirements
+from graphopt.tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
     from graphopt.ir import Model
     from graphopt.target import Target
+    from graphopt.targets.tvm.plans import Plans
 
 
 class TvmBackend:
@@ -32,7 +34,16 @@ class TvmBackend:
 
         return [Unsupported(item.label, item.op, item.reason) for item in unsupported(model)]
 
-    def build(self, model: Model, target: Target, folder: Path, progress: Progress) -> Built:
+    def tune(self, model: Model, target: Target, tuning: Tuning, progress: Progress) -> list[Tuned]:
+        """Measure candidates for the kernels of `model`, and keep what was found in the records.
+
+        Raises TargetError for a target that cannot be measured, InputError for a remote that cannot be reached.
+        """
+        from graphopt.targets.tvm.tune import tune
+
+        return tune(model, target, tuning, progress)
+
+    def build(self, model: Model, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
         """Write `lib.so`, `weights.bin` and `kernels.json` into `folder`.
 
         Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
@@ -41,11 +52,11 @@ class TvmBackend:
         from graphopt.targets.tvm import fuse, gpu
         from graphopt.targets.tvm.layers import kernels
         from graphopt.targets.tvm.lower import lower
-        from graphopt.targets.tvm.machine import machine_for
 
         progress("lowering", 0.0)
-        machine = None if target.kind == "cuda" else machine_for(target)
-        lowered = lower(model, machine)
+        plans = _plans(target, tuning)
+        machine = None if plans is None else plans.machine
+        lowered = lower(model, machine, plans)
         progress("scheduling", 0.2)
         made_for = builder.tvm_target(target)
         scheduled = gpu.fuse(lowered.mod, made_for) if machine is None else fuse.fuse(lowered.mod, made_for, machine)
@@ -60,6 +71,7 @@ class TvmBackend:
             weights=weights,
             versions={name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")},
             memory=memory,
+            workloads=Workloads(len(plans.workloads), len(plans.tuned)) if plans else Workloads(),
         )
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
@@ -77,3 +89,15 @@ class TvmBackend:
     def probe(self, target: Target) -> list[Requirement]:
         """What compiling for `target` needs and whether it is installed; TVM is not imported."""
         return requirements(target)
+
+
+def _plans(target: Target, tuning: Tuning) -> Plans | None:
+    """How the kernels of a CPU are chosen; None for a GPU, which has others."""
+    from graphopt.targets.tvm.machine import machine_for
+    from graphopt.targets.tvm.plans import Plans
+    from graphopt.targets.tvm.records import Records
+
+    if target.kind == "cuda":
+        return None
+    folder = None if tuning.records is None else Path(tuning.records)
+    return Plans(machine_for(target), Records(target, folder) if tuning.use_records else None)

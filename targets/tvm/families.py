@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tvm
 from tvm import te
 
-from graphopt.targets.tvm.kernels import depthwise, direct, matmul, matmul_plan
+from graphopt.targets.tvm.kernels import depthwise, direct, matmul, matmul_plan, winograd
 from graphopt.targets.tvm.kernels.direct import ConvWorkload
 from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.machine import Machine
@@ -27,8 +27,8 @@ Plan = Any
 class Family(Protocol):
     """One way to compute a kind of workload."""
 
-    name: ClassVar[str]
-    version: ClassVar[int]
+    name: str
+    version: int
     """To be raised when a plan comes to mean other code: what was measured before counts no more."""
 
     def applies(self, workload: Any) -> bool:
@@ -84,10 +84,38 @@ class Direct:
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: direct.DirectPlan) -> np.ndarray:
         return direct.pack_weight(weight, workload, plan)
 
-    def compute(
-        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: direct.DirectPlan
-    ) -> te.Tensor:
+    def compute(self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: direct.DirectPlan) -> te.Tensor:
         return direct.direct(data, packed, workload, plan)
+
+
+class Winograd:
+    """Convolution by a 3x3 kernel with fewer products, at some cost in accuracy (see `kernels.winograd`)."""
+
+    name = "conv_winograd"
+    version = 1
+
+    def applies(self, workload: Workload) -> bool:
+        return isinstance(workload, ConvWorkload) and winograd.applies(workload)
+
+    def default(self, workload: ConvWorkload, machine: Machine) -> winograd.WinogradPlan | None:
+        return winograd.worth(workload, machine)
+
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[winograd.WinogradPlan]:
+        return winograd.candidates(workload, machine)
+
+    def numbers(self, plan: winograd.WinogradPlan) -> tuple[int, ...]:
+        return _integers(plan)
+
+    def packed_shape(self, workload: ConvWorkload, plan: winograd.WinogradPlan) -> tuple[int, ...]:
+        return winograd.packed_shape(workload, plan)
+
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: winograd.WinogradPlan) -> np.ndarray:
+        return winograd.pack_weight(weight, workload, plan)
+
+    def compute(
+        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: winograd.WinogradPlan
+    ) -> te.Tensor:
+        return winograd.winograd(data, packed, workload, plan)
 
 
 class Depthwise:
@@ -148,8 +176,8 @@ class Matmul:
         return matmul.matmul_packed(data, packed, plan)
 
 
-FAMILIES: tuple[Family, ...] = (Direct(), Depthwise(), Matmul())
-"""In the order in which they are asked for a default."""
+FAMILIES: tuple[Family, ...] = (Winograd(), Direct(), Depthwise(), Matmul())
+"""In the order in which they are asked for a default; of those for a workload, the last has the plainest definition."""
 
 
 def families_for(workload: Workload) -> list[Family]:

@@ -21,6 +21,7 @@ from graphopt.targets.tvm.converters.operand import Dim, Operand
 from graphopt.targets.tvm.converters.symbols import unique
 from graphopt.targets.tvm.layers import Layer, with_sources
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.plans import Plans
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ class Lowered:
     layers: list[Layer]
 
 
-def lower(model: Model, machine: Machine | None = None) -> Lowered:
+def lower(model: Model, machine: Machine | None = None, plans: Plans | None = None) -> Lowered:
     """Lower a model to Relax.
 
-    With a `machine`, convolutions and products become the kernels made for it, their constant weights packed now.
+    With a `machine`, convolutions and products become the kernels made for it, their constant weights packed now;
+    `plans`, for the same machine, say which, by closed forms if they are not given, and know afterwards what for.
     Constants above 1 KiB become trailing parameters of `main`; the attribute `num_input` says where they begin.
     Sizes that the model leaves open stay open, and are the same variable where the model gives them the same name;
     what the model promises about them but nobody can prove is checked when the code runs.
@@ -66,7 +68,7 @@ def lower(model: Model, machine: Machine | None = None) -> Lowered:
     Raises:
         UnsupportedError: lists every node that cannot be lowered, each with the reason.
     """
-    lowering = _Lowering(model, machine)
+    lowering = _Lowering(model, machine, plans)
     lowered = lowering.run()
     if lowering.problems:
         raise UnsupportedError(
@@ -100,13 +102,14 @@ class _Lowering:
 
     model: Model
     machine: Machine | None = None
+    plans: Plans | None = None
     problems: list[UnsupportedNode] = field(default_factory=list)
 
     def run(self) -> Lowered:
         graph = self.model.graph
         builder = relax.BlockBuilder()
         parameters: list[relax.Var] = []
-        self.ctx = Context(builder, parameters, self.machine)
+        self.ctx = Context(builder, parameters, self.machine, self.plans)
         self.ctx.lower_nodes = self._nodes
         self.ctx.operand_of = self._operand
         self.values: dict[Value, Operand | None] = {}

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 from tvm import tirx
@@ -32,11 +32,21 @@ _LOG = logging.getLogger(__name__)
 
 TOGETHER = 6
 """Candidates measured against the fastest so far at a time."""
+TASKS = 3
+"""Tasks whose candidates are built together: to start the workers that build takes seconds."""
+LESS = 4.0
+"""A task that was measured once more counts so much less than its share of the time: the rest promises less."""
+HOPELESS = 1.5
+"""A family whose best is so many times slower than the best of all is measured no further."""
 ROUNDS = 4
 OUT = 2.0
 """A candidate so many times slower than the fastest is measured no further."""
 GAIN = 0.98
 """What a candidate's time must be of that of the fastest so far, to take its place: less is noise."""
+
+
+Built = tuple[tirx.PrimFunc, Path | None]
+"""A scheduled function and its library; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ class Task:
     """Time of the best over that of the default."""
     measured: int = 0
     failed: int = 0
+    races: int = 0
     known: bool = False
 
     @property
@@ -80,6 +91,15 @@ class Task:
         """How much of the model's time this is thought to be, for comparing: by arithmetic if nothing is measured."""
         seconds = flops(self.workload) * 1e-11 if self.default_seconds is None else self.default_seconds * self.gain
         return seconds * self.calls
+
+    def leave_hopeless(self) -> None:
+        """Take no more candidates of families that are far behind."""
+        times: dict[str, float] = {}
+        for trial in self.trials.values():
+            if trial.seconds is not None:
+                times[trial.family] = min(trial.seconds, times.get(trial.family, trial.seconds))
+        limit = HOPELESS * min(times.values(), default=0.0)
+        self.waiting = [c for c in self.waiting if times.get(c.family.name, 0.0) <= limit]
 
     def has_failed(self, candidate: Candidate) -> bool:
         trial = self.trials.get(candidate.name)
@@ -108,15 +128,13 @@ class Tuner:
     def run(self) -> list[Tuned]:
         """Measure until everything is known or the budget is used up; the largest shares of time come first."""
         self._measure_defaults()
-        while open_ := [task for task in self._ordered() if task.waiting]:
-            for task in open_:
-                if not self._race(task, self._take(task)):
-                    return self._results()
+        while self._left() and (waiting := [task for task in self.tasks if task.waiting]):
+            self._contests(sorted(waiting, key=lambda task: -task.share / LESS**task.races)[:TASKS])
         return self._results()
 
     def _task(self, workload: Workload, calls: int) -> Task:
         default = Candidate(*choices.default(workload, self.machine))
-        waiting = {c.name: c for c in [default, *_by_turns(workload, self.machine)]}
+        waiting = {c.name: c for c in _once(default, *_by_turns(workload, self.machine))}
         task = Task(workload, calls, default, list(waiting.values()), default)
         record = self.records.find(key(workload))
         if record is None:
@@ -128,6 +146,7 @@ class Tuner:
             task.trials = kept
             task.best = waiting[winner]
             task.waiting = [candidate for name, candidate in waiting.items() if name not in kept]
+            task.leave_hopeless()
             task.known = not task.waiting
             first = kept.get(default.name)
             if first is not None and first.seconds and record.winner.seconds:
@@ -147,21 +166,17 @@ class Tuner:
             return (self.clock() - self.start) / self.budget.seconds
         return self.spent / (self.budget.measurements or 1)
 
-    def _may_measure(self) -> int:
-        """How many more candidates the budget allows, if it counts them."""
-        return TOGETHER if self.budget.measurements is None else self.budget.measurements - self.spent
-
-    def _take(self, task: Task) -> list[Candidate]:
-        number = min(TOGETHER, self._may_measure())
-        return task.waiting[:number]
+    def _may_measure(self, tasks: int = 1) -> int:
+        """How many more candidates the budget allows; enough for so many tasks if it does not count them."""
+        return TOGETHER * tasks if self.budget.measurements is None else self.budget.measurements - self.spent
 
     # --- measuring
 
     def _measure_defaults(self) -> None:
-        """The defaults of a few workloads at a time: it takes the workers a second to start."""
+        """The defaults of many workloads at a time: it takes seconds to start the workers that build them."""
         tasks = [task for task in self._ordered() if not task.known and task.default.name not in task.trials]
         while tasks and self._left():
-            number = min(TOGETHER, self._may_measure())
+            number = min(TOGETHER * TASKS, self._may_measure(TASKS))
             now, tasks = tasks[:number], tasks[number:]
             built = self._build([(task.workload, task.default) for task in now])
             for task, (function, library) in zip(now, built, strict=True):
@@ -173,27 +188,41 @@ class Tuner:
                 task.default_seconds = seconds
             self._remove(built)
 
-    def _race(self, task: Task, candidates: Sequence[Candidate]) -> bool:
-        """Measure candidates against the fastest so far and keep what was found; False once the budget is used up."""
-        if not candidates or not self._left():
-            return False
-        self._tell(task, f"{len(candidates)} of {len(task.waiting)} candidates, {task.best} so far")
-        runners = list({c.name: c for c in (task.default, task.best, *candidates) if not task.has_failed(c)}.values())
-        built = self._build([(task.workload, candidate) for candidate in runners])
+    def _contests(self, tasks: Sequence[Task]) -> None:
+        """The next candidates of a few tasks, each against the fastest of its task so far."""
+        contests: list[tuple[Task, list[Candidate]]] = []
+        allowed = self._may_measure(len(tasks))
+        for task in tasks:
+            new = task.waiting[: min(TOGETHER, allowed)]
+            allowed -= len(new)
+            if new:
+                contests.append((task, [c for c in _once(task.default, task.best, *new) if not task.has_failed(c)]))
+        if contests:
+            self._tell(contests[0][0], f"building {sum(len(runners) for _, runners in contests)} kernels")
+        built = self._build([(task.workload, candidate) for task, runners in contests for candidate in runners])
+        rest = iter(built)
+        for task, runners in contests:
+            own = list(islice(rest, len(runners)))
+            if self._left():
+                self._race(task, runners, own)
+        self._remove(built)
+
+    def _race(self, task: Task, runners: Sequence[Candidate], built: Sequence[Built]) -> None:
+        """Time what was built for a task, and keep what was found."""
+        self._tell(task, f"{len(runners)} kernels, {task.best} is the fastest so far")
+        task.races += 1
         best: dict[int, float] = {}
         running = [place for place, (_, library) in enumerate(built) if library is not None]
         for number in range(ROUNDS):
             if number and not self._left():
                 break
             running = self._round(built, running, best)
-        self._remove(built)
         for place, candidate in enumerate(runners):
             if candidate.name not in task.trials or place in best:
                 self._note(task, candidate, best.get(place))
-        self._decide(task, runners, best)
-        return self._left()
+        self._decide(task, {runners[place]: seconds for place, seconds in best.items()})
 
-    def _round(self, built: Sequence[tuple[tirx.PrimFunc, Path | None]], running: list[int], best: dict[int, float]) -> list[int]:
+    def _round(self, built: Sequence[Built], running: list[int], best: dict[int, float]) -> list[int]:
         """Time each once; returns those that are still worth timing."""
         for place in list(running):
             function, library = built[place]
@@ -222,17 +251,17 @@ class Tuner:
         task.trials[candidate.name] = candidate.trial(seconds)
         task.waiting = [other for other in task.waiting if other.name != candidate.name]
 
-    def _decide(self, task: Task, runners: Sequence[Candidate], best: dict[int, float]) -> None:
+    def _decide(self, task: Task, times: dict[Candidate, float]) -> None:
         """The fastest of this race, if it beats the one so far by more than noise; recorded."""
-        times = {runners[place].name: seconds for place, seconds in best.items()}
         if not times:
             return
-        fastest = min(times, key=lambda name: times[name])
-        if times[fastest] < GAIN * times.get(task.best.name, float("inf")):
-            task.best = next(candidate for candidate in runners if candidate.name == fastest)
-        reference = times.get(task.default.name)
+        fastest = min(times, key=lambda candidate: times[candidate])
+        if times[fastest] < GAIN * times.get(task.best, float("inf")):
+            task.best = fastest
+        reference = times.get(task.default)
         if reference is not None:
-            task.default_seconds, task.gain = reference, times[task.best.name] / reference
+            task.default_seconds, task.gain = reference, times[task.best] / reference
+        task.leave_hopeless()
         names = list(task.trials)
         self.records.add(
             Record(
@@ -247,9 +276,7 @@ class Tuner:
             )
         )
 
-    def _build(
-        self, wanted: Sequence[tuple[Workload, Candidate]]
-    ) -> list[tuple[tirx.PrimFunc, Path | None]]:
+    def _build(self, wanted: Sequence[tuple[Workload, Candidate]]) -> list[Built]:
         """Each candidate's scheduled function and its library, None where there is none."""
         functions: list[tirx.PrimFunc] = []
         scheduled: list[bool] = []
@@ -265,7 +292,7 @@ class Tuner:
         libraries = iter(self.bench.build([f for f, good in zip(functions, scheduled, strict=True) if good]))
         return [(f, next(libraries) if good else None) for f, good in zip(functions, scheduled, strict=True)]
 
-    def _remove(self, built: Sequence[tuple[tirx.PrimFunc, Path | None]]) -> None:
+    def _remove(self, built: Sequence[Built]) -> None:
         for _, library in built:
             if library is not None:
                 library.unlink(missing_ok=True)
@@ -293,6 +320,10 @@ class Tuner:
             )
             for task in self._ordered()
         ]
+
+
+def _once(*candidates: Candidate) -> list[Candidate]:
+    return list({candidate.name: candidate for candidate in candidates}.values())
 
 
 def _by_turns(workload: Workload, machine: Machine) -> list[Candidate]:

@@ -17,6 +17,7 @@ from graphopt.targets.tvm.converters.registry import Declined
 from graphopt.targets.tvm.converters.symbols import Symbols, unique
 from graphopt.targets.tvm.layers import Layer
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.plans import Plans
 
 EMBED_BYTES = 1024
 """Constants up to this size become part of the code; larger ones are parameters, kept in one mapped file."""
@@ -42,14 +43,20 @@ class Context:
     """What converters work with; see `Call` for the view of one node."""
 
     def __init__(
-        self, builder: relax.BlockBuilder, parameters: list[relax.Var], machine: Machine | None = None
+        self,
+        builder: relax.BlockBuilder,
+        parameters: list[relax.Var],
+        machine: Machine | None = None,
+        plans: Plans | None = None,
     ) -> None:
         """`parameters` is the growing parameter list of the function that `builder` builds.
 
-        With a `machine`, operators are lowered to the kernels made for it; without, to plain definitions.
+        With a `machine`, operators are lowered to the kernels made for it, as `plans` say; without, to plain
+        definitions.
         """
         self.builder = builder
         self.machine = machine
+        self.plans = plans or Plans(machine)
         self.symbols = Symbols()
         self.weights: list[tuple[str, Operand]] = []
         self.label = ""

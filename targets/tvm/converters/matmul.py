@@ -82,7 +82,7 @@ def fast_matmul(
         return None
     m, n = _known(a.shape[-2]), _known(b.shape[-2 if transpose_b else -1])
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
-    plan = MatmulPlan.default(MatmulWorkload(m, n, a.shape[-1], a.dtype, constant), ctx.machine)
+    _, plan = ctx.plans.choose(MatmulWorkload(m, n, a.shape[-1], a.dtype, constant))
     attributes = {"op_pattern": OUT_EWISE_FUSABLE}
     if constant:
         packed = Operand(b.dtype, plan.packed_shape, read=lambda: _packed(b, plan), name=b.name)

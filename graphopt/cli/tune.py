@@ -1,0 +1,96 @@
+"""`graphopt tune`: measure which kernels are fastest for a model, for all compilations to come."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.tables import Table, format_seconds
+from graphopt.tuning import DEFAULT_BUDGET
+
+from . import options
+from .output import Output
+
+if TYPE_CHECKING:
+    from graphopt.tuning import Tuned
+
+_NUMBERS = ("calls", "default", "best", "gain", "measured", "failed")
+
+
+def tune(
+    model: options.Model,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="What to tune for; `graphopt targets` lists them.")
+    ] = "host",
+    budget: Annotated[
+        str,
+        typer.Option("--budget", "-b", help="How much to spend: a time as 60s or 5m, or so many measurements as 200."),
+    ] = DEFAULT_BUDGET,
+    passes: options.Passes = None,
+    level: options.Level = None,
+    shapes: options.InputShapes = None,
+    rpc: options.Rpc = None,
+    rpc_key: options.RpcKey = None,
+    records: options.Records = None,
+    load: options.Load = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find the fastest kernels for a model by measuring.
+
+    Every size of convolution and matrix product in the model is a workload. Each is measured as graphopt would compile
+    it, then with other tiles and other algorithms, where most of the time goes first. What is found is kept, and
+    `graphopt compile` uses it from then on, for this model and for any other with the same sizes. A run that is
+    interrupted or out of budget goes on where it was.
+
+    \b
+    Examples:
+        graphopt tune model.onnx --input x:1x3x224x224
+        graphopt tune model.onnx --budget 1h --json
+        graphopt tune model.onnx --target arm:cortex-a76 --rpc tracker:9190 --rpc-key pi5
+    """
+    from graphopt import compiler, io
+
+    from .watch import observers
+
+    tuning = options.choose_tuning(budget, records, rpc, rpc_key)
+    options.load_modules(load)
+    output = Output(as_json)
+    before = io.load(model)
+    with output.progress() as progress:
+        found = compiler.tune(
+            before,
+            target,
+            options.choose_pipeline(passes, level),
+            tuning=tuning,
+            inputs=options.parse_shapes(shapes),
+            observers=observers(progress, 0.02, 0.1, None, False),
+            progress=progress,
+        )
+    _show(output, found)
+    output.result({"workloads": [dataclasses.asdict(one) for one in found]})
+
+
+def _show(output: Output, found: list[Tuned]) -> None:
+    if not found:
+        output.line("nothing to tune: the model has no convolutions or products of known sizes (--input fixes sizes)")
+        return
+    columns = ("workload", *_NUMBERS, "fastest")
+    table = Table("what was measured", columns, right=frozenset(_NUMBERS))
+    for one in found:
+        times = ["", "", ""]
+        if one.default_seconds and one.best_seconds:
+            gain = one.default_seconds / one.best_seconds
+            times = [format_seconds(one.default_seconds), format_seconds(one.best_seconds), f"{gain:.2f}"]
+        measured = "known" if one.known else str(one.measured)
+        table.add(one.workload, one.calls, *times, measured, one.failed, one.best)
+    output.table(table)
+    timed = [one for one in found if one.default_seconds and one.best_seconds]
+    before = sum(one.calls * (one.default_seconds or 0) for one in timed)
+    after = sum(one.calls * (one.best_seconds or 0) for one in timed)
+    if after:
+        output.line(
+            f"\n{len(timed)} of {len(found)} workloads: {format_seconds(before)} a run before, {format_seconds(after)} "
+            f"now, {before / after:.2f} times faster"
+        )
