@@ -65,7 +65,8 @@ class Session:
         self._mapped: list[np.ndarray] = []
         machine["save_function"]("main", _MAIN, True, *self._map_weights(folder))
         self._main = machine[_MAIN]
-        self._inputs = Inputs(manifest.inputs)
+        # The pool of memory keeps blocks of every size that was ever asked for: with open sizes it would only grow.
+        self._inputs = Inputs(manifest.inputs, tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"))
         self._results = [(info.name, dtype_of(info.dtype)) for info in manifest.outputs]
         on_cpu = manifest.device == "cpu"
         as_they_are = on_cpu and all(tensors.carried(dtype_of(info.dtype)) for info in manifest.inputs)

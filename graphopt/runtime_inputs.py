@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from graphopt.artifact import TensorInfo, Weight
 from graphopt.errors import ArtifactError, InputError
 
+_SIZES_KEPT = 8  # combinations of input shapes whose memory is kept for the next run
 _ALIGNMENT = 64  # what weights.bin promises of each weight's first byte
 
 
@@ -27,10 +28,15 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 class Inputs:
-    """The inputs of one model, and a check of what is given for them that is quick when nothing is wrong with it."""
+    """The inputs of one model, and a check of what is given for them that is quick when nothing is wrong with it.
 
-    def __init__(self, wanted: Sequence[TensorInfo]) -> None:
+    `release` is called to give kept memory back, whenever more shapes have been seen than memory should be kept for.
+    """
+
+    def __init__(self, wanted: Sequence[TensorInfo], release: Callable[[], object] = lambda: None) -> None:
         self._wanted = wanted
+        self._release = release
+        self._seen: set[tuple[tuple[int, ...], ...]] = set()
         self._dtypes = [(info.name, dtype_of(info.dtype)) for info in wanted]
         self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []  # what last passed the whole check
 
@@ -40,10 +46,18 @@ class Inputs:
         if ready is not None:
             return ready
         arrays = check(self._wanted, given)
+        self._remember(tuple(array.shape for array in arrays))
         if all(array.size for array in arrays):
             pairs = zip(self._dtypes, arrays, strict=True)
             self._accepted = [(name, dtype, array.shape) for (name, dtype), array in pairs]
         return arrays
+
+    def _remember(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        if shapes not in self._seen:
+            if len(self._seen) == _SIZES_KEPT:
+                self._seen.clear()
+                self._release()
+            self._seen.add(shapes)
 
     def _as_before(self, given: Mapping[str, Any]) -> list[np.ndarray] | None:
         """The arrays themselves when their shapes are the last ones again and code can read them where they are."""

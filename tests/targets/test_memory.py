@@ -1,7 +1,8 @@
-"""Memory of the values between kernels: what is reported, and that a session keeps what it took."""
+"""Memory of the values between kernels: what is reported, and that a session keeps what it took, and no more."""
 
 from __future__ import annotations
 
+import os
 import resource
 
 import numpy as np
@@ -17,6 +18,11 @@ TENSOR = 64 * 64 * 4
 
 def memory(text: str) -> Memory:
     return compiler.compile(parse(f"{HEADER} {text}"), passes="").manifest.memory
+
+
+def session_of(text: str, passes: str | None = "") -> runtime.Session:
+    artifact = compiler.compile(parse(f"{HEADER} {text}"), passes=passes)  # its folder goes away with it
+    return runtime.load(artifact.folder, threads=1)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +76,7 @@ def test_later_runs_take_no_more_memory_from_the_system():
     steps = 6
     body = " ".join(f"a{i + 1} = MatMul(a{i}, w)" for i in range(steps))
     head = f"m (float[4096,256] a0, float[256,256] w) => (float[4096,256] a{steps})"
-    artifact = compiler.compile(parse(f"{HEADER} {head} {{ {body} }}"), passes="")
-    session = runtime.load(artifact.folder, threads=1)
+    session = session_of(f"{head} {{ {body} }}")
     given = {"a0": np.ones((4096, 256), np.float32), "w": np.eye(256, dtype=np.float32)}
     for _ in range(3):
         session.run(given)
@@ -80,3 +85,37 @@ def test_later_runs_take_no_more_memory_from_the_system():
         session.run(given)
     pages_of_one_tensor = 4096 * 256 * 4 // resource.getpagesize()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages_of_one_tensor
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_many_sizes_do_not_add_up():
+    """Memory is kept for some sizes, not for every one that was ever seen: 8 MB between kernels for each of 60."""
+    text = "m (float[N,8] x, float[8,1024] w, float[1024,8] v) => (float[N,8] y) { a = MatMul(x, w)  y = MatMul(a, v) }"
+    session = session_of(text)
+    w, v = np.ones((8, 1024), np.float32), np.ones((1024, 8), np.float32)
+    before = resident_bytes()
+    for rows in range(2000, 2060):
+        y = session.run({"x": np.full((rows, 8), 0.5, np.float32), "w": w, "v": v})["y"]
+        assert y.shape == (rows, 8)
+        assert (y == 4096).all()
+    assert resident_bytes() - before < 30 * 2060 * 1024 * 4
+
+
+@pytest.mark.parametrize("dim", ["N", "5"])
+def test_batches(dim):
+    """More than one row of the batch at a time, whether its size is fixed or open, gives what one at a time gives."""
+    head = f"m (float[{dim},3,9,9] x) => (float[{dim},4,9,9] y, float[{dim},4] z)"
+    body = "c = Conv<pads=[1,1,1,1]>(x, w)  y = Relu(c)  g = GlobalAveragePool(y)  z = Flatten(g)"
+    weights = ",".join(map(str, np.linspace(-1, 1, 4 * 3 * 3 * 3, dtype=np.float32)))
+    text = f"{head} <float[4,3,3,3] w = {{{weights}}}> {{ {body} }}"
+    batched, single = session_of(text, None), session_of(text.replace(f"[{dim},", "[1,"), None)
+    x = np.random.default_rng(0).standard_normal((5, 3, 9, 9)).astype(np.float32)
+    for rows in (5, 2, 1, 5) if dim == "N" else (5, 5):
+        outputs = batched.run({"x": x[:rows]})
+        for row in range(rows):
+            for name, array in single.run({"x": x[row : row + 1]}).items():
+                np.testing.assert_allclose(outputs[name][row : row + 1], array, rtol=1e-5, atol=1e-5)
