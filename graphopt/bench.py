@@ -40,14 +40,20 @@ class Timing:
 
 
 def interleave(
-    runners: Mapping[str, Runner], runs: int = 50, warmup: int = 3, *, seconds: float = math.inf
+    runners: Mapping[str, Runner],
+    runs: int = 50,
+    warmup: int = 3,
+    *,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time `runs` calls of each runner, a call of each in turn, after `warmup` rounds that do not count.
 
-    Before each timed call comes an untimed one of the same runner: the one before it left other data in the
-    caches, and perhaps worker threads that still spin. Each round starts with another runner. Once `seconds` are
-    over no new round starts, but there are always at least three (or `runs`, if fewer). What a runner raises is
-    not caught.
+    Before each timed call comes an untimed one of the same runner: the one before it left other data in the caches.
+    It also left worker threads that spin, for hundreds of milliseconds with some runtimes: where there are several
+    runners, each waits until this process is idle, half a second at most. Each round starts with another runner.
+    Once `seconds` are over no new round starts, but there are always at least three (or `runs`, if fewer). What a
+    runner raises is not caught.
     """
     if runs < 1 or warmup < 0:
         raise ValueError(f"runs must be at least 1 and warmup at least 0, not {runs} and {warmup}")
@@ -65,18 +71,30 @@ def interleave(
                 break
             first = round_ % len(names) if names else 0
             for name in names[first:] + names[:first]:
-                taken[name].append(_timed(runners[name]))
+                if len(names) > 1:
+                    _wait_until_idle()
+                taken[name].append(_timed(runners[name], clock))
     finally:
         if collecting:
             gc.enable()
     return {name: Timing.of(taken[name]) for name in names}
 
 
-def _timed(runner: Runner) -> float:
+def _wait_until_idle(most: float = 0.5, look: float = 0.002) -> None:
+    """Wait until this process uses next to no processor for `look` seconds, `most` seconds at most."""
+    end = time.perf_counter() + most
+    busy = True
+    while busy and time.perf_counter() < end:
+        used = time.process_time()
+        time.sleep(look)
+        busy = time.process_time() - used > look / 10
+
+
+def _timed(runner: Runner, clock: Callable[[], float]) -> float:
     runner()
-    start = time.perf_counter()
+    start = clock()
     runner()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float:

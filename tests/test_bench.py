@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
+import threading
+import time
 
 import pytest
 
-from graphopt import bench
 from graphopt.bench import Timing, interleave
 
 
@@ -34,13 +35,33 @@ def test_each_runner_is_called_in_turn_and_rounds_start_with_another() -> None:
     assert {name: timing.runs for name, timing in timings.items()} == {"a": 2, "b": 2}
 
 
-def test_only_the_second_call_of_a_pair_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count()
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: float(next(clock)))
+def test_only_the_second_call_of_a_pair_is_timed() -> None:
+    ticks = itertools.count()
+
+    def clock() -> float:
+        return float(next(ticks))
+
     # Each look at the clock advances it by one: a runner that looks once takes two.
-    timings = interleave({"looks": lambda: bench.time.perf_counter(), "idle": lambda: None}, runs=4, warmup=0)
+    timings = interleave({"looks": clock, "idle": lambda: None}, runs=4, warmup=0, clock=clock)
     assert timings["looks"].p50 == 2
     assert timings["idle"].p50 == 1
+
+
+def test_threads_that_still_spin_come_to_rest_before_the_next_runner() -> None:
+    spinning: list[threading.Thread] = []
+    found: list[bool] = []
+
+    def leaves_a_thread() -> None:
+        end = time.perf_counter() + 0.1
+        spinning.append(threading.Thread(target=lambda: [None for _ in iter(lambda: time.perf_counter() < end, False)]))
+        spinning[-1].start()
+
+    def looks() -> None:
+        found.append(any(thread.is_alive() for thread in spinning))
+
+    interleave({"spins": leaves_a_thread, "looks": looks}, runs=1, warmup=0)
+    assert len(spinning) == 2
+    assert found == [False, False]
 
 
 def test_no_round_starts_after_the_time_is_over_but_three_are_run() -> None:

@@ -1,138 +1,43 @@
-"""Measure compiled models against ONNX Runtime and OpenVINO, side by side, and draw the result.
+"""Measure compiled models against ONNX Runtime and OpenVINO, in turns within one run, and draw the result.
 
-    python tools/bench.py [MODEL ...] [--threads 1 2] [--runs 50] [-o bench]
+    python tools/bench.py [MODEL ...] [--batches 1 8] [--threads 1 2] [-o bench] [--resume]
 
-MODEL is a name of the catalogue or an ONNX file; all of the catalogue by default. Batch 1, float32 arithmetic in all
-three. Each model's outputs are compared with ONNX Runtime's before it is timed. Writes FILE.json and FILE.png.
+MODEL is a name of the suite or an ONNX file of fixed shapes (which has one batch: its own); all of the suite by
+default. Float32 arithmetic in all three, which get the same file. Each one's outputs are compared with the model's
+before it is timed. What counts is the ratio: the latency of the better of the two others over that of graphopt, medians
+of the runs. Writes FILE.json, after each model, and FILE.svg.
 Exit status: 0 all measured, 1 a model failed or its outputs differ, 2 a model is not to be had.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import graphopt
-from graphopt import cpu, inputs, io, runtime
-from graphopt.bench import Runner, interleave
-from graphopt.reference import Reference
-from graphopt.tables import Table, format_seconds
-from graphopt.tolerance import compare
-from tools.catalogue import NAMES, Entry, Shapes, entry
+from graphopt import cpu
+from graphopt.tables import Table, format_bytes, format_seconds
+from tools import bench_case
+from tools.bench_case import Job
+from tools.bench_chart import draw
+from tools.bench_ratio import ratio, summary
+from tools.catalogue import entry
 from tools.fetch_models import FetchError
+from tools.peers import LABELS, OURS, RUNNERS
+from tools.suite import SUITE
 
-BASELINE = "onnxruntime"
-PEERS = (BASELINE, "openvino", "graphopt")
 PACKAGES = ("graphopt", "onnxruntime", "openvino", "apache-tvm", "numpy")
-
-
-def fixed(path: Path, shapes: Shapes) -> onnx.ModelProto:
-    """The model with its inputs' shapes fixed, so that every peer may plan for them."""
-    model = onnx.load(path)
-    for value in model.graph.input:
-        if value.name in shapes:
-            dims = value.type.tensor_type.shape.dim
-            for dim, size in zip(dims, shapes[value.name], strict=True):
-                dim.dim_value = size
-    return model
-
-
-def onnxruntime_runner(model: onnx.ModelProto, feed: dict[str, Any], threads: int) -> Runner:
-    session = Reference(model, optimize=True, threads=threads)
-    return lambda: session.run(feed)
-
-
-def openvino_runner(model: onnx.ModelProto, feed: dict[str, Any], threads: int) -> Runner:
-    import openvino  # type: ignore[import-untyped]
-
-    core = openvino.Core()
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        # Where weights are compressed it would otherwise quantize activations too.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
-    request = compiled.create_infer_request()
-    names = [output.name for output in model.graph.output]
-
-    def run() -> dict[str, np.ndarray]:
-        results = request.infer(feed)
-        return {name: results[port] for name, port in zip(names, compiled.outputs, strict=True)}
-
-    return run
-
-
-def graphopt_runner(artifact: graphopt.Artifact, feed: dict[str, Any], threads: int) -> Runner:
-    session = runtime.load(artifact.folder, threads=threads)
-    return lambda: session.run(feed)
-
-
-def _peers(model: onnx.ModelProto, artifact: graphopt.Artifact | None) -> dict[str, Any]:
-    makers: dict[str, Any] = {BASELINE: lambda *a: onnxruntime_runner(model, *a)}
-    if importlib.util.find_spec("openvino"):
-        makers["openvino"] = lambda *a: openvino_runner(model, *a)
-    if artifact is not None:
-        makers["graphopt"] = lambda *a: graphopt_runner(artifact, *a)
-    return makers
-
-
-def measure(
-    model: Entry, threads: Sequence[int], runs: int, seconds: float, target: str = "host"
-) -> list[dict[str, Any]]:
-    """One row for each thread count: the timing, the error relative to ONNX Runtime and any failure of each peer."""
-    shapes = model.sizes[0]
-    proto = fixed(model.path, shapes)
-    sample = inputs.generate(io.load(proto), shapes=shapes)
-    failures: dict[str, str] = {}
-    artifact = None
-    try:
-        artifact = graphopt.compile(proto, target=target)
-    except graphopt.GraphOptError as error:
-        failures["graphopt"] = str(error)
-    rows = []
-    for count in threads:
-        runners, errors = {}, {}
-        failed = dict(failures)
-        for name, make in _peers(proto, artifact).items():
-            try:
-                runner = make(sample.inputs, count)
-                comparison = compare(sample.outputs, runner())
-            except Exception as error:  # a peer may raise anything; the others are still measured
-                failed[name] = f"{type(error).__name__}: {error}"
-                continue
-            errors[name] = comparison.error
-            if comparison.ok:
-                runners[name] = runner
-            else:
-                failed[name] = f"outputs differ: {comparison.worst}"
-        timings = interleave(runners, runs, seconds=seconds)
-        rows.append(
-            {
-                "model": model.name,
-                "shapes": {name: list(shape) for name, shape in shapes.items()},
-                "threads": count,
-                "timings": {name: timing.to_json() for name, timing in timings.items()},
-                "errors": errors,
-                "failures": failed,
-            }
-        )
-    return rows
 
 
 def machine() -> dict[str, Any]:
@@ -154,87 +59,154 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Median times, and how many times faster than ONNX Runtime graphopt is."""
-    columns = ("model", "threads", *PEERS, "p90", "vs onnxruntime", "error")
-    result = Table("median seconds", columns, right=frozenset(columns[1:]))
+    """Median times of all, how many times faster graphopt is than the better of the others, and what compiling took."""
+    names = tuple(LABELS[name] for name in RUNNERS)
+    columns = ("model", "batch", "threads", *names, "ratio", "error", "memory", "compiled in", "with")
+    result = Table("median latency; peak memory of running and of compiling", columns, right=frozenset(columns[1:]))
     for row in rows:
-        timings = row["timings"]
-        cells = [format_seconds(timings[peer]["p50"]) if peer in timings else "-" for peer in PEERS]
-        ours = timings.get("graphopt")
-        p90 = format_seconds(ours["p90"]) if ours else "-"
-        both = ours and BASELINE in timings
-        ratio = f"{timings[BASELINE]['p50'] / ours['p50']:.2f}x" if both else "-"
-        error = row["errors"].get("graphopt")
-        result.add(row["model"], row["threads"], *cells, p90, ratio, "-" if error is None else f"{error:.1e}")
+        timings, compiling, memory = row["timings"], row["compile"] or {}, row["memory"]
+        times = [_cell(timings.get(name, {}).get("p50"), format_seconds) for name in RUNNERS]
+        result.add(
+            row["model"],
+            row["batch"],
+            row["threads"],
+            *times,
+            _cell(ratio(row), "{:.2f}".format),
+            _cell(row["errors"].get(OURS), "{:.1e}".format),
+            _cell(memory.get(OURS), format_bytes),
+            _cell(compiling.get("seconds"), format_seconds),
+            _cell(compiling.get("peak_bytes"), format_bytes),
+        )
     return result
 
 
-def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Bars of speed relative to ONNX Runtime's, a panel for each thread count."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    counts = sorted({row["threads"] for row in rows})
-    names = list(dict.fromkeys(row["model"] for row in rows))
-    size = (max(6.0, 0.7 * len(names) + 2), 3.2 * len(counts) + 0.6)
-    figure, panels = pyplot.subplots(len(counts), 1, figsize=size, squeeze=False, layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    for panel, count in zip(panels[:, 0], counts):
-        chosen = {row["model"]: row["timings"] for row in rows if row["threads"] == count}
-        for place, peer in enumerate(PEERS):
-            speeds = [_speed(chosen.get(name, {}), peer) for name in names]
-            panel.bar(np.arange(len(names)) + (place - 1) * 0.27, speeds, 0.25, label=peer)
-        panel.axhline(1, color="black", linewidth=0.6)
-        panel.set_xticks(np.arange(len(names)), names, rotation=40, ha="right", fontsize=8)
-        panel.set_ylabel(f"speed / {BASELINE}'s")
-        panel.set_title(f"{count} thread{'s' if count > 1 else ''}", fontsize=9)
-        panel.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+def _cell(value: Any, text: Callable[[Any], str]) -> str:
+    return "-" if value is None else text(value)
 
 
-def _speed(timings: dict[str, Any], peer: str) -> float:
-    """Nothing (no bar) where either was not measured."""
-    if peer not in timings or BASELINE not in timings:
-        return 0.0
-    return float(timings[BASELINE]["p50"] / timings[peer]["p50"])
+def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """For each thread count the geometric mean of the ratios, and the worst model."""
+    columns = ("threads", "batch", "models", "geometric mean", "least", "of", "below 1")
+    result = Table("ratio: latency of the better of ONNX Runtime and OpenVINO / of graphopt", columns)
+    result.right = frozenset(columns) - {"of"}
+    for threads in sorted({row["threads"] for row in rows}):
+        for batch in ("all", *sorted({row["batch"] for row in rows})):
+            chosen = [row for row in rows if row["threads"] == threads and batch in ("all", row["batch"])]
+            found = summary(chosen)
+            if found is not None:
+                least = f"{found.worst['model']} x{found.worst['batch']}"
+                mean = f"{found.mean:.3f}"
+                result.add(threads, batch, found.count, mean, f"{found.least:.2f}", least, found.losses)
+    return result
+
+
+def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`old` rows with those measured again in their places, and the others behind them."""
+    rows = {_key(row): row for row in old}
+    rows.update({_key(row): row for row in new})
+    return list(rows.values())
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["model"], row["batch"], row["threads"]
+
+
+def _jobs(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[Job]:
+    """What is left to measure."""
+    known = {_key(row) for row in done}
+    jobs = []
+    for name in options.models or SUITE:
+        for batch in options.batches if name in SUITE else (1,):
+            job = Job(name, batch, (), options.runs, options.seconds, options.target, options.clock)
+            threads = tuple(count for count in options.threads if (job.name, batch, count) not in known)
+            if threads:
+                jobs.append(dataclasses.replace(job, threads=threads))
+    return jobs
+
+
+def _failed(job: Job, message: str) -> list[dict[str, Any]]:
+    """Rows of a case whose process died."""
+    empty: dict[str, Any] = {"timings": {}, "errors": {}, "compile": None, "memory": {}, "failures": {OURS: message}}
+    return [{"model": job.name, "batch": job.batch, "threads": threads, **empty} for threads in job.threads]
+
+
+def _measure(
+    jobs: Sequence[Job], rows: list[dict[str, Any]], about: dict[str, Any], output: Path
+) -> list[dict[str, Any]]:
+    """Measure what is left; the file is written after each case, so that a run that is stopped can go on."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="graphopt-bench-") as work:
+        for index, job in enumerate(jobs):
+            minutes = (time.perf_counter() - start) / 60
+            print(f"[{index + 1}/{len(jobs)}, {minutes:.1f} min] {job.model} x{job.batch}", file=sys.stderr, flush=True)
+            try:
+                found = bench_case.run(job, Path(work))
+            except RuntimeError as error:
+                found = _failed(job, str(error))
+            rows = merged(rows, found)
+            for row in found:
+                print(f"    {_line(row)}", file=sys.stderr, flush=True)
+            _write(rows, about, output)
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    times = ", ".join(f"{name} {format_seconds(t['p50'])}" for name, t in row["timings"].items())
+    found = ratio(row)
+    failures = "".join(f"; {name}: {text.splitlines()[0]}" for name, text in row["failures"].items())
+    return f"{row['threads']} threads: {times}{'' if found is None else f', ratio {found:.2f}'}{failures}"
+
+
+def _write(rows: Sequence[dict[str, Any]], about: dict[str, Any], output: Path) -> None:
+    text = json.dumps({"machine": about, "rows": [{**row, "ratio": ratio(row)} for row in rows]}, indent=1)
+    part = output.with_suffix(".json.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(output.with_suffix(".json"))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"names or files; names: {', '.join(NAMES)}")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"names or files; names: {', '.join(SUITE)}")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--runs", type=int, default=50, help="timed runs of each peer (default: 50)")
-    parser.add_argument("--seconds", type=float, default=30, help="no new round after so long (default: 30)")
+    parser.add_argument("--runs", type=int, default=200, help="timed runs of each at most (default: 200)")
+    parser.add_argument("--seconds", type=float, default=15, help="no new round after so long (default: 15)")
     parser.add_argument("--target", default="host")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: the process's time on processors, which other programs do not lengthen; for one thread alone",
+    )
+    parser.add_argument("--resume", action="store_true", help="keep what FILE.json has and measure what it lacks")
     parser.add_argument("-o", "--output", type=Path, default=Path("bench"), help="FILE, without its suffix")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    rows: list[dict[str, Any]] = []
-    about = machine()
-    for name in options.models or NAMES:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.clock == "cpu" and options.threads != [1]:
+        parser.error("--clock cpu adds up the time of all threads: it needs --threads 1")
+    for name in options.models or SUITE:
         try:
-            model = entry(name)
+            entry(name)
         except (FetchError, FileNotFoundError) as error:
             print(error, file=sys.stderr)
             return 2
-        print(f"measuring {model.name}", file=sys.stderr, flush=True)
-        rows += measure(model, options.threads, options.runs, options.seconds, options.target)
-        # After each model, so that a long run that is stopped has not measured in vain.
-        text = json.dumps({"machine": about, "rows": rows}, indent=1)
-        options.output.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    print(table(rows).to_text())
-    title = f"{about['cpu']}, {about['date'][:10]}, graphopt {about['versions']['graphopt']}"
-    draw(rows, title, options.output.with_suffix(".png"))
-    failures = [(row, peer) for row in rows for peer in row["failures"]]
-    for row, peer in failures:
-        print(f"{row['model']}, {row['threads']} threads, {peer}: {row['failures'][peer]}", file=sys.stderr)
-    return 1 if any(peer == "graphopt" for _, peer in failures) else 0
+    about = machine()
+    saved = options.output.with_suffix(".json")
+    old = json.loads(saved.read_text(encoding="utf-8"))["rows"] if options.resume and saved.is_file() else []
+    rows = _measure(_jobs(options, old), old, about, options.output)
+    print(table(rows).to_text(), summary_table(rows).to_text(), sep="\n\n")
+    options.output.with_suffix(".svg").write_text(draw(rows, about), encoding="utf-8")
+    failures = [(row, name) for row in rows for name in row["failures"]]
+    for row, name in failures:
+        print(
+            f"{row['model']} x{row['batch']}, {row['threads']} threads, {name}: {row['failures'][name]}",
+            file=sys.stderr,
+        )
+    return 1 if any(name == OURS for _, name in failures) else 0
 
 
 if __name__ == "__main__":

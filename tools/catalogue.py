@@ -12,6 +12,9 @@ from tools.light import LIGHT, make_light
 
 Shapes = dict[str, tuple[int, ...]]
 
+ENCODERS: dict[str, dict[str, int]] = {"bert": {}, "minilm": {"layers": 6, "hidden": 384}}
+"""Transformer encoders with random weights, by what differs from BERT-base."""
+
 _BERT = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -30,11 +33,12 @@ SIZES: dict[str, tuple[Shapes, ...]] = {
     "slovorez": _each("input_layer", (1, 12), (2, 17), (4, 32)),
     "minilm-int8": tuple(dict.fromkeys(_BERT, shape) for shape in ((1, 128), (2, 16), (3, 77))),
     "bert": tuple(dict.fromkeys(_BERT, shape) for shape in ((1, 128), (2, 16), (3, 77))),
+    "minilm": tuple(dict.fromkeys(_BERT, shape) for shape in ((1, 32), (2, 16), (3, 77))),
 }
 """Input shapes for each model with dynamic dimensions; the first are those of benchmarks."""
 
 # silero-vad is fetched for the passes over its nested branches; its LSTM is not something to benchmark.
-NAMES = ("fashion", *(name for name in MODELS if name != "silero-vad"), *LIGHT, "bert")
+NAMES = ("fashion", *(name for name in MODELS if name != "silero-vad"), *LIGHT, *ENCODERS)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def _path(name: str) -> Path:
         return Path(graphopt.__file__).parent / "demo" / "fashion.onnx"
     if name in MODELS:
         return fetch(name)
-    if name in LIGHT or name == "bert":
+    if name in LIGHT or name in ENCODERS:
         return _made(name)
     if not Path(name).is_file():
         raise FileNotFoundError(f"{name} is neither a file nor one of {', '.join(NAMES)}")
@@ -70,7 +74,7 @@ def _made(name: str) -> Path:
     path = cache_folder() / "made" / f"{name}.onnx"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        model = make_bert() if name == "bert" else make_light(name)
+        model = make_bert(**ENCODERS[name]) if name in ENCODERS else make_light(name)
         part = path.with_suffix(".part")
         part.write_bytes(model.SerializeToString(deterministic=True))
         part.replace(path)
