@@ -28,7 +28,7 @@ import graphopt
 from graphopt import inputs, io
 from graphopt.tolerance import compare
 from tools import peers, suite
-from tools.bench_worker import Worker, peak_bytes, take_turns
+from tools.bench_worker import Worker, end_with_parent, peak_bytes, take_turns
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def run(job: Job, work: Path) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> None:
+    end_with_parent()
     table = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     rows = measure(Job(**{**table, "threads": tuple(table["threads"])}))
     Path(arguments[1]).write_text(json.dumps(rows), encoding="utf-8")

@@ -11,6 +11,7 @@ standard input is answered by a line with the seconds of some runs.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from tools import peers
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _TURN = 0.02  # seconds that a turn lasts about: quick models are run several times in it
 _MOST = 10
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Worker:
@@ -145,7 +147,13 @@ def serve(run: Runner, clock: str, lines: Any, answer: Any) -> None:
         answer(times)
 
 
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends, however that comes: a stopped one would stay for ever."""
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def main(arguments: Sequence[str]) -> None:
+    end_with_parent()
     name, folder, threads, clock = arguments[0], Path(arguments[1]), int(arguments[2]), arguments[3]
     with np.load(folder / "feed.npz") as file:
         feed = dict(file)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -202,6 +206,25 @@ def test_a_worker_runs_when_it_is_told_to_and_stands_still_otherwise(small: Path
         assert all(seconds > 0 for seconds in times)
         assert worker.peak_bytes() > 10**7
     assert not state.exists()
+
+
+def test_a_worker_ends_with_whoever_started_it(small: Path, tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from tools.bench_worker import Worker
+print(Worker("onnxruntime", Path(sys.argv[1]), 1, "wall")._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", script, str(folder_of(small, tmp_path, compiled=False))]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    state = Path(f"/proc/{int(done.stdout)}/stat")
+    end = time.perf_counter() + 10
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.perf_counter() < end, "the worker lives on"
+        time.sleep(0.01)
 
 
 def test_a_worker_that_cannot_load_its_model_says_why(small: Path, tmp_path: Path) -> None:
