@@ -12,6 +12,7 @@ from graphopt.targets.tvm import fuse
 from graphopt.targets.tvm.build import _to_virtual_machine
 from graphopt.targets.tvm.loops import PIPELINE
 from graphopt.targets.tvm.lower import lower
+from graphopt.targets.tvm.memory import Meter
 from tests.helpers import model_of
 from tests.targets.lower.support import Arrays, expected, noise
 from tests.targets.schedule.support import HOST, MACHINE
@@ -30,7 +31,7 @@ def check(
     assert sum(name.name_hint.startswith("attention") for name in made.mod.get_global_vars()) == kernels
     with HOST:
         module = fuse.fuse(made.mod, HOST, MACHINE)
-        built = relax.build(module, HOST, relax_pipeline=_to_virtual_machine(), tir_pipeline=PIPELINE)
+        built = relax.build(module, HOST, relax_pipeline=_to_virtual_machine(Meter()), tir_pipeline=PIPELINE)
     machine = relax.VirtualMachine(built, tvm.cpu())
     weights = [tvm.runtime.tensor(array) for _, array in made.params]
     for given in inputs:
