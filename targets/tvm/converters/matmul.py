@@ -72,22 +72,33 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
 
 
 def fast_matmul(
-    ctx: Context, a: Operand, b: Operand, *, transpose_b: bool = False, name: str = "matmul"
+    ctx: Context,
+    a: Operand,
+    b: Operand,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    name: str = "matmul",
 ) -> Operand | None:
     """The machine's own kernel, for float operands of which the inner size is known; None where there is none.
 
     A constant second matrix is packed here, once.
     """
-    if ctx.machine is None or a.dtype not in ("float32", "float16") or not isinstance(a.shape[-1], int):
+    m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
+    if ctx.machine is None or a.dtype not in ("float32", "float16") or not isinstance(k, int):
         return None
-    m, n = _known(a.shape[-2]), _known(b.shape[-2 if transpose_b else -1])
+    n = _known(b.shape[-2 if transpose_b else -1])
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
-    _, plan = ctx.plans.choose(MatmulWorkload(m, n, a.shape[-1], a.dtype, constant))
+    _, plan = ctx.plans.choose(MatmulWorkload(_known(m), n, k, a.dtype, constant))
     attributes = {"op_pattern": OUT_EWISE_FUSABLE}
     if constant:
         packed = Operand(b.dtype, plan.packed_shape, read=lambda: _packed(b, plan), name=b.name)
-        return ctx.te(lambda x, w: kernels.matmul_packed(x, w, plan), a, packed, name=name, attributes=attributes)
-    return ctx.te(lambda x, y: kernels.matmul(x, y, plan, transpose_b), a, b, name=name, attributes=attributes)
+        return ctx.te(
+            lambda x, w: kernels.matmul_packed(x, w, plan, transpose_a), a, packed, name=name, attributes=attributes
+        )
+    return ctx.te(
+        lambda x, y: kernels.matmul(x, y, plan, transpose_b, transpose_a), a, b, name=name, attributes=attributes
+    )
 
 
 def _known(size: Dim) -> int | None:
@@ -145,9 +156,18 @@ def mat_mul(c: Call) -> Operand:
 
 @converter("Gemm")
 def gemm(c: Call) -> Operand:
-    a = transposed(c.ctx, c[0], [1, 0]) if c.attr("transA", 0) else c[0]
-    b = transposed(c.ctx, c[1], [1, 0]) if c.attr("transB", 0) else c[1]
-    result = matmul(c.ctx, a, b)
+    a, b = c[0], c[1]
+    turn_a, turn_b = bool(c.attr("transA", 0)), bool(c.attr("transB", 0))
+    if turn_b and b.is_constant:
+        b, turn_b = transposed(c.ctx, b, [1, 0]), False
+    result = None
+    if a.dtype == b.dtype:
+        x, y = agree(c.ctx, a, 0 if turn_a else 1, b, 1 if turn_b else 0)
+        result = fast_matmul(c.ctx, x, y, transpose_a=turn_a, transpose_b=turn_b)
+    if result is None:
+        a = transposed(c.ctx, a, [1, 0]) if turn_a else a
+        b = transposed(c.ctx, b, [1, 0]) if turn_b else b
+        result = matmul(c.ctx, a, b)
     alpha, beta, bias = float(c.attr("alpha", 1.0)), float(c.attr("beta", 1.0)), c.input(2)
     kind = wide(a.dtype)
     if bias is not None and beta != 0:

@@ -8,10 +8,12 @@ import tvm
 from tvm import relax
 
 from graphopt.api import run_passes
+from graphopt.target import load
 from graphopt.targets.tvm import fuse
-from graphopt.targets.tvm.build import _to_virtual_machine
+from graphopt.targets.tvm.build import _to_virtual_machine, tvm_target
 from graphopt.targets.tvm.loops import PIPELINE
 from graphopt.targets.tvm.lower import lower
+from graphopt.targets.tvm.machine import machine_for
 from graphopt.targets.tvm.memory import Meter
 from tests.helpers import model_of
 from tests.targets.lower.support import Arrays, expected, noise
@@ -146,3 +148,15 @@ def test_declines_what_it_cannot_do() -> None:
     given = {"q": noise(1, 2, 9, 8), "k": noise(1, 2, 9, 8), "v": noise(1, 2, 9, 8)}
     text = attention("1,2,9,8", "1,2,9,8", "1,2,9,8", "1,2,9,8", "softcap = 2.0")
     check(text, given, kernels=3)
+
+
+@pytest.mark.parametrize("target", ["x86:v4", "arm"])
+def test_other_machines_compile(target: str) -> None:
+    description = load(target)
+    machine, made_for = machine_for(description), tvm_target(description)
+    text = attention("1,2,40,16", "1,2,40,16", "1,2,40,16", "1,2,40,16", "is_causal = 1")
+    module = fuse.fuse(lower(model_of(text, {}), machine).mod, made_for, machine)
+    kernel = module["attention"].with_attr("global_symbol", "main")
+    with made_for:
+        code = tvm.compile(tvm.IRModule({"main": kernel}), made_for, tir_pipeline=PIPELINE).mod.inspect_source("asm")
+    assert {"x86:v4": "zmm", "arm": "fmla"}[target] in code

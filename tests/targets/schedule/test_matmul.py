@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from tvm import te
+import tvm
+import tvm_ffi
+from tvm import te, tirx
 
+from graphopt.target import load
+from graphopt.targets.tvm.build import tvm_target
 from graphopt.targets.tvm.kernels.matmul import matmul, matmul_packed, pack_matrix
-from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
-from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload, candidates
+from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.targets.tvm.machine import Machine, machine_for
 from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
 
@@ -61,6 +68,78 @@ def test_both_at_run_time(left: tuple[int, ...], right: tuple[int, ...], transpo
     expected = a @ b
     (out,) = run_te([x, y, matmul(x, y, plan, transposed)], [a, given], [expected])
     close(out, expected)
+
+
+SIZES = (1, 3, 7, 8, 9, 17, 31, 64, 100)
+
+
+@pytest.mark.parametrize("m", SIZES)
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+def test_odd_sizes(m: int, turned: tuple[bool, bool]) -> None:
+    """Each size of one axis with others of the others, both orders of both operands, packed and not."""
+    for shift in (0, 1, 4):
+        n, k = SIZES[(SIZES.index(m) + shift) % 9], SIZES[(SIZES.index(m) + 2 * shift + 3) % 9]
+        a, b = random(m, k), random(k, n)
+        left = np.ascontiguousarray(a.T) if turned[0] else a
+        right = np.ascontiguousarray(b.T) if turned[1] else b
+        plan = plan_matmul(m, n, k, "float32", MACHINE, packed=not turned[1])
+        x, y = placeholder(left.shape, name="a"), placeholder(right.shape, name="b")
+        (out,) = run_te([x, y, matmul(x, y, replace_packed(plan), turned[1], turned[0])], [left, right], [a @ b])
+        close(out, a @ b)
+        if not turned[1]:
+            w = placeholder(plan.packed_shape, name="b")
+            (out,) = run_te([x, w, matmul_packed(x, w, plan, turned[0])], [left, pack_matrix(b, plan)], [a @ b])
+            close(out, a @ b)
+
+
+def replace_packed(plan: MatmulPlan) -> MatmulPlan:
+    return replace(plan, workload=replace(plan.workload, packed=False))
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(20, 48, 100), (5, 33, 31), (128, 17, 64), (1, 100, 300)])
+def test_every_candidate(m: int, n: int, k: int) -> None:
+    a, b = random(m, k), random(k, n)
+    work = MatmulWorkload(m, n, k, "float32", packed=True)
+    plans = list(candidates(work, MACHINE))
+    assert plans[0] == MatmulPlan.default(work, MACHINE)
+    for plan in [*plans, replace(plans[0], k_block=max(1, k // 3)), replace(plans[0], m_block=1)]:
+        x, w = placeholder(a.shape, name="a"), placeholder(plan.packed_shape, name="b")
+        (out,) = run_te([x, w, matmul_packed(x, w, plan)], [a, pack_matrix(b, plan)], [a @ b])
+        close(out, a @ b)
+
+
+@pytest.mark.parametrize("costly", [False, True])
+@pytest.mark.parametrize(("m", "n"), [(13, 24), (4, 48), (6, 37), (40, 1)])
+def test_what_follows_is_computed_on_the_tile(m: int, n: int, costly: bool) -> None:
+    plan = plan_matmul(m, n, 20, "float32", MACHINE, packed=True)
+    a, b, bias, rest = random(m, 20), random(20, n), random(n), random(m, n)
+    x, w = placeholder(a.shape, name="a"), placeholder(plan.packed_shape, name="w")
+    c, r = placeholder((n,), name="c"), placeholder((m, n), name="r")
+    total = matmul_packed(x, w, plan)
+    biased = te.compute(total.shape, lambda i, j: total(i, j) + c(j), name="biased")
+    active = te.compute(total.shape, lambda i, j: tirx.tanh(biased(i, j)) if costly else biased(i, j), name="active")
+    added = te.compute(total.shape, lambda i, j: active(i, j) + r(i, j), name="added")
+    func = scheduled([x, w, c, r, added])
+    stores: list[tirx.BufferStore] = []
+    tvm_ffi.structural_walk(func.body, [(tirx.BufferStore, stores.append)])
+    names = {store.buffer.name for store in stores}
+    assert names <= {"sum", "sums", "added"}, "something between is stored"
+    expected = a @ b + bias
+    expected = (np.tanh(expected) if costly else expected) + rest
+    (out,) = execute(func, [a, pack_matrix(b, plan), bias, rest], [expected])
+    close(out, expected)
+
+
+@pytest.mark.parametrize("target", ["x86:v4", "x86", "arm"])
+def test_other_machines_compile(target: str) -> None:
+    description = load(target)
+    machine, made_for = machine_for(description), tvm_target(description)
+    plan = plan_matmul(23, 100, 64, "float32", machine, packed=True)
+    x, w = placeholder((23, 64), name="a"), placeholder(plan.packed_shape, name="w")
+    module = tvm.IRModule({"main": scheduled([x, w, matmul_packed(x, w, plan)], machine)})
+    with made_for:
+        text = tvm.compile(module, made_for, tir_pipeline=PIPELINE).mod.inspect_source("asm")
+    assert {"x86:v4": "zmm", "x86": "ymm", "arm": "fmla"}[target] in text
 
 
 def test_symbolic_attention_product() -> None:
