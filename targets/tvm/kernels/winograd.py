@@ -32,11 +32,17 @@ from graphopt.targets.tvm.machine import Machine
 
 KERNEL = "conv_winograd"
 
-STRIP = 48
-"""Tiles of a strip: enough to use a weight often once it is read, few enough for its products to stay in cache."""
+STRIP_BYTES = 4 << 20
+"""Of transformed inputs of a strip, which should stay in the last cache: each weight is read once a strip."""
 
 BYTES_PER_CYCLE = 4
-"""Of weights from memory, that one core gets; measured 13 GB/s at 3.4 GHz."""
+"""Of weights from memory, that one core gets; measured 13 GB/s at 3.4 GHz. Two cores use up the bandwidth."""
+
+MEETING = 5000
+"""Cycles for which threads wait for each other at the end of a parallel loop."""
+
+EXPOSED = 0.7
+"""Part of the time of reading weights from memory that is not hidden behind multiplying; measured 0.6 to 1."""
 
 
 @dataclass(frozen=True)
@@ -117,40 +123,43 @@ def worth(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
     """The default and what else may be faster: both variants, the best register tiles, shorter and longer strips."""
-    found: list[WinogradPlan] = []
+    found = set()
     for outputs in POINTS:
-        plans = sorted(
-            (plan for plan in _plans(workload, machine) if plan.outputs == outputs),
-            key=lambda plan: cycles(workload, plan, machine),
-        )
-        for plan in plans[:3]:
-            for strips in {plan.strips, -(-plan.strips // 2), min(2 * plan.strips, tiling(workload, outputs).tiles)}:
-                by_strips = _by_strips(strips, machine)
-                found.append(dataclasses.replace(plan, strips=strips, by_strips=by_strips))
+        plans = [plan for plan in _plans(workload, machine) if plan.outputs == outputs]
+        for plan in sorted(plans, key=lambda plan: cycles(workload, plan, machine))[:3]:
+            for strips in (plan.strips, -(-plan.strips // 2), 2 * plan.strips):
+                if strips <= tiling(workload, outputs).tiles:
+                    found.add(dataclasses.replace(plan, strips=strips))
     return sorted(found, key=lambda plan: cycles(workload, plan, machine))
 
 
 def _plans(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
+    """Every register tile, threads sharing strips or channels; strips as long as the caches allow."""
     if not applies(workload):
         return []
     found = []
     for outputs in POINTS:
         tiles = tiling(workload, outputs).tiles
-        strips = -(-tiles // STRIP)
-        if _by_strips(strips, machine):
-            strips = min(tiles, -(-strips // machine.cores) * machine.cores)
-        length = -(-tiles // strips)
-        found += [
-            WinogradPlan(outputs, strips, columns, vectors, _by_strips(strips, machine))
-            for columns in range(1, min(length, machine.accumulators) + 1)
-            for vectors in range(1, min(workload.blocks, machine.accumulators // columns) + 1)
-        ]
+        for by_strips in (False, True):
+            for vectors in range(1, min(workload.blocks, machine.accumulators) + 1):
+                strips = -(-tiles // _longest(workload, outputs, vectors, machine))
+                if by_strips:
+                    strips = -(-strips // machine.cores) * machine.cores
+                if strips > tiles:
+                    continue
+                found += [
+                    WinogradPlan(outputs, strips, columns, vectors, by_strips)
+                    for columns in range(1, min(-(-tiles // strips), machine.accumulators // vectors) + 1)
+                ]
     return found
 
 
-def _by_strips(strips: int, machine: Machine) -> bool:
-    """There are so many strips that threads get equal shares of them."""
-    return strips >= 2 * machine.cores
+def _longest(workload: ConvWorkload, outputs: int, vectors: int, machine: Machine) -> int:
+    """Tiles of the longest strip whose inputs stay in the last cache and whose products in that of a core."""
+    frequencies = (outputs + TAPS - 1) ** 2
+    inputs = STRIP_BYTES // (4 * frequencies * workload.spec.in_channels)
+    products = machine.l2_bytes // (4 * frequencies * vectors * workload.lanes)
+    return max(1, min(inputs, products))
 
 
 def cycles(workload: ConvWorkload, plan: WinogradPlan, machine: Machine) -> float:
@@ -170,7 +179,12 @@ def cycles(workload: ConvWorkload, plan: WinogradPlan, machine: Machine) -> floa
     products = plan.frequencies * panels * plan.strips * strip
     transforming = plan.frequencies * tiles * (4.5 * -(-depth // lanes) + 3.2 * workload.blocks)
     weights = plan.frequencies * depth * panels * plan.vectors * lanes
-    return max(products / machine.cores, _memory_cycles(weights, machine)) + transforming / machine.cores
+    # What does not fit the last cache comes from memory for every strip.
+    reading = _memory_cycles(weights * (plan.strips if 4 * weights > STRIP_BYTES else 1), machine)
+    pieces = plan.strips if plan.by_strips else panels
+    uneven = -(-pieces // machine.cores) * machine.cores / pieces
+    meetings = 1 if plan.by_strips else 2 * plan.strips
+    return (products * uneven + transforming) / machine.cores + reading + MEETING * meetings
 
 
 def _step_cycles(columns: int, vectors: int, from_l2: bool) -> float:
@@ -179,8 +193,8 @@ def _step_cycles(columns: int, vectors: int, from_l2: bool) -> float:
 
 
 def _memory_cycles(weights: int, machine: Machine) -> float:
-    """Cycles to read so many fp32 numbers from memory, whose bandwidth two cores use up."""
-    return 4 * weights / (BYTES_PER_CYCLE * min(machine.cores, 2))
+    """Cycles that reading so many fp32 numbers from memory adds."""
+    return EXPOSED * 4 * weights / (BYTES_PER_CYCLE * min(machine.cores, 2))
 
 
 def direct_cycles(workload: ConvWorkload, machine: Machine) -> float:
@@ -188,7 +202,7 @@ def direct_cycles(workload: ConvWorkload, machine: Machine) -> float:
     height, width = out_space(workload)
     weights = TAPS**2 * workload.spec.in_channels * workload.blocks * workload.lanes
     products = TAPS**2 * workload.spec.in_channels * workload.blocks * (workload.batch or 1) * height * width
-    return max(products * 0.5 / 0.9 / machine.cores, _memory_cycles(weights, machine))
+    return products * 0.5 / 0.9 / machine.cores + _memory_cycles(weights, machine)
 
 
 def packed_shape(workload: ConvWorkload, plan: WinogradPlan) -> tuple[int, int, int, int]:

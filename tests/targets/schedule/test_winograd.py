@@ -17,27 +17,33 @@ from graphopt.targets.tvm.kernels.winograd import WinogradPlan
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
 
-V = 8
 AVX2 = Machine(32, 16, 2, 32 << 10, 512 << 10)
+AVX512 = Machine(64, 32, 8, 32 << 10, 1 << 20)
+NEON = Machine(16, 32, 4)
 TOLERANCE = 1e-5
 """Of the largest output."""
 
 
 def workload_of(
-    inputs: int, outputs: int, space: tuple[int, int], pads: tuple[int, int, int, int] = (1, 1, 1, 1), batch: int = 1
+    inputs: int,
+    outputs: int,
+    space: tuple[int, int],
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1),
+    batch: int = 1,
+    lanes: int = 8,
 ) -> ConvWorkload:
     """`pads` in ONNX's order: top, left, bottom, right."""
     spec = ConvSpec(outputs, inputs, (3, 3), (1, 1), (1, 1), pads[:2], pads[2:])
-    return ConvWorkload(spec, batch, space, V)
+    return ConvWorkload(spec, batch, space, lanes)
 
 
-def blocked(array: np.ndarray, fill: float) -> np.ndarray:
+def blocked(array: np.ndarray, lanes: int, fill: float) -> np.ndarray:
     """N, C, H, W as N, C/v, H, W, v with `fill` in the lanes beyond the last channel."""
     n, c, h, w = array.shape
-    blocks = -(-c // V)
-    full = np.full((n, blocks * V, h, w), fill, np.float32)
+    blocks = -(-c // lanes)
+    full = np.full((n, blocks * lanes, h, w), fill, np.float32)
     full[:, :c] = array
-    return np.ascontiguousarray(full.reshape(n, blocks, V, h, w).transpose(0, 1, 3, 4, 2))
+    return np.ascontiguousarray(full.reshape(n, blocks, lanes, h, w).transpose(0, 1, 3, 4, 2))
 
 
 def plain(array: np.ndarray, channels: int) -> np.ndarray:
@@ -51,28 +57,30 @@ def reference(data: np.ndarray, weight: np.ndarray, spec: ConvSpec) -> np.ndarra
     return np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.float64), optimize=True)
 
 
-def check(workload: ConvWorkload, plan: WinogradPlan, epilogue: bool = False, mean: float = 0.0) -> None:
+def check(
+    workload: ConvWorkload, plan: WinogradPlan, epilogue: bool = False, mean: float = 0.0, machine: Machine = AVX2
+) -> None:
     """Run a plan on random data, with NaN in the lanes that must not be read, and compare."""
-    spec, rng = workload.spec, np.random.default_rng(5)
+    spec, rng, v = workload.spec, np.random.default_rng(5), workload.lanes
     data = (rng.standard_normal((workload.batch, spec.in_channels, *workload.space)) + mean).astype(np.float32)
     weight = rng.standard_normal((spec.out_channels, spec.in_channels, 3, 3)).astype(np.float32)
     expected = reference(data, weight, spec)
-    x = placeholder(blocked(data, 0).shape, name="x")
+    x = placeholder(blocked(data, v, 0).shape, name="x")
     w = placeholder(family.packed_shape(workload, plan), name="w")
     tensors = [x, w]
-    arrays = [blocked(data, np.nan), family.pack_weight(weight, workload, plan)]
+    arrays = [blocked(data, v, np.nan), family.pack_weight(weight, workload, plan)]
     out = family.winograd(x, w, workload, plan)
     shape = [int(size) for size in out.shape]
     if epilogue:
         other, bias = (rng.standard_normal(size).astype(np.float32) for size in (expected.shape, spec.out_channels))
-        r, b = placeholder(shape, name="r"), placeholder([shape[1], V], name="b")
+        r, b = placeholder(shape, name="r"), placeholder([shape[1], v], name="b")
         tensors += [r, b]
-        arrays += [blocked(other, 0), blocked(bias.reshape(1, -1, 1, 1), 0).reshape(shape[1], V)]
-        biased = te.compute(shape, lambda n, c, h, w, v: out(n, c, h, w, v) + b(c, v), name="biased")
+        arrays += [blocked(other, v, 0), blocked(bias.reshape(1, -1, 1, 1), v, 0).reshape(shape[1], v)]
+        biased = te.compute(shape, lambda n, c, h, w, lane: out(n, c, h, w, lane) + b(c, lane), name="biased")
         added = te.compute(shape, lambda *i: biased(*i) + r(*i), name="added")
         out = te.compute(shape, lambda *i: tirx.max(added(*i), tirx.const(0, "float32")), name="relu")
         expected = np.maximum(expected + other + bias.reshape(1, -1, 1, 1), 0)
-    (result,) = execute(scheduled([*tensors, out], AVX2), arrays, [np.zeros(shape, np.float32)])
+    (result,) = execute(scheduled([*tensors, out], machine), arrays, [np.zeros(shape, np.float32)])
     found = plain(result, spec.out_channels)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
@@ -90,7 +98,7 @@ CHANNELS = [(1, 8), (3, 12), (8, 1), (12, 17), (17, 40), (40, 3)]
 @pytest.mark.parametrize("space", SPACES)
 def test_odd_sizes(outputs: int, space: tuple[int, int]) -> None:
     tried = 0
-    for index, pads in enumerate(PADS):
+    for index, pads in list(enumerate(PADS))[1 - sum(space) % 2 :: 2]:
         inputs, channels = CHANNELS[(index + sum(space)) % len(CHANNELS)]
         workload = workload_of(inputs, channels, space, pads, batch=1 + index % 2)
         if not family.applies(workload):
@@ -99,7 +107,7 @@ def test_odd_sizes(outputs: int, space: tuple[int, int]) -> None:
         tiles = family.tiling(workload, outputs).tiles
         check(workload, plan_of(outputs, min(tiles, 1 + index), 3, 2, bool(index % 2)))
         tried += 1
-    assert tried >= 2
+    assert tried >= 1
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -117,16 +125,18 @@ def test_fused_epilogue(outputs: int, by_strips: bool) -> None:
     check(workload, plan_of(outputs, 4, 5, 2, by_strips), epilogue=True)
 
 
-@pytest.mark.parametrize(("columns", "vectors"), [(1, 1), (2, 5), (3, 4), (5, 2), (6, 2), (12, 1), (7, 1)])
+@pytest.mark.parametrize(("columns", "vectors"), [(1, 1), (2, 5), (3, 4), (6, 2), (12, 1)])
 def test_register_tiles(columns: int, vectors: int) -> None:
     check(workload_of(16, 40, (14, 14)), plan_of(4, 2, columns, vectors, False))
 
 
-def test_every_candidate_is_right() -> None:
+def test_candidates_are_right() -> None:
     workload = workload_of(32, 32, (15, 14))
     plans = family.candidates(workload, AVX2)
-    assert len(plans) >= 6
-    for plan in plans:
+    assert plans[0] == family.plan_winograd(workload, AVX2)
+    assert len(set(plans)) == len(plans) > 6
+    assert {plan.outputs for plan in plans} == set(POINTS)
+    for plan in plans[::5]:
         check(workload, plan)
 
 
@@ -136,11 +146,12 @@ def test_many_channels_and_large_means_stay_exact(outputs: int, mean: float) -> 
     check(workload_of(512, 8, (8, 8)), plan_of(outputs, 1, 5, 1, False), mean=mean)
 
 
-def test_host_vectors() -> None:
-    workload = workload_of(64, 64, (28, 28))
-    plan = family.plan_winograd(workload, MACHINE)
+@pytest.mark.parametrize(("machine", "lanes"), [(MACHINE, MACHINE.lanes("float32")), (AVX512, 16), (NEON, 4)])
+def test_other_vectors(machine: Machine, lanes: int) -> None:
+    workload = workload_of(40, 72, (15, 28), lanes=lanes)
+    plan = family.plan_winograd(workload, machine)
     assert plan is not None
-    check(workload, plan, epilogue=True)
+    check(workload, plan, epilogue=True, machine=machine)
 
 
 @pytest.mark.parametrize("outputs", POINTS)
