@@ -17,6 +17,11 @@ import tvm_ffi
 from tvm import ir, relax, s_tir, te, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from graphopt.targets.tvm.kernels import depthwise, direct, lrn, pooling, winograd
+
+PLACEABLE = frozenset({direct.KERNEL, depthwise.KERNEL, pooling.KERNEL, lrn.KERNEL, winograd.KERNEL})
+"""Families whose loop nests ask for the extents of what they compute, and not of the buffers that hold it."""
+
 CONCAT = "graphopt.concat"
 """The attribute of a kernel that does nothing but concatenate its operands, and its axis."""
 
@@ -144,7 +149,8 @@ def _may_read(reader: relax.VarBinding, piece: Any, offset: int, mod: tvm.IRModu
     callee = _callee(reader.value)
     if callee is None or not isinstance(mod[callee], tirx.PrimFunc):
         return False
-    return offset == 0 or not _anchored(mod[callee])
+    kernels = _kernels(mod[callee])
+    return not kernels or (offset == 0 and kernels <= PLACEABLE)
 
 
 def _may_write(func: Any) -> bool:
@@ -152,15 +158,17 @@ def _may_write(func: Any) -> bool:
     if not isinstance(func, tirx.PrimFunc) or not isinstance(func.body, s_tir.SBlockRealize):
         return False
     buffers = [param for param in func.params if tirx.is_buffer_var(param)]
-    return len(buffers) == len(func.params) and all(
+    static = len(buffers) == len(func.params) and all(
         isinstance(size, tirx.IntImm) for buffer in buffers for size in buffer.shape
     )
+    return static and _kernels(func) <= PLACEABLE
 
 
-def _anchored(func: tirx.PrimFunc) -> bool:
+def _kernels(func: tirx.PrimFunc) -> set[str]:
+    """The kernel families that the blocks of a function belong to."""
     found: list[Any] = []
     tvm_ffi.structural_walk(func.body, [(s_tir.SBlock, found.append)])
-    return any("kernel" in block.annotations for block in found)
+    return {str(block.annotations["kernel"]) for block in found if "kernel" in block.annotations}
 
 
 def part_of(func: tirx.PrimFunc, index: int, shape: Sequence[int], axis: int, offset: int) -> tirx.PrimFunc:

@@ -82,8 +82,8 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 def _emit(fused: Fused, workload: ConvWorkload, columns: int) -> None:
     geometry = workload.geometry
     runs = geometry.runs(columns)
-    blocks = int(fused.output.shape[1])
-    with nest.parallel(fused.output.shape[0] * (blocks * geometry.rows)) as index:
+    blocks = int(fused.shape[1])
+    with nest.parallel(fused.shape[0] * (blocks * geometry.rows)) as index:
         place = [index // (blocks * geometry.rows), index // geometry.rows % blocks]
         row = index % geometry.rows
         for_tiles(runs, 0, 1, lambda run, column: _tile(fused, workload, place, run, row, column))

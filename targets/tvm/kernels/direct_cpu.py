@@ -77,7 +77,7 @@ class _Nest:
         if self.plan.chunk:
             self._in_parts(runs)
             return
-        rows = self.fused.output.shape[0] * geometry.rows
+        rows = self.fused.shape[0] * geometry.rows
         pieces = self._pieces(runs)
         channels = self.workload.spec.groups * self._tiles_of_a_group()
         if self.plan.rows_outside:
@@ -95,7 +95,7 @@ class _Nest:
         height = -(-geometry.rows // max(1, min(wanted, geometry.rows)))
         groups = -(-geometry.rows // height)
         parts = self.workload.group_in // (lanes * self.plan.chunk)
-        with nest.parallel(channels * self.fused.output.shape[0] * groups) as index:
+        with nest.parallel(channels * self.fused.shape[0] * groups) as index:
             tile, image, group = index // groups % channels, index // (groups * channels), index % groups
             sums = T.alloc_buffer((height * geometry.width * self.plan.vectors * lanes,), "float32")
             first = group * height

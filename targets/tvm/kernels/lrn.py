@@ -49,16 +49,16 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     if fused is None:
         return None
     (size,) = fused.plan()
-    if size // 2 > int(fused.output.shape[-1]):
+    if size // 2 > int(fused.shape[-1]):
         return None
     return nest.put_together(fused, lambda: _emit(fused, size)).with_attr("graphopt.schedule", f"lrn {size}")
 
 
 def _emit(fused: Fused, size: int) -> None:
-    space = tuple(int(extent) for extent in fused.output.shape[2:-1])
+    space = tuple(int(extent) for extent in fused.shape[2:-1])
     runs = even_split(math.prod(space), POSITIONS)
     pieces = sum(count for _, _, count in runs)
-    with nest.parallel(fused.output.shape[0] * pieces) as index:
+    with nest.parallel(fused.shape[0] * pieces) as index:
         n, piece = index // pieces, index % pieces
         first, length, count = runs[0]
         if len(runs) == 1:
@@ -75,7 +75,7 @@ def _emit(fused: Fused, size: int) -> None:
 def _positions(fused: Fused, size: int, n: Any, first: Any, length: int, space: tuple[int, ...]) -> None:
     """All channels of `length` positions from the flat position `first` on."""
     (data,) = fused.inputs
-    blocks, lanes = int(data.shape[1]), int(data.shape[-1])
+    blocks, lanes = int(fused.shape[1]), int(fused.shape[-1])
     row = (blocks + 2) * lanes  # a block of zeros before and behind the channels
     squares = T.alloc_buffer((length * row,), str(data.dtype), scope="local")
     for position in range(length):

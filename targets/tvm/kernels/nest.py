@@ -48,6 +48,11 @@ class Fused:
     keeps_output: bool
     """Something other than `finals` reads the anchor's own result."""
 
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Extents of the anchor's result, which may be written into a part of something larger."""
+        return tuple(axis.dom.extent for axis in self.anchor.iter_vars if int(axis.iter_type) == facts.SPATIAL)
+
     def plan(self) -> tuple[int, ...]:
         """The numbers that the family put into the annotation `plan`."""
         return tuple(int(number) for number in self.anchor.annotations["plan"])

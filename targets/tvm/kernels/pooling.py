@@ -55,8 +55,8 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 
 def _emit(fused: Fused, geometry: Geometry, columns: int, lanes: int, kind: int) -> None:
     runs = geometry.runs(columns)
-    blocks = int(fused.output.shape[1])
-    with nest.parallel(fused.output.shape[0] * (blocks * geometry.rows)) as index:
+    blocks = int(fused.shape[1])
+    with nest.parallel(fused.shape[0] * (blocks * geometry.rows)) as index:
         place = [index // (blocks * geometry.rows), index // geometry.rows % blocks]
         row = index % geometry.rows
         for_tiles(runs, 0, 1, lambda run, column: _tile(fused, geometry, lanes, kind, place, run, row, column))
