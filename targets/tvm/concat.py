@@ -238,7 +238,8 @@ class _InPlace(PyExprMutator):
 
     def _reading(self, callee: Any, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], tirx.PrimFunc]:
         """The kernel that reads its placed operands where they are, and what makes it different."""
-        func, key = self.mod[callee], ()
+        func: tirx.PrimFunc = self.mod[callee]
+        key: tuple[Any, ...] = ()
         for index, argument in enumerate(arguments):
             place = self.places.get(argument)
             if place is not None:

@@ -13,8 +13,8 @@ layers of 16 to 1024 input channels, with inputs of either sign, after ReLU, of 
 
     direct sums 0.2 to 2.2e-6      F(2, 3) 0.2 to 1.2e-6      F(4, 3) 0.5 to 5.4e-6
 
-F(4, 3) at the usual points 0, +-1, +-2 deviates three times as much as at those of `toom_cook`. F(6, 3) deviates by 1 to
-3e-5 and takes at most a fifth fewer products than F(4, 3), on large images only: it is left out.
+F(4, 3) at the usual points 0, +-1, +-2 deviates three times as much as at those of `toom_cook`. F(6, 3) deviates by 1
+to 3e-5 and takes at most a fifth fewer products than F(4, 3), on large images only: it is left out.
 """
 
 from __future__ import annotations
