@@ -11,9 +11,10 @@ from __future__ import annotations
 import onnx.parser
 
 from .ir.read_proto import read_function
+from .ir.verify import OWN_DOMAIN
 from .rewriter import Rewriter
 
-DOMAIN = "graphopt"
+DOMAIN = OWN_DOMAIN
 VERSION = 1
 OLDEST_OPSET = 18
 """The functions use no operator in a form that is newer than this opset of ONNX's own operators."""

@@ -15,6 +15,9 @@ from .model import Model
 from .node import Node, Use, Value
 from .types import TensorType
 
+OWN_DOMAIN = "graphopt"
+"""The domain of graphopt's own operators, which no runtime knows without their functions."""
+
 
 def verify(model: Model) -> None:
     """Check the structure of a model.
@@ -103,6 +106,8 @@ def _schema_problems(node: Node, opsets: dict[str, int], model: Model) -> Iterat
     if find_schema(node.op_type, node.domain, version) is None:
         if node.domain == "":
             yield f"{node.label}: opset {version} has no operator {node.op_type}"
+        elif node.domain == OWN_DOMAIN:
+            yield f"{node.label}: the model has no function that says what it means"
         return
     signature = _signature(node.op_type, node.domain, version)
     if not signature.inputs[0] <= len(node.inputs) <= signature.inputs[1]:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphopt.ir import infer_shapes, verify
 from graphopt.passes.layout.assign_layout import AssignLayout
+from graphopt.rewrite import PassContext
 from graphopt.target import load as load_target
-from tests.helpers import check_declines, check_pass, value_named
+from tests.helpers import check_declines, check_numbers, check_pass, model_of, value_named
 from tests.passes.layout.support import BLOCK8, blocked, declined, nodes, noise
 
 CONV = {"graphopt::BlockedConv": 1, "graphopt::ToBlocked": 1, "graphopt::FromBlocked": 1}
@@ -250,3 +252,20 @@ def test_pooling_over_three_axes_stays_plain() -> None:
     text = """g (float[N,12,4,4,4] X) => (float[N,12,3,3,3] Y) {
         c = Conv(X, w)  Y = MaxPool <kernel_shape = [2,2,2]> (c) }"""
     declined(text, "it pools over more than 2 axes", {"w": noise(12, 12, 1, 1, 1)})
+
+
+@pytest.mark.parametrize("limit", range(8))
+def test_any_number_of_rewrites_leaves_a_whole_model(limit: int) -> None:
+    """Bisection and `--pass-limit` stop the pass anywhere."""
+    text = """g (float[N,12,4,5] X) => (float[N,12,4,5] Y, float[N,12,4,5] Z) {
+        a = Conv(X, w)  Z = Relu(a)  b = Conv(Z, w)  c = Concat <axis = 2> (b, Z)
+        d = Slice(c, zero, four, axes)  e = Add(d, Z)  Y = Mul(e, s) }"""
+    weights = {"w": noise(12, 12, 1, 1), "s": noise(12, 1, 1)}
+    model = model_of(text, {**weights, "zero": np.array([0]), "four": np.array([4]), "axes": np.array([2])})
+    infer_shapes(model)
+    original, allowed = model.copy(), iter([True] * limit)
+    context = PassContext(model, gate=lambda node: next(allowed, False))
+    BLOCK8.run(model.graph, context)
+    verify(model)
+    assert context.counts["nodes blocked"] == min(limit, 7)
+    check_numbers(BLOCK8, original, model)
