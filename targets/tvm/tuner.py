@@ -39,6 +39,8 @@ LESS = 4.0
 HOPELESS = 1.5
 """A family whose best is so many times slower than the best of all is measured no further."""
 ROUNDS = 4
+EACH = 0.5
+"""Seconds that a candidate is thought to take until some were measured."""
 OUT = 2.0
 """A candidate so many times slower than the fastest is measured no further."""
 GAIN = 0.98
@@ -123,6 +125,7 @@ class Tuner:
         self.progress, self.clock = progress, clock
         self.start = clock()
         self.spent = 0
+        self.each = EACH
         self.tasks = [self._task(workload, calls) for workload, calls in plans.workloads.items()]
 
     def run(self) -> list[Tuned]:
@@ -166,9 +169,12 @@ class Tuner:
             return (self.clock() - self.start) / self.budget.seconds
         return self.spent / (self.budget.measurements or 1)
 
-    def _may_measure(self, tasks: int = 1) -> int:
-        """How many more candidates the budget allows; enough for so many tasks if it does not count them."""
-        return TOGETHER * tasks if self.budget.measurements is None else self.budget.measurements - self.spent
+    def _allowed(self, number: int) -> int:
+        """How many of so many candidates the budget allows to build and measure at once: at least one."""
+        if self.budget.measurements is not None:
+            return min(number, self.budget.measurements - self.spent)
+        seconds = (self.budget.seconds or 0) - (self.clock() - self.start)
+        return min(number, max(1, int(seconds / self.each)))
 
     # --- measuring
 
@@ -176,22 +182,21 @@ class Tuner:
         """The defaults of many workloads at a time: it takes seconds to start the workers that build them."""
         tasks = [task for task in self._ordered() if not task.known and task.default.name not in task.trials]
         while tasks and self._left():
-            number = min(TOGETHER * TASKS, self._may_measure(TASKS))
+            number, begin = self._allowed(TOGETHER * TASKS), self.clock()
             now, tasks = tasks[:number], tasks[number:]
             built = self._build([(task.workload, task.default) for task in now])
             for task, (function, library) in zip(now, built, strict=True):
-                if not self._left():
-                    break
                 self._tell(task, "the default")
                 seconds = None if library is None else self._time_once(function, library)
                 self._note(task, task.default, seconds)
                 task.default_seconds = seconds
             self._remove(built)
+            self.each = (self.clock() - begin) / len(now)
 
     def _contests(self, tasks: Sequence[Task]) -> None:
         """The next candidates of a few tasks, each against the fastest of its task so far."""
         contests: list[tuple[Task, list[Candidate]]] = []
-        allowed = self._may_measure(len(tasks))
+        allowed, begin = self._allowed(TOGETHER * len(tasks)), self.clock()
         for task in tasks:
             new = task.waiting[: min(TOGETHER, allowed)]
             allowed -= len(new)
@@ -203,9 +208,9 @@ class Tuner:
         rest = iter(built)
         for task, runners in contests:
             own = list(islice(rest, len(runners)))
-            if self._left():
-                self._race(task, runners, own)
+            self._race(task, runners, own)
         self._remove(built)
+        self.each = (self.clock() - begin) / max(1, len(built))
 
     def _race(self, task: Task, runners: Sequence[Candidate], built: Sequence[Built]) -> None:
         """Time what was built for a task, and keep what was found."""
@@ -215,7 +220,7 @@ class Tuner:
         running = [place for place, (_, library) in enumerate(built) if library is not None]
         for number in range(ROUNDS):
             if number and not self._left():
-                break
+                break  # what was built is timed once even so
             running = self._round(built, running, best)
         for place, candidate in enumerate(runners):
             if candidate.name not in task.trials or place in best:

@@ -1,0 +1,140 @@
+"""Kernels measured in real processes, here and at a local tracker; some of them crash, hang or cannot be built."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tvm
+from tvm import te, tirx
+from tvm.script import tirx as T
+
+from graphopt.errors import CompileError, InputError
+from graphopt.target import Target
+from graphopt.targets.tvm import measure
+from graphopt.targets.tvm.families import bare_function
+from graphopt.targets.tvm.machine import machine_for
+from graphopt.targets.tvm.measure import TvmBench, check_packages
+from graphopt.targets.tvm.plans import default
+from graphopt.targets.tvm.schedule import schedule_function
+from graphopt.tuning import Remote
+from tests.targets.tuning.support import conv
+
+HOST = Target.load("host")
+SECONDS = 5.0
+KEY = "test-device"
+
+
+def kernel() -> tirx.PrimFunc:
+    machine = machine_for(HOST)
+    family, plan = default(conv(kernel=1), machine)
+    return schedule_function(bare_function(family, conv(kernel=1), plan), machine)
+
+
+def calling(what: str) -> tirx.PrimFunc:
+    """A kernel that calls a function of the C library once it runs."""
+
+    @T.prim_func
+    def main(x: T.Buffer((8,), "float32"), w: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32")):  # type: ignore
+        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
+        T.evaluate(T.call_extern("int32", what))
+        for i in range(8):
+            y[i] = x[i] + w[i]
+
+    return main
+
+
+def unbuildable() -> tirx.PrimFunc:
+    """A kernel that uses a size which nothing defines."""
+    x = te.placeholder((8,), "float32", "x")
+    free = tirx.Var("free", "int64")
+    made = te.create_prim_func([x, te.compute((8,), lambda i: x[i] + free.astype("float32"))], "int64")
+    return tvm.tirx.PrimFunc(made.params, made.body, made.ret_type, made.attrs).with_attr("global_symbol", "main")
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[TvmBench]:
+    with TvmBench(HOST, run_seconds=SECONDS) as made:
+        yield made
+
+
+def test_what_fails_costs_only_itself(bench: TvmBench) -> None:
+    """One that aborts, one that never ends, and one that cannot be built, between two good ones."""
+    functions = [kernel(), calling("abort"), calling("pause"), unbuildable(), kernel()]
+    libraries = bench.build(functions)
+    assert [library is None for library in libraries] == [False, False, False, True, False]
+    start = time.monotonic()
+    times = [library and bench.time(function, library) for function, library in zip(functions, libraries, strict=True)]
+    assert [bool(seconds) for seconds in times] == [True, False, False, False, True]
+    assert all(0 < seconds < 1 for seconds in times if isinstance(seconds, float))
+    assert time.monotonic() - start > SECONDS, "the one that hangs was waited for"
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with TvmBench(HOST) as bench:
+        (library,) = bench.build([kernel()])
+        assert library is not None
+        assert library.is_relative_to(tmp_path)
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(CompileError, match=r"tuning needs no_such_package\n.*pip install 'graphopt\[tune\]'"):
+        check_packages(("cloudpickle", "no_such_package"))
+
+
+# --- another machine: a tracker and a server on this one
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[tuple[str, int]]:
+    """A tracker that lends one device of key KEY."""
+    script = (
+        "from tvm.rpc.tracker import Tracker; from tvm.rpc.server import Server; import sys\n"
+        "tracker = Tracker('127.0.0.1', port=19190, port_end=19990)\n"
+        f"server = Server('127.0.0.1', port=20190, port_end=20990, key={KEY!r}, is_proxy=False,\n"
+        "                tracker_addr=('127.0.0.1', tracker.port))\n"
+        "print(tracker.port, flush=True); sys.stdin.read(); server.terminate(); tracker.terminate()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield "127.0.0.1", int(process.stdout.readline())
+    finally:
+        process.communicate("", timeout=60)
+
+
+def wait_for_device(address: tuple[str, int]) -> None:
+    from tvm.s_tir.meta_schedule.runner import RPCConfig
+
+    for _ in range(100):
+        if RPCConfig(*address, KEY).count_num_servers():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the server did not register")
+
+
+def test_measuring_on_another_machine(tracker: tuple[str, int]) -> None:
+    wait_for_device(tracker)
+    functions = [kernel(), calling("abort"), kernel()]
+    with TvmBench(HOST, Remote(*tracker, KEY)) as bench:
+        libraries = bench.build(functions)
+        times = [library and bench.time(function, library) for function, library in zip(functions, libraries)]
+    assert [bool(seconds) for seconds in times] == [True, False, True]
+
+
+def test_a_key_that_the_tracker_does_not_know(tracker: tuple[str, int]) -> None:
+    with pytest.raises(InputError, match="knows no device of key 'pi'"):
+        TvmBench(HOST, Remote(*tracker, "pi"))
+
+
+def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "CONNECT_SECONDS", 2)
+    with pytest.raises(InputError, match=r"127.0.0.1:1: no tracker can be reached"):
+        TvmBench(HOST, Remote("127.0.0.1", 1, KEY))

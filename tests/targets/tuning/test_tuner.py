@@ -1,0 +1,162 @@
+"""The tuner with times that a test gives: what wins, what is measured first, what a failure and a budget cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphopt.targets.tvm import tuner
+from graphopt.targets.tvm.families import Workload, every_plan, families_for, key
+from graphopt.targets.tvm.plans import Plans, default
+from graphopt.targets.tvm.tuner import Candidate, Tuner
+from graphopt.tuning import Budget, Tuned
+from tests.targets.tuning.support import MACHINE, FakeBench, conv, plans_of, records
+
+ALL = Budget(measurements=10_000)
+POINTWISE = conv(32, 32, 12, kernel=1)
+"""One family, and several plans."""
+BOTH = conv(32, 32, 12)
+"""A workload of two families."""
+
+
+def tune(folder: Path, bench: FakeBench, *workloads: Workload, budget: Budget = ALL, **more: Any) -> dict[str, Tuned]:
+    """The results by workload."""
+    kept = records(folder)
+    found = Tuner(plans_of(*workloads, kept=kept), kept, bench, budget, lambda what, done: None, **more).run()
+    return {one.workload: one for one in found}
+
+
+def chosen(folder: Path, workload: Workload) -> str:
+    return str(Candidate(*Plans(MACHINE, records(folder)).choose(workload)))
+
+
+def names(workload: Workload) -> list[str]:
+    return [str(Candidate(f, plan)) for f in families_for(workload) for plan in every_plan(f, workload, MACHINE)]
+
+
+def test_the_fastest_wins_and_is_used_from_then_on(tmp_path: Path) -> None:
+    wanted = "direct convolution 6x2x8"
+    bench = FakeBench(lambda name: 1e-4 if name.startswith(wanted) else 2e-4)
+    found = tune(tmp_path, bench, POINTWISE)[key(POINTWISE)]
+    assert bench.timed[wanted]
+    assert found.best.startswith("conv_direct 6,2,")
+    assert found.best == chosen(tmp_path, POINTWISE) != found.default
+    assert (found.default_seconds, found.best_seconds) == (2e-4, pytest.approx(1e-4))
+    assert found.measured == len(names(POINTWISE))
+
+
+@pytest.mark.parametrize("fast", ["Winograd", "direct"])
+def test_families_compete(tmp_path: Path, fast: str) -> None:
+    bench = FakeBench(lambda name: 1e-4 if name.startswith(fast) else 1.4e-4)
+    found = tune(tmp_path, bench, BOTH)[key(BOTH)]
+    assert fast.lower() in found.best
+    assert fast.lower() in chosen(tmp_path, BOTH)
+
+
+def test_a_family_far_behind_is_measured_no_further(tmp_path: Path) -> None:
+    bench = FakeBench(lambda name: 1e-4 if name.startswith("Winograd") else 9e-4)
+    found = tune(tmp_path, bench, BOTH)[key(BOTH)]
+    direct = sum(name.startswith("direct") for name in bench.timed)
+    assert 0 < direct <= tuner.TOGETHER
+    assert found.measured < len(names(BOTH))
+    assert tune(tmp_path, bench, BOTH)[key(BOTH)].known
+
+
+def test_the_default_stays_where_nothing_is_clearly_faster(tmp_path: Path) -> None:
+    first = str(Candidate(*default(POINTWISE, MACHINE)))
+    bench = FakeBench(lambda name: 1e-4 if name == "direct convolution 3x4x8" else 0.99e-4)
+    assert tune(tmp_path, bench, POINTWISE)[key(POINTWISE)].best == first == chosen(tmp_path, POINTWISE)
+
+
+def test_the_best_of_several_rounds_counts(tmp_path: Path) -> None:
+    """A disturbance lengthens one round's time of the fastest."""
+    calls = {"n": 0}
+
+    def seconds(name: str) -> float:
+        calls["n"] += 1
+        return 1.9e-4 if calls["n"] % 3 else (1e-4 if name.startswith("direct convolution 4x3x8") else 1.5e-4)
+
+    assert tune(tmp_path, FakeBench(seconds), POINTWISE)[key(POINTWISE)].best.startswith("conv_direct 4,3")
+
+
+def test_one_twice_as_slow_is_timed_once(tmp_path: Path) -> None:
+    bench = FakeBench(lambda name: 9e-4 if name.startswith("direct convolution 6x2x8") else 1e-4)
+    tune(tmp_path, bench, POINTWISE)
+    assert bench.timed["direct convolution 6x2x8"] == 1
+    assert bench.timed["direct convolution 4x3x8"] >= tuner.ROUNDS
+
+
+def test_a_candidate_that_fails_costs_only_itself(tmp_path: Path) -> None:
+    bench = FakeBench(lambda name: None if name.startswith("direct convolution 6x2x8") else 1e-4)
+    found = tune(tmp_path, bench, POINTWISE)[key(POINTWISE)]
+    assert 1 <= found.failed < found.measured == len(names(POINTWISE))
+    assert not found.best.startswith("conv_direct 6,2")
+    before = bench.timed.copy()
+    assert tune(tmp_path, bench, POINTWISE)[key(POINTWISE)].known, "what failed is not tried again"
+    assert bench.timed == before
+
+
+def test_a_default_that_fails_loses(tmp_path: Path) -> None:
+    bench = FakeBench(lambda name: None if name == "direct convolution 3x4x8" else 1e-4)
+    found = tune(tmp_path, bench, POINTWISE)[key(POINTWISE)]
+    assert found.default_seconds is None
+    assert chosen(tmp_path, POINTWISE) == found.best != found.default
+
+
+def test_nothing_is_recorded_where_everything_fails(tmp_path: Path) -> None:
+    found = tune(tmp_path, FakeBench(lambda name: None), POINTWISE)[key(POINTWISE)]
+    assert found.failed == found.measured == len(names(POINTWISE))
+    assert len(records(tmp_path)) == 0
+    assert chosen(tmp_path, POINTWISE) == found.default
+
+
+def test_a_budget_of_measurements_goes_where_the_time_goes(tmp_path: Path) -> None:
+    small, large = conv(16, 16, 4, kernel=1), conv(64, 64, 28, kernel=1)
+    bench = FakeBench(lambda name: 1e-4)
+    found = tune(tmp_path, bench, small, *[large] * 9, budget=Budget(measurements=7))
+    assert found[key(large)].calls == 9
+    assert (found[key(small)].measured, found[key(large)].measured) == (1, 6)
+    assert list(found) == [key(large), key(small)]
+
+
+def test_a_small_budget_is_not_overdrawn(tmp_path: Path) -> None:
+    found = tune(tmp_path, FakeBench(lambda name: 1e-4), BOTH, POINTWISE, budget=Budget(measurements=1))
+    assert sum(one.measured for one in found.values()) == 1
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    def bench() -> FakeBench:
+        return FakeBench(lambda name: 1e-4 if name.startswith("direct convolution 6x2x8") else 1.2e-4)
+
+    total = 0
+    for _ in range(20):
+        found = tune(tmp_path, bench(), POINTWISE, budget=Budget(measurements=4))[key(POINTWISE)]
+        total += found.measured
+        if found.known:
+            break
+    assert found.known
+    assert total == len(names(POINTWISE)), "every candidate was measured once in all"
+    assert chosen(tmp_path, POINTWISE).startswith("conv_direct 6,2")
+
+
+def test_a_budget_of_time_ends_in_time(tmp_path: Path) -> None:
+    now = {"seconds": 0.0}
+
+    def seconds(name: str) -> float:
+        now["seconds"] += 1.0
+        return 1e-4
+
+    bench = FakeBench(seconds)
+    found = tune(tmp_path, bench, BOTH, POINTWISE, budget=Budget(seconds=20), clock=lambda: now["seconds"])
+    assert 4 <= now["seconds"] <= 40
+    assert sum(one.measured for one in found.values()) < len(names(BOTH)) + len(names(POINTWISE))
+
+
+def test_the_same_records_give_the_same_plans(tmp_path: Path) -> None:
+    tune(tmp_path, FakeBench(lambda name: 1e-4 * (1 + len(name) % 7)), BOTH, POINTWISE)
+    first, second = (Plans(MACHINE, records(tmp_path)) for _ in range(2))
+    for workload in (BOTH, POINTWISE):
+        assert first.choose(workload) == second.choose(workload)
+    assert first.tuned == {key(BOTH), key(POINTWISE)}
