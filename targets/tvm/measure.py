@@ -80,7 +80,13 @@ class TvmBench:
                 f_export=functools.partial(export, str(self._folder), target.machine),
             )
             last_cache = max(target.l2_kib, target.l3_kib) << 10
-            self._runner = _remote_runner(remote) if remote else _local_runner(last_cache, run_seconds)
+            if remote is None:
+                self._start = functools.partial(_local_runner, last_cache, run_seconds)
+            else:
+                _check_remote(remote)
+                self._start = functools.partial(_remote_runner, remote, run_seconds)
+            self._runner = self._start()
+            self._patience = 2 * run_seconds
         except BaseException:
             self.close()
             raise
@@ -115,11 +121,25 @@ class TvmBench:
         from tvm.s_tir.meta_schedule.runner import RunnerInput
 
         future = self._runner.run([RunnerInput(str(library), "cpu", ArgInfo.from_prim_func(function))])[0]
+        if not self._wait(future):
+            _LOG.info("a candidate does not end, or its machine does not answer")
+            self._runner.pool.shutdown()  # ends the worker that waits
+            self._runner = self._start()
+            return None
         result = future.result()
         if result.error_msg or not result.run_secs:
             _LOG.info("a candidate cannot be run: %s", _last_line(str(result.error_msg)))
             return None
         return min(float(seconds) for seconds in result.run_secs)
+
+    def _wait(self, future: Any) -> bool:
+        """Whether a measurement ends in time. TVM's own limit does not hold where the other machine falls silent."""
+        deadline = time.monotonic() + self._patience
+        while not future.done():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
 
 
 def check_packages(names: Sequence[str]) -> None:
@@ -214,19 +234,21 @@ def evaluate(module: Any, _device: Any, config: Any, arguments: Sequence[Sequenc
 # --- elsewhere
 
 
-def _remote_runner(remote: Remote) -> Any:
+def _remote_runner(remote: Remote, seconds: float) -> Any:
     from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, RPCConfig, RPCRunner
 
-    config = RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=RUN_SECONDS)
-    _check_remote(remote, config)
     return RPCRunner(
-        config,
+        RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=round(seconds)),
         EvaluatorConfig(number=1, repeat=4 * REPEATS, min_repeat_ms=0, enable_cpu_cache_flush=True),
         f_run_evaluator=evaluate_remotely,
     )
 
 
-def _check_remote(remote: Remote, config: Any) -> None:
+def _check_remote(remote: Remote) -> None:
+    """Raise InputError unless the tracker answers and knows a device of that key."""
+    from tvm.s_tir.meta_schedule.runner import RPCConfig
+
+    config = RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=CONNECT_SECONDS)
     where = f"{remote.host}:{remote.port}"
     try:
         socket.create_connection((remote.host, remote.port), CONNECT_SECONDS).close()

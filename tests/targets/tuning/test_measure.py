@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -100,14 +102,18 @@ def tracker() -> Iterator[tuple[str, int]]:
         "tracker = Tracker('127.0.0.1', port=19190, port_end=19990)\n"
         f"server = Server('127.0.0.1', port=20190, port_end=20990, key={KEY!r}, is_proxy=False,\n"
         "                tracker_addr=('127.0.0.1', tracker.port))\n"
-        "print(tracker.port, flush=True); sys.stdin.read(); server.terminate(); tracker.terminate()"
+        "print(tracker.port, flush=True); sys.stdin.read()"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", script]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
     try:
         yield "127.0.0.1", int(process.stdout.readline())
     finally:
-        process.communicate("", timeout=60)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_for_device(address: tuple[str, int]) -> None:
@@ -123,7 +129,7 @@ def wait_for_device(address: tuple[str, int]) -> None:
 def test_measuring_on_another_machine(tracker: tuple[str, int]) -> None:
     wait_for_device(tracker)
     functions = [kernel(), calling("abort"), kernel()]
-    with TvmBench(HOST, Remote(*tracker, KEY)) as bench:
+    with TvmBench(HOST, Remote(*tracker, KEY), run_seconds=SECONDS) as bench:
         libraries = bench.build(functions)
         times = [library and bench.time(function, library) for function, library in zip(functions, libraries)]
     assert [bool(seconds) for seconds in times] == [True, False, True]
