@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from tvm import te, tirx
 
+from graphopt.targets.tvm.concat import part_of
 from graphopt.targets.tvm.kernels import lrn, pooling
 from graphopt.targets.tvm.kernels.pooling import MAX, SUM
 from graphopt.targets.tvm.kernels.windows import Geometry
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.schedule import schedule_function
 from tests.targets.schedule.blocks import blocked, plain
 from tests.targets.schedule.support import execute, placeholder, scheduled
 
@@ -101,3 +103,26 @@ def test_rows_leave_out_the_taps_beside_the_image() -> None:
 def test_geometry_survives_an_annotation() -> None:
     for shape in GEOMETRIES.values():
         assert Geometry.of(shape.numbers()) == shape
+
+
+@pytest.mark.parametrize(("index", "offset"), [(1, 0), (1, 3), (0, 0)])
+def test_a_part_of_a_larger_tensor_is_all_that_is_touched(index: int, offset: int) -> None:
+    """Parameter `index` lies in a tensor of 6 blocks: the kernel has the extents of its own result, which are 2."""
+    shape = GEOMETRIES["as in ResNet"]
+    data = np.random.default_rng(2).standard_normal((2, 16, *shape.space)).astype(np.float32)
+    x = placeholder(blocked(data, LANES).shape)
+    for out in (pooling.pool(x, shape, MAX, AVX2), lrn.square_sums(x, 3)):
+        func = te.create_prim_func([x, out])
+        sizes = [[int(size) for size in tensor.shape] for tensor in (x, out)]
+        (alone,) = execute(schedule_function(func, AVX2), [blocked(data, LANES)], [np.zeros(sizes[1], np.float32)])
+        whole = [*sizes[index][:1], 6, *sizes[index][2:]]
+        sizes[index] = whole
+        given = blocked(data, LANES)
+        if index == 0:
+            given = np.concatenate([given, np.full((2, 4, *whole[2:]), np.nan, np.float32)], axis=1)
+        made = schedule_function(part_of(func, index, whole, 1, offset), AVX2)
+        assert "graphopt.schedule" in made.attrs
+        (found,) = execute(made, [given], [np.zeros(sizes[1], np.float32)])
+        np.testing.assert_array_equal(found[:, offset : offset + 2], alone)
+        others = np.delete(found, [offset, offset + 1], axis=1)
+        np.testing.assert_array_equal(others, np.full_like(others, 7))  # as `execute` fills them
