@@ -26,6 +26,8 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
         return Miss("the weight is empty")
     if not _groups_fit(groups, per_group, outputs, layout.block):
         return Miss("its groups do not fill blocks of channels")
+    if data not in layout and outputs * 2 <= layout.block:
+        return Miss("its result would not fill half a block")
     attributes = {"block": layout.block, "kernel_shape": kernel, "group": groups}
     attributes["strides"] = list(node.attr("strides") or [1] * len(kernel))
     attributes["dilations"] = list(node.attr("dilations") or [1] * len(kernel))

@@ -14,7 +14,7 @@ CONV = {"graphopt::BlockedConv": 1, "graphopt::ToBlocked": 1, "graphopt::FromBlo
 FIRST = {"graphopt::ConvToBlocked": 1, "graphopt::FromBlocked": 1}
 
 
-@pytest.mark.parametrize("outputs", [1, 3, 8, 12, 17, 24])
+@pytest.mark.parametrize("outputs", [5, 8, 12, 17, 24])
 @pytest.mark.parametrize("channels", [1, 3, 8, 12, 17, 24])
 def test_channels(channels: int, outputs: int) -> None:
     text = f"g (float[N,{channels},5,6] X) => (float[N,{outputs},3,4] Y) {{ Y = Conv(X, w, b) }}"
@@ -22,6 +22,15 @@ def test_channels(channels: int, outputs: int) -> None:
     conv = next(node for node in model.graph.nodes if "Conv" in node.op_type)
     assert conv.output.shape == ("N", -(-outputs // 8), 3, 4, 8)
     assert conv.origin == ("Y",)
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 4])
+def test_results_of_few_channels_are_blocked_behind_blocked_ones_only(outputs: int) -> None:
+    text = f"g (float[N,12,5,6] X) => (float[N,{outputs},5,6] Y) {{ Y = Conv(X, w) }}"
+    weights = {"w": noise(outputs, 12, 1, 1), "v": noise(12, 12, 1, 1)}
+    check_declines(BLOCK8, text, "its result would not fill half a block", weights=weights)
+    text = text.replace("{ ", "{ c = Conv(X, v)  ").replace("Conv(X, w)", "Conv(c, w)")
+    blocked(text, {**CONV, "graphopt::BlockedConv": 2}, **weights)
 
 
 @pytest.mark.parametrize("block", [4, 8, 16])
@@ -189,10 +198,9 @@ def test_scales_of_whole_planes_and_of_all_channels() -> None:
 
 
 def test_one_channel_is_not_broadcast_in_a_block() -> None:
-    text = "g (float[N,1,4,5] X) => (float[N,12,4,5] Y) { a = Conv(X, w)  Y = Add(a, s) }"
-    check_pass(
-        BLOCK8, text, weights={"w": noise(1, 1, 1, 1), "s": noise(1, 12, 1, 1)}, ops=None, counts={"nodes blocked": 1}
-    )
+    text = "g (float[N,8,4,5] X) => (float[N,12,4,5] Y) { a = Conv(X, w)  c = Conv(a, v)  Y = Add(c, s) }"
+    weights = {"w": noise(8, 8, 1, 1), "v": noise(1, 8, 1, 1), "s": noise(1, 12, 1, 1)}
+    check_pass(BLOCK8, text, weights=weights, counts={"nodes blocked": 2})
 
 
 def test_operands_that_are_not_understood() -> None:

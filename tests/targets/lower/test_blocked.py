@@ -41,7 +41,7 @@ def has(model: Model, op: str) -> bool:
     return any(node.op == f"graphopt::{op}" for node in model.graph.nodes)
 
 
-@pytest.mark.parametrize("outputs", [1, 8, 17])
+@pytest.mark.parametrize("outputs", [5, 8, 17])
 @pytest.mark.parametrize("channels", [1, 3, 8, 12, 24])
 def test_layout_changes_and_convolutions(channels: int, outputs: int) -> None:
     text = f"""g (float[N,{channels},7,5] X) => (float[N,{outputs},H,W] Y, float[N,{outputs},G,V] Z) {{
@@ -66,6 +66,12 @@ def test_one_and_three_spatial_axes() -> None:
     check(model_of(text, {"w": noise(20, 12, 3)}), {"X": noise(2, 12, 9)})
     text = "g (float[N,3,4,5,6] X) => (float[N,10,4,5,6] Y) { c = Conv <pads = [1,1,1,1,1,1]> (X, w)  Y = Relu(c) }"
     check(model_of(text, {"w": noise(10, 3, 3, 3, 3)}), {"X": noise(1, 3, 4, 5, 6)})
+
+
+def test_one_channel_behind_a_blocked_value() -> None:
+    text = "g (float[N,12,6,5] X) => (float[N,1,6,5] Y) { a = Conv(X, w)  Y = Conv <pads = [1,1,1,1]> (a, v) }"
+    weights = {"w": noise(17, 12, 1, 1), "v": noise(1, 17, 3, 3)}
+    assert has(check(model_of(text, weights), {"X": noise(2, 12, 6, 5)}), "BlockedConv")
 
 
 @pytest.mark.parametrize("block", [4, 16])
