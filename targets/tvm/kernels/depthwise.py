@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,9 @@ from graphopt.targets.tvm.machine import Machine
 
 KERNEL = "conv_depthwise"
 
+UNROLLED_TAPS = 7
+"""Longer filters are left as loops: written out, they would not share more loads than registers hold."""
+
 
 @dataclass(frozen=True)
 class DepthwisePlan:
@@ -35,7 +37,7 @@ def plan_depthwise(workload: ConvWorkload, machine: Machine) -> DepthwisePlan:
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[DepthwisePlan]:
     """The default first."""
-    room = max(4, machine.registers - 2 - workload.spec.kernel[-1])
+    room = max(4, machine.registers - 2 - workload.spec.kernel[workload.geometry.axis])
     most = min(workload.geometry.width, room, machine.accumulators)
     return [DepthwisePlan(columns) for columns in dict.fromkeys(max(1, most - less) for less in (0, 2, 4, 6))]
 
@@ -105,7 +107,7 @@ def _tile(fused: Fused, workload: ConvWorkload, place: Sequence[Any], run: Run, 
                 T.buffer_store(tile, tile[at] + value, [at])
 
     # Written out along the row, so that neighbouring positions share the data that they both read.
-    unroll = math.prod(workload.spec.kernel[-1:]) <= 7
+    unroll = workload.spec.kernel[geometry.axis] <= UNROLLED_TAPS
     geometry.visit_taps(run, row, column, products, unroll=unroll)
     for position in range(run.length):
         with nest.vectorized(lanes) as lane:

@@ -10,6 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
 from graphopt.targets.tvm.kernels.conv import reduce_axis
+from graphopt.targets.tvm.kernels.depthwise import UNROLLED_TAPS
 from graphopt.targets.tvm.kernels.direct import read_inside
 from graphopt.targets.tvm.kernels.nest import Fused, long
 from graphopt.targets.tvm.kernels.windows import Geometry, Place, Run, for_tiles
@@ -17,9 +18,6 @@ from graphopt.targets.tvm.machine import Machine
 
 KERNEL = "pool"
 MAX, SUM = 0, 1
-
-UNROLLED_TAPS = 7
-"""Longer windows are left as loops: written out, they would not share more loads than registers hold."""
 
 
 def pool(data: te.Tensor, geometry: Geometry, kind: int, machine: Machine) -> te.Tensor:
@@ -80,7 +78,7 @@ def _tile(
                 value = data[*place, *source(position), lane]
                 T.buffer_store(tile, tirx.max(tile[at], value) if kind == MAX else tile[at] + value, [at])
 
-    geometry.visit_taps(run, row, column, combine, unroll=geometry.kernel[-1] <= UNROLLED_TAPS)
+    geometry.visit_taps(run, row, column, combine, unroll=geometry.kernel[geometry.axis] <= UNROLLED_TAPS)
     for position in range(run.length):
         with nest.vectorized(lanes) as lane:
             index = [*place, *geometry.position(row, column + position), lane]

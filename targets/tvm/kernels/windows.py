@@ -52,14 +52,22 @@ class Geometry:
         return plain and all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
 
     @property
+    def axis(self) -> int:
+        """The axis that rows run along: the last one that is more than a single position under a single tap."""
+        axis = len(self.space) - 1
+        while axis > 0 and (self.space[axis], self.kernel[axis], self.begin[axis], self.end[axis]) == (1, 1, 0, 0):
+            axis -= 1
+        return axis
+
+    @property
     def rows(self) -> int:
         """Rows of an output image."""
-        return 1 if self.is_pointwise else math.prod(self.out_space[:-1])
+        return 1 if self.is_pointwise else math.prod(self.out_space[: self.axis])
 
     @property
     def width(self) -> int:
         """Positions in a row."""
-        return math.prod(self.out_space) if self.is_pointwise else self.out_space[-1]
+        return math.prod(self.out_space) if self.is_pointwise else self.out_space[self.axis]
 
     def numbers(self) -> list[int]:
         """As integers for an annotation."""
@@ -75,12 +83,18 @@ class Geometry:
     # --- positions
 
     def row_indices(self, row: Any) -> list[Any]:
-        """The output indices of a row on all axes but the last."""
-        return unflatten(row, self.out_space[:-1]) if len(self.space) > 1 and not self.is_pointwise else []
+        """The output indices of a row on all axes before its own."""
+        return unflatten(row, self.out_space[: self.axis]) if self.axis > 0 and not self.is_pointwise else []
 
     def position(self, row: Any, column: Any) -> list[Any]:
         """The output indices of a column of a row."""
-        return unflatten(column, self.out_space) if self.is_pointwise else [*self.row_indices(row), column]
+        if self.is_pointwise:
+            return unflatten(column, self.out_space)
+        return [*self.row_indices(row), column, *self._behind()]
+
+    def _behind(self) -> list[Any]:
+        """The only index of each axis behind that of the rows."""
+        return [long(0)] * (len(self.space) - 1 - self.axis)
 
     def runs(self, columns: int) -> list[Run]:
         """The tiles of a row from left to right, those that are alike together."""
@@ -102,13 +116,16 @@ class Geometry:
     def _inside(self, first: int, length: int) -> tuple[tuple[int, ...], ...]:
         if self.is_pointwise:
             return (tuple(range(length)),)
+        axis = self.axis
         return tuple(
             tuple(
                 column
                 for column in range(length)
-                if 0 <= (first + column) * self.strides[-1] + tap * self.dilations[-1] - self.begin[-1] < self.space[-1]
+                if 0
+                <= (first + column) * self.strides[axis] + tap * self.dilations[axis] - self.begin[axis]
+                < self.space[axis]
             )
-            for tap in range(self.kernel[-1])
+            for tap in range(self.kernel[axis])
         )
 
     # --- loops
@@ -131,14 +148,17 @@ class Geometry:
             flat: Any = long(0)
             for axis, tap in enumerate(outer):
                 flat = flat * self.kernel[axis] + tap
-            self._along_row(run, column, places, flat * self.kernel[-1], visit, unroll)
+            self._along_row(run, column, places, flat * self.kernel[self.axis], visit, unroll)
 
         self._leading(0, lead, [], along_row)
 
     def _along_row(self, run: Run, column: Any, places: list[Any], flat: Any, visit: Visit, unroll: bool) -> None:
+        axis = self.axis
+
         def one(tap: Any, positions: tuple[int, ...]) -> None:
             def place(offset: int) -> list[Any]:
-                return [*places, (column + offset) * self.strides[-1] + tap * self.dilations[-1] - self.begin[-1]]
+                here = (column + offset) * self.strides[axis] + tap * self.dilations[axis] - self.begin[axis]
+                return [*places, here, *self._behind()]
 
             visit(flat + tap, positions, place)
 
@@ -152,7 +172,7 @@ class Geometry:
                 one(long(tap), positions)
 
     def _leading(self, axis: int, lead: list[Any], taps: list[Any], inner: Callable[[list[Any]], None]) -> None:
-        """Loops over the taps of all axes but the last, cut to those inside the image."""
+        """Loops over the taps of all axes before the row's, cut to those inside the image."""
         if axis == len(lead):
             inner(taps)
             return
@@ -175,7 +195,7 @@ class Geometry:
 class Run:
     """Tiles of one length in a row that meet the image's edges alike.
 
-    `taps[k]` holds the tile's columns for which tap k of the last axis lies inside the image.
+    `taps[k]` holds the tile's columns for which tap k of the row's axis lies inside the image.
     """
 
     first: int

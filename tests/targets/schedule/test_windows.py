@@ -25,6 +25,7 @@ GEOMETRIES = {
     "as in SqueezeNet": Geometry((3, 3), (2, 2), (1, 1), (0, 0), (1, 1), (10, 10)),
     "dilated": Geometry((2, 3), (1, 2), (3, 2), (1, 2), (2, 1), (9, 8)),
     "one axis": Geometry((5,), (1,), (1,), (2,), (2,), (9,)),
+    "one axis written as two": Geometry((3, 1), (2, 1), (1, 1), (1, 0), (1, 0), (9, 1)),
     "one position": Geometry((2, 2), (2, 2), (1, 1), (0, 0), (0, 0), (2, 2)),
     "a long window": Geometry((1, 9), (1, 1), (1, 1), (0, 4), (0, 4), (3, 20)),
 }
