@@ -34,6 +34,32 @@ def concat(node: Node, layout: Layout) -> Plan | Miss:
     return same_op(node, [layout.blocked(value) for value in pieces], layout, axis=axis)
 
 
+def depth_to_space(node: Node, layout: Layout) -> Plan | Miss:
+    """DepthToSpace of two spatial axes, where the channels of each place fill their blocks: whole blocks are moved."""
+    data = node.inputs[0]
+    if data is None or data not in layout:
+        return NOTHING
+    if not is_image(node.output) or not is_image(data):
+        return UNKNOWN
+    if channels_of(node.output) % layout.block or (node.attr("mode", "DCR") or "DCR") != "DCR":
+        return _PARTIAL
+    factor = int(node.attr("blocksize"))
+    assert data.shape is not None
+    _, _, height, width = data.shape
+    assert isinstance(height, int)
+    assert isinstance(width, int)
+    blocks, lanes = channels_of(node.output) // layout.block, layout.block
+
+    def make(rewriter: Rewriter) -> Sequence[Value | None]:
+        apart = _ints(rewriter, [0, factor, factor, blocks, height, width, lanes], node, "apart")
+        pieces = rewriter.op("Reshape", [layout[data], apart]).output
+        turned = rewriter.op("Transpose", [pieces], {"perm": [0, 3, 4, 1, 5, 2, 6]}).output
+        together = _ints(rewriter, [0, blocks, height * factor, width * factor, lanes], node, "together")
+        return [rewriter.op("Reshape", [turned, together], types=[layout.type_of(node.output)]).output]
+
+    return make
+
+
 def split(node: Node, layout: Layout) -> Plan | Miss:
     """Split of spatial axes, or of channels into whole blocks."""
     data = node.inputs[0]

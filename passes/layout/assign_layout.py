@@ -25,6 +25,7 @@ RULES: dict[str, Rule] = {
     "LRN": _norm.lrn,
     "Concat": _axes.concat,
     "Split": _axes.split,
+    "DepthToSpace": _axes.depth_to_space,
     "Resize": _axes.resize,
     "Pad": _axes.pad,
     "Slice": _axes.slice_,
