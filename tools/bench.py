@@ -112,8 +112,8 @@ def _key(row: dict[str, Any]) -> tuple[str, int, int]:
 
 
 def _jobs(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[Job]:
-    """What is left to measure."""
-    known = {_key(row) for row in done}
+    """What is left to measure: also what failed before."""
+    known = {_key(row) for row in done if not row["failures"]}
     jobs = []
     for name in options.models or SUITE:
         for batch in options.batches if name in SUITE else (1,):
@@ -178,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
         default="wall",
         help="cpu: the process's time on processors, which other programs do not lengthen; for one thread alone",
     )
-    parser.add_argument("--resume", action="store_true", help="keep what FILE.json has and measure what it lacks")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what FILE.json has; measure what it lacks or failed"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("bench"), help="FILE, without its suffix")
     return parser
 

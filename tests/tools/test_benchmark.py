@@ -181,6 +181,14 @@ def test_measured_again_means_replaced() -> None:
     ]
 
 
+def test_going_on_means_what_is_lacking_and_what_failed(small: Path) -> None:
+    options = bench._parser().parse_args(["magika", str(small)])
+    done = [row("magika", 1), row("magika", 2), row("magika", 1, 8), row("small", 1)]
+    done[1]["failures"] = {"graphopt": "once"}
+    jobs = [(job.name, job.batch, job.threads) for job in bench._jobs(options, done)]
+    assert jobs == [("magika", 1, (2,)), ("magika", 8, (2,)), ("small", 1, (2,))]
+
+
 # --- measuring
 
 
