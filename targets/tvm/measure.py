@@ -1,6 +1,7 @@
 """Measures kernels in processes of their own, with the builder and the runners of TVM's MetaSchedule.
 
-A kernel that crashes its compiler or itself, or does not end, costs one measurement: the worker is started anew.
+A kernel that crashes its compiler or itself, or does not end, costs one measurement: the worker is started anew. Only
+the RPC server of another machine does not survive a kernel that crashes.
 
 Here, a kernel runs on one thread (tiles are made for one core), and the processor time of that thread counts: other
 programs disturb it far less than wall time. Its packed operand is another copy at each call, as in a network, where
@@ -63,7 +64,8 @@ class Bench(Protocol):
 class TvmBench:
     """Builds here, runs here or at the `remote`. To be used in a `with` statement.
 
-    Raises CompileError when a package is missing, InputError when the remote cannot be reached.
+    Raises CompileError when a package is missing or the remote's device goes away, InputError when the remote cannot
+    be reached.
     """
 
     def __init__(self, target: Target, remote: Remote | None = None, run_seconds: float = RUN_SECONDS) -> None:
@@ -80,13 +82,10 @@ class TvmBench:
                 f_export=functools.partial(export, str(self._folder), target.machine),
             )
             last_cache = max(target.l2_kib, target.l3_kib) << 10
-            if remote is None:
-                self._start = functools.partial(_local_runner, last_cache, run_seconds)
-            else:
-                _check_remote(remote)
-                self._start = functools.partial(_remote_runner, remote, run_seconds)
-            self._runner = self._start()
+            self._runner = _remote_runner(remote, run_seconds) if remote else _local_runner(last_cache, run_seconds)
             self._patience = 2 * run_seconds
+            self._remote = remote
+            self._failures = 0
         except BaseException:
             self.close()
             raise
@@ -121,25 +120,38 @@ class TvmBench:
         from tvm.s_tir.meta_schedule.runner import RunnerInput
 
         future = self._runner.run([RunnerInput(str(library), "cpu", ArgInfo.from_prim_func(function))])[0]
-        if not self._wait(future):
-            _LOG.info("a candidate does not end, or its machine does not answer")
-            self._runner.pool.shutdown()  # ends the worker that waits
-            self._runner = self._start()
-            return None
+        self._wait(future)
         result = future.result()
         if result.error_msg or not result.run_secs:
             _LOG.info("a candidate cannot be run: %s", _last_line(str(result.error_msg)))
+            self._failures += 1
+            self._check_device()
             return None
+        self._failures = 0
         return min(float(seconds) for seconds in result.run_secs)
 
-    def _wait(self, future: Any) -> bool:
-        """Whether a measurement ends in time. TVM's own limit does not hold where the other machine falls silent."""
+    def _check_device(self) -> None:
+        """TVM's RPC server ends with the kernel that crashes it: what fails from then on says nothing of kernels."""
+        if self._remote is not None and self._failures > 1:
+            raise CompileError(
+                "the device does not answer any more",
+                where=f"{self._remote.host}:{self._remote.port}, key {self._remote.key}",
+                remedy="start its server again: a kernel may have crashed it; what was recorded before is kept",
+            )
+
+    def _wait(self, future: Any) -> None:
+        """Wait until a measurement ends, and end it if the other machine falls silent: TVM has no limit for that.
+
+        The worker's process is ended by hand: the pool itself would wait for what the worker does not say.
+        """
         deadline = time.monotonic() + self._patience
         while not future.done():
             if time.monotonic() > deadline:
-                return False
+                for worker in self._runner.pool._worker_map.values():
+                    if worker._proc is not None:
+                        worker._proc.kill()
+                deadline += self._patience
             time.sleep(0.005)
-        return True
 
 
 def check_packages(names: Sequence[str]) -> None:
@@ -237,6 +249,7 @@ def evaluate(module: Any, _device: Any, config: Any, arguments: Sequence[Sequenc
 def _remote_runner(remote: Remote, seconds: float) -> Any:
     from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, RPCConfig, RPCRunner
 
+    _check_remote(remote)
     return RPCRunner(
         RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=round(seconds)),
         EvaluatorConfig(number=1, repeat=4 * REPEATS, min_repeat_ms=0, enable_cpu_cache_flush=True),
