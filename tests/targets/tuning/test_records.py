@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import CompileError
-from graphopt.targets.tvm.records import Record, Trial, append_line, canonical, file_name, read_folder
+from graphopt.targets.tvm.records import SHIPPED, Record, Trial, append_line, canonical, file_name, read_folder
 from tests.targets.tuning.support import TARGET, conv, record, records
 
 FAST = Trial("conv_direct", 1, (3, 2, 1), 1e-4)
@@ -132,3 +132,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CompileError, match="records of tuning cannot be written"):
         records(tmp_path / "file" / "folder").add(record(conv(), FAST))
+
+
+def test_what_ships_can_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    shipped = list(read_folder(SHIPPED))
+    assert shipped
+    assert not caplog.records
+    for made in shipped:
+        _, cpu, bits, _, cores, *_ = made.target.split()
+        assert list(SHIPPED.glob(f"{cpu}-{bits}-{cores}c-*.jsonl")), "one file a target"
