@@ -117,7 +117,7 @@ def _jobs(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[J
     jobs = []
     for name in options.models or SUITE:
         for batch in options.batches if name in SUITE else (1,):
-            job = Job(name, batch, (), options.runs, options.seconds, options.target, options.clock)
+            job = Job(name, batch, (), options.runs, options.seconds, options.target, options.clock, options.tune)
             threads = tuple(count for count in options.threads if (job.name, batch, count) not in known)
             if threads:
                 jobs.append(dataclasses.replace(job, threads=threads))
@@ -172,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=200, help="timed runs of each at most (default: 200)")
     parser.add_argument("--seconds", type=float, default=15, help="no new round after so long (default: 15)")
     parser.add_argument("--target", default="host")
+    parser.add_argument(
+        "--tune", default="off", help="off (default): untuned; records: as measured before; or a budget, as 5m"
+    )
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),

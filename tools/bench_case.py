@@ -36,7 +36,8 @@ class Job:
     """What to measure. `model`: a name of the suite or a file (whose own shapes are kept then, and `batch` is 1).
 
     `runs`: timed runs of each runtime at most; `seconds`: no new round after so long. `clock`: "wall", or "cpu" for
-    the processor time of each process.
+    the processor time of each process. `tune`: "off" for the closed forms alone, "records" for the measurements at
+    hand, or a budget.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Job:
     seconds: float
     target: str
     clock: str = "wall"
+    tune: str = "off"
 
     @property
     def name(self) -> str:
@@ -61,7 +63,7 @@ def measure(job: Job) -> list[dict[str, Any]]:
         in_suite = job.model in suite.SUITE
         onnx.save(suite.fixed(job.model, job.batch) if in_suite else onnx.load(job.model), path)
         failures: dict[str, str] = {}
-        compiling = _compile(path, folder / "model.gopt", job.target, failures)
+        compiling = _compile(path, folder / "model.gopt", job, failures)
         sample = inputs.generate(io.load(path))
         if in_suite and job.batch > 1:
             suite.check_rebatched(job.model, onnx.load(path), sample.inputs)
@@ -71,6 +73,7 @@ def measure(job: Job) -> list[dict[str, Any]]:
             "batch": job.batch,
             "shapes": {port: list(array.shape) for port, array in sample.inputs.items()},
             "clock": job.clock,
+            "tune": job.tune,
             "compile": compiling,
         }
         return [
@@ -79,11 +82,12 @@ def measure(job: Job) -> list[dict[str, Any]]:
         ]
 
 
-def _compile(path: Path, artifact: Path, target: str, failures: dict[str, str]) -> dict[str, Any] | None:
+def _compile(path: Path, artifact: Path, job: Job, failures: dict[str, str]) -> dict[str, Any] | None:
     """Seconds and peak memory (bytes, of the largest process) of compiling; None if that failed."""
     start = time.perf_counter()
     try:
-        graphopt.compile(path, target=target).save(artifact)
+        tune = None if job.tune == "records" else job.tune
+        graphopt.compile(path, target=job.target, tune=tune).save(artifact)
     except graphopt.GraphOptError as error:
         failures[peers.OURS] = f"{type(error).__name__}: {error}"
         return None
