@@ -1,4 +1,4 @@
-"""Each command does its job on a small model, for people and for machines."""
+"""Each command does its job on a small model, for people and for machines (`tune` in its own file)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,20 @@ from graphopt.cli.app import app
 from tests.cli.conftest import Run, mlp_weights
 from tests.helpers import model_of, ops
 
-COMMANDS = ["compile", "optimize", "run", "bench", "verify", "inspect", "diff", "bisect", "passes", "targets", "demo"]
+COMMANDS = [
+    "compile",
+    "tune",
+    "optimize",
+    "run",
+    "bench",
+    "verify",
+    "inspect",
+    "diff",
+    "bisect",
+    "passes",
+    "targets",
+    "demo",
+]
 
 
 def test_help_names_every_command_and_shows_examples(run: Run) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import UnsupportedError
+from graphopt.operators import DOMAIN, OPERATORS
 from graphopt.targets.tvm.converters import find, operators
 from graphopt.targets.tvm.lower import lower, unsupported
 from tests.helpers import model_of
@@ -88,5 +89,7 @@ def test_every_converter_is_of_a_known_operator() -> None:
     import onnx.defs
 
     known = {schema.name for schema in onnx.defs.get_all_schemas()}
+    known |= {f"{DOMAIN}::{name}" for name in OPERATORS}
     assert set(operators()) <= known
+    assert {f"{DOMAIN}::{name}" for name in OPERATORS} <= set(operators())
     assert len(operators()) > 130
