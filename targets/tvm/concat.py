@@ -133,7 +133,7 @@ def _place(
             seen = sum(argument.same_as(piece) for argument in binding.value.args[1].fields)
             if made_by is not None and seen == 1 and piece not in places and isinstance(piece, relax.DataflowVar):
                 readers = [use for use in uses[piece] if use is None or use.var not in places]
-                if all(use is not None and _may_read(use, piece, start, mod) for use in readers):
+                if all(use is not None and _may_read(use, start, mod) for use in readers):
                     if _is_concat(made_by, mod) and int(mod[_callee(made_by.value)].attrs[CONCAT]) == axis:
                         pending.append((piece, start))
                     elif (callee := _callee(made_by.value)) is not None and _may_write(mod[callee]):
@@ -141,7 +141,7 @@ def _place(
             start += size
 
 
-def _may_read(reader: relax.VarBinding, piece: Any, offset: int, mod: tvm.IRModule) -> bool:
+def _may_read(reader: relax.VarBinding, offset: int, mod: tvm.IRModule) -> bool:
     """A kernel can be told that its operand is a part of something larger.
 
     The loop nests of kernel families address their operands themselves, so that the part has to be at the beginning.

@@ -202,8 +202,6 @@ def width_of_block(workload: ConvWorkload, channel_block: Any) -> Any:
     count, rest = divmod(workload.group_in, workload.lanes)
     if rest == 0:
         return workload.lanes
-    if isinstance(channel_block, int):
-        return workload.lanes if channel_block < count else rest
     return tirx.Select(channel_block < count, long(workload.lanes), long(rest))
 
 

@@ -98,7 +98,7 @@ def tiling(workload: ConvWorkload, outputs: int) -> Tiling:
 
 def out_space(workload: ConvWorkload) -> tuple[int, int]:
     """Height and width of the result."""
-    height, width = (int(workload.spec.out_size(axis, size)) for axis, size in enumerate(workload.space))
+    height, width = workload.geometry.out_space
     return height, width
 
 

@@ -15,6 +15,7 @@ from graphopt.targets.tvm.kernels.direct import ConvWorkload
 from graphopt.targets.tvm.kernels.toom_cook import POINTS, transforms
 from graphopt.targets.tvm.kernels.winograd import WinogradPlan
 from graphopt.targets.tvm.machine import Machine
+from tests.targets.schedule.blocks import blocked, plain
 from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
 
 AVX2 = Machine(32, 16, 2, 32 << 10, 512 << 10)
@@ -35,20 +36,6 @@ def workload_of(
     """`pads` in ONNX's order: top, left, bottom, right."""
     spec = ConvSpec(outputs, inputs, (3, 3), (1, 1), (1, 1), pads[:2], pads[2:])
     return ConvWorkload(spec, batch, space, lanes)
-
-
-def blocked(array: np.ndarray, lanes: int, fill: float) -> np.ndarray:
-    """N, C, H, W as N, C/v, H, W, v with `fill` in the lanes beyond the last channel."""
-    n, c, h, w = array.shape
-    blocks = -(-c // lanes)
-    full = np.full((n, blocks * lanes, h, w), fill, np.float32)
-    full[:, :c] = array
-    return np.ascontiguousarray(full.reshape(n, blocks, lanes, h, w).transpose(0, 1, 3, 4, 2))
-
-
-def plain(array: np.ndarray, channels: int) -> np.ndarray:
-    n, blocks, h, w, v = array.shape
-    return array.transpose(0, 1, 4, 2, 3).reshape(n, blocks * v, h, w)[:, :channels]
 
 
 def reference(data: np.ndarray, weight: np.ndarray, spec: ConvSpec) -> np.ndarray:
