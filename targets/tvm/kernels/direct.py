@@ -126,17 +126,28 @@ def _tile_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
     return 4 * workload.depth * plan.vectors * workload.lanes
 
 
-def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
-    """Blocks of input channels whose weights half fill the first-level cache; 0 where a tile's weights need no chunks.
+def _sums_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
+    """Sums of a tile of output channels over an image."""
+    geometry = workload.geometry
+    return 4 * geometry.rows * geometry.width * plan.vectors * workload.lanes
 
-    That is where they and the data share the second-level cache, or few tiles pass to use them again.
+
+def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
+    """Blocks of input channels whose weights nearly fill the first-level cache; 0 where a tile needs no chunks.
+
+    It needs them where its weights leave the data no room in the second-level cache, and gains by them where the sums
+    that wait take little room in the first. Where few tiles pass, weights are hardly used again at all.
     """
     geometry = workload.geometry
     tiles = geometry.rows * -(-geometry.width // plan.columns)
     full, rest = divmod(workload.group_in, workload.lanes)
-    if not workload.blocked or rest or tiles < 4 or _tile_bytes(workload, plan) <= machine.l2_bytes // 4:
+    if not workload.blocked or rest or tiles < 4:
         return 0
-    most = machine.l1_bytes // 2 * full // _tile_bytes(workload, plan)
+    weights = _tile_bytes(workload, plan)
+    small = _sums_bytes(workload, plan) <= machine.l1_bytes // 4
+    if weights <= (machine.l1_bytes if small else machine.l2_bytes // 4):
+        return 0
+    most = machine.l1_bytes * 3 // 4 * full // weights
     return max((size for size in range(1, max(1, most) + 1) if full % size == 0), default=0)
 
 
@@ -144,15 +155,21 @@ def _cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float
     """Cycles for one step of the reduction over a row and all channels of a group: what ports and latency allow.
 
     Two multiply-adds and two loads a cycle, results after four cycles. Each load also takes a slot of the decoder, a
-    broadcast a little more, and weights that do not fit into the first-level cache come later.
+    broadcast a little more, and weights that do not fit into the first-level cache come later. With chunks, the sums
+    are loaded and stored for each.
     """
-    near = _tile_bytes(workload, plan) <= machine.l1_bytes // 3 or _chunk(workload, plan, machine)
-    far = 0.0 if near else 0.15
+    chunk = _chunk(workload, plan, machine)
+    far = 0.0 if chunk or _tile_bytes(workload, plan) <= machine.l1_bytes // 3 else 0.1
+    exchange = 0.0
+    if chunk:
+        steps = chunk * workload.lanes * workload.geometry.taps
+        exchange = (2 if _sums_bytes(workload, plan) <= machine.l1_bytes // 4 else 4) / steps
     total = 0.0
     for _, columns, across in even_split(workload.geometry.width, plan.columns):
         for _, vectors, down in even_split(workload.blocks, plan.vectors):
             busy = max(columns * vectors / 2, 4, (columns + vectors) / 2)
-            total += across * down * (busy + 0.14 * columns + (0.1 + far) * vectors)
+            loads = 0.14 * columns + (0.1 + far) * vectors + exchange * columns * vectors
+            total += across * down * (busy + loads)
     return total
 
 

@@ -15,6 +15,10 @@ from graphopt.targets.tvm.kernels.nest import Fused, even_split, long
 from graphopt.targets.tvm.kernels.windows import Place, Run, for_tiles
 from graphopt.targets.tvm.machine import Machine
 
+LINE = 16
+"""Elements of a cache line."""
+FEW_POSITIONS = 1024
+"""Output positions up to which weights are used so little that waiting for them shows."""
 PIECES = 64
 """Parallel iterations to aim at, so that the static split over any usual number of cores is even."""
 
@@ -33,12 +37,13 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the reduction: which of `count`, and where the sums of the rows of a group wait in between."""
+    """A part of the reduction: which of `count`, for `rows` rows from `first_row` on, whose sums wait in `sums`."""
 
     index: Any
     count: int
     sums: Any
     first_row: Any
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class _Nest:
             sums = T.alloc_buffer((height * geometry.width * self.plan.vectors * lanes,), "float32")
             first = group * height
             with nest.serial(parts) as part, nest.serial(T.min(long(height), geometry.rows - first)) as row:
-                here = Part(part, parts, sums, image * geometry.rows + first)
+                here = Part(part, parts, sums, image * geometry.rows + first, height)
                 self._piece(runs, tile, image * geometry.rows + first + row, 0, 1, here)
 
     def _tiles_of_a_group(self) -> int:
@@ -201,6 +206,8 @@ class _Nest:
         geometry = self.workload.geometry
         step = self.workload.lanes if self.workload.blocked else 1
 
+        self._prefetch(tile, channel, row, column)
+
         def products(tap: Any, positions: tuple[int, ...], place: Place) -> None:
             def read(position: int, part: Any) -> Any:
                 return self._read(row // geometry.rows, source + channel, place(position), part)
@@ -208,6 +215,29 @@ class _Nest:
             self._multiply(tile, positions, read, channel * (step * geometry.taps) + tap * width, width)
 
         geometry.visit_taps(tile.run, row % geometry.rows, column, products)
+
+    def _prefetch(self, tile: Tile, channel: Any, row: Any, column: Any) -> None:
+        """Ask for this tile's share of the weights of the next pass over the rows: they follow those of this one.
+
+        They come from memory, which would be idle while all tiles but the first find their weights in cache.
+        """
+        geometry, lanes = self.workload.geometry, self.workload.lanes
+        blocks = self.plan.chunk or self.workload.group_in // lanes
+        rows = tile.part.rows if tile.part else geometry.rows
+        positions = rows * geometry.width
+        if not self.workload.blocked or not blocks or self.plan.rows_outside or positions > FEW_POSITIONS:
+            return
+        size = blocks * lanes * geometry.taps * tile.size * lanes
+        lines = -(-size // LINE)
+        first_row = tile.part.first_row if tile.part else row // geometry.rows * geometry.rows
+        share = ((row - first_row) * geometry.width + column) * lines // positions
+        each = -(-lines * tile.run.length // (positions * blocks))
+        start = tile.block * (self.workload.depth * lanes)
+        passes, block = (tile.part.index, channel - tile.part.index * blocks) if tile.part else (0, channel)
+        for line in range(each):
+            at = T.min(share + block * each + line, long(lines - 1)) * LINE
+            address = T.address_of(self.fused.inputs[1][start + (passes + 1) * size + at])
+            T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 2, 1))
 
     def _read(self, n: Any, channel: Any, where: list[Any], part: Any) -> Any:
         data = self.fused.inputs[0]
