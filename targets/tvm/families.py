@@ -64,7 +64,7 @@ class Direct:
     """Convolution as it is written: a register tile summed over channels and taps."""
 
     name = "conv_direct"
-    version = 1
+    version = 2
 
     def applies(self, workload: Workload) -> bool:
         return isinstance(workload, ConvWorkload) and not is_depthwise(workload)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
+from tvm import te
 
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.context import Context
@@ -13,6 +15,7 @@ from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvSpec
 from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.nest import long
 
 
 @converter("graphopt::BlockedConv")
@@ -26,7 +29,9 @@ def conv_to_blocked(c: Call) -> Operand:
 
 
 def _convolution(c: Call, *, blocked: bool) -> Operand:
-    work = _workload(c, blocked)
+    work, data = _workload(c, blocked), c[0]
+    if blocked and work.geometry.is_subsampled:
+        data, work = _subsampled(c.ctx, data, work)
     family, plan = c.ctx.plans.choose(work)
     weight = c[1]
 
@@ -38,7 +43,7 @@ def _convolution(c: Call, *, blocked: bool) -> Operand:
     packed = Operand(weight.dtype, family.packed_shape(work, plan), read=read, name=weight.name)
     result = c.ctx.te(
         lambda x, w: family.compute(x, w, work, plan),
-        c[0],
+        data,
         packed,
         name="conv" + "x".join(str(size) for size in weight.shape[2:]),
         attributes={"op_pattern": OUT_EWISE_FUSABLE},
@@ -65,6 +70,27 @@ def _workload(c: Call, blocked: bool) -> ConvWorkload:
     )
     batch = data.shape[0] if isinstance(data.shape[0], int) else None
     return ConvWorkload(spec, batch, tuple(int(size) for size in space), int(c.attr("block")), blocked)
+
+
+def _subsampled(ctx: Context, data: Operand, work: ConvWorkload) -> tuple[Operand, ConvWorkload]:
+    """The positions that a pointwise convolution with strides reads, for one without.
+
+    To copy them is little beside the products, which then run along one long row of neighbours.
+    """
+    strides, space = work.spec.strides, work.geometry.out_space
+    shape = [*data.shape[:2], *space, work.lanes]
+
+    def element(x: te.Tensor, *index: Any) -> Any:
+        n, block, *where, lane = index
+        return x(n, block, *(place * stride for place, stride in zip(where, strides, strict=True)), lane)
+
+    few = ctx.te(
+        lambda x: te.compute([x.shape[0], *map(long, shape[1:])], lambda *index: element(x, *index), name="subsample"),
+        data,
+        name="subsample",
+    )
+    spec = dataclasses.replace(work.spec, strides=(1,) * len(space))
+    return few, dataclasses.replace(work, spec=spec, space=space)
 
 
 def _with_bias(ctx: Context, data: Operand, bias: Operand | None, work: ConvWorkload, dtype: str) -> Operand:

@@ -84,14 +84,14 @@ class ConvWorkload:
 class DirectPlan:
     """How a workload is computed: the register tile, and the order of loops around it.
 
-    With `rows_outside`, all output channels of a piece of a row follow each other and the data stays in cache;
-    otherwise a tile's weights do, while all rows pass. With a `chunk`, the rows of an image pass once for each so many
+    With `bands`, an image is cut into so many, and all output channels of one follow each other while its data stays in
+    cache; otherwise a tile's weights do, while all images pass. With a `chunk`, the rows pass once for each so many
     blocks of input channels, whose weights then stay in the first-level cache; the sums wait in memory in between.
     """
 
     columns: int
     vectors: int
-    rows_outside: bool = False
+    bands: int = 0
     chunk: int = 0
 
     def to_ints(self) -> tuple[int, ...]:
@@ -101,15 +101,20 @@ class DirectPlan:
 def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
     """The tile that needs the fewest cycles by a count of multiply-adds, loads and latency."""
     best = min(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan, machine))
-    return dataclasses.replace(best, chunk=_chunk(workload, best, machine))
+    chunk = _chunk(workload, best, machine)
+    return dataclasses.replace(best, bands=_bands(workload, best, machine), chunk=chunk)
 
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
     """The default first, and what else may be faster: the best tiles by the same count, in other orders of loops."""
     best = sorted(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan, machine))[:6]
-    chunked = [dataclasses.replace(plan, chunk=_chunk(workload, plan, machine)) for plan in best]
-    outside = [dataclasses.replace(plan, rows_outside=True) for plan in best]
-    return list(dict.fromkeys([*chunked, *best, *outside]))
+    cut = max(1, -(-_data_bytes(workload) // (machine.l2_bytes // 2)))
+    found = []
+    for bands, chunked in ((0, True), (cut, False), (0, False), (4 * cut, False), (cut, True)):
+        for plan in best:
+            chunk = _chunk(workload, plan, machine) if chunked else 0
+            found.append(dataclasses.replace(plan, bands=bands, chunk=chunk))
+    return list(dict.fromkeys([plan_direct(workload, machine), *found]))
 
 
 def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
@@ -124,6 +129,26 @@ def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 def _tile_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
     """Weights of a tile of output channels."""
     return 4 * workload.depth * plan.vectors * workload.lanes
+
+
+def _data_bytes(workload: ConvWorkload) -> int:
+    """What an image holds."""
+    return 4 * workload.spec.in_channels * math.prod(workload.space)
+
+
+def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
+    """Bands whose data half fill the second-level cache; 0 where more would have to be read again by them.
+
+    Without bands, all data passes once for each tile of output channels; with them, all weights for each band.
+    """
+    batch, data = workload.batch or 1, _data_bytes(workload)
+    near = machine.l2_bytes // 2
+    tiles = sum(count for _, _, count in even_split(workload.blocks, plan.vectors))
+    bands = max(1, -(-data // near))
+    weights = 4 * packed_size(workload)
+    if batch * data <= 4 * near or not workload.blocked:
+        return 0
+    return bands if batch * (data + bands * max(0, weights - near)) < 0.4 * batch * data * tiles else 0
 
 
 def _sums_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
@@ -288,5 +313,5 @@ def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any,
 
 def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, DirectPlan]:
     """What `direct` wrote into the annotation of its block."""
-    columns, vectors, order, chunk, *rest = numbers
-    return ConvWorkload.of(rest), DirectPlan(columns, vectors, bool(order), chunk)
+    columns, vectors, bands, chunk, *rest = numbers
+    return ConvWorkload.of(rest), DirectPlan(columns, vectors, bands, chunk)

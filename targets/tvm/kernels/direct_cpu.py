@@ -17,6 +17,8 @@ from graphopt.targets.tvm.machine import Machine
 
 LINE = 16
 """Elements of a cache line."""
+FIRST_LEVEL, SECOND_LEVEL = 3, 2
+"""Caches to prefetch into, by the numbers of the instruction."""
 FEW_POSITIONS = 1024
 """Output positions up to which weights are used so little that waiting for them shows."""
 PIECES = 64
@@ -31,19 +33,29 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     workload, plan = from_numbers(fused.plan())
     made = nest.put_together(fused, _Nest(fused, workload, plan, machine.cores).emit)
     text = f"direct convolution {plan.columns}x{plan.vectors}x{workload.lanes}"
-    order = ", rows outside" if plan.rows_outside else f", {plan.chunk} blocks at a time" if plan.chunk else ""
-    return made.with_attr("graphopt.schedule", text + order)
+    bands = f", {plan.bands} bands" if plan.bands else ""
+    chunks = f", {plan.chunk} blocks at a time" if plan.chunk else ""
+    return made.with_attr("graphopt.schedule", text + bands + chunks)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Output positions that pass together: `rows` rows of an image from `first` on, or one of `pieces` of each."""
+
+    image: Any
+    first: Any
+    rows: int
+    piece: Any
+    pieces: int
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the reduction: which of `count`, for `rows` rows from `first_row` on, whose sums wait in `sums`."""
+    """A part of the reduction: which of `count`; the sums of a band wait in `sums` for the next."""
 
     index: Any
     count: int
     sums: Any
-    first_row: Any
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,13 @@ class Tile:
     """A register tile: `size` vectors of output channels from `block` on (over all groups), by a run's columns."""
 
     buffer: Any
+    group: Any
     block: Any
     size: int
+    band: Band
+    row: Any
     run: Run
+    column: Any
     lanes: int
     part: Part | None = None
 
@@ -77,55 +93,63 @@ class _Nest:
     cores: int
 
     def emit(self) -> None:
-        geometry = self.workload.geometry
-        runs = geometry.runs(self.plan.columns)
-        if self.plan.chunk:
-            self._in_parts(runs)
-            return
-        rows = self.fused.shape[0] * geometry.rows
-        pieces = self._pieces(runs)
-        channels = self.workload.spec.groups * self._tiles_of_a_group()
-        if self.plan.rows_outside:
-            with nest.parallel(rows * pieces) as index, nest.serial(channels) as tile:
-                self._piece(runs, tile, index // pieces, index % pieces, pieces)
-        else:
-            with nest.parallel(channels * rows * pieces) as index:
-                self._piece(runs, index // (rows * pieces), index // pieces % rows, index % pieces, pieces)
+        runs = self.workload.geometry.runs(self.plan.columns)
+        images, channels = self.fused.shape[0], self.workload.spec.groups * self._tiles_of_a_group()
+        height, pieces = self._cut(runs, self.plan.bands or self._bands_for_threads(channels))
+        groups = -(-self.workload.geometry.rows // height)
+        bands = groups * pieces
+        with nest.parallel(channels * images * bands) as index:
+            if self.plan.bands:
+                tile, place = index % channels, index // channels
+            else:
+                tile, place = index // (images * bands), index % (images * bands)
+            band = Band(place // bands, place // pieces % groups * height, height, place % pieces, pieces)
+            self._band(runs, tile, band)
 
-    def _in_parts(self, runs: list[Run]) -> None:
-        """All rows of a group of rows pass for each part of the input channels."""
-        geometry, lanes = self.workload.geometry, self.workload.lanes
-        channels = self.workload.spec.groups * self._tiles_of_a_group()
-        wanted = -(-4 * self.cores // (channels * (self.workload.batch or 1)))
-        height = -(-geometry.rows // max(1, min(wanted, geometry.rows)))
-        groups = -(-geometry.rows // height)
-        parts = self.workload.group_in // (lanes * self.plan.chunk)
-        with nest.parallel(channels * self.fused.shape[0] * groups) as index:
-            tile, image, group = index // groups % channels, index // (groups * channels), index % groups
-            sums = T.alloc_buffer((height * geometry.width * self.plan.vectors * lanes,), "float32")
-            first = group * height
-            with nest.serial(parts) as part, nest.serial(T.min(long(height), geometry.rows - first)) as row:
-                here = Part(part, parts, sums, image * geometry.rows + first, height)
-                self._piece(runs, tile, image * geometry.rows + first + row, 0, 1, here)
+    def _bands_for_threads(self, channels: int) -> int:
+        """Into how many bands an image is cut only to make enough parallel iterations: each reloads chunks."""
+        wanted = 4 * self.cores if self.plan.chunk else PIECES
+        return -(-wanted // (channels * (self.workload.batch or 1)))
+
+    def _cut(self, runs: list[Run], wanted: int) -> tuple[int, int]:
+        """Rows of a band, and pieces of each row, for about as many bands of an image as wanted."""
+        rows = self.workload.geometry.rows
+        height = -(-rows // min(wanted, rows))
+        pieces = min(max(run.count for run in runs), -(-wanted // rows))
+        return height, pieces
 
     def _tiles_of_a_group(self) -> int:
         return sum(count for _, _, count in even_split(self.workload.blocks, self.plan.vectors))
 
-    def _pieces(self, runs: list[Run]) -> int:
-        """Into how many pieces a row is cut for threads: as few as make enough parallel iterations."""
-        across = 1 if self.plan.rows_outside else self.workload.spec.groups * self._tiles_of_a_group()
-        outer = (self.workload.batch or 1) * self.workload.geometry.rows * across
-        return max(1, min(max(run.count for run in runs), -(-PIECES // outer)))
+    def _band(self, runs: list[Run], tile: Any, band: Band) -> None:
+        """All rows of a band for one tile of output channels, once for each part of the input channels."""
+        geometry, lanes = self.workload.geometry, self.workload.lanes
+        rows: Any = long(band.rows)
+        if geometry.rows % band.rows:
+            rows = T.min(rows, geometry.rows - band.first)
+        if not self.plan.chunk:
+            with nest.serial(rows) as row:
+                self._piece(runs, tile, band, band.first + row, None)
+            return
+        parts = self.workload.group_in // (lanes * self.plan.chunk)
+        sums = T.alloc_buffer((band.rows * geometry.width * self.plan.vectors * lanes,), "float32")
+        with nest.serial(parts) as part, nest.serial(rows) as row:
+            self._piece(runs, tile, band, band.first + row, Part(part, parts, sums))
 
-    def _piece(self, runs: list[Run], tile: Any, row: Any, piece: Any, pieces: int, part: Part | None = None) -> None:
-        """One piece of a row for one tile of output channels, whose size is a constant in each branch."""
-        per_group = self._tiles_of_a_group()
+    def _piece(self, runs: list[Run], tile: Any, band: Band, row: Any, part: Part | None) -> None:
+        """A row of a band for one tile of output channels, whose size is a constant in each branch."""
+        per_group, lanes = self._tiles_of_a_group(), self.workload.lanes
         group, inner = (tile // per_group, tile % per_group) if self.workload.spec.groups > 1 else (long(0), tile)
         tiles = even_split(self.workload.blocks, self.plan.vectors)
 
         def emit(first: int, size: int, before: int) -> None:
             block = group * self.workload.blocks + first + (inner - before) * size
-            for_tiles(runs, piece, pieces, lambda run, column: self._tile(run, group, block, size, row, column, part))
+
+            def compute(run: Run, column: Any) -> None:
+                buffer = T.alloc_buffer((size * run.length * lanes,), "float32", scope="local")
+                self._tile(Tile(buffer, group, block, size, band, row, run, column, lanes, part))
+
+            for_tiles(runs, band.piece, band.pieces, compute)
 
         if len(tiles) == 1:
             emit(tiles[0][0], tiles[0][1], 0)
@@ -136,47 +160,44 @@ class _Nest:
             with T.Else():
                 emit(tiles[1][0], tiles[1][1], tiles[0][2])
 
-    def _tile(self, run: Run, group: Any, block: Any, size: int, row: Any, column: Any, part: Part | None) -> None:
+    def _tile(self, tile: Tile) -> None:
         """Accumulators of a tile: cleared, reduced, stored."""
-        lanes = self.workload.lanes
-        buffer = T.alloc_buffer((size * run.length * lanes,), "float32", scope="local")
-        tile = Tile(buffer, block, size, run, lanes, part)
+        part = tile.part
         if part is None:
             self._clear(tile)
-            self._reduce(tile, group, row, column)
-            self._store(tile, row, column)
+            self._reduce(tile)
+            self._store(tile)
             return
         with T.If(part.index == 0):
             with T.Then():
                 self._clear(tile)
             with T.Else():
-                self._exchange(tile, row, column, load=True)
-        self._reduce(tile, group, row, column)
+                self._exchange(tile, load=True)
+        self._reduce(tile)
         with T.If(part.index == part.count - 1):
             with T.Then():
-                self._store(tile, row, column)
+                self._store(tile)
             with T.Else():
-                self._exchange(tile, row, column, load=False)
+                self._exchange(tile, load=False)
 
     def _clear(self, tile: Tile) -> None:
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
             with nest.vectorized(tile.lanes) as lane:
                 T.buffer_store(tile.buffer, tirx.const(0.0, "float32"), [tile.at(vector, position, lane)])
 
-    def _store(self, tile: Tile, row: Any, column: Any) -> None:
+    def _store(self, tile: Tile) -> None:
         """Write the finished tile, with what is fused behind the convolution."""
-        geometry = self.workload.geometry
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
-            where = geometry.position(row % geometry.rows, column + position)
+            where = self.workload.geometry.position(tile.row, tile.column + position)
             with nest.vectorized(tile.lanes) as lane:
-                index = [row // geometry.rows, tile.block + vector, *where, lane]
+                index = [tile.band.image, tile.block + vector, *where, lane]
                 self.fused.store(index, tile.buffer[tile.at(vector, position, lane)])
 
-    def _exchange(self, tile: Tile, row: Any, column: Any, *, load: bool) -> None:
+    def _exchange(self, tile: Tile, *, load: bool) -> None:
         """Load the sums so far, or put them by."""
         assert tile.part is not None
         sums = tile.part.sums
-        start = (row - tile.part.first_row) * self.workload.geometry.width + column
+        start = (tile.row - tile.band.first) * self.workload.geometry.width + tile.column
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
             with nest.vectorized(tile.lanes) as lane:
                 there = ((start + position) * tile.size + vector) * tile.lanes + lane
@@ -186,58 +207,68 @@ class _Nest:
                 else:
                     T.buffer_store(sums, tile.buffer[here], [there])
 
-    def _reduce(self, tile: Tile, group: Any, row: Any, column: Any) -> None:
+    def _reduce(self, tile: Tile) -> None:
         """Sum over blocks of input channels; only channels that exist are read."""
         step = self.workload.lanes if self.workload.blocked else 1
         full, rest = divmod(self.workload.group_in, step)
-        source = group * -(-self.workload.group_in // step)
         if tile.part is not None:
             with nest.serial(self.plan.chunk) as index:
-                self._channels(tile, source, tile.part.index * self.plan.chunk + index, step, row, column)
+                self._channels(tile, tile.part.index * self.plan.chunk, index, step)
             return
         if full:
             with nest.serial(full) as channel:
-                self._channels(tile, source, channel, step, row, column)
+                self._channels(tile, 0, channel, step)
         if rest:
-            self._channels(tile, source, long(full), rest, row, column)
+            self._channels(tile, 0, long(full), rest)
 
-    def _channels(self, tile: Tile, source: Any, channel: Any, width: int, row: Any, column: Any) -> None:
-        """The products of one block of `width` input channels with all taps inside the image."""
+    def _channels(self, tile: Tile, first: Any, index: Any, width: int) -> None:
+        """The products of one block of `width` input channels, `first` + `index`, with all taps inside the image."""
         geometry = self.workload.geometry
         step = self.workload.lanes if self.workload.blocked else 1
-
-        self._prefetch(tile, channel, row, column)
+        channel = first + index
+        source = tile.group * -(-self.workload.group_in // step) + channel
+        if self.workload.blocked:
+            self._prefetch_weights(tile, index)
+            self._prefetch_data(tile, source)
 
         def products(tap: Any, positions: tuple[int, ...], place: Place) -> None:
             def read(position: int, part: Any) -> Any:
-                return self._read(row // geometry.rows, source + channel, place(position), part)
+                return self._read(tile.band.image, source, place(position), part)
 
             self._multiply(tile, positions, read, channel * (step * geometry.taps) + tap * width, width)
 
-        geometry.visit_taps(tile.run, row % geometry.rows, column, products)
+        geometry.visit_taps(tile.run, tile.row, tile.column, products)
 
-    def _prefetch(self, tile: Tile, channel: Any, row: Any, column: Any) -> None:
-        """Ask for this tile's share of the weights of the next pass over the rows: they follow those of this one.
+    def _prefetch_weights(self, tile: Tile, index: Any) -> None:
+        """Ask for this tile's share of the weights of the band's next pass: they follow those of this one.
 
         They come from memory, which would be idle while all tiles but the first find their weights in cache.
         """
         geometry, lanes = self.workload.geometry, self.workload.lanes
-        blocks = self.plan.chunk or self.workload.group_in // lanes
-        rows = tile.part.rows if tile.part else geometry.rows
-        positions = rows * geometry.width
-        if not self.workload.blocked or not blocks or self.plan.rows_outside or positions > FEW_POSITIONS:
+        blocks = self.plan.chunk or -(-self.workload.group_in // lanes)
+        positions = tile.band.rows * -(-geometry.width // tile.band.pieces)
+        if positions > FEW_POSITIONS:
             return
         size = blocks * lanes * geometry.taps * tile.size * lanes
         lines = -(-size // LINE)
-        first_row = tile.part.first_row if tile.part else row // geometry.rows * geometry.rows
-        share = ((row - first_row) * geometry.width + column) * lines // positions
+        place = (tile.row - tile.band.first) * geometry.width + tile.column
+        share = place % positions * lines // positions
         each = -(-lines * tile.run.length // (positions * blocks))
-        start = tile.block * (self.workload.depth * lanes)
-        passes, block = (tile.part.index, channel - tile.part.index * blocks) if tile.part else (0, channel)
+        start = tile.block * (self.workload.depth * lanes) + ((tile.part.index if tile.part else 0) + 1) * size
         for line in range(each):
-            at = T.min(share + block * each + line, long(lines - 1)) * LINE
-            address = T.address_of(self.fused.inputs[1][start + (passes + 1) * size + at])
-            T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 2, 1))
+            at = T.min(share + index * each + line, long(lines - 1)) * LINE
+            self._prefetch(self.fused.inputs[1], [start + at], SECOND_LEVEL)
+
+    def _prefetch_data(self, tile: Tile, channel: Any) -> None:
+        """Ask for what the next tile of one long row reads of this block of channels, or the tile in the row below.
+
+        Blocks lie too far apart for the processor's own prefetching, which sees a few lines of each.
+        """
+        for place in self.workload.geometry.ahead(tile.run, tile.row, tile.column, max(1, LINE // self.workload.lanes)):
+            self._prefetch(self.fused.inputs[0], [tile.band.image, channel, *place, 0], FIRST_LEVEL)
+
+    def _prefetch(self, buffer: Any, index: list[Any], level: int) -> None:
+        T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[tuple(index)]), 0, level, 1))
 
     def _read(self, n: Any, channel: Any, where: list[Any], part: Any) -> Any:
         data = self.fused.inputs[0]

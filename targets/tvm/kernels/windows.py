@@ -7,7 +7,7 @@ row leave out those beside it. So no element is copied for padding and no bound 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,12 @@ class Geometry:
         """Every output position reads one input position, the same one: all positions form one long row."""
         plain = not any(self.begin) and not any(self.end)
         return plain and all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
+
+    @property
+    def is_subsampled(self) -> bool:
+        """Every output position reads one input position, but not every input position is read."""
+        alone = all(k == 1 for k in self.kernel) and not any(self.begin) and not any(self.end)
+        return alone and any(s > 1 for s in self.strides)
 
     @property
     def axis(self) -> int:
@@ -127,6 +133,27 @@ class Geometry:
             )
             for tap in range(self.kernel[axis])
         )
+
+    def ahead(self, run: Run, row: Any, column: Any, step: int) -> Iterator[list[Any]]:
+        """Every `step`th input position of those that a later tile reads first: the next of a single row, else the one
+        in the row below; none where rows lie along more than two axes. May lie outside the image.
+        """
+        if self.is_pointwise:
+            for offset in range(run.length, 2 * run.length, step):
+                yield unflatten(column + offset, self.space)
+            return
+        axis, lead = self.axis, self.row_indices(row)
+        taps, stride, reach = self.kernel[axis], self.strides[axis], (self.kernel[axis] - 1) * self.dilations[axis]
+        first, width = column * stride - self.begin[axis], (run.length - 1) * stride + reach + 1
+        step = stride if taps == 1 and stride > step else step
+        if not lead:
+            for offset in range(max(width, run.length * stride), width + run.length * stride, step):
+                yield [first + offset, *self._behind()]
+        if len(lead) == 1:
+            below = lead[0] * self.strides[0] - self.begin[0] + self.strides[0]
+            for tap in range(max(0, self.kernel[0] - self.strides[0]), self.kernel[0]):
+                for offset in range(0, width, step):
+                    yield [below + tap * self.dilations[0], first + offset, *self._behind()]
 
     # --- loops
 

@@ -61,6 +61,20 @@ def test_groups(groups: int, channels: int, outputs: int) -> None:
     assert has(check(model_of(text, weights), {"X": noise(2, channels, 6, 5)}), "BlockedConv")
 
 
+@pytest.mark.parametrize(
+    ("channels", "strides", "pads"), [(16, "2,2", "0,0,0,0"), (12, "3,1", "0,0,0,0"), (16, "2,2", "0,1,0,0")]
+)
+def test_pointwise_with_strides(channels: int, strides: str, pads: str) -> None:
+    """The positions that count are copied together first; not where one lies beside the image."""
+    text = f"""g (float[N,{channels},7,6] X) => (float[N,24,H,W] Y) {{
+        c = Conv <strides = [{strides}], pads = [{pads}]> (X, w, b)  Y = Relu(c) }}"""
+    model = check(model_of(text, {"w": noise(24, channels, 1, 1), "b": noise(24)}), {"X": noise(2, channels, 7, 6)})
+    names = [
+        gv.name_hint for gv in lower(model, machine_of(build.tvm_target(load_target("host")))).mod.get_global_vars()
+    ]
+    assert any("subsample" in name for name in names) == (pads == "0,0,0,0")
+
+
 def test_one_and_three_spatial_axes() -> None:
     text = "g (float[N,12,9] X) => (float[N,20,7] Y) { Y = Conv(X, w) }"
     check(model_of(text, {"w": noise(20, 12, 3)}), {"X": noise(2, 12, 9)})

@@ -135,11 +135,11 @@ def test_odd_shapes(shape: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("columns", "vectors"), [(1, 1), (5, 2), (3, 4), (12, 1), (2, 5)])
-@pytest.mark.parametrize("rows_outside", [False, True])
-def test_every_plan_gives_the_same(columns: int, vectors: int, rows_outside: bool) -> None:
-    work = workload(16, 56, (6, 11), (3, 3), pads=(1, 1, 1, 1))
-    check(work, DirectPlan(columns, vectors, rows_outside))
-    check(workload(16, 56, (6, 11), (1, 1)), DirectPlan(columns, vectors, rows_outside))
+@pytest.mark.parametrize("bands", [0, 1, 4, 9, 1000])
+def test_every_plan_gives_the_same(columns: int, vectors: int, bands: int) -> None:
+    """Bands of several rows, of less in the last, of pieces of a row; more than there are tiles."""
+    check(workload(16, 56, (6, 11), (3, 3), pads=(1, 1, 1, 1), batch=2), DirectPlan(columns, vectors, bands))
+    check(workload(16, 56, (6, 11), (1, 1)), DirectPlan(columns, vectors, bands))
 
 
 @pytest.mark.parametrize(("machine", "lanes"), [(AVX512, 16), (NEON, 4)])
@@ -149,9 +149,19 @@ def test_other_vector_widths(machine: Machine, lanes: int) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 6])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_sums_wait_between_parts_of_the_input_channels(groups: int, chunk: int) -> None:
+@pytest.mark.parametrize("bands", [0, 3, 11])
+def test_sums_wait_between_parts_of_the_input_channels(groups: int, chunk: int, bands: int) -> None:
     work = workload(48 * groups, 40 * groups, (5, 7), (3, 3), pads=(1, 1, 1, 1), groups=groups, batch=2)
-    check(work, DirectPlan(3, 3, chunk=chunk))
+    check(work, DirectPlan(3, 3, bands, chunk))
+    check(workload(48, 40, (5, 7), (1, 1), batch=2), DirectPlan(3, 3, bands, chunk))
+
+
+def test_bands_where_all_data_would_pass_many_times() -> None:
+    """Eight large images; but not where weights weigh more, nor where all images stay in cache."""
+    many = workload(256, 128, (56, 56), (1, 1), batch=8)
+    assert direct.plan_direct(many, AVX2).bands > 1
+    assert direct.plan_direct(workload(2048, 512, (7, 7), (1, 1), batch=8), AVX2).bands == 0
+    assert direct.plan_direct(workload(64, 128, (14, 14), (1, 1)), AVX2).bands == 0
 
 
 def test_parts_where_a_tile_of_weights_fills_the_cache() -> None:

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tvm
 from tvm import te, tirx
 
 from graphopt.targets.tvm.concat import part_of
@@ -45,6 +46,40 @@ def pooled(data: np.ndarray, shape: Geometry, kind: int) -> np.ndarray:
         window = full[(slice(None), slice(None), *taps)].reshape(*data.shape[:2], -1)
         result[(slice(None), slice(None), *place)] = window.max(-1) if kind == MAX else window.sum(-1)
     return result
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Geometry((1, 1), (1, 1), (1, 1), (0, 0), (0, 0), (5, 7)),
+        Geometry((3, 3), (1, 1), (1, 1), (1, 1), (1, 1), (9, 12)),
+        Geometry((3, 3), (2, 2), (1, 1), (1, 1), (1, 1), (11, 14)),
+        Geometry((5,), (2,), (1,), (2,), (2,), (40,)),
+    ],
+)
+def test_ahead_is_all_that_the_later_tile_reads_first(shape: Geometry) -> None:
+    """Of the next tile of a single row, or of the one in the row below."""
+    run = shape.runs(3)[0]
+    single = shape.is_pointwise or len(shape.space) == 1
+
+    def read(row: int, first: int) -> set[tuple[int, ...]]:
+        """Positions under the taps of a tile."""
+        if shape.is_pointwise:
+            return {(place // 7, place % 7) for place in range(first, first + 3)}
+        rows = [row * shape.strides[0] - shape.begin[0] + tap for tap in range(shape.kernel[0])]
+        axis = shape.axis
+        columns = [
+            column * shape.strides[axis] - shape.begin[axis] + tap
+            for column in range(first, first + 3)
+            for tap in range(shape.kernel[axis])
+        ]
+        return {(column,) for column in columns} if single else set(itertools.product(rows, columns))
+
+    later = read(0, 6) if single else read(2, 3)
+    ahead = list(shape.ahead(run, tirx.IntImm("int64", 1), tirx.IntImm("int64", 3), 1))
+    found = [tuple(int(tvm.sym.Analyzer().simplify(index)) for index in place) for place in ahead]
+    assert set(found) == later - read(1, 3)
+    assert len(found) == len(set(found))
 
 
 @pytest.mark.parametrize("kind", [MAX, SUM])
