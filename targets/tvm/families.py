@@ -152,7 +152,7 @@ class Matmul:
     """A product with a matrix packed in panels; one that is only known at run time is planned, but not measured."""
 
     name = "matmul"
-    version = 1
+    version = 2
 
     def applies(self, workload: Workload) -> bool:
         return isinstance(workload, MatmulWorkload)

@@ -36,6 +36,7 @@ from graphopt.targets.tvm.kernels.statements import (
     product_of,
     register_tile,
     unflatten,
+    uses,
     with_buffer,
 )
 from graphopt.targets.tvm.machine import Machine
@@ -277,11 +278,21 @@ class _Nest:
                         return self._fetching_steps(panel, depth, t + done, step, add)
                     return loop(depth[1], lambda k: add(depth[0] + k), "k")
 
-                return register_tile(height, columns.pieces, self.dtype, sum_up, term, store)
+                sums = register_tile(height, columns.pieces, self.dtype, sum_up, term, store)
+                if stage is not None:
+                    return sums
+                return block(*self._fetch_residuals(batch, first + row, height, columns), sums)
 
             parts.append(loop(number, tile, "tile"))
             done += number
         return block(*parts)
+
+    def _fetch_residuals(self, batch: list[Expr], first: Expr, height: int, columns: _Columns) -> Iterator[tirx.Stmt]:
+        """Ask for what is added to a tile: it comes from memory while the sums are made."""
+        for row in range(height):
+            for column in range(0, self.width, _in_line(self.product.finish.target)):
+                for load in self.product.residuals([*batch, first + row, columns.start + column]):
+                    yield prefetch(load.source, list(load.indices), 3)
 
     def _fetch_plan(self, columns: _Columns, depth: tuple[Expr, Expr], tiles: int) -> tuple[int, int]:
         """Of how many steps of K each asks for one cache line of the next panel, and how many of the tiles do so.
@@ -291,19 +302,15 @@ class _Nest:
         count = facts.extent(depth[1])
         if not self.is_constant or tiles < FETCHING_TILES or count is None or columns.count != self.width:
             return 0, 0
-        lines = -(-count * self.width // self._line)
+        lines = -(-count * self.width // _in_line(self._right))
         step = max(1, min(FETCH_STEPS, count * tiles // lines))
         return step, min(tiles, -(-lines // max(1, count // step)))
 
     @property
-    def _line(self) -> int:
-        """Elements of the right operand in a cache line."""
-        return LINE_BYTES * 8 // tvm_ffi.dtype(str(self._right.dtype)).bits
-
-    @property
     def _right(self) -> tirx.Buffer:
-        """The packed right operand."""
-        return next(load.source for load in loads(self.product.term.value) if len(load.indices) == 3)
+        """The right operand, which is the one that has columns; the left one may have as many axes."""
+        column = self.product.term.axes[-2]
+        return next(load.source for load in loads(self.product.term.value) if uses(load, column))
 
     def _fetching_steps(
         self, panel: Expr, depth: tuple[Expr, Expr], tile: Expr, step: int, add: Callable[[Expr], tirx.Stmt]
@@ -314,13 +321,18 @@ class _Nest:
         next_panel = tirx.min(panel + 1, ceil_div(self.n, self.width) - 1)
 
         def part(index: Expr) -> tirx.Stmt:
-            at = (tile * parts + index) * self._line
+            at = (tile * parts + index) * _in_line(self._right)
             row = tirx.min(first + at // self.width, self.k - 1)
             fetch = prefetch(self._right, [next_panel, row, at % self.width], 2)
             return block(fetch, loop(step, lambda k: add(first + index * step + k), "k"))
 
         rest = loop(count % step, lambda k: add(first + (parts * step + k)), "k") if count % step else None
         return block(loop(parts, part, "part"), rest)
+
+
+def _in_line(buffer: tirx.Buffer) -> int:
+    """Elements in a cache line."""
+    return LINE_BYTES * 8 // tvm_ffi.dtype(str(buffer.dtype)).bits
 
 
 def _split_spans(spans: list[tuple[int, int, int]], at: int) -> Iterator[tuple[int, int, int]]:

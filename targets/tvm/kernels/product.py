@@ -11,7 +11,7 @@ from tvm import ir, tirx
 from tvm.s_tir import Schedule
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels.statements import Expr, loads, replaced
+from graphopt.targets.tvm.kernels.statements import Expr, loads, replaced, uses
 
 EXPENSIVE = 12
 """Operations of an epilogue above which it is not unrolled over a register tile."""
@@ -58,6 +58,15 @@ class Product:
         indices, value = self.finish.at(place)
         value = tvm_ffi.structural_map(value, (ir.TensorLoad, choose), order="post")
         return tirx.BufferStore(self.finish.target, value, indices)
+
+    def residuals(self, place: list[Expr]) -> list[ir.TensorLoad]:
+        """What finishing the element at `place` reads that no other row reads."""
+        row, values = self.finish.axes[-2], dict(zip(self.finish.axes, place, strict=True))
+        return [
+            replaced(load, values)
+            for load in loads(self.finish.value)
+            if uses(load, row) and not load.source.same_as(self.term.target) and not any(map(loads, load.indices))
+        ]
 
 
 def read_product(func: tirx.PrimFunc) -> Product | None:

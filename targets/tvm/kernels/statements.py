@@ -85,6 +85,14 @@ def loads(node: Any) -> list[ir.TensorLoad]:
     return found
 
 
+def uses(load: ir.TensorLoad, axis: tirx.Var) -> bool:
+    """Whether the place of the element that is read depends on `axis`."""
+    found: list[tirx.Var] = []
+    for index in load.indices:
+        tvm_ffi.structural_walk(index, [(tirx.Var, found.append)])
+    return any(var.same_as(axis) for var in found)
+
+
 def ceil_div(size: Expr, step: int) -> Expr:
     """`size / step`, rounded up."""
     return sym.Analyzer().simplify((size + (step - 1)) // step)

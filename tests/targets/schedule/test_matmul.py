@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from tvm import te, tirx
+from tvm import ir, te, tirx
 
 from graphopt.target import load
 from graphopt.targets.tvm.build import tvm_target
@@ -128,6 +128,41 @@ def test_what_follows_is_computed_on_the_tile(m: int, n: int, costly: bool) -> N
     expected = (np.tanh(expected) if costly else expected) + rest
     (out,) = execute(func, [a, pack_matrix(b, plan), bias, rest], [expected])
     close(out, expected)
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (2, 1)])
+def test_the_next_panel_and_the_residual_are_fetched_ahead(batch: tuple[int, ...]) -> None:
+    """Whatever axes the left operand has: a wrong address costs time and changes no result."""
+    m, k = 40, 64
+    plan = plan_matmul(m, 96, k, "float32", MACHINE, packed=True)
+    a, b, rest = random(*batch, m, k), random(k, 96), random(*batch, m, 96)
+    x, w, r = (
+        placeholder(a.shape, name="a"),
+        placeholder(plan.packed_shape, name="w"),
+        placeholder(rest.shape, name="r"),
+    )
+    total = matmul_packed(x, w, plan)
+    func = scheduled([x, w, r, te.compute(total.shape, lambda *at: total(*at) + r(*at), name="added")])
+    fetched: list[tirx.BufferLoad] = []
+
+    def look(call: ir.Call) -> None:
+        if str(getattr(call.op, "name", "")) == "tirx.address_of":
+            fetched.append(call.args[0])
+
+    tvm_ffi.structural_walk(func.body, [(ir.Call, look)])
+    assert {load.source.name for load in fetched} == {"w", "r"}
+    assert all(len(load.indices) == len(load.source.shape) for load in fetched)
+    (out,) = execute(func, [a, pack_matrix(b, plan), rest], [rest])
+    close(out, a @ b + rest)
+
+
+def test_a_row_of_a_tile_of_several_cache_lines_is_fetched_line_by_line() -> None:
+    machine = machine_for(load("x86:v4"))
+    plan = replace(plan_matmul(4, 128, 8, "float32", machine, packed=True), rows=4, vectors=2)
+    x, w, r = placeholder((4, 8), name="a"), placeholder(plan.packed_shape, name="w"), placeholder((4, 128), name="r")
+    total = matmul_packed(x, w, plan)
+    func = scheduled([x, w, r, te.compute(total.shape, lambda i, j: total(i, j) + r(i, j), name="added")], machine)
+    assert func.script().count("T.address_of(r[") == 4 * 2
 
 
 @pytest.mark.parametrize("target", ["x86:v4", "x86", "arm"])
