@@ -11,7 +11,7 @@ from graphopt.targets.tvm.machine import Machine
 PANEL_BYTES = 192 << 10
 """Part of the right matrix that is to stay in the second-level cache while tiles of rows pass over it."""
 LINE_BYTES = 64
-SPARE_REGISTERS = 2
+SPARE_REGISTERS = 1
 """Registers beside the sums and operands of a tile: with none left, operands are not loaded ahead."""
 BLOCK_ROWS = 128
 """Rows that a job computes before it goes on to the next part of the right matrix."""
