@@ -45,7 +45,7 @@ class AttentionPlan:
         """A tile that leaves registers for operands, and scores that fill half of the first-level cache."""
         lanes = machine.lanes("float32")
         count = 2 if lanes > 4 else 4
-        rows = 8 if machine.registers >= 32 and count == 2 else 4 if machine.registers >= 32 else 5 if count == 2 else 2
+        rows = 8 if machine.registers >= 32 and count == 2 else 4 if machine.registers >= 32 else 6 if count == 2 else 2
         keys = max(64, machine.l1_bytes // 2 // (4 * lanes * count) // 64 * 64)
         return AttentionPlan(lanes, count, rows, keys)
 
