@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import tvm_ffi
 from tvm import tirx
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels.matmul_plan import LINE_BYTES
+from graphopt.targets.tvm.kernels.matmul_fetch import PanelFetch, fetch_residuals
 from graphopt.targets.tvm.kernels.product import EXPENSIVE, Product, read_product
 from graphopt.targets.tvm.kernels.statements import (
     Expr,
@@ -27,16 +26,13 @@ from graphopt.targets.tvm.kernels.statements import (
     ceil_div,
     heights,
     int64,
-    loads,
     loop,
     over,
     parallel,
     pieces,
-    prefetch,
     product_of,
     register_tile,
     unflatten,
-    uses,
     with_buffer,
 )
 from graphopt.targets.tvm.machine import Machine
@@ -45,10 +41,6 @@ THREADS_WORK = 1 << 19
 """Work, as multiply-adds and four for each element of the right operand, from which several threads pay."""
 JOBS = 16
 """Jobs that there should be for each matrix, so that threads share them evenly."""
-FETCHING_TILES = 2
-"""Tiles of rows from which it pays to fetch the next panel ahead."""
-FETCH_STEPS = 8
-"""Steps of K between two cache lines that are fetched ahead."""
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
@@ -254,7 +246,10 @@ class _Nest:
         depth: tuple[Expr, Expr],
     ) -> tirx.Stmt:
         """Tiles over rows; `spans`: first row, number of tiles and height of each run of equal tiles."""
-        step, fetching = self._fetch_plan(columns, depth, sum(number for _, number, _ in spans))
+        fetch = None
+        if self.is_constant and columns.count == self.width:
+            fetch = PanelFetch.plan(self.product, self.width, depth, sum(number for _, number, _ in spans))
+        fetching = fetch.tiles if fetch else 0
         parts, done = [], 0
         for offset, number, height in _split_spans(spans, fetching):
             fetches = done < fetching
@@ -274,65 +269,19 @@ class _Nest:
                     return tirx.BufferStore(stage, total, [row + r, column])
 
                 def sum_up(add: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
-                    if fetches:
-                        return self._fetching_steps(panel, depth, t + done, step, add)
+                    if fetch and fetches:
+                        return fetch.steps(panel, t + done, add)
                     return loop(depth[1], lambda k: add(depth[0] + k), "k")
 
                 sums = register_tile(height, columns.pieces, self.dtype, sum_up, term, store)
                 if stage is not None:
                     return sums
-                return block(*self._fetch_residuals(batch, first + row, height, columns), sums)
+                place = (columns.start, columns.count or self.width)
+                return block(*fetch_residuals(self.product, batch, first + row, height, place), sums)
 
             parts.append(loop(number, tile, "tile"))
             done += number
         return block(*parts)
-
-    def _fetch_residuals(self, batch: list[Expr], first: Expr, height: int, columns: _Columns) -> Iterator[tirx.Stmt]:
-        """Ask for what is added to a tile: it comes from memory while the sums are made."""
-        for row in range(height):
-            for column in range(0, self.width, _in_line(self.product.finish.target)):
-                for load in self.product.residuals([*batch, first + row, columns.start + column]):
-                    yield prefetch(load.source, list(load.indices), 3)
-
-    def _fetch_plan(self, columns: _Columns, depth: tuple[Expr, Expr], tiles: int) -> tuple[int, int]:
-        """Of how many steps of K each asks for one cache line of the next panel, and how many of the tiles do so.
-
-        Many lines at once would wait for each other, and a longer loop between two of them is not unrolled.
-        """
-        count = facts.extent(depth[1])
-        if not self.is_constant or tiles < FETCHING_TILES or count is None or columns.count != self.width:
-            return 0, 0
-        lines = -(-count * self.width // _in_line(self._right))
-        step = max(1, min(FETCH_STEPS, count * tiles // lines))
-        return step, min(tiles, -(-lines // max(1, count // step)))
-
-    @property
-    def _right(self) -> tirx.Buffer:
-        """The right operand, which is the one that has columns; the left one may have as many axes."""
-        column = self.product.term.axes[-2]
-        return next(load.source for load in loads(self.product.term.value) if uses(load, column))
-
-    def _fetching_steps(
-        self, panel: Expr, depth: tuple[Expr, Expr], tile: Expr, step: int, add: Callable[[Expr], tirx.Stmt]
-    ) -> tirx.Stmt:
-        """The loop over K of one tile, which asks for its share of the next panel's same rows on the way."""
-        first, count = depth[0], facts.extent(depth[1]) or 0
-        parts = count // step
-        next_panel = tirx.min(panel + 1, ceil_div(self.n, self.width) - 1)
-
-        def part(index: Expr) -> tirx.Stmt:
-            at = (tile * parts + index) * _in_line(self._right)
-            row = tirx.min(first + at // self.width, self.k - 1)
-            fetch = prefetch(self._right, [next_panel, row, at % self.width], 2)
-            return block(fetch, loop(step, lambda k: add(first + index * step + k), "k"))
-
-        rest = loop(count % step, lambda k: add(first + (parts * step + k)), "k") if count % step else None
-        return block(loop(parts, part, "part"), rest)
-
-
-def _in_line(buffer: tirx.Buffer) -> int:
-    """Elements in a cache line."""
-    return LINE_BYTES * 8 // tvm_ffi.dtype(str(buffer.dtype)).bits
 
 
 def _split_spans(spans: list[tuple[int, int, int]], at: int) -> Iterator[tuple[int, int, int]]:
