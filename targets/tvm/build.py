@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.relax import vm_build
 
+from graphopt import cpu
 from graphopt.artifact import Memory, Weight
 from graphopt.backend import Progress
 from graphopt.target import Target
@@ -22,6 +25,8 @@ from graphopt.targets.tvm.memory import Meter
 from graphopt.targets.tvm.order import order_shape_functions
 from graphopt.targets.tvm.weight_checks import trust_weights
 
+PARTS = 16
+"""Into how many pieces the kernels are cut for code generation."""
 _ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
 
 
@@ -53,13 +58,55 @@ def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Pr
     """
     meter = Meter()
     made_for = tvm_target(target)
-    with made_for, tvm.transform.PassContext(opt_level=3):
-        kernels = "default" if target.gpu else PIPELINE
-        executable = relax.build(mod, made_for, relax_pipeline=_to_virtual_machine(meter), tir_pipeline=kernels)
-    progress("linking", 0.85)
-    with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as folder:
-        link(_objects(executable.mod, target, Path(folder)), library, target.machine)
+    with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as name:
+        folder = Path(name)
+        with made_for, tvm.transform.PassContext(opt_level=3):
+            mod = _to_virtual_machine(meter)(mod)
+            if target.gpu:
+                executable = relax.build(mod, made_for, relax_pipeline=None, tir_pipeline="default")
+                objects = _host_objects(executable.mod, folder)
+            else:
+                executable, kernels = _split(mod, made_for)
+                objects = _kernel_objects(kernels, made_for, folder, progress)
+        arch = target.gpu.arch if target.gpu else ""
+        data = embedded(executable.mod, lambda source: compile_cuda(source, arch))
+        progress("linking", 0.85)
+        link([*objects, write_assembly(data, folder)], library, target.machine)
     return meter.memory
+
+
+def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExecutable, tvm.IRModule]:
+    """The virtual machine's code, and the kernels that it calls by name.
+
+    `relax.build` would do both, but generate code for one kernel after the other.
+    """
+    builder = relax.ExecBuilder()
+    rest = vm_build._vmcodegen(builder, mod)
+    kernels = {name: func for name, func in rest.functions.items() if isinstance(func, tvm.tirx.PrimFunc)}
+    return vm_build._vmlink(builder, made_for), tvm.IRModule(kernels, attrs=rest.attrs)
+
+
+def _kernel_objects(kernels: tvm.IRModule, made_for: tvm.target.Target, folder: Path, progress: Progress) -> list[Path]:
+    """Object files of the kernels' code, on all cores: the work is LLVM's, which holds no lock of Python's.
+
+    As many parts for any number of cores, so that the bytes do not depend on it.
+    """
+    functions = sorted(kernels.functions.items(), key=lambda item: item[0].name_hint)
+    parts = [functions[first::PARTS] for first in range(min(PARTS, len(functions)))]
+
+    def compile_part(number: int) -> Path:
+        with made_for, tvm.transform.PassContext(opt_level=3):
+            part = tvm.IRModule(dict(parts[number]), attrs=kernels.attrs)
+            path = folder / f"code{number}.o"
+            tvm.tirx.build(part, target=made_for, pipeline=PIPELINE).write_to_file(str(path))
+        return path
+
+    objects = []
+    with ThreadPoolExecutor(len(cpu.allowed())) as pool:
+        for path in pool.map(compile_part, range(len(parts))):
+            objects.append(path)
+            progress("generating code", 0.5 + 0.35 * len(objects) / len(parts))
+    return objects
 
 
 def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
@@ -84,17 +131,15 @@ def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
     )
 
 
-def _objects(module: tvm.runtime.Module, target: Target, folder: Path) -> list[Path]:
-    """Object files of the host code, and an assembly file that holds everything else (bytecode, GPU code) as data."""
+def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
+    """Object files of the host code."""
     paths = []
     for index, part in enumerate(module._collect_dso_modules()):
         if part.kind == "c":  # empty source text: what stands for the code of a module without kernels
             continue
         paths.append(folder / f"code{index}.o")
         part.write_to_file(str(paths[-1]))
-    arch = target.gpu.arch if target.gpu else ""
-    data = embedded(module, lambda source: compile_cuda(source, arch))
-    return [*paths, write_assembly(data, folder)]
+    return paths
 
 
 def write_weights(arrays: Sequence[np.ndarray], path: Path) -> tuple[Weight, ...]:
