@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -182,6 +183,7 @@ def _detected(detect: Mapping[str, Any], identity: Mapping[str, str | int]) -> b
     return True
 
 
+@functools.cache
 def _installed_folders() -> list[Path]:
     """The folders of the packages that entry points name, found without importing them."""
     folders = []
