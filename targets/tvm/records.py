@@ -13,11 +13,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import platformdirs
 
@@ -99,10 +99,10 @@ def canonical(target: Target) -> str:
     return f"{target.machine} {target.cpu} {target.vector_bits} bits {target.cores} cores {features}"
 
 
-def file_name(target: Target) -> str:
+def file_name(target: Target, suffix: str = SUFFIX) -> str:
     """The name of the file that holds a target's records."""
     digest = hashlib.sha256(canonical(target).encode()).hexdigest()[:8]
-    return f"{target.cpu}-{target.vector_bits}-{target.cores}c-{digest}{SUFFIX}"
+    return f"{target.cpu}-{target.vector_bits}-{target.cores}c-{digest}{suffix}"
 
 
 def toolchain() -> str:
@@ -115,27 +115,48 @@ def user_folder() -> Path:
     return Path(platformdirs.user_cache_dir("graphopt")) / "records"
 
 
-class Records:
-    """The records for one target: the newest of each workload, the user's before those that came with the package."""
+class Line(Protocol):
+    """What a database holds: one line of JSON about one workload, measured on a target at a time."""
 
-    def __init__(self, target: Target, folder: Path | None = None, shipped: Path = SHIPPED) -> None:
-        """`folder` holds the user's files; `user_folder()` by default. It need not exist."""
+    @property
+    def target(self) -> str: ...
+    @property
+    def toolchain(self) -> str: ...
+    @property
+    def workload(self) -> str: ...
+    @property
+    def time(self) -> float: ...
+    def to_line(self) -> str:
+        """The record as a line of JSON, without the line's end."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Line)
+
+
+class Database(Generic[Kind]):
+    """The lines for one target: the newest of each workload, the user's before those that came with the package."""
+
+    def __init__(
+        self, target: Target, suffix: str, of_line: Callable[[str], Kind], folder: Path | None, shipped: Path
+    ) -> None:
+        """Reads the files whose names end with `suffix`. `folder` holds the user's; None: `user_folder()`."""
         self.target = canonical(target)
         self.toolchain = toolchain()
         self.folder = folder or user_folder()
-        self.path = self.folder / file_name(target)
-        self._found: dict[str, Record] = {}
+        self.path = self.folder / file_name(target, suffix)
+        self._found: dict[str, Kind] = {}
         for place in (shipped, self.folder):
-            self._found.update(self._newest(place))
+            self._found.update(self._newest(read_folder(place, suffix, of_line)))
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def find(self, workload: str) -> Record | None:
-        """The record of a workload by its key."""
+    def find(self, workload: str) -> Kind | None:
+        """What is known of a workload by its key."""
         return self._found.get(workload)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Kind) -> None:
         """Keep a record, here and in the user's file. Raises CompileError where it cannot be written."""
         self._found[record.workload] = record
         try:
@@ -148,9 +169,9 @@ class Records:
                 remedy="make room, or name another folder for them",
             ) from error
 
-    def _newest(self, folder: Path) -> Mapping[str, Record]:
-        found: dict[str, Record] = {}
-        for record in read_folder(folder):
+    def _newest(self, records: Iterable[Kind]) -> Mapping[str, Kind]:
+        found: dict[str, Kind] = {}
+        for record in records:
             if (record.target, record.toolchain) == (self.target, self.toolchain):
                 other = found.get(record.workload)
                 if other is None or record.time >= other.time:
@@ -158,9 +179,17 @@ class Records:
         return found
 
 
-def read_folder(folder: Path) -> Iterator[Record]:
+class Records(Database[Record]):
+    """Which plans of families were fastest."""
+
+    def __init__(self, target: Target, folder: Path | None = None, shipped: Path = SHIPPED) -> None:
+        """`folder` holds the user's files; `user_folder()` by default. It need not exist."""
+        super().__init__(target, SUFFIX, Record.of_line, folder, shipped)
+
+
+def read_folder(folder: Path, suffix: str, of_line: Callable[[str], Kind]) -> Iterator[Kind]:
     """Every record in the files of a folder, in the order of the files' names and lines."""
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in sorted(folder.glob(f"*{suffix}")):
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError as error:
@@ -170,7 +199,7 @@ def read_folder(folder: Path) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                yield Record.of_line(line)
+                yield of_line(line)
             except (ValueError, TypeError, KeyError) as error:
                 _LOG.warning("%s:%d: not a record of tuning, passed over (%s)", path, number, _reason(error))
 

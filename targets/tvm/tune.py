@@ -13,6 +13,7 @@ from graphopt.targets.tvm.machine import machine_for
 from graphopt.targets.tvm.measure import TvmBench
 from graphopt.targets.tvm.plans import Plans
 from graphopt.targets.tvm.records import Records
+from graphopt.targets.tvm.spending import Spending, spend
 from graphopt.targets.tvm.tuner import Tuner
 from graphopt.tuning import Tuned, Tuning
 
@@ -39,4 +40,5 @@ def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> li
     if not plans.workloads:
         return []
     with TvmBench(target, tuning.remote) as bench:
-        return Tuner(plans, records, bench, tuning.budget, progress).run()
+        spending = Spending(tuning.budget)
+        return spend(spending, [Tuner(plans, records, bench, spending, progress)])

@@ -2,15 +2,15 @@
 
 Each workload's default is measured first, which shows where the time goes. Then candidates are measured a few at a
 time, those of all families that apply taking turns, each time against the fastest so far: interleaved, the best of
-several rounds, twice as slow means out. So results compare even when the machine's speed drifts. Every step is
-recorded: a run that is stopped goes on where it was.
+several rounds, twice as slow means out (see `spending.race`). So results compare even when the machine's speed drifts.
+Every step is recorded: a run that is stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -26,7 +26,8 @@ from graphopt.targets.tvm.measure import THREADS, Bench
 from graphopt.targets.tvm.plans import Plans
 from graphopt.targets.tvm.records import Record, Records, Trial
 from graphopt.targets.tvm.schedule import schedule_function
-from graphopt.tuning import Budget, Tuned
+from graphopt.targets.tvm.spending import GAIN, Built, Spending, race, remove, timed
+from graphopt.tuning import Tuned
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,17 +39,6 @@ LESS = 4.0
 """A task that was measured once more counts so much less than its share of the time: the rest promises less."""
 HOPELESS = 1.5
 """A family whose best is so many times slower than the best of all is measured no further."""
-ROUNDS = 4
-EACH = 0.5
-"""Seconds that a candidate is thought to take until some were measured."""
-OUT = 2.0
-"""A candidate so many times slower than the fastest is measured no further."""
-GAIN = 0.98
-"""What a candidate's time must be of that of the fastest so far, to take its place: less is noise."""
-
-
-Built = tuple[tirx.PrimFunc, Path | None]
-"""A scheduled function and its library; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +84,11 @@ class Task:
         seconds = flops(self.workload) * 1e-11 if self.default_seconds is None else self.default_seconds * self.gain
         return seconds * self.calls
 
+    @property
+    def promise(self) -> float:
+        """What measuring more of it is worth; 0 where nothing is left to measure."""
+        return self.share / LESS**self.races if self.waiting else 0.0
+
     def leave_hopeless(self) -> None:
         """Take no more candidates of families that are far behind."""
         times: dict[str, float] = {}
@@ -116,24 +111,21 @@ class Tuner:
         plans: Plans,
         records: Records,
         bench: Bench,
-        budget: Budget,
+        spending: Spending,
         progress: Progress,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.machine = plans.machine
-        self.records, self.bench, self.budget = records, bench, budget
-        self.progress, self.clock = progress, clock
-        self.start = clock()
-        self.spent = 0
-        self.each = EACH
+        self.records, self.bench, self.spending, self.progress = records, bench, spending, progress
         self.tasks = [self._task(workload, calls) for workload, calls in plans.workloads.items()]
 
-    def run(self) -> list[Tuned]:
-        """Measure until everything is known or the budget is used up; the largest shares of time come first."""
-        self._measure_defaults()
-        while self._left() and (waiting := [task for task in self.tasks if task.waiting]):
-            self._contests(sorted(waiting, key=lambda task: -task.share / LESS**task.races)[:TASKS])
-        return self._results()
+    def promise(self) -> float:
+        """See `Measuring.promise`."""
+        return max((task.promise for task in self.tasks), default=0.0)
+
+    def step(self) -> None:
+        """The next candidates of the few most promising workloads."""
+        waiting = [task for task in self.tasks if task.waiting]
+        self._contests(sorted(waiting, key=lambda task: -task.promise)[:TASKS])
 
     def _task(self, workload: Workload, calls: int) -> Task:
         default = Candidate(*choices.default(workload, self.machine))
@@ -159,30 +151,13 @@ class Tuner:
     def _ordered(self) -> list[Task]:
         return sorted(self.tasks, key=lambda task: -task.share)
 
-    # --- the budget
-
-    def _left(self) -> bool:
-        return self._done() < 1
-
-    def _done(self) -> float:
-        if self.budget.seconds is not None:
-            return (self.clock() - self.start) / self.budget.seconds
-        return self.spent / (self.budget.measurements or 1)
-
-    def _allowed(self, number: int) -> int:
-        """How many of so many candidates the budget allows to build and measure at once: at least one."""
-        if self.budget.measurements is not None:
-            return min(number, self.budget.measurements - self.spent)
-        seconds = (self.budget.seconds or 0) - (self.clock() - self.start)
-        return min(number, max(1, int(seconds / self.each)))
-
     # --- measuring
 
-    def _measure_defaults(self) -> None:
+    def measure_defaults(self) -> None:
         """The defaults of many workloads at a time: it takes seconds to start the workers that build them."""
         tasks = [task for task in self._ordered() if not task.known and task.default.name not in task.trials]
-        while tasks and self._left():
-            number, begin = self._allowed(TOGETHER * TASKS), self.clock()
+        while tasks and self.spending.left():
+            number, begin = self.spending.allowed(TOGETHER * TASKS), self.spending.clock()
             now, tasks = tasks[:number], tasks[number:]
             built = self._build([(task.workload, task.default) for task in now])
             for task, (function, library) in zip(now, built, strict=True):
@@ -190,13 +165,13 @@ class Tuner:
                 seconds = None if library is None else self._time_once(function, library)
                 self._note(task, task.default, seconds)
                 task.default_seconds = seconds
-            self._remove(built)
-            self.each = (self.clock() - begin) / len(now)
+            remove(built)
+            self.spending.each = (self.spending.clock() - begin) / len(now)
 
     def _contests(self, tasks: Sequence[Task]) -> None:
         """The next candidates of a few tasks, each against the fastest of its task so far."""
         contests: list[tuple[Task, list[Candidate]]] = []
-        allowed, begin = self._allowed(TOGETHER * len(tasks)), self.clock()
+        allowed, begin = self.spending.allowed(TOGETHER * len(tasks)), self.spending.clock()
         for task in tasks:
             new = task.waiting[: min(TOGETHER, allowed)]
             allowed -= len(new)
@@ -209,36 +184,21 @@ class Tuner:
         for task, runners in contests:
             own = list(islice(rest, len(runners)))
             self._race(task, runners, own)
-        self._remove(built)
-        self.each = (self.clock() - begin) / max(1, len(built))
+        remove(built)
+        self.spending.each = (self.spending.clock() - begin) / max(1, len(built))
 
     def _race(self, task: Task, runners: Sequence[Candidate], built: Sequence[Built]) -> None:
         """Time what was built for a task, and keep what was found."""
         self._tell(task, f"{len(runners)} kernels, {task.best} is the fastest so far")
         task.races += 1
-        best: dict[int, float] = {}
-        running = [place for place, (_, library) in enumerate(built) if library is not None]
-        for number in range(ROUNDS):
-            if number and not self._left():
-                break  # what was built is timed once even so
-            running = self._round(built, running, best)
-        for place, candidate in enumerate(runners):
-            if candidate.name not in task.trials or place in best:
-                self._note(task, candidate, best.get(place))
-        self._decide(task, {runners[place]: seconds for place, seconds in best.items()})
-
-    def _round(self, built: Sequence[Built], running: list[int], best: dict[int, float]) -> list[int]:
-        """Time each once; returns those that are still worth timing."""
-        for place in list(running):
-            function, library = built[place]
-            seconds = None if library is None else self.bench.time(function, library)
-            if seconds is None:
-                running.remove(place)
-                best.pop(place, None)  # what crashes now and then is no candidate
-            else:
-                best[place] = min(seconds, best.get(place, seconds))
-        limit = OUT * min(best.values(), default=0.0)
-        return [place for place in running if best[place] <= limit]
+        times: dict[int, float | None] = {}
+        try:
+            race(self.bench, built, self.spending.left, times)
+        finally:  # a device that crashed would be sent the same candidate again
+            for place, seconds in times.items():
+                if runners[place].name not in task.trials or seconds is not None:
+                    self._note(task, runners[place], seconds)
+            self._decide(task, {runners[place]: seconds for place, seconds in timed(times).items()})
 
     def _time_once(self, function: tirx.PrimFunc, library: Path) -> float | None:
         times = [self.bench.time(function, library) for _ in range(2)]
@@ -248,7 +208,7 @@ class Tuner:
         """Keep the time of a candidate; one that failed is not tried again."""
         old = task.trials.get(candidate.name)
         if old is None:
-            self.spent += 1
+            self.spending.spent += 1
             task.measured += 1
             task.failed += seconds is None
         elif old.seconds is not None and seconds is not None:
@@ -297,20 +257,15 @@ class Tuner:
         libraries = iter(self.bench.build([f for f, good in zip(functions, scheduled, strict=True) if good]))
         return [(f, next(libraries) if good else None) for f, good in zip(functions, scheduled, strict=True)]
 
-    def _remove(self, built: Sequence[Built]) -> None:
-        for _, library in built:
-            if library is not None:
-                library.unlink(missing_ok=True)
-
     # --- what is told
 
     def _tell(self, task: Task, what: str) -> None:
         place = self.tasks.index(task) + 1
         gained = f"{1 / task.gain:.2f}x so far" if task.gain < 1 else "no gain yet"
         text = f"tuning {place}/{len(self.tasks)}, {key(task.workload)}: {what}, {gained}"
-        self.progress(text, min(1.0, self._done()))
+        self.progress(text, min(1.0, self.spending.done()))
 
-    def _results(self) -> list[Tuned]:
+    def results(self) -> list[Tuned]:
         return [
             Tuned(
                 workload=key(task.workload),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import CompileError
-from graphopt.targets.tvm.records import SHIPPED, Record, Trial, append_line, canonical, file_name, read_folder
+from graphopt.targets.tvm.records import SHIPPED, SUFFIX, Record, Trial, append_line, canonical, file_name, read_folder
 from tests.targets.tuning.support import TARGET, conv, record, records
 
 FAST = Trial("conv_direct", 1, (3, 2, 1), 1e-4)
@@ -105,7 +105,7 @@ def test_a_wrong_line_is_passed_over_with_a_warning(
     good = [record(conv(size=size), FAST).to_line() for size in (9, 10)]
     file.write_text("\n".join([good[0], "", damage, good[1]]) + "\n")
     with caplog.at_level(logging.WARNING):
-        assert len(list(read_folder(tmp_path))) == 2
+        assert len(list(read_folder(tmp_path, SUFFIX, Record.of_line))) == 2
     assert f"{file}:3: not a record" in caplog.text
 
 
@@ -113,7 +113,7 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None
     file = tmp_path / "a.jsonl"
     file.write_text(record(conv(), SLOW).to_line()[:40])
     append_line(file, record(conv(), FAST).to_line())
-    assert [made.winner for made in read_folder(tmp_path)] == [FAST]
+    assert [made.winner for made in read_folder(tmp_path, SUFFIX, Record.of_line)] == [FAST]
 
 
 def test_two_processes_lose_nothing(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_what_ships_can_be_read(caplog: pytest.LogCaptureFixture) -> None:
-    shipped = list(read_folder(SHIPPED))
+    shipped = list(read_folder(SHIPPED, SUFFIX, Record.of_line))
     assert shipped
     assert not caplog.records
     for made in shipped:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from graphopt.targets.tvm import tuner
+from graphopt.errors import CompileError
+from graphopt.targets.tvm import spending, tuner
 from graphopt.targets.tvm.families import Workload, every_plan, families_for, key
 from graphopt.targets.tvm.plans import Plans, default
+from graphopt.targets.tvm.spending import Spending, spend
 from graphopt.targets.tvm.tuner import Candidate, Tuner
 from graphopt.tuning import Budget, Tuned
 from tests.targets.tuning.support import MACHINE, FakeBench, conv, plans_of, records
@@ -24,7 +27,8 @@ BOTH = conv(32, 32, 12)
 def tune(folder: Path, bench: FakeBench, *workloads: Workload, budget: Budget = ALL, **more: Any) -> dict[str, Tuned]:
     """The results by workload."""
     kept = records(folder)
-    found = Tuner(plans_of(*workloads, kept=kept), kept, bench, budget, lambda what, done: None, **more).run()
+    account = Spending(budget, **more)
+    found = spend(account, [Tuner(plans_of(*workloads, kept=kept), kept, bench, account, lambda what, done: None)])
     return {one.workload: one for one in found}
 
 
@@ -85,7 +89,7 @@ def test_one_twice_as_slow_is_timed_once(tmp_path: Path) -> None:
     bench = FakeBench(lambda name: 9e-4 if name.startswith("direct convolution 6x2x8") else 1e-4)
     tune(tmp_path, bench, POINTWISE)
     assert bench.timed["direct convolution 6x2x8"] == 1
-    assert bench.timed["direct convolution 4x3x8"] >= tuner.ROUNDS
+    assert bench.timed["direct convolution 4x3x8"] >= spending.ROUNDS
 
 
 def test_a_candidate_that_fails_costs_only_itself(tmp_path: Path) -> None:
@@ -96,6 +100,29 @@ def test_a_candidate_that_fails_costs_only_itself(tmp_path: Path) -> None:
     before = bench.timed.copy()
     assert tune(tmp_path, bench, POINTWISE)[key(POINTWISE)].known, "what failed is not tried again"
     assert bench.timed == before
+
+
+def test_a_device_that_goes_away_leaves_what_was_measured(tmp_path: Path) -> None:
+    """The candidate that crashed it is not sent again, the one that found it gone is."""
+    culprit = "direct convolution 4x3x8"
+    bench = FakeBench(lambda name: None if name == culprit else 1e-4)
+    answers = bench.seconds
+
+    def seconds(name: str) -> float | None:
+        if bench.timed[culprit] and name != culprit:
+            raise CompileError("the device does not answer any more")
+        return answers(name)
+
+    bench.seconds = seconds
+    with pytest.raises(CompileError, match="does not answer"):
+        tune(tmp_path, bench, POINTWISE)
+    kept = records(tmp_path).find(key(POINTWISE))
+    assert kept is not None
+    assert kept.winner.seconds == 1e-4
+    assert [trial.plan[:2] for trial in kept.trials if trial.seconds is None] == [(4, 3)]
+    bench.seconds, bench.timed = answers, Counter()
+    assert tune(tmp_path, bench, POINTWISE)[key(POINTWISE)].measured
+    assert culprit not in bench.timed
 
 
 def test_a_default_that_fails_loses(tmp_path: Path) -> None:
