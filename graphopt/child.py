@@ -2,7 +2,8 @@
 
 The parent writes `job.json`, which names the optimized model, starts `python -m graphopt.child FOLDER`, reads one JSON
 line for each step of progress, and finds the answer in `result.json`. The child ends when its standard input closes, so
-that it does not outlive a parent that was killed.
+that it does not outlive a parent that was killed. Temporary files of it and of the processes that it starts are in the
+parent's folder, and go with that.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -26,6 +27,7 @@ from .artifact import Memory, TensorInfo, Weight, Workloads
 from .backend import Built, Progress
 from .backend import load as load_backend
 from .errors import CompileError, GraphOptError
+from .scratch import scratch
 from .target import Target
 from .tuning import Tuned, Tuning
 
@@ -66,8 +68,7 @@ def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -
 
 def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...]) -> dict[str, Any]:
     """What the child answers; the folders `hidden` are not named in errors. What it warned of is logged here."""
-    with tempfile.TemporaryDirectory(prefix="graphopt-job-") as name:
-        work = Path(name)
+    with scratch("job") as work:
         (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
         status, messages = _run(work, progress)
         try:
@@ -77,7 +78,7 @@ def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...]) -> di
     for message in answer.get("warnings", ()):
         _LOG.warning("%s", message)
     if "error" in answer:
-        raise _rebuilt(answer["error"], hidden)
+        raise _rebuilt(answer["error"], (*hidden, str(work)))
     return answer
 
 
@@ -86,7 +87,7 @@ def _run(work: Path, progress: Progress) -> tuple[int, str]:
     # The same hash seed every time: what the compiler keeps in sets must come out in the same order. A safe path: a
     # file of the current folder that is named like a module must not be taken for it.
     # Processes that it starts itself must not do so either.
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "TMPDIR": str(work)}
     command = [sys.executable, "-m", "graphopt.child", str(work)]
     with (work / "stderr.txt").open("w+b") as messages:
         process = subprocess.Popen(
@@ -100,9 +101,10 @@ def _run(work: Path, progress: Progress) -> tuple[int, str]:
         try:
             assert process.stdout is not None
             _follow(process.stdout, progress)
-            status = process.wait()
+            # As long as nobody asked for its status, the number of its group cannot be another's.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
-            _end(process)
+            status = _end(process)
         size = messages.seek(0, os.SEEK_END)
         messages.seek(max(0, size - 4 * _TAIL))
         return status, messages.read().decode(errors="replace")
@@ -118,15 +120,14 @@ def _follow(lines: IO[bytes], progress: Progress) -> None:
         progress(what, done)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the child and whatever it started; nothing happens if they have ended."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """End the child and whatever it started, which may have outlived it; its status."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()
+    return process.wait()
 
 
 def _crash(status: int, messages: str) -> CompileError:
@@ -156,7 +157,7 @@ def _rebuilt(table: dict[str, str], folders: tuple[str, ...]) -> GraphOptError:
 
 def main(work: Path) -> None:
     """What the child does."""
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(work,), daemon=True).start()
     # Standard output carries progress alone; what libraries print goes to standard error.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -214,10 +215,11 @@ def _told(error: GraphOptError) -> dict[str, str]:
     }
 
 
-def _watch_parent() -> None:
+def _watch_parent(work: Path) -> None:
     """Kill this process and what it started once the parent is gone: its end of standard input closes then."""
     while os.read(0, 4096):
         pass
+    shutil.rmtree(work, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 

@@ -19,6 +19,7 @@ from .api import DEFAULT_PIPELINE, run_passes
 from .artifact import Artifact, Manifest
 from .errors import CompileError, VerificationError
 from .pipeline import Observer, Step
+from .scratch import scratch
 from .shapes import fix_shapes
 from .target import Target
 from .target import load as load_target
@@ -181,8 +182,8 @@ def _build(model: Model, target: Target, folder: Path, tuning: Tuning, progress:
 
 @contextmanager
 def _saved(model: Model) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="graphopt-lowered-") as place:
-        path = Path(place) / artifacts.MODEL
+    with scratch("lowered") as place:
+        path = place / artifacts.MODEL
         io.save(model, path)
         yield path
 

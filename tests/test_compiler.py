@@ -155,7 +155,10 @@ class _Backend:
             os.write(1, b'{"noise": 1}\n')
             return backend.Built((), (), (), {"tool": "1"}, Memory(0, 0, 0), Workloads(0, 0))
         subprocess.Popen(["sleep", "600"])
+        tempfile.mkdtemp(prefix="graphopt-tune-")
         progress(f"sleeping {os.getpid()}", 0.5)
+        if what == "orphan":
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
 
 
@@ -231,7 +234,25 @@ def wait_for(condition) -> None:
     raise AssertionError("it took too long")
 
 
-def test_an_interrupt_ends_the_compiler_and_all_it_started(failing):
+@pytest.fixture
+def scratch(tmp_path, monkeypatch) -> Path:
+    """The folder for temporary files."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_a_compiler_that_was_killed_leaves_nothing(failing, scratch):
+    groups: list[int] = []
+    with pytest.raises(CompileError, match="was ended by SIGKILL"):
+        failing("orphan", lambda what, done: groups.append(int(what.split()[1])) if "sleeping" in what else None)
+    wait_for(lambda: group_is_gone(groups[0]))
+    assert not list(scratch.iterdir())
+
+
+def test_an_interrupt_ends_the_compiler_and_all_it_started(failing, scratch):
     started: list[int] = []
 
     def progress(what: str, done: float) -> None:
@@ -243,6 +264,7 @@ def test_an_interrupt_ends_the_compiler_and_all_it_started(failing):
         failing("sleep", progress)
     wait_for(lambda: ended(started[0]))
     assert group_is_gone(started[0])
+    assert not list(scratch.iterdir())
 
 
 def group_is_gone(group: int) -> bool:
@@ -256,7 +278,7 @@ def group_is_gone(group: int) -> bool:
     return True
 
 
-def test_the_compiler_ends_with_a_parent_that_is_killed(failing, tmp_path):
+def test_the_compiler_ends_with_a_parent_that_is_killed(failing, scratch):
     with pytest.raises(KeyboardInterrupt):  # sets the environment up
         failing("sleep", lambda what, done: (_ for _ in ()).throw(KeyboardInterrupt) if "sleeping" in what else None)
     script = f"""
@@ -264,17 +286,14 @@ from graphopt import compiler
 from graphopt.ir.text import parse
 compiler.compile(parse({RELU!r}), passes="", progress=lambda what, done: print(what, flush=True))
 """
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)}
-    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     group = next(int(line.split()[1]) for line in parent.stdout if line.startswith("sleeping"))
     parent.kill()
     parent.wait()
     parent.stdout.close()
     wait_for(lambda: group_is_gone(group))
+    assert not list(scratch.glob("graphopt-job-*"))
 
 
 def test_wrong_code_is_not_handed_out(monkeypatch):
