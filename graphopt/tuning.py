@@ -62,13 +62,14 @@ class Tuning:
 
     `budget`: measure first; None: only look up what was measured before. `records`: a folder for the measurements
     instead of the one in the user's cache. `use_records=False`: neither, closed forms decide. `remote`: where to
-    measure; None: here.
+    measure; None: here. `search`: spend the budget on functions that no kernel family covers too.
     """
 
     budget: Budget | None = None
     records: str | None = None
     use_records: bool = True
     remote: Remote | None = None
+    search: bool = False
 
     @staticmethod
     def of(tune: Tuning | str | int | None, records: str | os.PathLike[str] | None = None) -> Tuning:

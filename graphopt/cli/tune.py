@@ -28,6 +28,10 @@ def tune(
         str,
         typer.Option("--budget", "-b", help="How much to spend: a time as 60s or 5m, or so many measurements as 200."),
     ] = DEFAULT_BUDGET,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Search for schedules of everything else too: reductions, transposes, softmax."),
+    ] = False,
     passes: options.Passes = None,
     level: options.Level = None,
     shapes: options.InputShapes = None,
@@ -42,7 +46,8 @@ def tune(
     Every size of convolution and matrix product in the model is a workload. Each is measured as graphopt would compile
     it, then with other tiles and other algorithms, where most of the time goes first. What is found is kept, and
     `graphopt compile` uses it from then on, for this model and for any other with the same sizes. A run that is
-    interrupted or out of budget goes on where it was.
+    interrupted or out of budget goes on where it was. What is neither is compiled with general schedules; --search
+    spends a part of the budget on looking for better ones, with the search of TVM's MetaSchedule.
 
     \b
     Examples:
@@ -54,7 +59,7 @@ def tune(
 
     from .watch import observers
 
-    tuning = options.choose_tuning(budget, records, rpc, rpc_key)
+    tuning = dataclasses.replace(options.choose_tuning(budget, records, rpc, rpc_key), search=search)
     options.load_modules(load)
     output = Output(as_json)
     before = io.load(model)
@@ -74,7 +79,10 @@ def tune(
 
 def _show(output: Output, found: list[Tuned]) -> None:
     if not found:
-        output.line("nothing to tune: the model has no convolutions or products of known sizes (--input fixes sizes)")
+        output.line(
+            "nothing to tune: the model has no convolutions or products of known sizes (--input fixes sizes, "
+            "--search tunes other functions)"
+        )
         return
     columns = ("workload", *_NUMBERS, "fastest")
     table = Table("what was measured", columns, right=frozenset(_NUMBERS))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphopt.ir import Model
     from graphopt.target import Target
     from graphopt.targets.tvm.plans import Plans
+    from graphopt.targets.tvm.searched import Searched
 
 
 class TvmBackend:
@@ -59,7 +60,10 @@ class TvmBackend:
         lowered = lower(model, machine, plans)
         progress("scheduling", 0.2)
         made_for = builder.tvm_target(target)
-        scheduled = gpu.fuse(lowered.mod, made_for) if machine is None else fuse.fuse(lowered.mod, made_for, machine)
+        if machine is None:
+            scheduled = gpu.fuse(lowered.mod, made_for)
+        else:
+            scheduled = fuse.fuse(lowered.mod, made_for, machine, _searched(target, tuning))
         write_kernels(kernels(scheduled, lowered.layers), folder)
         progress("generating code", 0.5)
         memory = builder.build_library(scheduled, target, folder / LIBRARY, progress)
@@ -91,6 +95,17 @@ class TvmBackend:
         return requirements(target)
 
 
+def _searched(target: Target, tuning: Tuning) -> Searched | None:
+    """Schedules that a search found; None where nothing is to be looked up."""
+    from graphopt.targets.tvm.searched import Searched
+
+    return Searched(target, _folder(tuning)) if tuning.use_records else None
+
+
+def _folder(tuning: Tuning) -> Path | None:
+    return None if tuning.records is None else Path(tuning.records)
+
+
 def _plans(target: Target, tuning: Tuning) -> Plans | None:
     """How the kernels of a CPU are chosen; None for a GPU, which has others."""
     from graphopt.targets.tvm.machine import machine_for
@@ -99,5 +114,4 @@ def _plans(target: Target, tuning: Tuning) -> Plans | None:
 
     if target.kind == "cuda":
         return None
-    folder = None if tuning.records is None else Path(tuning.records)
-    return Plans(machine_for(target), Records(target, folder) if tuning.use_records else None)
+    return Plans(machine_for(target), Records(target, _folder(tuning)) if tuning.use_records else None)

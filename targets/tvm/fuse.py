@@ -18,17 +18,28 @@ from graphopt.targets.tvm.order import order_symbols
 from graphopt.targets.tvm.patterns import relax_broadcasts
 from graphopt.targets.tvm.results import copy_constant_results
 from graphopt.targets.tvm.schedule import schedule
+from graphopt.targets.tvm.searched import Searched
 from graphopt.targets.tvm.work import measure_bytes
 
 
-def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None = None) -> tvm.IRModule:
+def fuse(
+    mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None = None, searched: Searched | None = None
+) -> tvm.IRModule:
     """Legalize, fuse and schedule `mod` for `target`; `main` keeps its signature.
 
-    `machine` says more of the target than TVM's description, such as the caches.
+    `machine` says more of the target than TVM's description, such as the caches. `searched` holds schedules for
+    functions that no kernel family covers.
     """
     machine = machine or machine_of(target)
+    mod = fuse_only(mod, target, machine)
     with target:
-        mod = tvm.transform.Sequential(
+        return schedule(mod, machine, searched)
+
+
+def fuse_only(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine) -> tvm.IRModule:
+    """What `fuse` does before it schedules."""
+    with target:
+        return tvm.transform.Sequential(
             [
                 relax.backend.DispatchSampling(),
                 relax.backend.DispatchSortScan(),
@@ -47,4 +58,3 @@ def fuse(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine | None =
                 relax.transform.RewriteDataflowReshape(),
             ]
         )(mod)
-        return schedule(mod, machine)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,23 +26,24 @@ import tvm
 from tvm import tirx
 
 from graphopt import cpu
-from graphopt.errors import CompileError, InputError
+from graphopt.errors import CompileError
 from graphopt.target import Target
 from graphopt.targets.tvm.build import tvm_target
+from graphopt.targets.tvm.compare import compare_here, compare_there, random
 from graphopt.targets.tvm.link import link
 from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.targets.tvm.messages import last_line
+from graphopt.targets.tvm.remote import THREADS, remote_runner
 from graphopt.tuning import Remote
 
 _LOG = logging.getLogger(__name__)
 
-THREADS = 1
 BUILD_SECONDS = 60
 RUN_SECONDS = 20
 REPEATS = 4
 REPEAT_MS = 5
 COPIES = 64
 """At most so many copies of the packed operand: those of small layers then come from the last cache, as they do."""
-CONNECT_SECONDS = 10
 WORKERS = 8
 NEEDED = ("cloudpickle", "psutil")
 NEEDED_REMOTELY = ("tornado",)
@@ -58,6 +58,10 @@ class Bench(Protocol):
 
     def time(self, function: tirx.PrimFunc, library: Path) -> float | None:
         """Seconds of one call at best, over a few; None if it crashed or did not end."""
+        ...
+
+    def compare(self, function: tirx.PrimFunc, reference: Path, library: Path) -> str:
+        """What differs between the results of two libraries of a function; empty if nothing does."""
         ...
 
 
@@ -82,7 +86,7 @@ class TvmBench:
                 f_export=functools.partial(export, str(self._folder), target.machine),
             )
             last_cache = max(target.l2_kib, target.l3_kib) << 10
-            self._runner = _remote_runner(remote, run_seconds) if remote else _local_runner(last_cache, run_seconds)
+            self._runner = remote_runner(remote, run_seconds) if remote else _local_runner(last_cache, run_seconds)
             self._patience = 2 * run_seconds
             self._remote = remote
             self._failures = 0
@@ -111,7 +115,7 @@ class TvmBench:
         results = self._builder.build(inputs) if inputs else []
         for result in results:
             if result.error_msg:
-                _LOG.info("a candidate cannot be built: %s", _last_line(result.error_msg))
+                _LOG.info("a candidate cannot be built: %s", last_line(result.error_msg))
         return [None if result.error_msg else Path(str(result.artifact_path)) for result in results]
 
     def time(self, function: tirx.PrimFunc, library: Path) -> float | None:
@@ -123,12 +127,29 @@ class TvmBench:
         self._wait(future)
         result = future.result()
         if result.error_msg or not result.run_secs:
-            _LOG.info("a candidate cannot be run: %s", _last_line(str(result.error_msg)))
+            _LOG.info("a candidate cannot be run: %s", last_line(str(result.error_msg)))
             self._failures += 1
             self._check_device()
             return None
         self._failures = 0
         return min(float(seconds) for seconds in result.run_secs)
+
+    def compare(self, function: tirx.PrimFunc, reference: Path, library: Path) -> str:
+        """See `Bench.compare`."""
+        from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+
+        arguments = [info.as_json() for info in ArgInfo.from_prim_func(function)]
+        runner = self._runner
+        if self._remote is None:
+            future = runner.pool.submit(compare_here, arguments, str(reference), str(library))
+        else:
+            future = runner.pool.submit(compare_there, runner.rpc_config, arguments, str(reference), str(library))
+        self._wait(future)
+        try:
+            problem: str = future.result()
+        except Exception as error:  # whatever happened in the worker, or to it
+            return last_line(str(error)) if str(error) else type(error).__name__
+        return problem
 
     def _check_device(self) -> None:
         """TVM's RPC server ends with the kernel that crashes it: what fails from then on says nothing of kernels."""
@@ -159,10 +180,6 @@ def check_packages(names: Sequence[str]) -> None:
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise CompileError(f"tuning needs {' and '.join(missing)}", remedy="pip install 'graphopt[tune]'")
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
 
 
 # --- what runs in the builder's workers
@@ -210,19 +227,24 @@ def use_one_thread() -> None:
 
 
 def allocate(size: int, device: Any, args_info: Sequence[Any], _repeat: int) -> list[list[Any]]:
-    """Arguments (data, packed, result) that differ in the packed operand: as many as make `size` bytes together."""
+    """Arguments that differ in the second operand, if there is one: as many as make `size` bytes together.
+
+    That is the packed one, behind which nothing but the result comes; functions without a family may have any number.
+    """
     rng = np.random.default_rng(0)
 
     def tensor(info: Sequence[Any]) -> Any:
         _, dtype, shape = info
-        array = rng.standard_normal([int(extent) for extent in shape], np.float32)
-        return tvm.runtime.tensor(array.astype(str(dtype)), device)
+        return tvm.runtime.tensor(random(rng, str(dtype), [int(extent) for extent in shape]), device)
 
-    data, packed, *rest = [tensor(info) for info in args_info]
+    first, *rest = [tensor(info) for info in args_info]
+    if len(rest) < 2:
+        return [[first, *rest]]
+    packed, *rest = rest
     nbytes = packed.numpy().nbytes
     copies = max(1, min(COPIES, size // max(1, nbytes)))
     others = [tvm.runtime.empty(packed.shape, packed.dtype, device).copyfrom(packed) for _ in range(copies - 1)]
-    return [[data, part, *rest] for part in [packed, *others]]
+    return [[first, part, *rest] for part in [packed, *others]]
 
 
 def evaluate(module: Any, _device: Any, config: Any, arguments: Sequence[Sequence[Any]]) -> list[float]:
@@ -241,50 +263,3 @@ def evaluate(module: Any, _device: Any, config: Any, arguments: Sequence[Sequenc
     once = max(run(1), 1e-7)
     times = max(config.number, round(config.min_repeat_ms / 1000 / once))
     return [run(times) / times for _ in range(config.repeat)]
-
-
-# --- elsewhere
-
-
-def _remote_runner(remote: Remote, seconds: float) -> Any:
-    from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, RPCConfig, RPCRunner
-
-    _check_remote(remote)
-    return RPCRunner(
-        RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=round(seconds)),
-        EvaluatorConfig(number=1, repeat=4 * REPEATS, min_repeat_ms=0, enable_cpu_cache_flush=True),
-        f_run_evaluator=evaluate_remotely,
-    )
-
-
-def _check_remote(remote: Remote) -> None:
-    """Raise InputError unless the tracker answers and knows a device of that key."""
-    from tvm.s_tir.meta_schedule.runner import RPCConfig
-
-    config = RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=CONNECT_SECONDS)
-    where = f"{remote.host}:{remote.port}"
-    try:
-        socket.create_connection((remote.host, remote.port), CONNECT_SECONDS).close()
-        servers = config.count_num_servers()
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _last_line(str(error))
-        raise InputError(
-            f"no tracker can be reached: {reason}",
-            where=where,
-            remedy="start one with `python -m tvm.exec.rpc_tracker`, and see that the address is right",
-        ) from None
-    if not servers:
-        raise InputError(
-            f"the tracker knows no device of key '{remote.key}'",
-            where=where,
-            remedy="register one there: python -m tvm.exec.rpc_server --tracker HOST:PORT --key KEY",
-        )
-
-
-def evaluate_remotely(session: Any, module: Any, device: Any, config: Any, arguments: Sequence[Any]) -> list[float]:
-    """Seconds of wall time of each call, on one thread of the other machine."""
-    from tvm.s_tir.meta_schedule.runner.utils import run_evaluator_common
-
-    session.get_function("runtime.config_threadpool")(1, THREADS)
-    costs: list[float] = run_evaluator_common(module, device, config, arguments)
-    return costs

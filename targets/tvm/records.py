@@ -200,7 +200,7 @@ def read_folder(folder: Path, suffix: str, of_line: Callable[[str], Kind]) -> It
                 continue
             try:
                 yield of_line(line)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, LookupError) as error:
                 _LOG.warning("%s:%d: not a record of tuning, passed over (%s)", path, number, _reason(error))
 
 

@@ -29,6 +29,7 @@ from graphopt.targets.tvm.kernels import (
 )
 from graphopt.targets.tvm.layers import SCHEDULE
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.searched import Searched, is_searchable
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,12 +49,16 @@ CPU_RULES: tuple[CpuRule, ...] = (
 """From the most specific to the most general; a rule answers None for a function that is not its own."""
 
 
-def schedule(mod: tvm.IRModule, machine: Machine) -> tvm.IRModule:
-    """The module with every PrimFunc scheduled for `machine`; Relax functions stay as they are."""
+def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = None) -> tvm.IRModule:
+    """The module with every PrimFunc scheduled for `machine`; Relax functions stay as they are.
+
+    A function that no kernel family covers gets the schedule that a search found for it, if there is one.
+    """
     result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
     for name, func in sorted(mod.functions_items(), key=lambda item: item[0].name_hint):
         if isinstance(func, tirx.PrimFunc) and not is_scheduled(func):
-            result[name] = schedule_function(func, machine).with_attr("tirx.is_scheduled", True)
+            found = searched.schedule(func) if searched and is_searchable(func) else None
+            result[name] = (found or schedule_function(func, machine)).with_attr("tirx.is_scheduled", True)
     return result
 
 

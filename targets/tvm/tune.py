@@ -8,12 +8,16 @@ from graphopt.backend import Progress
 from graphopt.errors import InputError, TargetError
 from graphopt.ir import Model
 from graphopt.target import Target
+from graphopt.targets.tvm.build import tvm_target
+from graphopt.targets.tvm.fuse import fuse_only
 from graphopt.targets.tvm.lower import lower
 from graphopt.targets.tvm.machine import machine_for
 from graphopt.targets.tvm.measure import TvmBench
 from graphopt.targets.tvm.plans import Plans
 from graphopt.targets.tvm.records import Records
-from graphopt.targets.tvm.spending import Spending, spend
+from graphopt.targets.tvm.search import Search, functions_of
+from graphopt.targets.tvm.searched import Searched
+from graphopt.targets.tvm.spending import Measuring, Spending, spend
 from graphopt.targets.tvm.tuner import Tuner
 from graphopt.tuning import Tuned, Tuning
 
@@ -34,11 +38,18 @@ def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> li
             remedy="Measure on one that can: --rpc HOST:PORT --rpc-key KEY.",
         )
     progress("finding workloads", 0.0)
-    records = Records(target, None if tuning.records is None else Path(tuning.records))
+    folder = None if tuning.records is None else Path(tuning.records)
+    records = Records(target, folder)
     plans = Plans(machine_for(target), records)
-    lower(model, plans.machine, plans)
-    if not plans.workloads:
+    lowered = lower(model, plans.machine, plans)
+    made_for, functions = tvm_target(target), []
+    if tuning.search:
+        functions = functions_of(fuse_only(lowered.mod, made_for, plans.machine), lowered.layers, plans.machine)
+    if not plans.workloads and not functions:
         return []
     with TvmBench(target, tuning.remote) as bench:
         spending = Spending(tuning.budget)
-        return spend(spending, [Tuner(plans, records, bench, spending, progress)])
+        parts: list[Measuring] = [Tuner(plans, records, bench, spending, progress)]
+        if functions:
+            parts.append(Search(functions, made_for, Searched(target, folder), bench, spending, progress))
+        return spend(spending, parts)

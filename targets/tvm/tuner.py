@@ -22,9 +22,10 @@ from graphopt.backend import Progress
 from graphopt.targets.tvm import plans as choices
 from graphopt.targets.tvm.families import Family, Plan, Workload, bare_function, every_plan, families_for, flops, key
 from graphopt.targets.tvm.machine import Machine
-from graphopt.targets.tvm.measure import THREADS, Bench
+from graphopt.targets.tvm.measure import Bench
 from graphopt.targets.tvm.plans import Plans
 from graphopt.targets.tvm.records import Record, Records, Trial
+from graphopt.targets.tvm.remote import THREADS
 from graphopt.targets.tvm.schedule import schedule_function
 from graphopt.targets.tvm.spending import GAIN, Built, Spending, race, remove, timed
 from graphopt.tuning import Tuned

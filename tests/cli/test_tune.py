@@ -12,6 +12,7 @@ from graphopt import io, runtime
 from graphopt.cli.options import choose_tuning
 from graphopt.errors import InputError
 from graphopt.reference import Reference
+from graphopt.target import Target
 from graphopt.tuning import Budget, Remote, Tuned, Tuning
 from tests.cli.conftest import Run
 from tests.helpers import model_of
@@ -62,6 +63,52 @@ def test_a_damaged_record_is_told_of(run: Run, network: str, caplog: pytest.LogC
     Path("kept", "mine.jsonl").write_text('{"target": "half a li\n')
     assert run("compile", network, "--records", "kept").status == 0
     assert "mine.jsonl:1: not a record of tuning" in caplog.text
+
+
+def test_a_search_is_kept_and_used(run: Run) -> None:
+    """Measured for real; what is compiled with what was found is right, and always the same."""
+    text = "net (float[6,50] x) => (float[6] y) { y = ReduceLogSumExp <keepdims=0> (x, axes) }"
+    io.save(model_of(text, {"axes": np.array([1])}), "net.onnx")
+    found = run("tune", "net.onnx", "--search", "--budget", "5", "--records", "kept", "--json").json["workloads"]
+    assert sum(one["measured"] for one in found) == 5
+    assert all(one["default_seconds"] > 0 for one in found)
+    (file,) = Path("kept").iterdir()
+    assert json.loads(file.read_text().splitlines()[-1])["general"] > 0
+
+    for name in ("a.gopt", "b.gopt"):
+        run("compile", "net.onnx", "--records", "kept", "-o", name)
+    assert [path.read_bytes() for path in sorted(Path("a.gopt").iterdir())] == [
+        path.read_bytes() for path in sorted(Path("b.gopt").iterdir())
+    ]
+
+
+def test_a_schedule_from_the_records_is_compiled(run: Run) -> None:
+    """One that no clock chose: it is used, and right; with `--tune off` it is not."""
+    from graphopt.targets.tvm import search
+    from graphopt.targets.tvm.build import tvm_target
+    from graphopt.targets.tvm.evolution import Evolution, trace_of
+    from graphopt.targets.tvm.fuse import fuse_only
+    from graphopt.targets.tvm.lower import lower
+    from graphopt.targets.tvm.machine import machine_for
+    from graphopt.targets.tvm.searched import Found, Searched, key, to_text
+
+    io.save(model_of("net (float[6,50] x) => (float[6,50] y) { y = Softmax (x) }", {}), "net.onnx")
+    host = Target.load("host")
+    made_for, machine = tvm_target(host), machine_for(host)
+    lowered = lower(io.load("net.onnx"), machine)
+    (function,) = search.functions_of(fuse_only(lowered.mod, made_for, machine), lowered.layers, machine)
+    trace = trace_of(Evolution(function.func, made_for, [], 1).candidates()[0])
+    known = Searched(host, Path("kept"))
+    text = to_text(function.func)
+    known.add(Found(known.target, known.toolchain, key(function.func), text, 2e-4, 1e-4, trace, 9, 1.0))
+
+    run("compile", "net.onnx", "--records", "kept", "-o", "a.gopt", "--verify")
+    run("compile", "net.onnx", "--tune", "off", "-o", "b.gopt")
+    kernels = [json.loads(Path(name, "kernels.json").read_text())["kernels"] for name in ("a.gopt", "b.gopt")]
+    assert [one["schedule"] for (one,) in kernels] == ["search", "generic"]
+    data = {"x": np.random.default_rng(1).standard_normal((6, 50)).astype(np.float32)}
+    exact = np.exp(data["x"]) / np.exp(data["x"]).sum(1, keepdims=True)
+    np.testing.assert_allclose(runtime.load("a.gopt").run(data)["y"], exact, rtol=1e-5)
 
 
 def test_nothing_to_tune(run: Run, tmp_path: Path) -> None:
@@ -121,6 +168,7 @@ def test_what_travels_to_the_child_arrives() -> None:
         Tuning(),
         Tuning.of("off"),
         Tuning.of(200, "folder"),
+        Tuning(search=True),
         choose_tuning("5m", None, "[::1]:9190", "pi"),
     ):
         assert Tuning.from_dict(json.loads(json.dumps(tuning.to_dict()))) == tuning

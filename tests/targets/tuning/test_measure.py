@@ -17,7 +17,7 @@ from tvm.script import tirx as T
 
 from graphopt.errors import CompileError, InputError
 from graphopt.target import Target
-from graphopt.targets.tvm import measure
+from graphopt.targets.tvm import remote
 from graphopt.targets.tvm.families import bare_function
 from graphopt.targets.tvm.machine import machine_for
 from graphopt.targets.tvm.measure import TvmBench, check_packages
@@ -76,6 +76,27 @@ def test_what_fails_costs_only_itself(bench: TvmBench) -> None:
     assert time.monotonic() - start > SECONDS, "the one that hangs was waited for"
 
 
+def scaled(factor: float) -> tirx.PrimFunc:
+    x = te.placeholder((30,), "float32", "x")
+    made = te.create_prim_func([x, te.compute((30,), lambda i: x[i] * tirx.const(factor, "float32"))], "int64")
+    return made.with_attr("global_symbol", "main")
+
+
+def test_results_are_compared(bench: TvmBench) -> None:
+    functions = [scaled(3.0), scaled(3.0000001), scaled(3.01), calling("abort"), kernel()]
+    same, near, far, crashing, other = bench.build(functions)
+    assert same
+    assert near
+    assert far
+    assert crashing
+    assert other
+    assert bench.compare(functions[0], same, near) == ""
+    assert "argument 1" in bench.compare(functions[0], same, far)
+    assert bench.compare(functions[3], crashing, crashing) != ""
+    assert bench.compare(functions[0], same, other) != "", "it takes other arguments"
+    assert bench.compare(functions[0], near, same) == "", "the worker was started anew"
+
+
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -132,7 +153,12 @@ def test_measuring_on_another_machine(tracker: tuple[str, int]) -> None:
     with TvmBench(HOST, Remote(*tracker, KEY), run_seconds=SECONDS) as bench:
         libraries = bench.build(functions)
         times = [library and bench.time(function, library) for function, library in zip(functions, libraries)]
-    assert all(isinstance(seconds, float) and 0 < seconds < 1 for seconds in times), times
+        assert all(isinstance(seconds, float) and 0 < seconds < 1 for seconds in times), times
+        same, far = bench.build([scaled(3.0), scaled(3.01)])
+        assert same
+        assert far
+        assert bench.compare(scaled(3.0), same, same) == ""
+        assert "argument 1" in bench.compare(scaled(3.0), same, far)
 
 
 def test_a_key_that_the_tracker_does_not_know(tracker: tuple[str, int]) -> None:
@@ -153,6 +179,6 @@ def test_a_device_that_goes_away_is_noticed(tracker: tuple[str, int]) -> None:
 
 
 def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(remote, "CONNECT_SECONDS", 2)
     with pytest.raises(InputError, match=r"127.0.0.1:1: no tracker can be reached"):
         TvmBench(HOST, Remote("127.0.0.1", 1, KEY))

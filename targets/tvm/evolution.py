@@ -1,0 +1,92 @@
+"""MetaSchedule's evolutionary search over the schedules of one function, a few candidates at a time.
+
+The design space is that of TVM's rules for LLVM. There is no cost model (TVM's needs one more package): each round
+mutates what was fastest so far, and adds schedules made at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule import _ffi_api
+from tvm.s_tir.meta_schedule.arg_info import ArgInfo
+from tvm.s_tir.meta_schedule.logging import get_logger, get_logging_func
+from tvm.s_tir.schedule import Trace
+
+POPULATION = 32
+RANDOM = 16
+"""Candidates of the first round that are made at random."""
+ROUND = 8
+"""Candidates to measure at a time."""
+FAILED = 1e10
+"""Seconds that MetaSchedule takes for a failure."""
+
+
+class _Context(ms.TuneContext):
+    """TVM's own, but for an import: it defines the tensor instructions of every GPU, which takes a minute."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.__init_handle_by_constructor__(_ffi_api.TuneContext, *arguments)
+        _ffi_api.TuneContextInitialize(self)
+
+
+class Evolution:
+    """A search that begins with schedules that are known. Raises what TVM raises for a function that it cannot take."""
+
+    def __init__(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, known: Iterable[tuple[Sequence[Any], float]], seed: int
+    ) -> None:
+        """`func` is a `schedules.bare` function, `known` traces as JSON with their seconds, `seed` at least 1."""
+        mod = tvm.IRModule({"main": func})
+        self._target, self._arguments = target, ArgInfo.from_prim_func(func)
+        space = ms.space_generator.PostOrderApply(
+            sch_rules=ms.schedule_rule.ScheduleRule.create("llvm"),
+            postprocs=ms.postproc.Postproc.create("llvm"),
+            mutator_probs=ms.mutator.Mutator.create("llvm"),
+        )
+        strategy = ms.search_strategy.EvolutionarySearch(
+            population_size=POPULATION, init_min_unmeasured=RANDOM, genetic_num_iters=1
+        )
+        log = get_logging_func(get_logger(__name__))
+        self._context = _Context(mod, target, space, strategy, "main", 1, seed, log)
+        self._database = ms.database.MemoryDatabase()
+        self._workload = self._database.commit_workload(mod)
+        for trace, seconds in known:
+            sch = Schedule(mod)
+            Trace.apply_json_to_schedule(trace, sch)
+            self._keep(sch.trace, seconds)
+        self._context.pre_tuning(1 << 20, ROUND, self._context.generate_design_space(), self._database)
+
+    def candidates(self) -> list[Any]:
+        """What to measure next, at most ROUND; empty when the search finds nothing new."""
+        self._asked = self._context.generate_measure_candidates() or []
+        return [candidate.sch for candidate in self._asked]
+
+    def tell(self, times: Sequence[float | None]) -> None:
+        """The seconds of the candidates that `candidates` gave last; None for one that failed."""
+        results = []
+        for candidate, seconds in zip(self._asked, times, strict=True):
+            results.append(ms.runner.RunnerResult([seconds or FAILED], None if seconds else "it failed"))
+            if seconds:
+                self._keep(candidate.sch.trace, seconds)
+        self._context.notify_runner_results(self._asked, results)
+
+    def _keep(self, trace: Trace, seconds: float) -> None:
+        record = ms.database.TuningRecord(trace, self._workload, [seconds], self._target, self._arguments)
+        self._database.commit_tuning_record(record)
+
+
+def trace_of(sch: Schedule) -> Any:
+    """The steps of a schedule as JSON's types."""
+    return _plain(sch.trace.as_json())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value.value if isinstance(value, tirx.IntImm | tirx.FloatImm) else value
