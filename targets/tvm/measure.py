@@ -168,7 +168,7 @@ class TvmBench:
         deadline = time.monotonic() + self._patience
         while not future.done():
             if time.monotonic() > deadline:
-                for worker in self._runner.pool._worker_map.values():
+                for worker in list(self._runner.pool._worker_map.values()):
                     if worker._proc is not None:
                         worker._proc.kill()
                 deadline += self._patience

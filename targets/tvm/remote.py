@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from graphopt.errors import InputError
@@ -30,26 +31,38 @@ def remote_runner(remote: Remote, seconds: float) -> Any:
 
 def check_remote(remote: Remote) -> None:
     """Raise InputError unless the tracker answers and knows a device of that key."""
-    from tvm.s_tir.meta_schedule.runner import RPCConfig
+    from tvm import rpc
 
-    config = RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=CONNECT_SECONDS)
     where = f"{remote.host}:{remote.port}"
     try:
         socket.create_connection((remote.host, remote.port), CONNECT_SECONDS).close()
-        servers = config.count_num_servers()
-    except (OSError, ValueError, RuntimeError) as error:
+        with _impatient():
+            known = rpc.connect_tracker(remote.host, remote.port).summary()["server_info"]
+        found = any(server["key"] == f"server:{remote.key}" for server in known)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # any server may be there
         reason = getattr(error, "strerror", None) or last_line(str(error))
         raise InputError(
             f"no tracker can be reached: {reason}",
             where=where,
             remedy="start one with `python -m tvm.exec.rpc_tracker`, and see that the address is right",
         ) from None
-    if not servers:
+    if not found:
         raise InputError(
             f"the tracker knows no device of key '{remote.key}'",
             where=where,
             remedy="register one there: python -m tvm.exec.rpc_server --tracker HOST:PORT --key KEY",
         )
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Within it, no connection is waited for without an end: TVM sets no limit to what a silent server takes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def evaluate_remotely(session: Any, module: Any, device: Any, config: Any, arguments: Sequence[Any]) -> list[float]:

@@ -161,18 +161,19 @@ class Search:
         made = [finished(sch.mod["main"]) for sch in candidates[:allowed]]
         built = self._build([function.general, function.best, *made])
         try:
-            times = [None if library is None else self.bench.time(func, library) for func, library in built[2:]]
-            for seconds in times:
-                self._count(function, seconds)
+            times: list[float | None] = []
+            for func, library in built[2:]:
+                times.append(None if library is None else self.bench.time(func, library))
+                self._count(function, times[-1])
             if function.evolution is not None:
                 function.evolution.tell([*times, *[None] * (len(candidates) - len(times))])
             timed = {place: seconds for place, seconds in enumerate(times) if seconds is not None}
             place = min(timed, key=lambda one: timed[one], default=None)
             if place is not None and timed[place] < LIKELY * (function.best_seconds or function.general_seconds or 0):
                 self._final(function, built[:2], built[2 + place], candidates[place])
-        finally:
+        finally:  # what crashed a device is counted, so that the next run goes on with others
             remove(built)
-        self._record(function)
+            self._record(function)
 
     def _final(self, function: Function, old: Sequence[Built], new: Built, sch: Any) -> None:
         """The general schedule, the best so far and a candidate, interleaved."""

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tvm
 from tvm import te, tirx
 from tvm.script import tirx as T
 
+from graphopt.api import run_passes
 from graphopt.errors import CompileError, InputError
 from graphopt.target import Target
-from graphopt.targets.tvm import remote
+from graphopt.targets.tvm import remote, spending, tuner
+from graphopt.targets.tvm import tune as tuning
 from graphopt.targets.tvm.families import bare_function
 from graphopt.targets.tvm.machine import machine_for
 from graphopt.targets.tvm.measure import TvmBench, check_packages
 from graphopt.targets.tvm.plans import default
+from graphopt.targets.tvm.records import SUFFIX, Record, read_folder
 from graphopt.targets.tvm.schedule import schedule_function
-from graphopt.tuning import Remote
+from graphopt.tuning import Budget, Remote, Tuning
+from tests.helpers import model_of
 from tests.targets.tuning.support import conv
 
 HOST = Target.load("host")
@@ -118,6 +127,13 @@ def test_a_missing_package_is_named() -> None:
 @pytest.fixture(scope="module")
 def tracker() -> Iterator[tuple[str, int]]:
     """A tracker that lends one device of key KEY."""
+    with lending() as (_, address):
+        yield address
+
+
+@contextmanager
+def lending() -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+    """The process of a tracker that lends one device, and its address."""
     script = (
         "from tvm.rpc.tracker import Tracker; from tvm.rpc.server import Server; import sys\n"
         "tracker = Tracker('127.0.0.1', port=19190, port_end=19990)\n"
@@ -131,9 +147,10 @@ def tracker() -> Iterator[tuple[str, int]]:
     )
     assert process.stdout is not None
     try:
-        yield "127.0.0.1", int(process.stdout.readline())
+        yield process, ("127.0.0.1", int(process.stdout.readline()))
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -182,3 +199,54 @@ def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "CONNECT_SECONDS", 2)
     with pytest.raises(InputError, match=r"127.0.0.1:1: no tracker can be reached"):
         TvmBench(HOST, Remote("127.0.0.1", 1, KEY))
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n", b"ab"], ids=str)
+def test_a_server_that_is_no_tracker(answer: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that says nothing, hangs up, says something else, or begins to."""
+    monkeypatch.setattr(remote, "CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                if answer is None:
+                    open_ones.append(connection)
+                else:
+                    connection.sendall(answer)
+                    connection.close()
+
+        open_ones: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        port = server.getsockname()[1]
+        with pytest.raises(InputError, match=rf"127.0.0.1:{port}: no tracker can be reached"):
+            TvmBench(HOST, Remote("127.0.0.1", port, KEY))
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in open_ones:
+            connection.close()
+
+
+def test_tuning_ends_with_a_message_when_the_device_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before is kept."""
+    weight = np.ones((16, 16, 1, 1), np.float32)
+    model = model_of("net (float[1,16,9,9] x) => (float[1,16,9,9] y) { y = Conv (x, w) }", {"w": weight})
+    run_passes(model, "layout", target=HOST)
+    monkeypatch.setattr(tuner, "TOGETHER", 1)
+    monkeypatch.setattr(spending, "ROUNDS", 1)
+    monkeypatch.setattr(tuning, "TvmBench", functools.partial(TvmBench, run_seconds=2))
+    with lending() as (process, address):
+        wait_for_device(address)
+        asked = Tuning(Budget(seconds=600), str(tmp_path), remote=Remote(*address, KEY))
+
+        def progress(what: str, done: float) -> None:
+            if list(tmp_path.iterdir()):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        with pytest.raises(CompileError, match=f"127.0.0.1:{address[1]}, key {KEY}: the device does not answer"):
+            tuning.tune(model, HOST, asked, progress)
+    (record,) = read_folder(tmp_path, SUFFIX, Record.of_line)
+    assert record.winner.seconds
+    assert not record.complete

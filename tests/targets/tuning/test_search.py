@@ -181,17 +181,21 @@ def test_a_function_that_the_search_cannot_take_is_passed_over(
     assert "odd cannot be searched: Check failed" in caplog.text
 
 
-def test_a_device_that_goes_away_leaves_what_was_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("answers", "found"), [(20, True), (5, False)], ids=["later", "in the first round"])
+def test_a_device_that_goes_away_leaves_what_was_found(tmp_path: Path, answers: int, found: bool) -> None:
     calls = iter(range(1000))
 
     def seconds(func: tirx.PrimFunc) -> float:
-        if next(calls) > 20:
+        if next(calls) > answers:
             raise CompileError("the device does not answer any more")
         return general_is(2e-4, 1e-4)(func)
 
     with pytest.raises(CompileError):
         search(tmp_path, Bench(seconds), function(softmax()), budget=1000)
-    assert kept(tmp_path).schedule(softmax()) is not None
+    record = kept(tmp_path).find(key(softmax()))
+    assert record is not None
+    assert (record.trace is not None) == found
+    assert record.measured > 1, "the next run goes on with other candidates"
 
 
 NETWORK = """net (float[4,8,8,8] x, float[4,8,8,8] y, float[n] open) =>
