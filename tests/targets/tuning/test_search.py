@@ -46,8 +46,10 @@ class Bench:
     def __init__(self, seconds: Seconds, problem: str = "") -> None:
         self.seconds, self.problem = seconds, problem
         self.compared = 0
+        self.built: set[int] = set()
 
     def build(self, functions: Sequence[tirx.PrimFunc]) -> list[Path | None]:
+        self.built |= {tvm_ffi.structural_hash(function) for function in functions}
         return [Path("library.so") for _ in functions]
 
     def time(self, function: tirx.PrimFunc, library: Path) -> float | None:
@@ -155,6 +157,13 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 11 <= second.measured <= 18
     third = search(tmp_path, bench, function(softmax()))["softmax"]
     assert (third.measured, third.known, third.best_seconds) == (0, True, 1e-4)
+
+
+def test_the_next_run_tries_other_candidates(tmp_path: Path) -> None:
+    first, second = Bench(general_is(2e-4, 1.0)), Bench(general_is(2e-4, 1.0))
+    search(tmp_path, first, function(softmax()), budget=9)
+    search(tmp_path, second, function(softmax()), budget=8)
+    assert len(second.built - first.built) >= 4
 
 
 def test_the_budget_goes_where_the_time_goes(tmp_path: Path) -> None:
