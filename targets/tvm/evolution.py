@@ -60,7 +60,8 @@ class Evolution:
             sch = Schedule(mod)
             Trace.apply_json_to_schedule(trace, sch)
             self._keep(sch.trace, seconds)
-        self._context.pre_tuning(1 << 20, ROUND, self._context.generate_design_space(), self._database)
+        choice = ms.cost_model.RandomModel(seed=seed)
+        self._context.pre_tuning(1 << 20, ROUND, self._context.generate_design_space(), self._database, choice)
 
     def candidates(self) -> list[Any]:
         """What to measure next, at most ROUND; empty when the search finds nothing new."""

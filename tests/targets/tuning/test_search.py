@@ -96,6 +96,13 @@ def test_candidates_are_made_again_from_their_steps_and_compute_the_same() -> No
     assert len(seen) > 8, "the second round brings others"
 
 
+def test_the_same_seed_gives_the_same_candidates() -> None:
+    made = [
+        [trace_of(sch) for sch in Evolution(softmax(), tvm_target(TARGET), [], seed).candidates()] for seed in (1, 1, 2)
+    ]
+    assert made[0] == made[1] != made[2]
+
+
 def test_a_search_begins_with_what_is_known() -> None:
     func, target = softmax(), tvm_target(TARGET)
     trace = trace_of(Evolution(func, target, [], 1).candidates()[0])
