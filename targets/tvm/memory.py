@@ -58,8 +58,8 @@ class Meter:
         bindings = list(_bindings(main.body))
         roots, results = _roots(bindings, main.body)
         sizes = {binding.var: self._bytes(binding.value) for binding in bindings if _op(binding) in _ALLOCATIONS}
+        self.tensors = sum(_in_pages(size) for var, size in sizes.items() if var not in results)
         last = {root: place for place, binding in enumerate(bindings) for root in _used(binding.value, roots)}
-        self.tensors = sum(size for var, size in sizes.items() if var not in results)
         now = 0
         ending: Counter[int] = Counter()
         for place, binding in enumerate(bindings):
@@ -77,7 +77,7 @@ class Meter:
         free: Counter[int] = Counter()
         for binding in bindings:
             if _op(binding) in _ALLOCATIONS:
-                size = sizes[binding.var] = math.ceil(self._bytes(binding.value) / _PAGE) * _PAGE
+                size = sizes[binding.var] = _in_pages(self._bytes(binding.value))
                 if binding.var not in results:
                     self.allocated += 0 if free[size] else size
                     free[size] -= 1 if free[size] else 0
@@ -100,6 +100,11 @@ class Meter:
         if _op_name(call) == "relax.memory.alloc_storage":
             return count
         return count * tvm.DataType(str(call.args[1].value)).itemsize
+
+
+def _in_pages(size: int) -> int:
+    """What the pool hands out for so many bytes."""
+    return math.ceil(size / _PAGE) * _PAGE
 
 
 def _bindings(body: relax.SeqExpr) -> Iterator[relax.Binding]:

@@ -56,7 +56,7 @@ def test_open_sizes_count_as_one():
     text = (
         "m (float[N,64] x, float[64,64] w) => (float[N,64] y) { a = MatMul(x, w)  b = MatMul(a, w)  y = MatMul(b, w) }"
     )
-    assert memory(text) == Memory(2 * 256, 2 * 256, 2 * 4096, ("N",))
+    assert memory(text) == Memory(2 * 4096, 2 * 256, 2 * 4096, ("N",))
 
 
 def test_branches_count_too():

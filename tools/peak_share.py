@@ -1,0 +1,106 @@
+"""What part of the processor's peak the heavy kernels of the suite's models reach, compiled for a target.
+
+    python -m tools.peak_share [MODEL ...] [--target x86] [--threads 1] [-o FILE.json]
+
+Each model is compiled, its outputs are compared with ONNX Runtime's, and it is profiled; the peak is a measured loop of
+multiply-adds with the target's own instructions, timed before and after. Prints for each kind of kernel its part of the
+time and of the peak: the operations of the layers (for Winograd, those of the convolution that it
+stands for) by time and peak. Exit status 1 if a model's outputs differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+import graphopt
+from graphopt import backend, inputs, io, runtime
+from graphopt.backend import Peak
+from graphopt.profile import Call, Profile, profile
+from graphopt.target import Target
+from graphopt.tolerance import compare
+from tools import suite
+
+KINDS = ("direct convolution", "Winograd", "depthwise convolution", "matmul")
+"""How the names of the schedules begin that the table has columns for."""
+
+
+def by_kind(calls: Iterable[Call], peak: Peak) -> dict[str, dict[str, float]]:
+    """For each kind of kernel that occurs: `seconds`, and the part of the peak that its operations reach."""
+    sums: dict[str, tuple[float, float]] = {}
+    for call in calls:
+        kind = next((kind for kind in KINDS if call.kernel.schedule.startswith(kind)), None)
+        if kind is not None and call.kernel.flops:
+            seconds, flops = sums.get(kind, (0.0, 0.0))
+            sums[kind] = seconds + call.seconds, flops + call.kernel.flops
+    return {
+        kind: {"seconds": seconds, "of_peak": flops / seconds / peak.flops}
+        for kind, (seconds, flops) in sums.items()
+        if seconds
+    }
+
+
+def measure(name: str, target: Target, threads: int) -> dict[str, Any]:
+    """One model's row: the error against ONNX Runtime, whether it is within tolerance, and the kinds of its kernels."""
+    with tempfile.TemporaryDirectory(prefix="graphopt-peak-") as folder:
+        path, made = Path(folder) / "model.onnx", Path(folder) / "model.gopt"
+        onnx.save(suite.fixed(name, 1), path)
+        graphopt.compile(path, target=target).save(made)
+        sample = inputs.generate(io.load(path))
+        session = runtime.load(made, threads=threads)
+        comparison = compare(sample.outputs, session.run(sample.inputs))
+        peaks = [backend.load().peak(target, threads)]
+        found: Profile = profile(session, made, sample.inputs, seconds=10)
+        peaks.append(backend.load().peak(target, threads))
+    peak = Peak(max(p.flops for p in peaks), max(p.bytes for p in peaks))
+    kinds = {k: {**v, "share": v["seconds"] / found.seconds} for k, v in by_kind(found.calls, peak).items()}
+    return {
+        "model": name,
+        "target": target.name,
+        "threads": threads,
+        "error": comparison.error,
+        "ok": comparison.ok,
+        "peak_flops": peak.flops,
+        "kinds": kinds,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown: for each kind its share of the time and its part of the peak, in percent."""
+    lines = ["| model | error | " + " | ".join(KINDS) + " |", "|---|--:|" + "--:|" * len(KINDS)]
+    for row in rows:
+        cells = [row["kinds"].get(kind) for kind in KINDS]
+        texts = ["" if c is None else f"{c['of_peak']:.0%} of peak in {c['share']:.0%}" for c in cells]
+        lines.append(f"| {row['model']} | {row['error']:.1e} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", default=list(suite.SUITE))
+    parser.add_argument("--target", default="x86")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json")
+    options = parser.parse_args()
+    unknown = sorted(set(options.models) - set(suite.SUITE))
+    if unknown:
+        parser.error(f"not in the suite: {', '.join(unknown)}")
+    rows = []
+    for name in options.models:
+        print(name, file=sys.stderr, flush=True)
+        rows.append(measure(name, Target.load(options.target), options.threads))
+        if options.output:
+            options.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    print(table(rows))
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
