@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -189,14 +190,15 @@ class Geometry:
 
             visit(flat + tap, positions, place)
 
-        whole = tuple(range(run.length))
-        if not unroll and len(run.taps) > 1 and all(taps == whole for taps in run.taps):
-            with serial(len(run.taps)) as tap:
-                one(tap, whole)
-            return
-        for tap, positions in enumerate(run.taps):
-            if positions:
-                one(long(tap), positions)
+        for first, count, positions in _alike(run.taps):
+            if not positions:
+                continue
+            if unroll or count == 1:
+                for tap in range(first, first + count):
+                    one(long(tap), positions)
+            else:
+                with serial(count) as index:
+                    one(first + index, positions)
 
     def _leading(self, axis: int, lead: list[Any], taps: list[Any], inner: Callable[[list[Any]], None]) -> None:
         """Loops over the taps of all axes before the row's, cut to those inside the image."""
@@ -229,6 +231,16 @@ class Run:
     length: int
     count: int
     taps: tuple[tuple[int, ...], ...]
+
+
+def _alike(taps: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Neighbouring taps of the same columns: the first, how many, the columns.
+
+    They make a loop: written out, several taps are one block to LLVM, which shares their broadcasts and runs out of
+    registers.
+    """
+    groups = [(columns, [tap for tap, _ in group]) for columns, group in groupby(enumerate(taps), key=lambda t: t[1])]
+    return [(members[0], len(members), columns) for columns, members in groups]
 
 
 def for_tiles(runs: list[Run], piece: Any, pieces: int, emit: Callable[[Run, Any], None]) -> None:
