@@ -101,8 +101,7 @@ class DirectPlan:
 def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
     """The tile that needs the fewest cycles by a count of multiply-adds, loads and latency."""
     best = min(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan, machine))
-    chunk = _chunk(workload, best, machine)
-    return dataclasses.replace(best, bands=_bands(workload, best, machine), chunk=chunk)
+    return dataclasses.replace(best, bands=_bands(workload, best, machine), chunk=_chunk(workload, best, machine))
 
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
@@ -139,13 +138,16 @@ def _data_bytes(workload: ConvWorkload) -> int:
 def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     """Bands whose data half fill the second-level cache; 0 where more would have to be read again by them.
 
-    Without bands, all data passes once for each tile of output channels; with them, all weights for each band.
+    Without bands, all data passes once for each tile of output channels; with them, all weights for each band. Sums
+    that wait for the next chunk are not to take memory without bounds.
     """
     batch, data = workload.batch or 1, _data_bytes(workload)
     near = machine.l2_bytes // 2
     tiles = sum(count for _, _, count in even_split(workload.blocks, plan.vectors))
     bands = max(1, -(-data // near))
     weights = 4 * packed_size(workload)
+    if _chunk(workload, plan, machine) and _sums_bytes(workload, plan) > 4 * near:
+        return -(-_sums_bytes(workload, plan) // (4 * near))
     if batch * data <= 4 * near or not workload.blocked:
         return 0
     return bands if batch * (data + bands * max(0, weights - near)) < 0.4 * batch * data * tiles else 0

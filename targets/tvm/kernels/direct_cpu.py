@@ -70,6 +70,8 @@ class Tile:
     row: Any
     run: Run
     column: Any
+    place: Any
+    """Positions of the band before the tile's."""
     lanes: int
     part: Part | None = None
 
@@ -132,9 +134,13 @@ class _Nest:
                 self._piece(runs, tile, band, band.first + row, None)
             return
         parts = self.workload.group_in // (lanes * self.plan.chunk)
-        sums = T.alloc_buffer((band.rows * geometry.width * self.plan.vectors * lanes,), "float32")
+        sums = T.alloc_buffer((band.rows * self._longest_piece(runs, band) * self.plan.vectors * lanes,), "float32")
         with nest.serial(parts) as part, nest.serial(rows) as row:
             self._piece(runs, tile, band, band.first + row, Part(part, parts, sums))
+
+    def _longest_piece(self, runs: list[Run], band: Band) -> int:
+        """Columns of the pieces that rows of a band are cut into, at most."""
+        return sum(-(-run.count // band.pieces) * run.length for run in runs)
 
     def _piece(self, runs: list[Run], tile: Any, band: Band, row: Any, part: Part | None) -> None:
         """A row of a band for one tile of output channels, whose size is a constant in each branch."""
@@ -147,7 +153,11 @@ class _Nest:
 
             def compute(run: Run, column: Any) -> None:
                 buffer = T.alloc_buffer((size * run.length * lanes,), "float32", scope="local")
-                self._tile(Tile(buffer, group, block, size, band, row, run, column, lanes, part))
+                before = runs[: runs.index(run)]
+                share = -(-run.count // band.pieces) * run.length
+                place = self._longest_piece(before, band) + column - run.first - band.piece * share
+                place = place + (row - band.first) * self._longest_piece(runs, band)
+                self._tile(Tile(buffer, group, block, size, band, row, run, column, place, lanes, part))
 
             for_tiles(runs, band.piece, band.pieces, compute)
 
@@ -197,10 +207,9 @@ class _Nest:
         """Load the sums so far, or put them by."""
         assert tile.part is not None
         sums = tile.part.sums
-        start = (tile.row - tile.band.first) * self.workload.geometry.width + tile.column
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
             with nest.vectorized(tile.lanes) as lane:
-                there = ((start + position) * tile.size + vector) * tile.lanes + lane
+                there = ((tile.place + position) * tile.size + vector) * tile.lanes + lane
                 here = tile.at(vector, position, lane)
                 if load:
                     T.buffer_store(tile.buffer, sums[there], [here])
@@ -246,13 +255,12 @@ class _Nest:
         """
         geometry, lanes = self.workload.geometry, self.workload.lanes
         blocks = self.plan.chunk or -(-self.workload.group_in // lanes)
-        positions = tile.band.rows * -(-geometry.width // tile.band.pieces)
+        positions = tile.band.rows * self._longest_piece(geometry.runs(self.plan.columns), tile.band)
         if positions > FEW_POSITIONS:
             return
         size = blocks * lanes * geometry.taps * tile.size * lanes
         lines = -(-size // LINE)
-        place = (tile.row - tile.band.first) * geometry.width + tile.column
-        share = place % positions * lines // positions
+        share = tile.place * lines // positions
         each = -(-lines * tile.run.length // (positions * blocks))
         start = tile.block * (self.workload.depth * lanes) + ((tile.part.index if tile.part else 0) + 1) * size
         for line in range(each):

@@ -173,6 +173,15 @@ def test_parts_where_a_tile_of_weights_fills_the_cache() -> None:
     assert direct.plan_direct(workload(64, 64, (14, 14), (1, 1)), AVX2).chunk == 0
 
 
+def test_sums_that_wait_are_bounded() -> None:
+    """However large the image is: with one long row, with many."""
+    for kernel, pads in (((1, 1), (0, 0, 0, 0)), ((5, 5), (2, 2, 2, 2))):
+        work = workload(2048, 64, (600, 500), kernel, pads=pads)
+        plan = direct.plan_direct(work, AVX2)
+        assert plan.chunk > 0
+        assert 600 * 500 * plan.vectors * 8 * 4 / plan.bands <= 1 << 20
+
+
 def test_plans_respect_the_registers() -> None:
     for machine, outputs in itertools.product((AVX2, AVX512, NEON), (3, 64, 1000)):
         work = workload(64, outputs, (14, 14), (3, 3), pads=(1, 1, 1, 1), lanes=machine.lanes("float32"))
