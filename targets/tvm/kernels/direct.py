@@ -117,11 +117,12 @@ def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 
 
 def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
-    width = workload.geometry.width
+    """Register tiles. Where data is not blocked, LLVM writes all taps of a row out and keeps what they share."""
+    most = machine.accumulators if workload.blocked else machine.accumulators * 3 // 4
     return [
         DirectPlan(columns, vectors)
-        for columns in range(1, min(width, machine.accumulators) + 1)
-        for vectors in range(1, min(workload.blocks, machine.accumulators // columns) + 1)
+        for columns in range(1, min(workload.geometry.width, most) + 1)
+        for vectors in range(1, min(workload.blocks, most // columns) + 1)
     ]
 
 
@@ -186,7 +187,8 @@ def _cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float
     are loaded and stored for each.
     """
     chunk = _chunk(workload, plan, machine)
-    far = 0.0 if chunk or _tile_bytes(workload, plan) <= machine.l1_bytes // 3 else 0.1
+    room = machine.l1_bytes // 3 if workload.blocked else machine.l1_bytes * 3 // 4  # few channels of data pass
+    far = 0.0 if chunk or _tile_bytes(workload, plan) <= room else 0.1
     exchange = 0.0
     if chunk:
         steps = chunk * workload.lanes * workload.geometry.taps
