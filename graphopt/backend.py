@@ -58,6 +58,10 @@ class Peak:
     flops: float
     bytes: float
 
+    def or_better(self, other: Peak) -> Peak:
+        """The higher of two measurements: a clock's frequency changes between them."""
+        return Peak(max(self.flops, other.flops), max(self.bytes, other.bytes))
+
 
 class Backend(Protocol):
     """One instance is made without arguments in the process that uses it."""

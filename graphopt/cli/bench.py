@@ -118,9 +118,7 @@ def _profile(
 
     before = peak()
     measured = profile(session, artifact, arrays, runs=runs, seconds=seconds)
-    after = peak()  # the clock's frequency changes meanwhile
-    best = Peak(max(before.flops, after.flops), max(before.bytes, after.bytes))
-    measured = dataclasses.replace(measured, peak=best)
+    measured = dataclasses.replace(measured, peak=before.or_better(peak()))
     output.table(shown.table(measured, top))
     if all(call.kernel.bytes is None for call in measured.calls):
         output.line("\nThe model's sizes are open, so its work is not known: compile it with --input NAME:SHAPE.")

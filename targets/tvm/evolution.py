@@ -41,7 +41,7 @@ class Evolution:
     def __init__(
         self, func: tirx.PrimFunc, target: tvm.target.Target, known: Iterable[tuple[Sequence[Any], float]], seed: int
     ) -> None:
-        """`func` is a `schedules.bare` function, `known` traces as JSON with their seconds, `seed` at least 1."""
+        """`func` is what `searched.bare` gives, `known` traces as JSON with their seconds, `seed` at least 1."""
         mod = tvm.IRModule({"main": func})
         self._target, self._arguments = target, ArgInfo.from_prim_func(func)
         space = ms.space_generator.PostOrderApply(

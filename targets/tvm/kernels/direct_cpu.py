@@ -17,8 +17,6 @@ from graphopt.targets.tvm.machine import Machine
 
 LINE = 16
 """Elements of a cache line."""
-FIRST_LEVEL, SECOND_LEVEL = 3, 2
-"""Caches to prefetch into, by the numbers of the instruction."""
 FEW_POSITIONS = 1024
 """Output positions up to which weights are used so little that waiting for them shows."""
 PIECES = 64
@@ -40,13 +38,17 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 
 @dataclass(frozen=True)
 class Band:
-    """Output positions that pass together: `rows` rows of an image from `first` on, or one of `pieces` of each."""
+    """Output positions that pass together: `rows` rows of an image from `first` on, or one of `pieces` of each.
+
+    `width`: the columns of a row, or of its longest piece.
+    """
 
     image: Any
     first: Any
     rows: int
     piece: Any
     pieces: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class _Nest:
                 tile, place = index % channels, index // channels
             else:
                 tile, place = index // (images * bands), index % (images * bands)
-            band = Band(place // bands, place // pieces % groups * height, height, place % pieces, pieces)
+            first, width = place // pieces % groups * height, _columns(runs, pieces)
+            band = Band(place // bands, first, height, place % pieces, pieces, width)
             self._band(runs, tile, band)
 
     def _bands_for_threads(self, channels: int) -> int:
@@ -134,13 +137,9 @@ class _Nest:
                 self._piece(runs, tile, band, band.first + row, None)
             return
         parts = self.workload.group_in // (lanes * self.plan.chunk)
-        sums = T.alloc_buffer((band.rows * self._longest_piece(runs, band) * self.plan.vectors * lanes,), "float32")
+        sums = T.alloc_buffer((band.rows * band.width * self.plan.vectors * lanes,), "float32")
         with nest.serial(parts) as part, nest.serial(rows) as row:
             self._piece(runs, tile, band, band.first + row, Part(part, parts, sums))
-
-    def _longest_piece(self, runs: list[Run], band: Band) -> int:
-        """Columns of the pieces that rows of a band are cut into, at most."""
-        return sum(-(-run.count // band.pieces) * run.length for run in runs)
 
     def _piece(self, runs: list[Run], tile: Any, band: Band, row: Any, part: Part | None) -> None:
         """A row of a band for one tile of output channels, whose size is a constant in each branch."""
@@ -153,10 +152,9 @@ class _Nest:
 
             def compute(run: Run, column: Any) -> None:
                 buffer = T.alloc_buffer((size * run.length * lanes,), "float32", scope="local")
-                before = runs[: runs.index(run)]
-                share = -(-run.count // band.pieces) * run.length
-                place = self._longest_piece(before, band) + column - run.first - band.piece * share
-                place = place + (row - band.first) * self._longest_piece(runs, band)
+                before = _columns(runs[: runs.index(run)], band.pieces)
+                start = run.first + band.piece * _columns([run], band.pieces)
+                place = (row - band.first) * band.width + before + column - start
                 self._tile(Tile(buffer, group, block, size, band, row, run, column, place, lanes, part))
 
             for_tiles(runs, band.piece, band.pieces, compute)
@@ -255,7 +253,7 @@ class _Nest:
         """
         geometry, lanes = self.workload.geometry, self.workload.lanes
         blocks = self.plan.chunk or -(-self.workload.group_in // lanes)
-        positions = tile.band.rows * self._longest_piece(geometry.runs(self.plan.columns), tile.band)
+        positions = tile.band.rows * tile.band.width
         if positions > FEW_POSITIONS:
             return
         size = blocks * lanes * geometry.taps * tile.size * lanes
@@ -265,7 +263,7 @@ class _Nest:
         start = tile.block * (self.workload.depth * lanes) + ((tile.part.index if tile.part else 0) + 1) * size
         for line in range(each):
             at = T.min(share + index * each + line, long(lines - 1)) * LINE
-            self._prefetch(self.fused.inputs[1], [start + at], SECOND_LEVEL)
+            nest.prefetch(self.fused.inputs[1], [start + at], nest.SECOND_LEVEL)
 
     def _prefetch_data(self, tile: Tile, channel: Any) -> None:
         """Ask for what the next tile of one long row reads of this block of channels, or the tile in the row below.
@@ -273,10 +271,7 @@ class _Nest:
         Blocks lie too far apart for the processor's own prefetching, which sees a few lines of each.
         """
         for place in self.workload.geometry.ahead(tile.run, tile.row, tile.column, max(1, LINE // self.workload.lanes)):
-            self._prefetch(self.fused.inputs[0], [tile.band.image, channel, *place, 0], FIRST_LEVEL)
-
-    def _prefetch(self, buffer: Any, index: list[Any], level: int) -> None:
-        T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[tuple(index)]), 0, level, 1))
+            nest.prefetch(self.fused.inputs[0], [tile.band.image, channel, *place, 0], nest.FIRST_LEVEL)
 
     def _read(self, n: Any, channel: Any, where: list[Any], part: Any) -> Any:
         data = self.fused.inputs[0]
@@ -294,3 +289,8 @@ class _Nest:
                     factor = weight[base + ((k + part) * tile.size + vector) * lanes + lane]
                     at = tile.at(vector, position, lane)
                     T.buffer_store(tile.buffer, tile.buffer[at] + read(position, part) * factor, [at])
+
+
+def _columns(runs: list[Run], pieces: int) -> int:
+    """Columns that one of `pieces` of a row has of some of its runs, at most: as `for_tiles` cuts them."""
+    return sum(-(-run.count // pieces) * run.length for run in runs)

@@ -235,6 +235,15 @@ def vectorized(lanes: int) -> Any:
     return T.vectorized(long(0), long(lanes))
 
 
+FIRST_LEVEL, SECOND_LEVEL = 3, 2
+"""Caches to prefetch into, by the numbers of the instruction."""
+
+
+def prefetch(buffer: Any, index: Sequence[Any], level: int) -> None:
+    """Emit a request for the cache line of an element, which may lie outside the buffer: nothing is read."""
+    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[tuple(index)]), 0, level, 1))
+
+
 def even_split(size: int, most: int) -> list[tuple[int, int, int]]:
     """`size` cut into as few pieces of at most `most` as possible, all equal or one less.
 

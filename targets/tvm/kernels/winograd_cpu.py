@@ -258,8 +258,8 @@ class _Nest:
         each = -(-lines // tiles)
         for line in range(each):
             at = T.min(index * each + line, long(lines - 1)) * step
-            address = T.address_of(self.weight[panel, frequency + 1, block * self.lanes + at // width, at % width])
-            T.evaluate(tirx.call_intrin("void", "tirx.prefetch", address, 0, 3, 1))
+            place = [panel, frequency + 1, block * self.lanes + at // width, at % width]
+            nest.prefetch(self.weight, place, nest.FIRST_LEVEL)
 
     # --- third stage
 
