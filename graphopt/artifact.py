@@ -60,9 +60,9 @@ class Weight:
 class Memory:
     """Bytes of the values between kernels, without inputs, weights and results.
 
-    `tensors` is what they take together, in whole pages, if each has memory of its own; `live` the most that any kernel
-    finds alive at once, which no plan can do without; `allocated` what one run takes from the system, and keeps for
-    the next.
+    `tensors` is what they take together, in whole pages, if each has memory of its own, but for results that are
+    written over an operand; `live` the most that any kernel finds alive at once, which no plan can do without;
+    `allocated` what one run takes from the system, and keeps for the next.
     `sizes` names the sizes that the model leaves open: each counts as 1.
     """
 

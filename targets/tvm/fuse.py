@@ -15,6 +15,7 @@ from graphopt.targets.tvm.kernels.legalize import legalizers
 from graphopt.targets.tvm.layers import fuse_operators
 from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.order import order_symbols
+from graphopt.targets.tvm.overwrite import note_overwritable, overwrite
 from graphopt.targets.tvm.patterns import relax_broadcasts
 from graphopt.targets.tvm.results import copy_constant_results
 from graphopt.targets.tvm.schedule import schedule
@@ -33,7 +34,7 @@ def fuse(
     machine = machine or machine_of(target)
     mod = fuse_only(mod, target, machine)
     with target:
-        return schedule(mod, machine, searched)
+        return overwrite(schedule(mod, machine, searched))
 
 
 def fuse_only(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine) -> tvm.IRModule:
@@ -53,6 +54,7 @@ def fuse_only(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine) ->
                 order_symbols,
                 measure_bytes,
                 place_pieces,
+                note_overwritable,
                 relax.transform.DeadCodeElimination(),
                 # Recognizes reshapes by their blocks, so it has to come before they are scheduled.
                 relax.transform.RewriteDataflowReshape(),

@@ -7,7 +7,7 @@ loop is contiguous along it, 0 is a broadcast, `None` means that the address is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,14 @@ def describe(sch: Schedule, block: SBlockRV) -> BlockInfo | None:
         return None
     _fill_accesses(stmt, axes)
     return BlockInfo(block, stmt.name_hint, axes, _cost(stmt), str(stmt.writes[0].source.dtype))
+
+
+def is_identity(indices: Sequence[Any], axes: Sequence[Any]) -> bool:
+    """The indices are the axes in their order; an axis of size one may be written as 0."""
+    return len(indices) == len(axes) and all(
+        index.same_as(axis.var) or (extent(axis.dom.extent) == 1 and extent(index) == 0)
+        for index, axis in zip(indices, axes, strict=True)
+    )
 
 
 def _fill_accesses(stmt: s_tir.SBlock, axes: list[Axis]) -> None:

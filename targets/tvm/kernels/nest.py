@@ -177,18 +177,10 @@ def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
         loads: list[ir.TensorLoad] = []
         tvm_ffi.structural_walk(stmt.body, [(ir.TensorLoad, loads.append)])
         read = [load for load in loads if any(load.source.same_as(buffer) for buffer in known)]
-        if read and all(_is_identity(load.indices, axes) for load in read):
-            if _is_identity(stmt.body.indices, axes):
+        if read and all(facts.is_identity(load.indices, axes) for load in read):
+            if facts.is_identity(stmt.body.indices, axes):
                 known.append(stmt.body.buffer)
             yield block
-
-
-def _is_identity(indices: Sequence[Any], axes: Sequence[Any]) -> bool:
-    """The indices are the axes in their order; an axis of size one may be written as 0."""
-    return len(indices) == len(axes) and all(
-        index.same_as(axis.var) or (facts.extent(axis.dom.extent) == 1 and facts.extent(index) == 0)
-        for index, axis in zip(indices, axes, strict=True)
-    )
 
 
 def _reads(block: s_tir.SBlock) -> tuple[tirx.Buffer, ...]:
