@@ -13,9 +13,9 @@ from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
-from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvSpec
+from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE, long
+from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
 from graphopt.targets.tvm.kernels.direct import ConvWorkload
-from graphopt.targets.tvm.kernels.nest import long
 
 
 @converter("graphopt::BlockedConv")

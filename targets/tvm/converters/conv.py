@@ -17,8 +17,10 @@ from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
-from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvPlan, ConvSpec, pack_weight, plan_conv
+from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE
 from graphopt.targets.tvm.kernels.conv import conv as packed_conv
+from graphopt.targets.tvm.kernels.conv import pack_weight
+from graphopt.targets.tvm.kernels.conv_plan import ConvPlan, ConvSpec, plan_conv
 
 
 def padded(x: te.Tensor, window: Window, fill: tirx.Expr, kind: str) -> te.Tensor:

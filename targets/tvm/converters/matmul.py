@@ -18,7 +18,7 @@ from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
 from graphopt.targets.tvm.kernels import matmul as kernels
-from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE
 from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
 
 FEW_ROWS = 8

@@ -16,7 +16,7 @@ from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import product, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
 from graphopt.targets.tvm.kernels import pooling
-from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE
 from graphopt.targets.tvm.kernels.windows import Geometry
 
 

@@ -11,12 +11,12 @@ from tvm import tirx
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels.attention import AttentionPlan, AttentionSpec
 from graphopt.targets.tvm.kernels.math import exp_nonpositive
+from graphopt.targets.tvm.kernels.nest import even_split
 from graphopt.targets.tvm.kernels.statements import (
     Expr,
     block,
     buffer,
     ceil_div,
-    heights,
     int64,
     loop,
     over,
@@ -258,7 +258,7 @@ def _tiles(count: int | Expr, height: int, tile: Callable[[Expr, int], tirx.Stmt
             loop(count % height, lambda t: tile(full * height + t, 1), "tile"),
         )
 
-    def run(first: int, number: int, size: int) -> tirx.Stmt:
+    def run(first: int, size: int, number: int) -> tirx.Stmt:
         return loop(number, lambda t: tile(first + t * size, size), "tile")
 
-    return block(*(run(*one) for one in heights(known, height)))
+    return block(*(run(*one) for one in even_split(known, height)))

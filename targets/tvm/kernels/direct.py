@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.conv import ConvSpec, reduce_axis
-from graphopt.targets.tvm.kernels.nest import even_split, long
+from graphopt.targets.tvm.kernels.computes import long, reduce_axis
+from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
+from graphopt.targets.tvm.kernels.nest import even_split
 from graphopt.targets.tvm.kernels.windows import Geometry
 from graphopt.targets.tvm.machine import Machine
 

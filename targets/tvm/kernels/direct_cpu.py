@@ -10,8 +10,10 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
+from graphopt.targets.tvm.kernels.computes import long
 from graphopt.targets.tvm.kernels.direct import KERNEL, ConvWorkload, DirectPlan, from_numbers
-from graphopt.targets.tvm.kernels.nest import Fused, even_split, long
+from graphopt.targets.tvm.kernels.nest import Fused, even_split
+from graphopt.targets.tvm.kernels.statements import FIRST_LEVEL, SECOND_LEVEL
 from graphopt.targets.tvm.kernels.windows import Place, Run, for_tiles
 from graphopt.targets.tvm.machine import Machine
 
@@ -263,7 +265,7 @@ class _Nest:
         start = tile.block * (self.workload.depth * lanes) + ((tile.part.index if tile.part else 0) + 1) * size
         for line in range(each):
             at = T.min(share + index * each + line, long(lines - 1)) * LINE
-            nest.prefetch(self.fused.inputs[1], [start + at], nest.SECOND_LEVEL)
+            nest.prefetch(self.fused.inputs[1], [start + at], SECOND_LEVEL)
 
     def _prefetch_data(self, tile: Tile, channel: Any) -> None:
         """Ask for what the next tile of one long row reads of this block of channels, or the tile in the row below.
@@ -271,7 +273,7 @@ class _Nest:
         Blocks lie too far apart for the processor's own prefetching, which sees a few lines of each.
         """
         for place in self.workload.geometry.ahead(tile.run, tile.row, tile.column, max(1, LINE // self.workload.lanes)):
-            nest.prefetch(self.fused.inputs[0], [tile.band.image, channel, *place, 0], nest.FIRST_LEVEL)
+            nest.prefetch(self.fused.inputs[0], [tile.band.image, channel, *place, 0], FIRST_LEVEL)
 
     def _read(self, n: Any, channel: Any, where: list[Any], part: Any) -> Any:
         data = self.fused.inputs[0]

@@ -8,7 +8,8 @@ from typing import Any
 from tvm import ir, relax
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels.conv import ConvSpec, call_conv, pack_weight, pack_weight_te, plan_conv
+from graphopt.targets.tvm.kernels.conv import call_conv, pack_weight, pack_weight_te
+from graphopt.targets.tvm.kernels.conv_plan import ConvSpec, plan_conv
 from graphopt.targets.tvm.kernels.matmul import call_matmul, call_matmul_packed, pack_matrix
 from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.machine import Machine

@@ -13,7 +13,8 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from graphopt.targets.tvm.kernels.nest import long, vectorized
+from graphopt.targets.tvm.kernels.computes import long
+from graphopt.targets.tvm.kernels.nest import vectorized
 from graphopt.targets.tvm.kernels.toom_cook import Matrix
 
 Load = Callable[[int, Any], Any]

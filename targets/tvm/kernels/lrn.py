@@ -13,8 +13,8 @@ from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
-from graphopt.targets.tvm.kernels.conv import reduce_axis
-from graphopt.targets.tvm.kernels.nest import Fused, even_split, long
+from graphopt.targets.tvm.kernels.computes import long, reduce_axis
+from graphopt.targets.tvm.kernels.nest import Fused, even_split
 from graphopt.targets.tvm.kernels.windows import unflatten
 from graphopt.targets.tvm.machine import Machine
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, long, reduce_axis, simplified
+from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE, long, reduce_axis, simplified
 from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan
 
 Right = Callable[[Sequence[Any], Any, Any], Any]

@@ -18,13 +18,13 @@ from tvm import tirx
 
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels.matmul_fetch import PanelFetch, fetch_residuals
+from graphopt.targets.tvm.kernels.nest import even_split
 from graphopt.targets.tvm.kernels.product import EXPENSIVE, Product, read_product
 from graphopt.targets.tvm.kernels.statements import (
     Expr,
     block,
     buffer,
     ceil_div,
-    heights,
     int64,
     loop,
     over,
@@ -184,7 +184,7 @@ class _Nest:
 
     def _block(self, batch: list[Expr], panel: Expr, columns: _Columns, first: Expr, count: int) -> tirx.Stmt:
         """`count` rows from `first`, over all of K."""
-        spans = list(heights(count, self.rows))
+        spans = even_split(count, self.rows)
         staged = self.staged or columns.count is None or columns.count % self.lanes != 0
         if not staged:
             return self._tiles(batch, panel, columns, first, spans, None, (int64(0), self.k))
@@ -245,13 +245,13 @@ class _Nest:
         stage: tirx.Buffer | None,
         depth: tuple[Expr, Expr],
     ) -> tirx.Stmt:
-        """Tiles over rows; `spans`: first row, number of tiles and height of each run of equal tiles."""
+        """Tiles over rows; `spans`: first row, height and number of tiles of each run of equal tiles."""
         fetch = None
         if self.is_constant and columns.count == self.width:
-            fetch = PanelFetch.plan(self.product, self.width, depth, sum(number for _, number, _ in spans))
+            fetch = PanelFetch.plan(self.product, self.width, depth, sum(number for _, _, number in spans))
         fetching = fetch.tiles if fetch else 0
         parts, done = [], 0
-        for offset, number, height in _split_spans(spans, fetching):
+        for offset, height, number in _split_spans(spans, fetching):
             fetches = done < fetching
 
             def tile(
@@ -287,10 +287,10 @@ class _Nest:
 def _split_spans(spans: list[tuple[int, int, int]], at: int) -> Iterator[tuple[int, int, int]]:
     """The runs of tiles, with one cut in two so that the first `at` tiles are whole runs."""
     done = 0
-    for offset, number, height in spans:
+    for offset, height, number in spans:
         head = min(max(0, at - done), number)
         if head:
-            yield offset, head, height
+            yield offset, height, head
         if number - head:
-            yield offset + head * height, number - head, height
+            yield offset + head * height, height, number - head
         done += number

@@ -11,7 +11,7 @@ from tvm import tirx
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels.matmul_plan import LINE_BYTES
 from graphopt.targets.tvm.kernels.product import Product
-from graphopt.targets.tvm.kernels.statements import Expr, block, loads, loop, prefetch, uses
+from graphopt.targets.tvm.kernels.statements import FIRST_LEVEL, SECOND_LEVEL, Expr, block, loads, loop, prefetch, uses
 
 FETCHING_TILES = 2
 """Tiles of rows from which it pays to fetch the next panel ahead."""
@@ -56,7 +56,7 @@ class PanelFetch:
         def part(index: Expr) -> tirx.Stmt:
             at = (tile * parts + index) * line
             row = tirx.min(self.first + at // self.width, last_row)
-            fetch = prefetch(self.right, [tirx.min(panel + 1, last_panel), row, at % self.width], 2)
+            fetch = prefetch(self.right, [tirx.min(panel + 1, last_panel), row, at % self.width], SECOND_LEVEL)
             return block(fetch, loop(self.step, lambda k: add(self.first + index * self.step + k), "k"))
 
         done, left = parts * self.step, self.count % self.step
@@ -72,7 +72,7 @@ def fetch_residuals(
     for row in range(height):
         for column in range(0, columns[1], _in_line(product.finish.target)):
             for load in product.residuals([*batch, first + row, columns[0] + column]):
-                yield prefetch(load.source, list(load.indices), 3)
+                yield prefetch(load.source, list(load.indices), FIRST_LEVEL)
 
 
 def _in_line(buffer: tirx.Buffer) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from graphopt.targets.tvm.kernels.conv import accumulator
+from graphopt.targets.tvm.kernels.computes import accumulator
 from graphopt.targets.tvm.machine import Machine
 
 PANEL_BYTES = 192 << 10

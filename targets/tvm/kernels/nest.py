@@ -28,7 +28,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.kernels import generic_cpu, statements
+from graphopt.targets.tvm.kernels.computes import long
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -206,11 +207,6 @@ def _block_names(part: tirx.Stmt) -> list[str]:
     return found
 
 
-def long(index: Any) -> Any:
-    """A Python int as a 64-bit index, as those of TE computes are."""
-    return tirx.IntImm("int64", index) if isinstance(index, int) else index
-
-
 def serial(extent: Any) -> Any:
     """A loop from 0 with a 64-bit variable (context manager that gives the variable)."""
     return T.serial(long(0), long(extent))
@@ -227,13 +223,9 @@ def vectorized(lanes: int) -> Any:
     return T.vectorized(long(0), long(lanes))
 
 
-FIRST_LEVEL, SECOND_LEVEL = 3, 2
-"""Caches to prefetch into, by the numbers of the instruction."""
-
-
 def prefetch(buffer: Any, index: Sequence[Any], level: int) -> None:
-    """Emit a request for the cache line of an element, which may lie outside the buffer: nothing is read."""
-    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[tuple(index)]), 0, level, 1))
+    """Emit a request for the cache line of an element, which may lie outside the buffer."""
+    T.evaluate(statements.prefetch(buffer, index, level).value)
 
 
 def even_split(size: int, most: int) -> list[tuple[int, int, int]]:

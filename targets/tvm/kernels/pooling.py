@@ -9,10 +9,10 @@ from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
-from graphopt.targets.tvm.kernels.conv import reduce_axis
+from graphopt.targets.tvm.kernels.computes import long, reduce_axis
 from graphopt.targets.tvm.kernels.depthwise import UNROLLED_TAPS
 from graphopt.targets.tvm.kernels.direct import read_inside
-from graphopt.targets.tvm.kernels.nest import Fused, long
+from graphopt.targets.tvm.kernels.nest import Fused
 from graphopt.targets.tvm.kernels.windows import Geometry, Place, Run, for_tiles
 from graphopt.targets.tvm.machine import Machine
 

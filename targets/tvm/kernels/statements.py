@@ -71,10 +71,14 @@ def replaced(node: Any, values: Mapping[Any, Expr]) -> Any:
     )
 
 
-def prefetch(buffer: tirx.Buffer, indices: Sequence[Expr], locality: int) -> tirx.Stmt:
-    """Ask for the cache line of an element: `locality` 3 for the first level, 2 for the second."""
+FIRST_LEVEL, SECOND_LEVEL = 3, 2
+"""Caches to prefetch into, by the numbers of the instruction."""
+
+
+def prefetch(buffer: tirx.Buffer, indices: Sequence[Expr], level: int) -> tirx.Stmt:
+    """Ask for the cache line of an element, which may lie outside the buffer: nothing is read."""
     address = tirx.address_of(tirx.BufferLoad(buffer, list(indices)))
-    number = [tirx.const(value, "int32") for value in (0, locality, 1)]
+    number = [tirx.const(value, "int32") for value in (0, level, 1)]
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *number))
 
 
@@ -131,15 +135,6 @@ def pieces(count: int, lanes: int) -> Iterator[tuple[int, int]]:
             lanes //= 2
         yield at, lanes
         at += lanes
-
-
-def heights(count: int, rows: int) -> Iterator[tuple[int, int, int]]:
-    """Runs of equal tiles that cover `count` rows: first row, number of tiles, height; heights differ by one."""
-    tiles = -(-count // rows)
-    low, more = divmod(count, tiles)
-    if more:
-        yield 0, more, low + 1
-    yield more * (low + 1), tiles - more, low
 
 
 def register_tile(

@@ -14,7 +14,8 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from graphopt.targets.tvm.kernels.nest import even_split, long, serial
+from graphopt.targets.tvm.kernels.computes import long
+from graphopt.targets.tvm.kernels.nest import even_split, serial
 
 Place = Callable[[int], list[Any]]
 """The input position that a tap reads for a column of a tile, one index an axis."""

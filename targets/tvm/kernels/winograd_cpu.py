@@ -19,9 +19,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
+from graphopt.targets.tvm.kernels.computes import long
 from graphopt.targets.tvm.kernels.direct import ConvWorkload
 from graphopt.targets.tvm.kernels.linear_cpu import Registers, multiply_by_columns, multiply_by_rows, number
-from graphopt.targets.tvm.kernels.nest import Fused, even_split, long, serial, vectorized
+from graphopt.targets.tvm.kernels.nest import Fused, even_split, serial, vectorized
+from graphopt.targets.tvm.kernels.statements import FIRST_LEVEL
 from graphopt.targets.tvm.kernels.toom_cook import transforms
 from graphopt.targets.tvm.kernels.winograd import KERNEL, WinogradPlan, from_numbers, out_space, packed_shape, tiling
 from graphopt.targets.tvm.machine import Machine
@@ -259,7 +261,7 @@ class _Nest:
         for line in range(each):
             at = T.min(index * each + line, long(lines - 1)) * step
             place = [panel, frequency + 1, block * self.lanes + at // width, at % width]
-            nest.prefetch(self.weight, place, nest.FIRST_LEVEL)
+            nest.prefetch(self.weight, place, FIRST_LEVEL)
 
     # --- third stage
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt.targets.tvm.kernels import depthwise, direct
-from graphopt.targets.tvm.kernels.conv import ConvSpec
+from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
 from graphopt.targets.tvm.kernels.direct import ConvWorkload, DirectPlan
 from graphopt.targets.tvm.kernels.nest import even_split
 from graphopt.targets.tvm.machine import Machine

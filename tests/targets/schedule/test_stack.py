@@ -11,7 +11,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from graphopt.targets.tvm.kernels.nest import long, parallel, serial, vectorized
+from graphopt.targets.tvm.kernels.computes import long
+from graphopt.targets.tvm.kernels.nest import parallel, serial, vectorized
 from graphopt.targets.tvm.loops import PIPELINE
 from tests.targets.schedule.support import HOST
 

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tvm import te, tirx
 
 from graphopt.targets.tvm.kernels import winograd as family
-from graphopt.targets.tvm.kernels.conv import ConvSpec
+from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
 from graphopt.targets.tvm.kernels.direct import ConvWorkload
 from graphopt.targets.tvm.kernels.toom_cook import POINTS, transforms
 from graphopt.targets.tvm.kernels.winograd import WinogradPlan

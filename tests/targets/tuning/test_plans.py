@@ -20,7 +20,7 @@ from graphopt.targets.tvm.families import (
     is_tunable,
     key,
 )
-from graphopt.targets.tvm.kernels.conv import ConvSpec
+from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
 from graphopt.targets.tvm.kernels.direct import ConvWorkload
 from graphopt.targets.tvm.kernels.matmul_plan import MatmulWorkload
 from graphopt.targets.tvm.plans import Plans, default
