@@ -19,9 +19,9 @@ from graphopt.targets.tvm.kernels import (
     conv_cpu,
     depthwise,
     direct_cpu,
+    expand,
     generic_cpu,
     lrn,
-    math,
     matmul_cpu,
     pooling,
     rows_cpu,
@@ -64,7 +64,7 @@ def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = No
 
 def schedule_function(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """One function through the rules, its elementary functions expanded, its max and min made to keep NaN."""
-    return math.keep_nan(math.expand_functions(_apply_rules(func, machine)))
+    return expand.keep_nan(expand.expand_functions(_apply_rules(func, machine)))
 
 
 def is_scheduled(func: tirx.PrimFunc) -> bool:

@@ -23,7 +23,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from graphopt.target import Target
-from graphopt.targets.tvm.kernels import math
+from graphopt.targets.tvm.kernels import expand
 from graphopt.targets.tvm.layers import SCHEDULE
 from graphopt.targets.tvm.messages import last_line
 from graphopt.targets.tvm.records import SHIPPED, Database
@@ -179,7 +179,7 @@ def replay(func: tirx.PrimFunc, trace: Sequence[Any]) -> tirx.PrimFunc:
 
 def finished(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """A scheduled function as it is compiled: like those that the rules for CPUs schedule."""
-    return math.keep_nan(math.expand_functions(func)).with_attr("tirx.is_scheduled", True)
+    return expand.keep_nan(expand.expand_functions(func)).with_attr("tirx.is_scheduled", True)
 
 
 def is_searchable(func: tirx.PrimFunc) -> bool:

@@ -78,12 +78,19 @@ def round_even(x: tirx.Expr) -> tirx.Expr:
 
 
 def sigmoid(x: tirx.Expr) -> tirx.Expr:
-    return const(1, x) / (const(1, x) + tirx.exp(-x))
+    return tirx.sigmoid(x)
 
 
 def softplus(x: tirx.Expr) -> tirx.Expr:
     """log(1 + exp(x)) in the form that does not overflow."""
     return tirx.max(x, const(0, x)) + tirx.log1p(tirx.exp(-tirx.abs(x)))
+
+
+def mish(x: tirx.Expr) -> tirx.Expr:
+    """x tanh(log(1 + e ** x)), as a quotient in e ** x; from 20 on that is x."""
+    root = tirx.exp(select(x > const(20, x), const(20, x), x))
+    above = root * (root + const(2, x))
+    return x * (above / (above + const(2, x)))
 
 
 def gelu_erf(x: tirx.Expr) -> tirx.Expr:
@@ -117,7 +124,7 @@ for _op, _function in {
     "Reciprocal": lambda x: const(1, x) / x,
     "Softsign": lambda x: x / (const(1, x) + tirx.abs(x)),
     "HardSwish": lambda x: x * tirx.max(const(0, x), tirx.min(const(1, x), x / const(6, x) + const(0.5, x))),
-    "Mish": lambda x: x * tirx.tanh(softplus(x)),
+    "Mish": mish,
 }.items():
     unary(_op, _function)
 

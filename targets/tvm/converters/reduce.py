@@ -1,4 +1,4 @@
-"""Reductions over axes: sums, extremes, norms, positions of extremes, cumulative sums, softmax."""
+"""Reductions over axes: sums, extremes, norms, positions of extremes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _max = te.comm_reducer(maximum, lowest, name="max")
 _min = te.comm_reducer(minimum, highest, name="min")
 
 
-_product = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), name="product")
+multiply_all = te.comm_reducer(lambda a, b: a * b, lambda t: tirx.const(1, t), name="product")
 
 
 def reduced(
@@ -92,7 +92,7 @@ def _of_nothing(
 ) -> Operand:
     """The reduction of no elements: the loop that sets the first value would not run."""
     kind = wide(dtype)
-    neutral = {_product: tirx.const(1, kind), _max: lowest(kind), _min: highest(kind)}
+    neutral = {multiply_all: tirx.const(1, kind), _max: lowest(kind), _min: highest(kind)}
     neutral |= {te.max: lowest(kind), te.min: highest(kind)}
     value = neutral.get(reducer, tirx.const(0, kind))
     result = (after(value) if after else value).astype(dtype)
@@ -141,7 +141,7 @@ def _reduction(op: str, reducer: Reducer, before: Any = None, after: Any = None)
 _reduction("ReduceSum", te.sum)
 
 
-_reduction("ReduceProd", _product)
+_reduction("ReduceProd", multiply_all)
 
 
 _reduction("ReduceSumSquare", te.sum, before=lambda x: x * x)
@@ -244,43 +244,3 @@ def arg_max(c: Call) -> Operand:
 @converter("ArgMin")
 def arg_min(c: Call) -> Operand:
     return _position(c, lambda a, b: a < b, highest)
-
-
-@converter("CumSum")
-def cum_sum(c: Call) -> Operand:
-    return _cumulative(c, te.sum)
-
-
-@converter("CumProd")
-def cum_prod(c: Call) -> Operand:
-    return _cumulative(c, _product)
-
-
-def _cumulative(c: Call, reducer: Reducer) -> Operand:
-    """Each element reduces its whole prefix: quadratic, but parallel and exact in any order the schedule likes."""
-    data = c[0]
-    listed = c.constant(1, "the axis")
-    assert listed is not None
-    axis = normal_axis(int(listed.reshape(-1)[0]), data.rank)
-    exclusive, reverse = bool(c.attr("exclusive", 0)), bool(c.attr("reverse", 0))
-    kind = wide(data.dtype)
-    neutral = tirx.const(0 if reducer is te.sum else 1, kind)
-
-    def compute(x: te.Tensor) -> te.Tensor:
-        loop = te.reduce_axis((0, data.shape[axis]), "k")
-
-        def element(*index: tirx.Expr) -> tirx.Expr:
-            i = index[axis]
-            if reverse:
-                inside = loop > i if exclusive else loop >= i
-            else:
-                inside = loop < i if exclusive else loop <= i
-            value = x(*index[:axis], loop, *index[axis + 1 :]).astype(kind)
-            return reducer(tirx.if_then_else(inside, value, neutral), axis=loop)
-
-        total = define(data.shape, element, name="cumulative")
-        if kind == data.dtype:
-            return total
-        return define(data.shape, lambda *i: total(*i).astype(data.dtype), name="cumulative_result")
-
-    return c.ctx.te(compute, data, name=c.node.op_type.lower())

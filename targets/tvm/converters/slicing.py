@@ -97,20 +97,26 @@ def pad(c: Call) -> Operand:
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             place = [i - b for i, b in zip(index, begin)]
+            bounds = [_bounds(i, s, (b, e)) for i, s, b, e in zip(place, data.shape, begin, end)]
             if mode != "constant":
-                return x(*[_folded(i, s, mode, (b, e)) for i, s, b, e in zip(place, data.shape, begin, end)])
-            inside = []
-            for i, size, b, e in zip(place, data.shape, begin, end):
-                if not (isinstance(b, int) and b <= 0):
-                    inside.append(i >= int_expr(0))
-                if not (isinstance(e, int) and e <= 0):
-                    inside.append(i < int_expr(size))
+                folded = [_folded(i, s, mode, (b, e)) for i, s, b, e in zip(place, data.shape, begin, end)]
+                # A row is copied as it is between its ends: those alone are read from elsewhere.
+                return where(all_of(bounds[-1]), x(*folded[:-1], place[-1]), x(*folded)) if bounds[-1] else x(*folded)
+            inside = [bound for of_axis in bounds for bound in of_axis]
             value = other if other is not None else rest[0](*[0] * fill.rank)  # type: ignore[union-attr]
             return where(all_of(inside), x(*place), value)
 
         return define(sizes, element, name="pad")
 
     return c.ctx.te(padded, *operands, name="pad")
+
+
+def _bounds(i: tirx.Expr, size: Dim, pads: tuple[Any, Any]) -> list[tirx.Expr]:
+    """The conditions on a place, of those that the padding needs, under which it is one of the data."""
+    begin, end = pads
+    low = [] if isinstance(begin, int) and begin <= 0 else [i >= int_expr(0)]
+    high = [] if isinstance(end, int) and end <= 0 else [i < int_expr(size)]
+    return low + high
 
 
 def _folded(i: tirx.Expr, size: Dim, mode: str, pads: tuple[Any, Any]) -> tirx.Expr:
@@ -122,7 +128,9 @@ def _folded(i: tirx.Expr, size: Dim, mode: str, pads: tuple[Any, Any]) -> tirx.E
     if mode == "edge":
         return tirx.max(int_expr(0), tirx.min(i, last))
     if mode == "wrap":
-        return tirx.floormod(i, extent)
+        # What negative padding cuts off is not part of what repeats.
+        cut = [int_expr(max(-p, 0)) if isinstance(p, int) else int_expr(0) for p in pads]
+        return tirx.floormod(i - cut[0], extent - cut[0] - cut[1]) + cut[0]
     if mode != "reflect":
         raise Declined(f"padding mode {mode!r}")
     if isinstance(size, int) and size == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import te, tirx
@@ -10,46 +11,51 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.cast import convert
+from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import converter
+from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.converters.registry import Declined, converter
+from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import product, unflatten, wide
 from graphopt.targets.tvm.converters.window import int_expr
+from graphopt.targets.tvm.kernels import topk
 
 
 @converter("TopK")
 def top_k(c: Call) -> list[Operand | None]:
-    """Each element counts how many stand before it; the one with k before it is the result's element k.
-
-    Quadratic in the length of the axis, but parallel, with nothing but reductions; equal elements keep their order.
-    """
     data = c[0]
     axis = c.axis(data.rank, -1)
     count = int(c.attr("k")) if c.version < 10 else c.ctx.scalars(c[1]).reshape(-1)[0]
-    largest = bool(c.attr("largest", 1)) or c.version < 11
+    length = data.shape[axis]
+    if isinstance(count, int) and isinstance(length, int) and not 0 <= count <= length:
+        raise Declined(f"the first {count} of {length} elements")
+    c.ctx.check_positive(length - count + 1)
     sizes = c.ctx.shape([*data.shape[:axis], count, *data.shape[axis + 1 :]])
-    kind = wide(data.dtype)
+    order = topk.Order(wide(data.dtype), bool(c.attr("largest", 1)) or c.version < 11)
+    if c.ctx.machine is None:
+        return _ranked(c.ctx, data, axis, sizes, order)
+    outer, inner = c.ctx.shape([product(data.shape[:axis]), product(data.shape[axis + 1 :])])
+    rows = reshape_to(c.ctx, data, [outer, length, inner])
+    found = c.ctx.te_many(lambda x: topk.top_k(x, sizes[axis], order), rows, name="topk")
+    return [reshape_to(c.ctx, result, sizes) for result in found]
 
-    def before(a: tirx.Expr, b: tirx.Expr, i: Any, j: Any) -> tirx.Expr:
-        """Whether element a at place i comes before element b at place j; NaN counts as the largest."""
-        more, less = (a > b, b > a) if largest else (a < b, b < a)
-        if data.is_float:
-            nan_a, nan_b = tirx.isnan(a), tirx.isnan(b)
-            only_a, only_b = tirx.And(nan_a, tirx.Not(nan_b)), tirx.And(nan_b, tirx.Not(nan_a))
-            first, second = (only_a, only_b) if largest else (only_b, only_a)
-            more, less = tirx.Or(more, first), tirx.Or(less, second)
-        return tirx.Or(more, tirx.And(tirx.Not(less), i < j))
+
+def _ranked(ctx: Context, data: Operand, axis: int, sizes: Sequence[Dim], order: topk.Order) -> list[Operand | None]:
+    """Each element counts how many stand before it; the one with k before it is the result's element k.
+
+    Quadratic in the length of the axis, but a definition that GPUs can run in parallel; equals keep their order.
+    """
 
     def ranks(x: te.Tensor) -> te.Tensor:
         k = te.reduce_axis((0, data.shape[axis]), "k")
 
         def element(*index: tirx.Expr) -> tirx.Expr:
-            other = x(*index[:axis], k, *index[axis + 1 :]).astype(kind)
-            return te.sum(before(other, x(*index).astype(kind), k, index[axis]).astype("int64"), axis=k)
+            other, own = x(*index[:axis], k, *index[axis + 1 :]), x(*index)
+            return te.sum(order.before(other, k, own, index[axis]).astype("int64"), axis=k)
 
         return define(data.shape, element, name="rank")
 
-    rank = c.ctx.te(ranks, data, name="topk_rank")
+    rank = ctx.te(ranks, data, name="topk_rank")
 
     def places(r: te.Tensor) -> te.Tensor:
         k = te.reduce_axis((0, data.shape[axis]), "k")
@@ -60,12 +66,12 @@ def top_k(c: Call) -> list[Operand | None]:
 
         return define(sizes, element, name="place")
 
-    place = c.ctx.te(places, rank, name="topk_place")
+    place = ctx.te(places, rank, name="topk_place")
 
     def pick(x: te.Tensor, p: te.Tensor) -> te.Tensor:
         return define(sizes, lambda *i: x(*i[:axis], p(*i), *i[axis + 1 :]), name="topk_value")
 
-    return [c.ctx.te(pick, data, place, name="topk_value"), place]
+    return [ctx.te(pick, data, place, name="topk_value"), place]
 
 
 @converter("NonZero")

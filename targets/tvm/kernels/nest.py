@@ -218,6 +218,13 @@ def parallel(extent: Any) -> Any:
     return serial(extent) if alone else T.parallel(long(0), long(extent))
 
 
+def spread(extent: Any, work: Any) -> Any:
+    """A loop from 0 that runs on several threads unless its `work`, in operations, is known to be too little."""
+    operations = facts.extent(work)
+    few = operations is not None and operations < facts.SERIAL_WORK
+    return serial(extent) if few else parallel(extent)
+
+
 def vectorized(lanes: int) -> Any:
     """A loop from 0 that becomes one vector."""
     return T.vectorized(long(0), long(lanes))

@@ -6,12 +6,20 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnxruntime as ort
+import tvm
+from tvm import relax
 
 from graphopt import io
+from graphopt.api import run_passes
 from graphopt.ir import Model
+from graphopt.targets.tvm import fuse
+from graphopt.targets.tvm.build import _to_virtual_machine
 from graphopt.targets.tvm.execute import Runner
+from graphopt.targets.tvm.loops import PIPELINE
 from graphopt.targets.tvm.lower import Lowered, lower
+from graphopt.targets.tvm.memory import Meter
 from tests.helpers import model_of
+from tests.targets.schedule.support import HOST, MACHINE
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -47,6 +55,39 @@ def check(text: str, *inputs: Arrays, weights: Arrays | None = None, tolerance: 
                 top = np.abs(want[np.isfinite(want)]).max(initial=1e-6)
                 np.testing.assert_allclose(have, want, rtol=0, atol=tolerance * top, err_msg=info.name)
     return result
+
+
+def check_for_machine(text: str, *inputs: Arrays, weights: Arrays | None = None, tolerance: float = 1e-5) -> None:
+    """As `check`, but with the machine's own kernels, and number for number where the tolerance is 0."""
+    model = model_of(text, dict(weights or {}))
+    for given, outputs in zip(inputs, run_for_machine(text, *inputs, weights=weights), strict=True):
+        for have, want in zip(outputs, expected(model, given), strict=True):
+            assert (have.dtype, have.shape) == (want.dtype, want.shape)
+            if want.dtype.kind in "biu" or not tolerance:
+                np.testing.assert_array_equal(have, want)
+            else:
+                top = np.abs(want[np.isfinite(want)]).max(initial=1e-6)
+                np.testing.assert_allclose(have, want, rtol=0, atol=tolerance * top)
+
+
+def run_for_machine(text: str, *inputs: Arrays, weights: Arrays | None = None) -> list[list[np.ndarray]]:
+    """The outputs for each set of inputs, computed by the machine's own kernels."""
+    model = model_of(text, dict(weights or {}))
+    run_passes(model, "infer-shapes")
+    made = lower(model, MACHINE)
+    with HOST:
+        module = fuse.fuse(made.mod, HOST, MACHINE)
+        built = relax.build(module, HOST, relax_pipeline=_to_virtual_machine(Meter()), tir_pipeline=PIPELINE)
+    machine = relax.VirtualMachine(built, tvm.cpu())
+    parameters = [tvm.runtime.tensor(array) for _, array in made.params]
+    assert inputs, "nothing to run"
+    results = []
+    for given in inputs:
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(given[info.name])) for info in made.inputs]
+        result = machine["main"](*tensors, *parameters)
+        outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+        results.append([output.numpy() for output in outputs])
+    return results
 
 
 def noise(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:

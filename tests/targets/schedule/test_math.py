@@ -48,9 +48,12 @@ def run(function: object, values: np.ndarray) -> np.ndarray:
         (tirx.exp, np.exp, -110.0, 95.0, 2.0),
         (tirx.tanh, np.tanh, -20.0, 20.0, 5.0),
         (tirx.erf, np.vectorize(math.erf), -8.0, 8.0, 6.0),
-        (tirx.sigmoid, lambda x: 1 / (1 + np.exp(-x)), -87.0, 30.0, 4.0),
+        (tirx.sigmoid, lambda x: 1 / (1 + np.exp(-x)), -87.0, 30.0, 3.0),
         (exp_nonpositive, np.exp, -87.3, 0.0, 2.0),
         (tirx.log, np.log, -1.0, 1e30, 4.0),
+        (tirx.log1p, np.log1p, -1.5, 1e30, 4.0),
+        (tirx.sin, np.sin, -1000.0, 1000.0, 2.0),
+        (tirx.cos, np.cos, -1000.0, 1000.0, 2.0),
     ],
 )
 def test_errors(function: object, right: object, low: float, high: float, most: float) -> None:
@@ -65,15 +68,29 @@ def test_small_exponentials_are_zero() -> None:
     np.testing.assert_array_equal(run(exp_nonpositive, values), [0, 0, 0, 1])
 
 
+def test_waves_of_large_numbers() -> None:
+    """Random bits: numbers of every size, and the one nearest to a multiple of pi / 2 for its size."""
+    random = np.random.default_rng(0).integers(0, 1 << 32, 100001, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    values = np.concatenate([random[np.isfinite(random)], [16367173 * 2.0**72, 3.4028235e38]]).astype(np.float32)
+    for function, right in ((tirx.sin, math.sin), (tirx.cos, math.cos)):
+        assert ulps(run(function, values), np.vectorize(right)(values.astype("float64"))) <= 3
+        assert np.isnan(run(function, np.array([math.inf, -math.inf, math.nan], np.float32))).all()
+
+
+def test_the_sigmoid_goes_to_its_limits() -> None:
+    values = np.array([-math.inf, -1e30, -89.0, 20.0, 1e30, math.inf], np.float32)
+    np.testing.assert_array_equal(run(tirx.sigmoid, values), [0, 0, 0, 1, 1, 1])
+
+
 def test_far_from_zero_the_error_function_is_one() -> None:
     values = np.array([-1e30, -5.0, 4.5, math.inf], np.float32)
     np.testing.assert_array_equal(run(tirx.erf, values), [-1, -1, 1, 1])
 
 
-@pytest.mark.parametrize("function", [tirx.exp, tirx.tanh, tirx.erf, tirx.sigmoid])
+@pytest.mark.parametrize("function", [tirx.exp, tirx.tanh, tirx.erf, tirx.sigmoid, tirx.log1p, tirx.sin, tirx.cos])
 def test_nothing_stays_scalar(function: object) -> None:
     x = placeholder((4096,))
     y = te.compute(x.shape, lambda i: function(x(i)), name="y")  # type: ignore[operator]
     library = tvm.compile(tvm.IRModule({"main": scheduled([x, y]).with_attr("global_symbol", "main")}), "llvm")
     text = library.mod.inspect_source("ll")
-    assert not any(f"@{name}" in text for name in ("expf", "tanhf", "erff"))
+    assert not any(f"@{name}" in text for name in ("expf", "tanhf", "erff", "log1pf", "sinf", "cosf"))
