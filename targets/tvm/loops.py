@@ -20,6 +20,7 @@ from graphopt.targets.tvm.border import split_border
 from graphopt.targets.tvm.let_loops import serialize_refused_lets
 from graphopt.targets.tvm.peel import peel
 from graphopt.targets.tvm.stack import keep_locals_on_stack
+from graphopt.targets.tvm.transpose import transpose_tiles
 
 PIPELINE = "graphopt-cpu"
 
@@ -39,6 +40,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.BF16ComputeLegalize(),
         split_border(),
         peel(),
+        transpose_tiles(),
         serialize_refused_lets(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),
