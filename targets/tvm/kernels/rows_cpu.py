@@ -13,7 +13,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels import generic_cpu
+from graphopt.targets.tvm.kernels import columns_cpu, generic_cpu
 from graphopt.targets.tvm.kernels.blocks import BlockInfo
 from graphopt.targets.tvm.kernels.generic_cpu import attempt, vectorize_last
 from graphopt.targets.tvm.machine import Machine
@@ -52,7 +52,7 @@ def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
             if not facts.is_unit(mine) and (mine.store is None or mine.branches):
                 break
             same += 1
-        shared = min(shared, same)
+        shared = min(shared, same, _columns(info))
     # Trailing unit axes say nothing about rows.
     while shared and facts.is_unit(last.axes[shared - 1]):
         shared -= 1
@@ -60,8 +60,19 @@ def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
     return shared if rows is None or rows >= MINIMUM_ROWS else 0
 
 
+def _columns(info: BlockInfo) -> int:
+    """Position of the axis along which a reduction of columns has its vectors, the number of axes if it is not one."""
+    last = [i for i, axis in enumerate(info.axes) if axis.kind == facts.SPATIAL and not facts.is_unit(axis)][-1:]
+    if not info.is_reduction or not last or not info.axes[last[0]].contiguous or info.axes[last[0]].store != 1:
+        return len(info.axes)
+    return last[0]
+
+
 def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machine) -> None:
     partial: dict[int, SBlockRV] = {}
+    columns = {
+        n for n, info in enumerate(infos) if info.is_reduction and columns_cpu.applies(sch, info, machine, shared)
+    }
     for position, info in enumerate(infos):
         if info.is_reduction and generic_cpu.is_row_reduction(info, machine):
             partial[position] = _factor(sch, info, machine)
@@ -75,6 +86,9 @@ def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machin
         if position in partial:
             inits.append((partial[position], _vector_partial(sch, partial[position], shared)))
             inits.append((info.rv, sch.get_loops(info.rv)[-1]))
+        elif position in columns:
+            nest = list(zip(sch.get_loops(info.rv)[shared:], info.axes, strict=True))[shared:]
+            inits.append((info.rv, columns_cpu.order_loops(sch, info, machine, nest)[2]))
         elif info.is_reduction:
             inits.append((info.rv, _vector_column(sch, info, shared, machine)))
         else:
