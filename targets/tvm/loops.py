@@ -18,6 +18,7 @@ from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 from graphopt.targets.tvm.alignment import any_address
 from graphopt.targets.tvm.border import split_border
 from graphopt.targets.tvm.let_loops import serialize_refused_lets
+from graphopt.targets.tvm.nan_tests import compare_bits_for_nan
 from graphopt.targets.tvm.peel import peel
 from graphopt.targets.tvm.stack import keep_locals_on_stack
 from graphopt.targets.tvm.transpose import transpose_tiles
@@ -41,6 +42,7 @@ def _passes() -> list[tvm.transform.Pass]:
         split_border(),
         peel(),
         transpose_tiles(),
+        compare_bits_for_nan(),
         serialize_refused_lets(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),

@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import te, tirx, topi
 
 from graphopt.targets.tvm.machine import Machine, machine_of
-from tests.targets.schedule.support import execute, placeholder, run_te, scheduled
+from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
 
 def data(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -278,3 +278,36 @@ def test_rows_that_are_normalized_over_columns(shape: tuple[int, ...]) -> None:
     compare(out, expected, 1e-5)
     (out,) = run_te([x, mean], [array], [wide.mean(1, keepdims=True).astype("float32")])
     compare(out, wide.mean(1, keepdims=True), 1e-5)
+
+
+def row_softmax(x: te.Tensor) -> te.Tensor:
+    """Softmax over the last axis whose maximum and sum keep that axis, as converters write it."""
+    kept = [*x.shape[:-1], tirx.IntImm("int64", 1)]
+    first, second = (te.reduce_axis((0, x.shape[-1]), name) for name in "kl")
+    top = te.compute(kept, lambda *i: te.max(x(*i[:-1], first), axis=[first]), name="top")
+    exp = te.compute(x.shape, lambda *i: tirx.exp(x(*i) - top(*i[:-1], 0)), name="exp")
+    total = te.compute(kept, lambda *i: te.sum(exp(*i[:-1], second), axis=[second]), name="total")
+    return te.compute(x.shape, lambda *i: exp(*i) / total(*i[:-1], 0), name="softmax")
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 15, 16, 17, 24, 32, 48, 64, 100, 197, 1000])
+@pytest.mark.parametrize("rows", [(1, 1), (2, 3), (5, 40)])
+def test_rows_that_several_blocks_share(rows: tuple[int, int], width: int) -> None:
+    array = data(*rows, width)
+    x = placeholder(array.shape)
+    func = scheduled([x, row_softmax(x)])
+    lanes = MACHINE.lanes("float32")
+    by_rows = rows != (1, 1) and (width % lanes == 0 or width < lanes)
+    assert width == 1 or str(func.attrs["graphopt.schedule"]) == ("rows" if by_rows else "generic")
+    (out,) = execute(func, [array], [array])
+    compare(out, softmax(array, -1))
+
+
+def test_rows_with_nan() -> None:
+    array = data(6, 64)
+    array[2, 37], array[4] = np.nan, -np.inf
+    x = placeholder(array.shape)
+    (out,) = execute(scheduled([x, row_softmax(x)]), [array], [array])
+    expected = np.isnan(array).any(1) | (array == -np.inf).all(1)
+    np.testing.assert_array_equal(np.isnan(out).all(1), expected)
+    np.testing.assert_array_equal(np.isnan(out).any(1), expected)
