@@ -18,8 +18,10 @@ from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 from graphopt.targets.tvm.alignment import any_address
 from graphopt.targets.tvm.border import split_border
 from graphopt.targets.tvm.let_loops import serialize_refused_lets
+from graphopt.targets.tvm.nan_tests import compare_bits_for_nan
 from graphopt.targets.tvm.peel import peel
 from graphopt.targets.tvm.stack import keep_locals_on_stack
+from graphopt.targets.tvm.transpose import transpose_tiles
 
 PIPELINE = "graphopt-cpu"
 
@@ -39,6 +41,8 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.BF16ComputeLegalize(),
         split_border(),
         peel(),
+        transpose_tiles(),
+        compare_bits_for_nan(),
         serialize_refused_lets(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),

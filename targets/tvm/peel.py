@@ -6,8 +6,8 @@ only one thing is done. In
 
     for o in range(n): for i in vectorized(L): if base + o * L + i < end: body
 
-the first `full = (end - base) // L` iterations of `o` (at least 0, at most n) need no test; the rest keep it and
-become serial. `base` and `end` may be symbolic.
+the first `full = (end - base) // L` iterations of `o` (at least 0, at most n) need no test; the rest keep it, and the
+loop over i becomes serial. `base` and `end` may be symbolic. The loop over i may also be one to be unrolled.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ def _visit(loop: tirx.For) -> tirx.Stmt:
     found = _bound(loop)
     if found is None:
         return _for(loop, loop.min, loop.extent, loop.body, kept)
-    base, end, lanes = found
+    base, end, lanes, tested = found
     zero = tirx.const(0, str(loop.extent.ty.dtype))
     full = tirx.max(tirx.min(tirx.floordiv(end - base, lanes), loop.extent), zero)
     full = sym.Analyzer().simplify(full)
     main = _for(loop, zero, full, _without_test(loop.body, loop.loop_var), kept)
     rest_var = tirx.Var(loop.loop_var.name + "_rest", str(loop.loop_var.ty.dtype))
-    rest_body = _renewed(loop.body, {loop.loop_var: full + rest_var})
-    rest = tirx.For(rest_var, zero, loop.extent - full, tirx.ForKind.SERIAL, rest_body)
+    rest_body = _renewed(loop.body, tested, {loop.loop_var: full + rest_var})
+    extent = loop.extent
+    if _is_guarded(loop.body, loop.loop_var):  # beyond the partial vector all tests fail
+        extent = tirx.min(extent, tirx.max(tirx.floordiv(end - base + (lanes - 1), lanes), zero))
+    extent = sym.Analyzer().simplify(extent - full)
+    rest = tirx.For(rest_var, zero, extent, tirx.ForKind.SERIAL, rest_body)
     return tirx.SeqStmt([main, rest])
 
 
@@ -55,25 +59,26 @@ def _for(loop: tirx.For, low: Any, extent: Any, body: tirx.Stmt, annotations: di
 
 
 def _vector_loops(body: tirx.Stmt) -> dict[Any, int]:
-    """The vectorized loops in `body`: variable and lanes."""
+    """The loops in `body` that become vectors or are unrolled: variable and extent."""
     found: dict[Any, int] = {}
 
     def visit(loop: tirx.For) -> None:
-        if loop.kind == tirx.ForKind.VECTORIZED and isinstance(loop.extent, tirx.IntImm):
+        kinds = (tirx.ForKind.VECTORIZED, tirx.ForKind.UNROLLED)
+        if loop.kind in kinds and isinstance(loop.extent, tirx.IntImm):
             found[loop.loop_var] = int(loop.extent)
 
     tvm_ffi.structural_walk(body, (tirx.For, visit))
     return found
 
 
-def _test(node: tirx.LT, outer: tirx.Var, vectors: dict[Any, int]) -> tuple[Any, Any, int] | None:
-    """`node` as (base, end, lanes) if it is the test of a partial vector, else None."""
+def _test(node: tirx.LT, outer: tirx.Var, vectors: dict[Any, int]) -> tuple[Any, Any, int, tirx.Var] | None:
+    """`node` as (base, end, lanes, variable of the vector) if it is the test of a partial vector, else None."""
     for var, lanes in vectors.items():
         linear = sym.detect_linear_equation(node.a, [outer, var])
         if len(linear) != 3 or _uses(node.b, outer) or _uses(node.b, var):
             continue
         if all(isinstance(c, tirx.IntImm) for c in linear[:2]) and [int(c) for c in linear[:2]] == [lanes, 1]:
-            return linear[2], node.b, lanes
+            return linear[2], node.b, lanes, var
     return None
 
 
@@ -83,10 +88,13 @@ def _uses(expr: Any, var: tirx.Var) -> bool:
     return any(var.same_as(v) for v in seen)
 
 
-def _bound(loop: tirx.For) -> tuple[Any, Any, int] | None:
-    """Base, end and lanes that all tests of partial vectors in the loop agree on; None if there are none."""
+def _bound(loop: tirx.For) -> tuple[Any, Any, int, list[tirx.Var]] | None:
+    """Base, end and lanes that all tests of partial vectors in the loop agree on, and the variables of these vectors.
+
+    None if there are none.
+    """
     vectors = _vector_loops(loop.body)
-    tests: list[tuple[Any, Any, int]] = []
+    tests: list[tuple[Any, Any, int, tirx.Var]] = []
 
     def visit(node: tirx.LT) -> None:
         if (test := _test(node, loop.loop_var, vectors)) is not None:
@@ -102,7 +110,29 @@ def _bound(loop: tirx.For) -> tuple[Any, Any, int] | None:
     )
     # `base` and `end` are evaluated in front of the loop, so nothing that the loop defines may occur in them.
     inside = [var for var in _defined(loop) if _uses(first[0], var) or _uses(first[1], var)]
-    return first if same and not inside else None
+    return (*first[:3], [test[3] for test in tests]) if same and not inside else None
+
+
+def _is_guarded(body: tirx.Stmt, outer: tirx.Var) -> bool:
+    """Whether nothing is done in `body` but under a test of a partial vector."""
+    vectors = _vector_loops(body)
+
+    def guarded(part: tirx.Stmt) -> bool:
+        if isinstance(part, tirx.SeqStmt):
+            return all(guarded(one) for one in part)
+        if isinstance(part, tirx.For):
+            return guarded(part.body)
+        if not isinstance(part, tirx.IfThenElse) or part.else_case is not None:
+            return False
+        return any(isinstance(t, tirx.LT) and _test(t, outer, vectors) is not None for t in _conjuncts(part.condition))
+
+    return guarded(body)
+
+
+def _conjuncts(condition: Any) -> list[Any]:
+    if isinstance(condition, tirx.And):
+        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
+    return [condition]
 
 
 def _defined(loop: tirx.For) -> list[tirx.Var]:
@@ -119,15 +149,15 @@ def _without_test(body: tirx.Stmt, outer: tirx.Var) -> tirx.Stmt:
     )
 
 
-def _renewed(body: tirx.Stmt, replace: dict[Any, Any]) -> tirx.Stmt:
-    """`body` with variables replaced, vector loops made serial, and all that it defines given new variables."""
+def _renewed(body: tirx.Stmt, tested: list[tirx.Var], replace: dict[Any, Any]) -> tirx.Stmt:
+    """`body` with variables replaced, the tested loops made serial, and all that it defines given new variables."""
     serial = tvm_ffi.structural_map(
         body,
         (
             tirx.For,
             lambda loop: (
                 tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
-                if loop.kind == tirx.ForKind.VECTORIZED
+                if any(loop.loop_var.same_as(var) for var in tested)
                 else loop
             ),
         ),

@@ -50,14 +50,14 @@ def maximum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """The larger value; NaN if either is NaN."""
     if not kind_of(a).startswith(("float", "bfloat")):
         return tirx.max(a, b)
-    return select(tirx.isnan(a), a, select(a < b, b, select(tirx.isnan(b), b, a)))
+    return select(tirx.Or(a > b, tirx.isnan(a)), a, b)  # where b is NaN, the comparison is false
 
 
 def minimum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """The smaller value; NaN if either is NaN."""
     if not kind_of(a).startswith(("float", "bfloat")):
         return tirx.min(a, b)
-    return select(tirx.isnan(a), a, select(b < a, b, select(tirx.isnan(b), b, a)))
+    return select(tirx.Or(a < b, tirx.isnan(a)), a, b)
 
 
 def relu(x: tirx.Expr) -> tirx.Expr:

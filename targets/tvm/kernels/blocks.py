@@ -167,6 +167,32 @@ def _coefficient(buffer: tirx.Buffer, indices: Any, var: tirx.Var) -> int | None
     return total
 
 
+def loads_of(sch: Schedule, block: SBlockRV) -> list[ir.TensorLoad]:
+    """What a block's body loads, in the order of `Axis.loads`."""
+    loads: list[ir.TensorLoad] = []
+    tvm_ffi.structural_walk(sch.get(block).body, [(ir.TensorLoad, loads.append)])
+    return loads
+
+
+def step_within(load: ir.TensorLoad, var: tirx.Var, size: int) -> int | None:
+    """By how many elements the address moves with `var` inside pieces of `size` that begin at its multiples.
+
+    That is more often linear than over the whole axis: `x[c // 8, h, c % 8]` moves by 1 with c in pieces of 8.
+    """
+    kind = str(var.ty.dtype)
+    whole, part = tirx.Var("whole", kind), tirx.Var("part", kind)
+    analyzer = sym.Analyzer()
+    analyzer.bind(part, ir.Range(tirx.const(0, kind), tirx.const(size, kind)))
+
+    def cut(other: tirx.Var) -> Any:
+        return whole * size + part if other.same_as(var) else other
+
+    indices = [
+        analyzer.simplify(tvm_ffi.structural_map(index, (tirx.Var, cut), order="post")) for index in load.indices
+    ]
+    return _coefficient(load.source, indices, part)
+
+
 def _cost(stmt: s_tir.SBlock) -> int:
     """A rough count of scalar operations in a block's body."""
     count = 1

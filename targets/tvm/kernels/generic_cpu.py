@@ -19,6 +19,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.border import BORDER
 from graphopt.targets.tvm.kernels import blocks as facts
+from graphopt.targets.tvm.kernels import columns_cpu, transpose_cpu
 from graphopt.targets.tvm.kernels.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.peel import PEEL
@@ -113,8 +114,13 @@ def schedule_block(sch: Schedule, info: BlockInfo, machine: Machine) -> Schedule
     if info.is_reduction:
         if is_row_reduction(info, machine):
             ways.append(lambda s: reduce_row(s, info, machine))
+        elif columns_cpu.applies(sch, info, machine):
+            ways.append(lambda s: columns_cpu.reduce_columns(s, info, machine, worth_threads(info)))
         ways.append(lambda s: reduce_column(s, info, machine))
     else:
+        transposition = transpose_cpu.find(sch, info, machine)
+        if transposition is not None:
+            ways.append(lambda s: transpose_cpu.transpose(s, info, transposition, worth_threads(info)))
         ways.append(lambda s: map_block(s, info, machine))
     ways.append(lambda s: parallel_only(s, info))
     for way in ways:

@@ -13,12 +13,14 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.kernels import blocks as facts
-from graphopt.targets.tvm.kernels import generic_cpu
-from graphopt.targets.tvm.kernels.blocks import BlockInfo
+from graphopt.targets.tvm.kernels import columns_cpu, generic_cpu
+from graphopt.targets.tvm.kernels.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.kernels.generic_cpu import attempt, vectorize_last
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.peel import PEEL
 
+ACCUMULATORS = 4
+"""Vectors of partial results of a row: with one, every step waits for the one before."""
 MINIMUM_ROWS = 4
 """With fewer rows, the blocks one after the other make better use of several cores."""
 
@@ -31,8 +33,9 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
         return None
     if not any(info.is_reduction for info in infos) or any(a.size == 0 for i in infos for a in i.axes):
         return None
+    along = [info for info in infos if info.is_reduction and generic_cpu.is_row_reduction(info, machine)]
     shared = _shared_rows(sch, infos)
-    if shared == 0:
+    if shared == 0 or not all(_whole_vectors(info, machine) for info in along):
         return None
     done = attempt(sch, lambda s: _by_rows(s, infos, shared, machine))
     return None if done is None else done.mod["main"]
@@ -52,7 +55,7 @@ def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
             if not facts.is_unit(mine) and (mine.store is None or mine.branches):
                 break
             same += 1
-        shared = min(shared, same)
+        shared = min(shared, same, _columns(info))
     # Trailing unit axes say nothing about rows.
     while shared and facts.is_unit(last.axes[shared - 1]):
         shared -= 1
@@ -60,21 +63,36 @@ def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
     return shared if rows is None or rows >= MINIMUM_ROWS else 0
 
 
+def _columns(info: BlockInfo) -> int:
+    """Position of the axis along which a reduction of columns has its vectors, the number of axes if it is not one."""
+    last = [i for i, axis in enumerate(info.axes) if axis.kind == facts.SPATIAL and not facts.is_unit(axis)][-1:]
+    if not info.is_reduction or not last or not info.axes[last[0]].contiguous or info.axes[last[0]].store != 1:
+        return len(info.axes)
+    return last[0]
+
+
 def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machine) -> None:
-    partial: dict[int, SBlockRV] = {}
+    partial: dict[int, list[SBlockRV]] = {}
+    columns = {
+        n for n, info in enumerate(infos) if info.is_reduction and columns_cpu.applies(sch, info, machine, shared)
+    }
     for position, info in enumerate(infos):
         if info.is_reduction and generic_cpu.is_row_reduction(info, machine):
             partial[position] = _factor(sch, info, machine)
     row = sch.get_loops(infos[-1].rv)[shared - 1]
     for position in reversed(range(len(infos) - 1)):
         sch.compute_at(infos[position].rv, row, preserve_unit_loops=True)
-        if position in partial:
-            sch.compute_at(partial[position], row, preserve_unit_loops=True)
+        for block in reversed(partial.get(position, [])):
+            sch.compute_at(block, row, preserve_unit_loops=True)
     inits: list[tuple[SBlockRV, LoopRV]] = []
     for position, info in enumerate(infos):
         if position in partial:
-            inits.append((partial[position], _vector_partial(sch, partial[position], shared)))
-            inits.append((info.rv, sch.get_loops(info.rv)[-1]))
+            for block in partial[position]:
+                inits.append((block, _vector_partial(sch, block, shared, machine.lanes(info.dtype))))
+            inits.append((info.rv, _final_sum(sch, info.rv, shared)))
+        elif position in columns:
+            nest = list(zip(sch.get_loops(info.rv)[shared:], info.axes, strict=True))[shared:]
+            inits.append((info.rv, columns_cpu.order_loops(sch, info, machine, nest)[2]))
         elif info.is_reduction:
             inits.append((info.rv, _vector_column(sch, info, shared, machine)))
         else:
@@ -87,16 +105,51 @@ def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machin
         vectorize_last(sch, init)
 
 
-def _factor(sch: Schedule, info: BlockInfo, machine: Machine) -> SBlockRV:
-    """`rfactor` of the last reduced axis; the block of partial results, its vector axis last."""
-    loops = sch.get_loops(info.rv)
-    last = max(i for i, axis in enumerate(info.axes) if axis.kind == facts.REDUCE and not facts.is_unit(axis))
-    _, lane = sch.split(loops[last], [None, machine.lanes(info.dtype)])
+def _whole_vectors(info: BlockInfo, machine: Machine) -> bool:
+    """The axis along which a row is reduced is a known number of whole vectors.
+
+    A partial last one needs a test, which TVM forgets when it moves a block of partial results into another's loops.
+    """
+    size = _reduced_last(info)[1].size
+    return size is not None and size % machine.lanes(info.dtype) == 0
+
+
+def _reduced_last(info: BlockInfo) -> tuple[int, Axis]:
+    """The last reduced axis that is not of size one, and its position."""
+    reduced = [(i, axis) for i, axis in enumerate(info.axes) if axis.kind == facts.REDUCE and not facts.is_unit(axis)]
+    return reduced[-1]
+
+
+def _factor(sch: Schedule, info: BlockInfo, machine: Machine) -> list[SBlockRV]:
+    """`rfactor` of the last reduced axis: some vectors of partial results, so that one need not wait for the other.
+
+    Returns the block of these partial results, and that of the one vector that is left when they are combined (if
+    there are several vectors); the axis of the results is each block's last.
+    """
+    lanes = machine.lanes(info.dtype)
+    position, axis = _reduced_last(info)
+    assert axis.size is not None
+    vectors = next(n for n in (ACCUMULATORS, 2, 1) if axis.size % (n * lanes) == 0)
+    _, part = sch.split(sch.get_loops(info.rv)[position], [None, vectors * lanes])
     spatial = sum(axis.kind == facts.SPATIAL for axis in info.axes)
-    return sch.rfactor(lane, spatial)
+    made = [sch.rfactor(part, spatial)]
+    if vectors > 1:
+        place = sum(axis.kind == facts.SPATIAL for axis in info.axes[:position])  # other reduced axes are gone
+        _, lane = sch.split(sch.get_loops(info.rv)[place], [None, lanes])
+        made.append(sch.rfactor(lane, spatial))
+    return made
 
 
-def _vector_partial(sch: Schedule, block: SBlockRV, shared: int) -> LoopRV:
+def _final_sum(sch: Schedule, block: SBlockRV, shared: int) -> LoopRV:
+    """Put the one reduced axis of a moved block that combines partial results last; returns its loop."""
+    loops = sch.get_loops(block)[shared:]
+    kinds = [int(axis.iter_type) for axis in sch.get(block).iter_vars]
+    reduced = next(loop for loop, kind in zip(loops, kinds, strict=True) if kind == facts.REDUCE)
+    sch.reorder(*(loop for loop, kind in zip(loops, kinds, strict=True) if kind == facts.SPATIAL), reduced)
+    return reduced
+
+
+def _vector_partial(sch: Schedule, block: SBlockRV, shared: int, lanes: int) -> LoopRV:
     """Vectorize the partial results of a moved `rfactor` block; returns its first reduction loop."""
     loops = sch.get_loops(block)[shared:]
     kinds = [int(axis.iter_type) for axis in sch.get(block).iter_vars]
@@ -105,9 +158,10 @@ def _vector_partial(sch: Schedule, block: SBlockRV, shared: int) -> LoopRV:
     lane = next(i for i, axis in enumerate(sch.get(block).iter_vars) if axis.var.same_as(lane_var))
     spatial = [loop for i, loop in enumerate(loops) if kinds[i] == facts.SPATIAL and i != lane]
     reduced = [loop for i, loop in enumerate(loops) if kinds[i] == facts.REDUCE]
-    sch.reorder(*spatial, *reduced, loops[lane])
-    sch.vectorize(loops[lane])
-    sch.annotate(reduced[-1], PEEL, 1)
+    vectors, vector = sch.split(loops[lane], [None, lanes])
+    sch.reorder(*spatial, *reduced, vectors, vector)
+    sch.unroll(vectors)
+    sch.vectorize(vector)
     return reduced[0]
 
 

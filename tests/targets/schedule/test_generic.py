@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm import te, tirx, topi
 
 from graphopt.targets.tvm.machine import Machine, machine_of
-from tests.targets.schedule.support import execute, placeholder, run_te, scheduled
+from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
 
 def data(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -225,3 +225,89 @@ def test_schedules_are_deterministic() -> None:
 )
 def test_machines(target: dict[str, object], expected: Machine) -> None:
     assert machine_of(tvm.target.Target(target)) == expected
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "int8"])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((13, 70), (0,)),
+        ((1, 40), (0,)),
+        ((8, 33), (0,)),
+        ((64, 2500), (0,)),
+        ((3, 13, 70), (1,)),
+        ((5, 3, 4, 100), (1, 2)),
+        ((5, 3, 4, 100), (0, 2)),
+        ((2, 300, 1, 64), (1,)),
+    ],
+)
+def test_reductions_of_columns(shape: tuple[int, ...], axes: tuple[int, ...], kind: str) -> None:
+    array = np.random.default_rng(3).integers(-9, 10, shape).astype(kind)
+    x = placeholder(shape, kind)
+    for ours, numpys in ((topi.sum, np.sum), (topi.max, np.max)):
+        expected = numpys(array, axes).astype(kind)
+        (out,) = run_te([x, ours(x, axes)], [array], [expected])
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_reductions_of_columns_of_unknown_sizes() -> None:
+    n, m = tirx.Var("n", "int64"), tirx.Var("m", "int64")
+    x = placeholder((3, n, m))
+    total = topi.sum(x, 1, keepdims=True)
+    func = scheduled([x, topi.subtract(x, topi.divide(total, tirx.const(4, "float32")))])
+    for rows, columns in ((1, 1), (8, 256), (9, 257), (20, 31), (5, 700), (0, 9)):
+        array = np.random.default_rng(3).integers(-9, 10, (3, rows, columns)).astype("float32")
+        expected = array - array.sum(1, keepdims=True) / 4
+        (out,) = execute(func, [array], [expected])
+        np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("shape", [(8, 30, 100), (5, 9, 64), (4, 7, 33), (16, 3, 5)])
+def test_rows_that_are_normalized_over_columns(shape: tuple[int, ...]) -> None:
+    """A reduction of columns inside rows that several blocks share, and its epilogue."""
+    array = data(*shape)
+    x = placeholder(shape)
+    count = tirx.const(shape[1], "float32")
+    mean = topi.divide(topi.sum(x, 1, keepdims=True), count)
+    distance = topi.subtract(x, mean)
+    variance = topi.divide(topi.sum(topi.multiply(distance, distance), 1, keepdims=True), count)
+    wide = array.astype("float64")
+    expected = ((wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1)).astype("float32")
+    result = topi.divide(distance, topi.sqrt(topi.add(variance, tirx.const(1, "float32"))))
+    (out,) = run_te([x, result], [array], [expected])
+    compare(out, expected, 1e-5)
+    (out,) = run_te([x, mean], [array], [wide.mean(1, keepdims=True).astype("float32")])
+    compare(out, wide.mean(1, keepdims=True), 1e-5)
+
+
+def row_softmax(x: te.Tensor) -> te.Tensor:
+    """Softmax over the last axis whose maximum and sum keep that axis, as converters write it."""
+    kept = [*x.shape[:-1], tirx.IntImm("int64", 1)]
+    first, second = (te.reduce_axis((0, x.shape[-1]), name) for name in "kl")
+    top = te.compute(kept, lambda *i: te.max(x(*i[:-1], first), axis=[first]), name="top")
+    exp = te.compute(x.shape, lambda *i: tirx.exp(x(*i) - top(*i[:-1], 0)), name="exp")
+    total = te.compute(kept, lambda *i: te.sum(exp(*i[:-1], second), axis=[second]), name="total")
+    return te.compute(x.shape, lambda *i: exp(*i) / total(*i[:-1], 0), name="softmax")
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 15, 16, 17, 24, 32, 48, 64, 100, 197, 1000])
+@pytest.mark.parametrize("rows", [(1, 1), (2, 3), (5, 40)])
+def test_rows_that_several_blocks_share(rows: tuple[int, int], width: int) -> None:
+    array = data(*rows, width)
+    x = placeholder(array.shape)
+    func = scheduled([x, row_softmax(x)])
+    lanes = MACHINE.lanes("float32")
+    by_rows = rows != (1, 1) and (width % lanes == 0 or width < lanes)
+    assert width == 1 or str(func.attrs["graphopt.schedule"]) == ("rows" if by_rows else "generic")
+    (out,) = execute(func, [array], [array])
+    compare(out, softmax(array, -1))
+
+
+def test_rows_with_nan() -> None:
+    array = data(6, 64)
+    array[2, 37], array[4] = np.nan, -np.inf
+    x = placeholder(array.shape)
+    (out,) = execute(scheduled([x, row_softmax(x)]), [array], [array])
+    expected = np.isnan(array).any(1) | (array == -np.inf).all(1)
+    np.testing.assert_array_equal(np.isnan(out).all(1), expected)
+    np.testing.assert_array_equal(np.isnan(out).any(1), expected)
