@@ -14,7 +14,7 @@ from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.kernels.conv import OUT_EWISE_FUSABLE, ConvSpec
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.nest import long
 
 
