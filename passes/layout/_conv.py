@@ -10,7 +10,7 @@ from graphopt.rewrite import Miss, Rewriter
 
 
 def conv(node: Node, layout: Layout) -> Plan | Miss:
-    """A Conv of static spatial sizes with constant weights, dense, depthwise, or in groups that fill blocks."""
+    """A Conv of static spatial sizes with constant weights, dense, depthwise, or in groups of not too few channels."""
     data, weight, bias = node.input(0), node.input(1), node.input(2)
     if data is None or weight is None or weight.constant is None or (bias is not None and bias.constant is None):
         return Miss("the weight or the bias is computed")
@@ -25,7 +25,7 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
     if 0 in weight.constant.shape:
         return Miss("the weight is empty")
     if not _groups_fit(groups, per_group, outputs, layout.block):
-        return Miss("its groups do not fill blocks of channels")
+        return Miss("its groups have too few channels for blocks")
     if data not in layout and outputs * 2 <= layout.block:
         return Miss("its result would not fill half a block")
     attributes = {"block": layout.block, "kernel_shape": kernel, "group": groups}
@@ -45,11 +45,16 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
 
 
 def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
-    if groups == 1:
+    """Whether the blocks that hold the groups of each output block have at most twice the channels of a group."""
+    if groups == 1 or (per_group == 1 and outputs == groups):
         return True
-    if per_group == 1 and outputs == groups:
-        return True
-    return per_group % block == 0 and (outputs // groups) % block == 0
+    if groups * per_group % block:
+        return False
+    each, read = outputs // groups, 0
+    for first in range(0, outputs, block):
+        last = min(first + block, outputs) - 1
+        read += -(-(last // each + 1) * per_group // block) - first // each * per_group // block
+    return read * block <= 2 * per_group * -(-outputs // block)
 
 
 def _pads(

@@ -1,28 +1,55 @@
-"""Transposed convolutions that do not overlap, as pointwise ones."""
+"""Transposed convolutions as plain ones."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from graphopt.ir import Node
+from graphopt.ir import Node, Value
+from graphopt.passes.layout._phases import Axis, Piece, pieces_of, reaches
 from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+
+BLOCK = 8
+"""Channels that kernels compute at once, about: how many depends on the target."""
+MOST_PIECES = 9
+"""Convolutions that one may become before each is too small."""
 
 
 @dataclass(frozen=True)
 class _Match:
     node: Node
-    factor: int
+    axes: tuple[Axis, ...]
+    pieces: tuple[Piece, ...]
+    groups: int
+    outputs: int
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether the phases of a channel lie next to each other: those of a group must stay together."""
+        return self.groups > 1 and len(self.pieces) == 1
+
+    @property
+    def is_cut(self) -> bool:
+        return any(axis.crop or axis.rest for axis in self.axes)
+
+    @property
+    def is_square(self) -> bool:
+        """Whether DepthToSpace can put the phases in their places."""
+        return len(self.axes) == 2 and self.axes[0].stride == self.axes[1].stride
 
 
 @dataclass(frozen=True)
 class ExpandConvTranspose(RewritePass):
-    """Compute a ConvTranspose whose kernel is its stride as a 1x1 convolution and a DepthToSpace.
+    """Compute a ConvTranspose as convolutions, one for each of the outputs that lie between two inputs.
 
-    Each input position then makes a k x k square of outputs of its own: k*k times the channels at one position, moved
-    to their places. Convolutions have fast kernels, and moving costs little.
+    With stride s there are s such phases along an axis: every s-th output is a convolution with every s-th tap. Phases
+    that read the same inputs are channels of one convolution, and DepthToSpace moves them to their places. Convolutions
+    have fast kernels, and moving costs little. Where there are too few channels or too many phases for one convolution
+    each, one computes them all, with zeros for the taps that a phase lacks.
     """
 
     name: ClassVar[str] = "expand-conv-transpose"
@@ -30,43 +57,101 @@ class ExpandConvTranspose(RewritePass):
     ops: ClassVar[tuple[str, ...]] = ("ConvTranspose",)
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
-        weight, bias = node.input(1), node.input(2)
+        data, weight, bias = node.input(0), node.input(1), node.input(2)
         if weight is None or weight.constant is None or (bias is not None and bias.constant is None):
             return Miss("the weight or the bias is computed")
         shape = weight.constant.shape
-        if len(shape) != 4 or shape[2] != shape[3] or 0 in shape:
-            return Miss("its kernel is no square")
-        strides = list(node.attr("strides") or [1, 1])
-        if strides != list(shape[2:]):
-            return Miss("its windows overlap or leave gaps")
-        plain = (
-            node.attr("group", 1) == 1
-            and not any(node.attr("pads") or [])
-            and not any(node.attr("output_padding") or [])
-            and all(d == 1 for d in node.attr("dilations") or [1])
-            and node.attr("output_shape") is None
-            and (node.attr("auto_pad", "NOTSET") or "NOTSET") in ("NOTSET", "VALID")
-        )
-        return _Match(node, shape[2]) if plain else Miss("it is grouped, dilated or padded")
+        if len(shape) < 3 or 0 in shape:
+            return Miss("its kernel is empty")
+        sizes = _sizes(data, len(shape) - 2)
+        found = reaches(node, shape[2:], sizes)
+        if isinstance(found, Miss):
+            return found
+        groups = node.attr("group", 1)
+        axes = [axis.apart() for axis in found]
+        pieces = _one_phase_each(pieces_of(axes)) if groups > 1 else pieces_of(axes)
+        filled = [axis.together() for axis in found]
+        if len(pieces) > MOST_PIECES or (
+            groups == 1 and len(pieces) > 1 and _products(filled, shape[1], 1) < _products(axes, shape[1], len(pieces))
+        ):
+            axes, pieces = filled, pieces_of(filled)
+        match = _Match(node, tuple(axes), tuple(pieces), groups, shape[1] * groups)
+        if not match.is_square and sum(not isinstance(size, int) for size in sizes) > 1:
+            return Miss("more than one size of its input is not known")
+        return match
 
     def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
-        node, factor = match.node, match.factor
-        assert node.inputs[1] is not None
-        assert node.inputs[1].constant is not None
-        weight = node.inputs[1].constant.numpy()
-        inputs, outputs = weight.shape[:2]
-        # Channel (y * k + x) * O + o of the result belongs to output o at (y, x) of the square.
-        pointwise = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(factor * factor * outputs, inputs, 1, 1)
-        operands = [node.inputs[0], rewriter.constant(pointwise, node.inputs[1].name)]
-        bias = node.input(2)
-        if bias is not None:
-            assert bias.constant is not None
-            operands.append(rewriter.constant(np.tile(bias.constant.numpy(), factor * factor), bias.name))
-        conv = rewriter.op("Conv", operands, {"kernel_shape": [1, 1]})
-        if factor == 1:
-            rewriter.replace(node, conv.output)
-            return
-        made = rewriter.op(
-            "DepthToSpace", [conv.output], {"blocksize": factor, "mode": "DCR"}, types=[node.output.type]
-        )
-        rewriter.replace(node, made.output)
+        made = [_convolution(match, piece, rewriter) for piece in match.pieces]
+        whole = made[0] if len(made) == 1 else rewriter.op("Concat", made, {"axis": 1}).output
+        if math.prod(axis.stride for axis in match.axes) > 1:
+            whole = _in_place(match, whole, rewriter)
+        rewriter.replace(match.node, _cut(match, whole, rewriter) if match.is_cut else whole)
+
+
+def _sizes(data: Value | None, rank: int) -> Sequence[object]:
+    return [None] * rank if data is None or data.shape is None else data.shape[2:]
+
+
+def _one_phase_each(pieces: Sequence[Piece]) -> list[Piece]:
+    return [Piece((phases,)) for piece in pieces for phases in piece.phases]
+
+
+def _products(axes: Sequence[Axis], outputs: int, pieces: int) -> float:
+    """Products for an input, counting channels of blocks that stay empty."""
+    channels = outputs * math.prod(axis.stride for axis in axes) // pieces
+    return math.prod(axis.taps for axis in axes) * -(-channels // BLOCK) * BLOCK / channels
+
+
+def _convolution(match: _Match, piece: Piece, rewriter: Rewriter) -> Value:
+    """The convolution that makes the phases of a piece."""
+    data, weight, bias = match.node.inputs[0], match.node.inputs[1], match.node.input(2)
+    assert weight is not None
+    assert weight.constant is not None
+    kernel, phases = piece.weight(weight.constant.numpy(), match.groups), len(piece.phases)
+    if match.is_inner:
+        kernel = kernel.swapaxes(1, 2)
+    kernel = np.ascontiguousarray(kernel.reshape(phases * match.outputs, *kernel.shape[3:]))
+    operands = [data, rewriter.constant(kernel, weight.name)]
+    if bias is not None:
+        assert bias.constant is not None
+        numbers = bias.constant.numpy()
+        several = np.repeat(numbers, phases) if match.is_inner else np.tile(numbers, phases)
+        operands.append(rewriter.constant(several, bias.name))
+    attributes = {"kernel_shape": list(kernel.shape[2:]), "group": match.groups, "pads": piece.pads}
+    attributes["dilations"] = [axis.dilation for axis in match.axes]
+    return rewriter.op("Conv", operands, attributes).output
+
+
+def _in_place(match: _Match, whole: Value, rewriter: Rewriter) -> Value:
+    """Phases, which are channels, as positions: [N, s1 * ... * O, q1...] to [N, O, s1 * q1...]."""
+    node, rank = match.node, len(match.axes)
+    types = None if match.is_cut else [node.output.type]
+    strides = [axis.stride for axis in match.axes]
+    if match.is_square:
+        attributes = {"blocksize": strides[0], "mode": "CRD" if match.is_inner else "DCR"}
+        return rewriter.op("DepthToSpace", [whole], attributes, types=types).output
+    sizes = _sizes(node.inputs[0], rank)
+    rows = [size + axis.rows if isinstance(size, int) else -1 for size, axis in zip(sizes, match.axes, strict=True)]
+    channels = [match.outputs, *strides] if match.is_inner else [*strides, match.outputs]
+    apart = rewriter.constant(np.array([0, *channels, *rows], np.int64), f"{node.name}_apart")
+    first = 2 if match.is_inner else 1  # axis of the first stride
+    perm = [0, 1 if match.is_inner else rank + 1]
+    for axis in range(rank):
+        perm += [rank + 2 + axis, first + axis]
+    turned = rewriter.op("Transpose", [rewriter.op("Reshape", [whole, apart]).output], {"perm": perm}).output
+    joined = [size if size < 0 else size * stride for size, stride in zip(rows, strides, strict=True)]
+    together = rewriter.constant(np.array([0, match.outputs, *joined], np.int64), f"{node.name}_together")
+    return rewriter.op("Reshape", [turned, together], types=types).output
+
+
+def _cut(match: _Match, whole: Value, rewriter: Rewriter) -> Value:
+    """The outputs that are real."""
+    last = np.iinfo(np.int64).max
+    numbers = {
+        "starts": [axis.crop for axis in match.axes],
+        "ends": [-axis.rest if axis.rest else last for axis in match.axes],
+        "axes": [2 + axis for axis in range(len(match.axes))],
+    }
+    name = match.node.name
+    operands = [rewriter.constant(np.array(ints, np.int64), f"{name}_{what}") for what, ints in numbers.items()]
+    return rewriter.op("Slice", [whole, *operands], types=[match.node.output.type]).output

@@ -15,7 +15,7 @@ import tvm
 from tvm import te
 
 from graphopt.targets.tvm.kernels import depthwise, direct, matmul, matmul_plan, winograd
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.machine import Machine
 

@@ -15,7 +15,7 @@ from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE, long
 from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 
 
 @converter("graphopt::BlockedConv")

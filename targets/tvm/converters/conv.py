@@ -176,21 +176,28 @@ def conv_transpose(c: Call) -> Operand:
 
     def transposed(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         channel = te.reduce_axis((0, depth), "rc")
-        taps = [te.reduce_axis((0, k), f"r{i}") for i, k in enumerate(kernel)]
+        # With a dilation of 1, one of every `s` taps meets an input: the sum is over those.
+        every = [s if d == 1 else 1 for s, d in zip(strides, dilations)]
+        steps = [te.reduce_axis((0, -(-k // e)), f"r{i}") for i, (k, e) in enumerate(zip(kernel, every))]
 
         def element(n: Any, o: Any, *index: tirx.Expr) -> tirx.Expr:
-            inside, place = [], []
-            for i, size, r, s, d, low in zip(index, data.shape[2:], taps, strides, dilations, begin):
-                reach = i + low - r * d
-                inside.append(reach >= int_expr(0))
-                if s > 1:
+            inside, place, taps = [], [], []
+            for i, size, r, k, e, s, d, low in zip(
+                index, data.shape[2:], steps, kernel, every, strides, dilations, begin
+            ):
+                tap = r * e + tirx.floormod(i + low, int_expr(e)) if e > 1 else r
+                if k % e:
+                    inside.append(tap < int_expr(k))
+                reach = i + low - tap * d
+                if s > 1 and e == 1:
                     inside.append(tirx.EQ(tirx.floormod(reach, int_expr(s)), int_expr(0)))
-                    reach = tirx.floordiv(reach, int_expr(s))
-                inside.append(reach < int_expr(size))
+                reach = tirx.floordiv(i + low, int_expr(s)) - r if e > 1 else tirx.floordiv(reach, int_expr(s))
+                inside += [reach >= int_expr(0), reach < int_expr(size)]
                 place.append(reach)
+                taps.append(tap)
             first = tirx.indexdiv(o, per_group) * depth + channel
             value = x(n, first, *place).astype(kind) * w(first, tirx.indexmod(o, per_group), *taps).astype(kind)
-            return te.sum(where(all_of(inside), value, tirx.const(0, kind)), axis=[channel, *taps])
+            return te.sum(where(all_of(inside), value, tirx.const(0, kind)), axis=[channel, *steps])
 
         total = define(sizes, element, name=f"conv{rank}d_transpose")
         if kind == data.dtype:

@@ -12,7 +12,8 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
 from graphopt.targets.tvm.kernels.computes import long, reduce_axis
-from graphopt.targets.tvm.kernels.direct import ConvWorkload, read_inside
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.direct import read_inside
 from graphopt.targets.tvm.kernels.nest import Fused
 from graphopt.targets.tvm.kernels.windows import Place, Run, for_tiles
 from graphopt.targets.tvm.machine import Machine

@@ -12,6 +12,7 @@ arXiv 1808.05567). Where `columns` or `vectors` do not divide a row or the block
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,64 +22,12 @@ import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.kernels.computes import long, reduce_axis
-from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.nest import even_split
 from graphopt.targets.tvm.kernels.windows import Geometry
 from graphopt.targets.tvm.machine import Machine
 
 KERNEL = "conv_direct"
-
-
-@dataclass(frozen=True)
-class ConvWorkload:
-    """One convolution with all its sizes.
-
-    `space` are the spatial extents of the input, `batch` is None where it is not known, `blocked` says how the input
-    lies in memory, and `lanes` is v.
-    """
-
-    spec: ConvSpec
-    batch: int | None
-    space: tuple[int, ...]
-    lanes: int
-    blocked: bool = True
-
-    @property
-    def geometry(self) -> Geometry:
-        spec = self.spec
-        return Geometry(spec.kernel, spec.strides, spec.dilations, spec.pads_begin, spec.pads_end, self.space)
-
-    @property
-    def group_in(self) -> int:
-        return self.spec.in_channels // self.spec.groups
-
-    @property
-    def group_out(self) -> int:
-        return self.spec.out_channels // self.spec.groups
-
-    @property
-    def blocks(self) -> int:
-        """Vectors of output channels in a group."""
-        return -(-self.group_out // self.lanes)
-
-    @property
-    def depth(self) -> int:
-        """Products that make one output element."""
-        return self.group_in * math.prod(self.spec.kernel)
-
-    def numbers(self) -> list[int]:
-        """As integers for an annotation."""
-        spec = self.spec
-        fixed = [self.batch or 0, self.lanes, int(self.blocked), spec.out_channels, spec.in_channels, spec.groups]
-        return [*fixed, *self.geometry.numbers()]
-
-    @staticmethod
-    def of(numbers: Sequence[int]) -> ConvWorkload:
-        """What `numbers` wrote."""
-        batch, lanes, blocked, outputs, inputs, groups, *rest = numbers
-        shape = Geometry.of(rest)
-        spec = ConvSpec(outputs, inputs, shape.kernel, shape.strides, shape.dilations, shape.begin, shape.end, groups)
-        return ConvWorkload(spec, batch or None, shape.space, lanes, bool(blocked))
 
 
 @dataclass(frozen=True)
@@ -97,6 +46,27 @@ class DirectPlan:
 
     def to_ints(self) -> tuple[int, ...]:
         return dataclasses.astuple(self)
+
+
+def tiles_of(workload: ConvWorkload, vectors: int) -> list[tuple[int, int, int]]:
+    """Tiles of up to `vectors` output blocks of a group, as runs (first block, size of a tile, tiles).
+
+    Blocks of a tile have the same band: those that hold the end of a group and the beginning of the next are by
+    themselves.
+    """
+    if not workload.is_banded:
+        return even_split(workload.blocks, vectors)
+    runs: list[tuple[int, int, int]] = []
+    blocks = 0
+    for _, alike in itertools.groupby(map(workload.band, range(workload.blocks))):
+        count = len(list(alike))
+        for first, size, tiles in even_split(count, vectors):
+            if runs and runs[-1][1] == size:
+                runs[-1] = (runs[-1][0], size, runs[-1][2] + tiles)
+            else:
+                runs.append((blocks + first, size, tiles))
+        blocks += count
+    return runs
 
 
 def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
@@ -118,12 +88,17 @@ def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 
 
 def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
-    """Register tiles. Where data is not blocked, LLVM writes all taps of a row out and keeps what they share."""
+    """Register tiles. Where data is not blocked, LLVM writes all taps of a row out and keeps what they share.
+
+    It keeps some of it in a tile of one vector too: a tile of all accumulators would spill.
+    """
     most = machine.accumulators if workload.blocked else machine.accumulators * 3 // 4
+    alone = min(most, machine.registers - 6) if workload.geometry.taps > 1 else most
     return [
         DirectPlan(columns, vectors)
         for columns in range(1, min(workload.geometry.width, most) + 1)
         for vectors in range(1, min(workload.blocks, most // columns) + 1)
+        if vectors > 1 or columns <= alone
     ]
 
 
@@ -145,7 +120,7 @@ def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     """
     batch, data = workload.batch or 1, _data_bytes(workload)
     near = machine.l2_bytes // 2
-    tiles = sum(count for _, _, count in even_split(workload.blocks, plan.vectors))
+    tiles = sum(count for _, _, count in tiles_of(workload, plan.vectors))
     bands = max(1, -(-data // near))
     weights = 4 * packed_size(workload)
     if _chunk(workload, plan, machine) and _sums_bytes(workload, plan) > 4 * near:
@@ -170,7 +145,7 @@ def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     geometry = workload.geometry
     tiles = geometry.rows * -(-geometry.width // plan.columns)
     full, rest = divmod(workload.group_in, workload.lanes)
-    if not workload.blocked or rest or tiles < 4:
+    if not workload.blocked or workload.is_banded or rest or tiles < 4:
         return 0
     weights = _tile_bytes(workload, plan)
     small = _sums_bytes(workload, plan) <= machine.l1_bytes // 4
@@ -196,39 +171,56 @@ def _cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float
         exchange = (2 if _sums_bytes(workload, plan) <= machine.l1_bytes // 4 else 4) / steps
     total = 0.0
     for _, columns, across in even_split(workload.geometry.width, plan.columns):
-        for _, vectors, down in even_split(workload.blocks, plan.vectors):
+        for first, vectors, down in tiles_of(workload, plan.vectors):
             busy = max(columns * vectors / 2, 4, (columns + vectors) / 2)
             loads = 0.14 * columns + (0.1 + far) * vectors + exchange * columns * vectors
-            total += across * down * (busy + loads)
+            share = 1.0
+            if workload.is_banded:  # how much of the widest band
+                tops = range(first, first + vectors * down, vectors)
+                share = sum(workload.band(block)[1] for block in tops) * workload.lanes / (down * workload.group_in)
+            total += across * down * (busy + loads) * share
     return total
 
 
 def packed_size(workload: ConvWorkload) -> int:
     """Elements of a packed weight."""
-    return workload.spec.groups * workload.blocks * workload.depth * workload.lanes
+    return workload.groups * workload.blocks * workload.depth * workload.lanes
 
 
 def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) -> np.ndarray:
     """`weight` (O, I/groups, *kernel) as one row of numbers: tile by tile, in the order of the reduction.
 
     In a tile: input channel block, taps, channel of the block, vector of the tile, lane. (Channel, taps, vector, lane
-    where the data is not blocked.) Lanes beyond the last output channel are zero.
+    where the data is not blocked.) Lanes beyond the last output channel are zero, and so is what a band has of other
+    groups.
     """
-    spec, lanes = workload.spec, workload.lanes
-    taps = math.prod(spec.kernel)
-    grouped = weight.reshape(spec.groups, workload.group_out, workload.group_in, taps)
+    groups, lanes = workload.groups, workload.lanes
+    taps = math.prod(workload.spec.kernel)
+    whole = _banded(weight, workload) if workload.is_banded else weight
+    grouped = whole.reshape(groups, workload.group_out, workload.group_in, taps)
     missing = workload.blocks * lanes - workload.group_out
     grouped = np.pad(grouped, [(0, 0), (0, missing), (0, 0), (0, 0)])
-    vectors = grouped.reshape(spec.groups, workload.blocks, lanes, workload.group_in, taps)
+    vectors = grouped.reshape(groups, workload.blocks, lanes, workload.group_in, taps)
     step = lanes if workload.blocked else 1
     parts = []
     for group in vectors:
-        for first, size, count in even_split(workload.blocks, plan.vectors):
+        for first, size, count in tiles_of(workload, plan.vectors):
             for tile in group[first : first + size * count].reshape(count, size, lanes, workload.group_in, taps):
                 for start in range(0, workload.group_in, step):
                     # vector, lane, channel, tap -> tap, channel, vector, lane
                     parts.append(tile[:, :, start : start + step].transpose(3, 2, 0, 1).ravel())
     return np.concatenate(parts)
+
+
+def _banded(weight: np.ndarray, workload: ConvWorkload) -> np.ndarray:
+    """`weight` (O, I/groups, *kernel) with its channels where they are in the band of their output block."""
+    outputs, inputs, *kernel = weight.shape
+    whole = np.zeros((outputs, workload.group_in, *kernel), weight.dtype)
+    for output in range(outputs):
+        first, _ = workload.band(output // workload.lanes)
+        start = output // (outputs // workload.spec.groups) * inputs - first * workload.lanes
+        whole[output, start : start + inputs] = weight[output]
+    return whole
 
 
 def weight_index(
@@ -255,7 +247,7 @@ def width_of_block(workload: ConvWorkload, channel_block: Any) -> Any:
 def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: DirectPlan) -> te.Tensor:
     """The convolution of blocked (or plain) `data` with a packed weight: N, O/v, *out_space, v.
 
-    Groups, where there are several, are whole blocks of channels.
+    Groups, where there are several, are whole blocks of channels, or all input channels are.
     """
     spec, lanes, geometry = workload.spec, workload.lanes, workload.geometry
     channel = reduce_axis(workload.group_in, "rc")
@@ -265,6 +257,8 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
     def element(n: Any, block: Any, *index: Any) -> Any:
         *where, lane = index
         source = block // workload.blocks * workload.group_in + channel
+        if workload.is_banded:  # behind a band that is not the widest, weights are zero
+            source = tirx.min(workload.band(block)[0] * lanes + channel, long(spec.in_channels - 1))
 
         def read(places: Sequence[Any]) -> Any:
             return data(n, source // lanes, *places, source % lanes) if workload.blocked else data(n, source, *places)
@@ -278,7 +272,7 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
             read_inside(read, geometry, where, taps, tirx.const(0, data.dtype)) * weight(place), axis=[channel, *taps]
         )
 
-    shape = (data.shape[0], spec.groups * workload.blocks, *geometry.out_space, lanes)
+    shape = (data.shape[0], workload.groups * workload.blocks, *geometry.out_space, lanes)
     return te.compute(
         [long(size) for size in shape],
         element,
@@ -305,11 +299,11 @@ def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any,
     """The first block of the tile that holds `block`, and the tile's size."""
     start = block // workload.blocks * workload.blocks
     inner = block - start
-    runs = even_split(workload.blocks, plan.vectors)
+    runs = tiles_of(workload, plan.vectors)
     position, size, _ = runs[-1]
     first: Any = position + (inner - position) // size * size
     width: Any = long(size)
-    for position, size, count in runs[:-1]:
+    for position, size, count in reversed(runs[:-1]):
         here = inner < position + size * count
         first = tirx.Select(here, position + (inner - position) // size * size, first)
         width = tirx.Select(here, long(size), width)

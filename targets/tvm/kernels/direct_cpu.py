@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,9 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
 from graphopt.targets.tvm.kernels.computes import long
-from graphopt.targets.tvm.kernels.direct import KERNEL, ConvWorkload, DirectPlan, from_numbers
-from graphopt.targets.tvm.kernels.nest import Fused, even_split
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.direct import KERNEL, DirectPlan, from_numbers, tiles_of
+from graphopt.targets.tvm.kernels.nest import Fused
 from graphopt.targets.tvm.kernels.statements import FIRST_LEVEL, SECOND_LEVEL
 from graphopt.targets.tvm.kernels.windows import Place, Run, for_tiles
 from graphopt.targets.tvm.machine import Machine
@@ -100,7 +102,7 @@ class _Nest:
 
     def emit(self) -> None:
         runs = self.workload.geometry.runs(self.plan.columns)
-        images, channels = self.fused.shape[0], self.workload.spec.groups * self._tiles_of_a_group()
+        images, channels = self.fused.shape[0], self.workload.groups * self._tiles_of_a_group()
         height, pieces = self._cut(runs, self.plan.bands or self._bands_for_threads(channels))
         groups = -(-self.workload.geometry.rows // height)
         bands = groups * pieces
@@ -126,7 +128,7 @@ class _Nest:
         return height, pieces
 
     def _tiles_of_a_group(self) -> int:
-        return sum(count for _, _, count in even_split(self.workload.blocks, self.plan.vectors))
+        return sum(count for _, _, count in tiles_of(self.workload, self.plan.vectors))
 
     def _band(self, runs: list[Run], tile: Any, band: Band) -> None:
         """All rows of a band for one tile of output channels, once for each part of the input channels."""
@@ -146,11 +148,10 @@ class _Nest:
     def _piece(self, runs: list[Run], tile: Any, band: Band, row: Any, part: Part | None) -> None:
         """A row of a band for one tile of output channels, whose size is a constant in each branch."""
         per_group, lanes = self._tiles_of_a_group(), self.workload.lanes
-        group, inner = (tile // per_group, tile % per_group) if self.workload.spec.groups > 1 else (long(0), tile)
-        tiles = even_split(self.workload.blocks, self.plan.vectors)
+        group, inner = (tile // per_group, tile % per_group) if self.workload.groups > 1 else (long(0), tile)
 
-        def emit(first: int, size: int, before: int) -> None:
-            block = group * self.workload.blocks + first + (inner - before) * size
+        def emit(size: int, before: int, runs_of_size: list[tuple[int, int]]) -> None:
+            block = group * self.workload.blocks + _first_block(inner - before, size, runs_of_size)
 
             def compute(run: Run, column: Any) -> None:
                 buffer = T.alloc_buffer((size * run.length * lanes,), "float32", scope="local")
@@ -161,14 +162,23 @@ class _Nest:
 
             for_tiles(runs, band.piece, band.pieces, compute)
 
-        if len(tiles) == 1:
-            emit(tiles[0][0], tiles[0][1], 0)
-            return
-        with T.If(inner < tiles[0][2]):
-            with T.Then():
-                emit(tiles[0][0], tiles[0][1], 0)
-            with T.Else():
-                emit(tiles[1][0], tiles[1][1], tiles[0][2])
+        by_size: dict[int, list[tuple[int, int]]] = {}
+        for first, size, count in tiles_of(self.workload, self.plan.vectors):
+            by_size.setdefault(size, []).append((first, count))
+
+        def branch(sizes: list[int], before: int) -> None:
+            here = by_size[sizes[0]]
+            end = before + sum(count for _, count in here)
+            if len(sizes) == 1:
+                emit(sizes[0], before, here)
+                return
+            with T.If(inner < end):
+                with T.Then():
+                    emit(sizes[0], before, here)
+                with T.Else():
+                    branch(sizes[1:], end)
+
+        branch(list(by_size), 0)
 
     def _tile(self, tile: Tile) -> None:
         """Accumulators of a tile: cleared, reduced, stored."""
@@ -224,7 +234,9 @@ class _Nest:
             with nest.serial(self.plan.chunk) as index:
                 self._channels(tile, tile.part.index * self.plan.chunk, index, step)
             return
-        if full:
+        if self.workload.is_banded:
+            _, full = self.workload.band(tile.block)
+        if not isinstance(full, int) or full:
             with nest.serial(full) as channel:
                 self._channels(tile, 0, channel, step)
         if rest:
@@ -235,7 +247,8 @@ class _Nest:
         geometry = self.workload.geometry
         step = self.workload.lanes if self.workload.blocked else 1
         channel = first + index
-        source = tile.group * -(-self.workload.group_in // step) + channel
+        before = tile.group * -(-self.workload.group_in // step)
+        source = (self.workload.band(tile.block)[0] if self.workload.is_banded else before) + channel
         if self.workload.blocked:
             self._prefetch_weights(tile, index)
             self._prefetch_data(tile, source)
@@ -291,6 +304,15 @@ class _Nest:
                     factor = weight[base + ((k + part) * tile.size + vector) * lanes + lane]
                     at = tile.at(vector, position, lane)
                     T.buffer_store(tile.buffer, tile.buffer[at] + read(position, part) * factor, [at])
+
+
+def _first_block(index: Any, size: int, runs: list[tuple[int, int]]) -> Any:
+    """The first block of a tile of `size` blocks; `runs` are the first blocks and the numbers of tiles in a row."""
+    first, before = runs[0][0] + index * size, 0
+    for (_, count), (block, _) in itertools.pairwise(runs):
+        before += count
+        first = tirx.Select(index < before, first, block + (index - before) * size)
+    return first
 
 
 def _columns(runs: list[Run], pieces: int) -> int:

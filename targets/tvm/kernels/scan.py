@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import blocks as facts
 from graphopt.targets.tvm.kernels import nest
-from graphopt.targets.tvm.kernels.nest import long
+from graphopt.targets.tvm.kernels.computes import long
 from graphopt.targets.tvm.kernels.statements import pieces
 
 ROWS = 4

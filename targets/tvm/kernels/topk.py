@@ -14,7 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
-from graphopt.targets.tvm.kernels.nest import long
+from graphopt.targets.tvm.kernels.computes import long
 
 Expr = Any
 

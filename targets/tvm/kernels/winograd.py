@@ -28,7 +28,7 @@ import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.kernels.computes import long, reduce_axis
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.nest import even_split
 from graphopt.targets.tvm.kernels.toom_cook import POINTS, TAPS, Matrix, transform_weight, transforms
 from graphopt.targets.tvm.machine import Machine

@@ -20,7 +20,7 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels import nest
 from graphopt.targets.tvm.kernels.computes import long
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.linear_cpu import Registers, multiply_by_columns, multiply_by_rows, number
 from graphopt.targets.tvm.kernels.nest import Fused, even_split, serial, vectorized
 from graphopt.targets.tvm.kernels.statements import FIRST_LEVEL

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from graphopt.passes.layout.expand_conv_transpose import ExpandConvTranspose
 from tests.helpers import check_declines, check_pass
@@ -24,21 +28,115 @@ def test_windows_side_by_side(factor: int, outputs: int, bias: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "kernel", "reason"),
+    ("attributes", "shapes", "expected"),
     [
-        ("strides = [2,2]", (3, 3), "its windows overlap or leave gaps"),
-        ("strides = [3,3]", (2, 2), "its windows overlap or leave gaps"),
-        ("strides = [2,3]", (2, 3), "its kernel is no square"),
-        ("strides = [2,2], pads = [1,0,0,0]", (2, 2), "it is grouped, dilated or padded"),
-        ("strides = [2,2], output_padding = [1,1]", (2, 2), "it is grouped, dilated or padded"),
-        ("strides = [2,2], group = 2", (2, 2), "it is grouped, dilated or padded"),
-        ("strides = [2,2], dilations = [2,2]", (2, 2), "it is grouped, dilated or padded"),
-        ("strides = [2,2], output_shape = [9,9]", (2, 2), "it is grouped, dilated or padded"),
+        # Each phase reads other inputs: a convolution for each.
+        ("strides = [2,2], pads = [1,1,1,1]", ("8,5,4", (8, 16, 4, 4)), {"Conv": 4, "Concat": 1, "DepthToSpace": 1}),
+        (
+            "strides = [2,2], pads = [1,1,1,1], output_padding = [1,1]",
+            ("4,5,4", (4, 8, 3, 3)),
+            {"Conv": 4, "Concat": 1, "DepthToSpace": 1},
+        ),
+        # An odd size is cut off an even one.
+        ("strides = [2,2]", ("4,5,4", (4, 8, 3, 3)), {"Conv": 4, "Concat": 1, "DepthToSpace": 1, "Slice": 1}),
+        # Too few channels for convolutions of their own: all phases in one, of which the first are cut off.
+        ("strides = [2,2], pads = [1,1,1,1]", ("8,5,4", (8, 3, 4, 4)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
+        ("strides = [4,4], pads = [4,4,4,4]", ("4,5,4", (4, 1, 9, 9)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
+        ("pads = [1,0,1,2]", ("4,5,4", (4, 8, 3, 3)), {"Conv": 1}),
+        ("dilations = [2,1]", ("4,5,4", (4, 8, 3, 3)), {"Conv": 1}),
+        ("strides = [2,2], dilations = [3,1]", ("4,5,4", (4, 8, 4, 4)), {"Conv": 2, "Concat": 1, "DepthToSpace": 1}),
+        # Groups keep their channels, depthwise ones too.
+        ("strides = [2,2], group = 2", ("4,5,4", (4, 8, 2, 2)), {"Conv": 4, "Concat": 1, "DepthToSpace": 1}),
+        ("strides = [8,8], group = 4", ("4,5,4", (4, 1, 8, 8)), {"Conv": 1, "DepthToSpace": 1}),
+        (
+            "strides = [2,2], pads = [1,1,1,1], group = 8",
+            ("8,5,4", (8, 1, 4, 4)),
+            {"Conv": 4, "Concat": 1, "DepthToSpace": 1},
+        ),
+        # Neither two axes nor the same strides: what DepthToSpace cannot say.
+        ("strides = [4]", ("4,5", (4, 8, 4)), {"Conv": 1, "Reshape": 2, "Transpose": 1}),
+        ("strides = [4], pads = [2,2]", ("4,5", (4, 8, 8)), {"Conv": 2, "Concat": 1, "Reshape": 2, "Transpose": 1}),
+        ("strides = [2,3]", ("4,5,4", (4, 8, 2, 3)), {"Conv": 1, "Reshape": 2, "Transpose": 1}),
+        ("strides = [2,1,2]", ("4,3,4,2", (4, 8, 2, 1, 2)), {"Conv": 1, "Reshape": 2, "Transpose": 1}),
+        ("strides = [16], group = 2", ("4,5", (4, 2, 16)), {"Conv": 1, "Reshape": 2, "Transpose": 1}),
+        # Kernels that leave gaps.
+        ("strides = [3,3]", ("4,5,4", (4, 8, 2, 2)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
+        ("strides = [2,2], dilations = [2,2]", ("4,5,4", (4, 3, 2, 2)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
     ],
 )
-def test_others_are_left_alone(attributes: str, kernel: tuple[int, int], reason: str) -> None:
-    text = f"g (float[1,4,4,4] X) => (float[1,O,H,W] Y) {{ Y = ConvTranspose <{attributes}> (X, w) }}"
-    check_declines(PASS, text, reason, weights={"w": noise(4, 2, *kernel)})
+@pytest.mark.parametrize("bias", [True, False])
+def test_windows_that_overlap(
+    attributes: str, shapes: tuple[str, tuple[int, ...]], expected: dict[str, int], bias: bool
+) -> None:
+    sizes, kernel = shapes
+    text, weights = transposed(attributes, f"N,{sizes}", kernel, bias)
+    check_pass(PASS, text, weights=weights, ops=expected, counts={"rewritten": 1})
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "strides = [2,3], output_shape = [11,13]",
+        "strides = [2,2], output_shape = [8,7]",
+        'strides = [2,2], auto_pad = "SAME_UPPER"',
+        'strides = [3,2], auto_pad = "SAME_LOWER"',
+        'strides = [2,2], auto_pad = "VALID"',
+        "strides = [2,2], pads = [2,2,2,2]",
+        "strides = [3,2], pads = [2,1,0,2], output_padding = [2,1]",
+    ],
+)
+@pytest.mark.parametrize("outputs", [1, 8])
+def test_what_the_size_of_the_result_follows_from(attributes: str, outputs: int) -> None:
+    text, weights = transposed(attributes, "N,4,5,4", (4, outputs, 3, 3), bias=True)
+    check_pass(PASS, text, weights=weights, counts={"rewritten": 1})
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_axis(data: st.DataObject) -> None:
+    kernel, stride, dilation = (data.draw(st.integers(1, most)) for most in (7, 5, 3))
+    span = (kernel - 1) * dilation
+    size = data.draw(st.integers(1, 6))
+    begin, end = (data.draw(st.integers(0, span)) for _ in range(2))
+    extra = data.draw(st.integers(0, stride - 1))
+    assume((size - 1) * stride + span + 1 + extra > begin + end)
+    groups, outputs = data.draw(st.sampled_from([(1, 1), (1, 8), (2, 3), (4, 1)]))
+    attributes = f"strides = [{stride}], dilations = [{dilation}], pads = [{begin},{end}]"
+    attributes += f", output_padding = [{extra}], group = {groups}"
+    text, weights = transposed(attributes, f"2,4,{size}", (4, outputs, kernel), bias=True)
+    check_pass(PASS, text, weights=weights, counts={"rewritten": 1})
+
+
+def test_sizes_that_are_not_known() -> None:
+    weights = {"w": noise(4, 8, 4, 4), "v": noise(4, 2, 4)}
+    text = """g (float[N,4,H,W] X, float[N,4,L] Z) => (float[N,8,A,B] Y, float[N,2,C] V) {
+        Y = ConvTranspose <strides = [2,2], pads = [1,1,1,1]> (X, w)  V = ConvTranspose <strides = [3]> (Z, v) }"""
+    expected = {"Conv": 5, "Concat": 1, "DepthToSpace": 1, "Reshape": 2, "Transpose": 1, "Slice": 1}
+    shapes = {"X": [2, 4, 3, 5], "Z": [2, 4, 6]}
+    check_pass(PASS, text, weights=weights, ops=expected, shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ("strides = [2,3]", "more than one size of its input is not known"),
+        ("strides = [2,2], output_shape = [9,9]", "its result has a fixed size, its input has not"),
+    ],
+)
+def test_sizes_that_must_be_known(attributes: str, reason: str) -> None:
+    text = f"g (float[1,4,H,W] X) => (float[1,2,A,B] Y) {{ Y = ConvTranspose <{attributes}> (X, w) }}"
+    check_declines(PASS, text, reason, weights={"w": noise(4, 2, 3, 3)})
+
+
+def transposed(attributes: str, sizes: str, kernel: tuple[int, ...], bias: bool) -> tuple[str, dict[str, np.ndarray]]:
+    """A model of one ConvTranspose, and its weights; its input is X."""
+    group = re.search(r"group = (\d+)", attributes)
+    weights = {"w": noise(*kernel)}
+    if bias:
+        weights["b"] = noise(kernel[1] * int(group[1] if group else 1))
+    result = ",".join(["N", "O", *"PQR"[: len(kernel) - 2]])
+    given_ = "(X, w, b)" if bias else "(X, w)"
+    return f"g (float[{sizes}] X) => (float[{result}] Y) {{ Y = ConvTranspose <{attributes}> {given_} }}", weights
 
 
 def test_a_computed_weight() -> None:

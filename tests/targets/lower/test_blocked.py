@@ -53,7 +53,9 @@ def test_layout_changes_and_convolutions(channels: int, outputs: int) -> None:
     assert has(model, "ConvToBlocked" if channels < 8 else "ToBlocked")
 
 
-@pytest.mark.parametrize(("groups", "channels", "outputs"), [(12, 12, 12), (2, 16, 32), (17, 17, 17)])
+@pytest.mark.parametrize(
+    ("groups", "channels", "outputs"), [(12, 12, 12), (2, 16, 32), (17, 17, 17), (2, 24, 12), (4, 56, 44)]
+)
 def test_groups(groups: int, channels: int, outputs: int) -> None:
     text = f"""g (float[N,{channels},6,5] X) => (float[N,{outputs},6,5] Y) {{
         Y = Conv <group = {groups}, pads = [1,1,1,1]> (X, w, b) }}"""

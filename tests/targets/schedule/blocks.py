@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.support import execute, placeholder, scheduled
 
@@ -63,7 +63,7 @@ def check_convolution(
     spec, lanes = workload.spec, workload.lanes
     rng = np.random.default_rng(5)
     data = rng.standard_normal((workload.batch or 1, spec.in_channels, *workload.space)).astype(np.float32)
-    weight = rng.standard_normal((spec.out_channels, workload.group_in, *spec.kernel)).astype(np.float32)
+    weight = rng.standard_normal((spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)).astype(np.float32)
     expected = onnx_conv(data, weight, workload)
     arrays = [blocked(data, lanes) if workload.blocked else data, packed(weight)]
     x, w = (placeholder(array.shape, name=name) for array, name in zip(arrays, "xw", strict=True))

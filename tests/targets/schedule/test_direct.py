@@ -10,7 +10,8 @@ import pytest
 
 from graphopt.targets.tvm.kernels import depthwise, direct
 from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.direct import ConvWorkload, DirectPlan
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.direct import DirectPlan
 from graphopt.targets.tvm.kernels.nest import even_split
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.blocks import check_convolution
@@ -87,6 +88,17 @@ ODD: dict[str, Any] = {
         "pads": (1, 1, 1, 1),
         "groups": 2,
     },
+    "groups that end within a block": {
+        "inputs": 56,
+        "outputs": 44,
+        "space": (9, 13),
+        "kernel": (3, 3),
+        "pads": (1, 1, 1, 1),
+        "groups": 4,
+        "batch": 2,
+    },
+    "groups of half a block": {"inputs": 16, "outputs": 16, "space": (3, 5), "kernel": (2, 2), "groups": 4},
+    "groups of few outputs": {"inputs": 48, "outputs": 9, "space": (17,), "kernel": (5,), "groups": 3},
     "one axis written as two": {
         "inputs": 12,
         "outputs": 20,
@@ -132,6 +144,34 @@ ODD: dict[str, Any] = {
 @pytest.mark.parametrize("shape", ODD.values(), ids=ODD.keys())
 def test_odd_shapes(shape: dict[str, Any]) -> None:
     check(workload(**shape))
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize(("columns", "vectors"), [(4, 3), (6, 2), (8, 1)])
+def test_groups_across_blocks(lanes: int, columns: int, vectors: int) -> None:
+    """Tiles of one block and of several, each with its own band of input channels."""
+    machine = {4: NEON, 8: AVX2, 16: AVX512}[lanes]
+    work = workload(144, 136, (7, 6), (1, 1), groups=4, lanes=lanes)
+    assert work.is_banded
+    check(work, DirectPlan(columns, vectors), machine)
+
+
+def test_a_band_holds_the_groups_of_its_block() -> None:
+    work = workload(72, 30, (3, 3), (1, 1), groups=3)
+    # Blocks of outputs 0-7, 8-15, 16-23, 24-29 belong to groups 0, 0 and 1, 1 and 2, 2 of 24 inputs each.
+    assert [work.band(block) for block in range(4)] == [(0, 3), (0, 6), (3, 6), (6, 3)]
+    assert direct.tiles_of(work, 2) == [(0, 1, 4)]
+    assert work.group_in == 48
+
+
+def test_tiles_do_not_mix_bands() -> None:
+    work = workload(136, 136, (3, 3), (1, 1), groups=4)
+    tiles = [(first + size * index, size) for first, size, count in direct.tiles_of(work, 3) for index in range(count)]
+    assert tiles == [(0, 2), (2, 2), (4, 1), (5, 3), (8, 1), (9, 3), (12, 1), (13, 2), (15, 2)]
+
+
+def test_a_tile_of_one_vector_leaves_registers_for_what_taps_share() -> None:
+    assert direct.plan_direct(workload(64, 8, (56, 56), (3, 3)), AVX2).columns <= 10
 
 
 @pytest.mark.parametrize(("columns", "vectors"), [(1, 1), (5, 2), (3, 4), (12, 1), (2, 5)])

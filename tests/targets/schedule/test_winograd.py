@@ -11,7 +11,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.kernels import winograd as family
 from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.toom_cook import POINTS, transforms
 from graphopt.targets.tvm.kernels.winograd import WinogradPlan
 from graphopt.targets.tvm.machine import Machine

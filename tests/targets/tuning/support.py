@@ -11,7 +11,7 @@ from tvm import tirx
 from graphopt.target import Target
 from graphopt.targets.tvm.families import Workload, key
 from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.layers import SCHEDULE
 from graphopt.targets.tvm.machine import Machine, machine_for
 from graphopt.targets.tvm.plans import Plans

@@ -21,7 +21,7 @@ from graphopt.targets.tvm.families import (
     key,
 )
 from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.direct import ConvWorkload
+from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.matmul_plan import MatmulWorkload
 from graphopt.targets.tvm.plans import Plans, default
 from graphopt.targets.tvm.records import Trial
@@ -72,7 +72,7 @@ def _weight_shape(workload: Workload) -> tuple[int, ...]:
         assert workload.k is not None
         assert workload.n is not None
         return workload.k, workload.n
-    return workload.spec.out_channels, workload.group_in, *workload.spec.kernel
+    return workload.spec.out_channels, workload.spec.in_channels // workload.spec.groups, *workload.spec.kernel
 
 
 def _real(array: np.ndarray, workload: Workload) -> np.ndarray:
