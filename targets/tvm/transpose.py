@@ -134,9 +134,10 @@ class _Tile:
 
     def steps(self, index: Any) -> tuple[int | None, int | None]:
         """By how much an index grows with each row and each column; None for steps that are no constant."""
-        linear = sym.detect_linear_equation(self.analyzer.simplify(index), [self.row, self.column])
-        row, column = (int(step) if isinstance(step, tirx.IntImm) else None for step in [*linear[:2], None, None][:2])
-        return row, column
+        index = self.analyzer.simplify(index)
+        row, column = (sym.detect_linear_equation(index, [var]) for var in (self.row, self.column))
+        steps = (int(linear[0]) if linear and isinstance(linear[0], tirx.IntImm) else None for linear in (row, column))
+        return next(steps), next(steps)
 
     def ended(self, test: Any) -> tirx.Var | None:
         """The loop of the tile that `test` ends at a bound, `first + row < end`; None for any other test."""

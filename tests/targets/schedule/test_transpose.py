@@ -152,3 +152,18 @@ def test_padding_behind_a_transposition() -> None:
     expected = np.pad(array.T, ((3, 5), (2, 1)), constant_values=9)
     (out,) = execute(scheduled([x, padded]), [array], [expected])
     np.testing.assert_array_equal(out, expected)
+
+
+def test_blocks_of_shuffled_channels() -> None:
+    """Columns that lie at no regular steps: what a channel shuffle before a change to blocks makes of them."""
+    block, groups = MACHINE.lanes("float32"), 4
+    array = data(2, 5 * block, 5, 7)
+    x = placeholder(array.shape)
+    each = array.shape[1] // groups
+    shuffled = te.compute(x.shape, lambda n, c, h, w: x(n, c % groups * each + c // groups, h, w), name="shuffled")
+    func = scheduled([x, to_blocked(shuffled, block)])
+    assert is_tiled(func)
+    moved = array.reshape(2, groups, -1, 5, 7).swapaxes(1, 2).reshape(2, -1, block, 5, 7)
+    expected = np.ascontiguousarray(np.moveaxis(moved, 2, -1))
+    (out,) = execute(func, [array], [expected])
+    np.testing.assert_array_equal(out, expected)
