@@ -4,7 +4,7 @@ Safe where the kernel reads the operand only where it writes its result, element
 schedules (`note_overwritable`), while each block still says what it reads. It becomes true afterwards (`overwrite`),
 because schedules want results and operands apart: the call becomes `call_tir_inplace`, and the kernel gets one
 parameter for both, so that the code generator knows that they are the same memory. What keeps unfinished sums in its
-result stays as it is.
+result, or stores an element twice, stays as it is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tvm import ir, relax, s_tir, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from graphopt.targets.tvm.kernels.blocks import SPATIAL, is_identity
+from graphopt.targets.tvm.transpose import TRANSPOSE
 
 OVERWRITABLE = "graphopt.overwritable"
 """The attribute of a PrimFunc: the parameters that its last one, the result, may share its memory with."""
@@ -150,7 +151,7 @@ def _candidates(call: relax.Call, mod: tvm.IRModule) -> list[int]:
     if not single or not isinstance(func, tirx.PrimFunc) or not func.attrs or OVERWRITABLE not in func.attrs:
         return []
     operands = call.args[1].fields
-    if len(func.params) != len(operands) + 1 or _reads(func, func.params[-1]):
+    if len(func.params) != len(operands) + 1 or _reads(func, func.params[-1]) or _stores_twice(func):
         return []
     return [
         int(index)
@@ -165,6 +166,13 @@ def _reads(func: tirx.PrimFunc, buffer: Any) -> bool:
     loads: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(func.body, [(ir.TensorLoad, loads.append)])
     return any(load.source.same_as(buffer) for load in loads)
+
+
+def _stores_twice(func: tirx.PrimFunc) -> bool:
+    """Whether a scheduled kernel has tiles that may be moved over others, and store what those have stored again."""
+    loops: list[tirx.For] = []
+    tvm_ffi.structural_walk(func.body, [(tirx.For, loops.append)])
+    return any(TRANSPOSE in loop.annotations for loop in loops if loop.annotations)
 
 
 class _Memory:
