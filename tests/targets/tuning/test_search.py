@@ -114,7 +114,7 @@ def test_a_search_begins_with_what_is_known() -> None:
 def test_a_schedule_that_is_faster_is_kept_and_used(tmp_path: Path) -> None:
     bench = Bench(general_is(2e-4, 1e-4))
     found = search(tmp_path, bench, function(softmax(), calls=3))["softmax"]
-    assert (found.default, found.best, found.calls) == ("generic", "search", 3)
+    assert (found.default, found.best, found.calls) == ("rows", "search", 3)
     assert (found.default_seconds, found.best_seconds) == (2e-4, 1e-4)
     assert (found.measured, found.failed, found.known) == (18, 0, False)
     assert bench.compared == 1, "what is no faster than the best so far is not compared"
@@ -130,7 +130,7 @@ def test_a_schedule_that_is_faster_is_kept_and_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize("others", [2e-4, 1.97e-4, 1.0], ids=["no better", "hardly better", "worse"])
 def test_the_general_schedule_stays_where_nothing_is_clearly_faster(tmp_path: Path, others: float) -> None:
     found = search(tmp_path, Bench(general_is(2e-4, others)), function(softmax()), budget=9)["softmax"]
-    assert (found.best, found.best_seconds) == ("generic", 2e-4)
+    assert (found.best, found.best_seconds) == ("rows", 2e-4)
     record = kept(tmp_path).find(key(softmax()))
     assert record is not None
     assert (record.measured, record.trace, record.seconds) == (9, None, None)
@@ -141,7 +141,7 @@ def test_a_schedule_that_computes_something_else_is_declined(tmp_path: Path, cap
     bench = Bench(general_is(2e-4, 1e-4), "argument 1: off by 3")
     with caplog.at_level(logging.INFO):
         found = search(tmp_path, bench, function(softmax()))["softmax"]
-    assert (found.best, found.failed) == ("generic", bench.compared)
+    assert (found.best, found.failed) == ("rows", bench.compared)
     assert bench.compared
     assert "off by 3" in caplog.text
     assert kept(tmp_path).schedule(softmax()) is None
