@@ -45,13 +45,15 @@ def find(sch: Schedule, info: BlockInfo, machine: Machine) -> Transposition | No
     if last is None or axes[last].store != 1:
         return None
     turned = [n for n, step in enumerate(steps[last]) if step not in (0, 1)]
-    along = [i for i in range(last) if any(steps[i][n] == 1 for n in turned)]
-    if len(along) != 1:
+    written = range(facts.trailing_group(axes), len(axes))
+    # An axis of size one, as the only channel of a block is, reads along nothing.
+    along = [i for i in range(last) if not facts.is_unit(axes[i]) and any(steps[i][n] == 1 for n in turned)]
+    if len(along) != 1 or along[0] in written:
         return None
     first = along[0]
     while first > 0 and facts.fusible(axes[first - 1], axes[first]) and not facts.is_unit(axes[first - 1]):
         first -= 1
-    found = Transposition(range(first, along[0] + 1), range(facts.trailing_group(axes), len(axes)), lanes)
+    found = Transposition(range(first, along[0] + 1), written, lanes)
     return found if _fits(axes, found.read, lanes) and _fits(axes, found.written, lanes) else None
 
 

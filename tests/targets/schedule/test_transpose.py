@@ -49,6 +49,16 @@ def test_permutations(axes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_axes_of_size_one_anywhere(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    array = data(*rng.choice([1, 1, 2, 8, 9, 16], 5))
+    axes = tuple(int(axis) for axis in rng.permutation(5))
+    x = placeholder(array.shape)
+    (out,) = execute(scheduled([x, topi.transpose(x, axes)]), [array], [array.transpose(axes)])
+    np.testing.assert_array_equal(out, array.transpose(axes))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "int64", "float16", "int32", "int8", "uint8", "int16", "bool"])
 @pytest.mark.parametrize("machine", WIDTHS, ids=["16", "32", "64"])
 def test_types(dtype: str, machine: Machine) -> None:
@@ -118,14 +128,15 @@ def from_blocked(x: te.Tensor, channels: int) -> te.Tensor:
     return te.compute(shape, lambda n, c, *i: x(n, c // block, *i, c % block), name="from_blocked")
 
 
-@pytest.mark.parametrize("channels", [3, 8, 16, 20, 29])
+@pytest.mark.parametrize("images", [1, 2, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 8, 16, 20, 29])
 @pytest.mark.parametrize("space", [(1, 1), (3, 5), (7, 7), (4, 9)])
-def test_blocks_of_channels(channels: int, space: tuple[int, int]) -> None:
+def test_blocks_of_channels(channels: int, space: tuple[int, int], images: int) -> None:
     block = MACHINE.lanes("float32")
-    array = data(2, channels, *space)
-    padded = np.zeros((2, -(-channels // block) * block, *space), "float32")
+    array = data(images, channels, *space)
+    padded = np.zeros((images, -(-channels // block) * block, *space), "float32")
     padded[:, :channels] = array
-    expected = np.ascontiguousarray(np.moveaxis(padded.reshape(2, -1, block, *space), 2, -1))
+    expected = np.ascontiguousarray(np.moveaxis(padded.reshape(images, -1, block, *space), 2, -1))
     x = placeholder(array.shape)
     func = scheduled([x, to_blocked(x, block)])
     assert is_tiled(func) == (space[0] * space[1] >= block)
