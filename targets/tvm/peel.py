@@ -124,14 +124,15 @@ def _is_guarded(body: tirx.Stmt, outer: tirx.Var) -> bool:
             return guarded(part.body)
         if not isinstance(part, tirx.IfThenElse) or part.else_case is not None:
             return False
-        return any(isinstance(t, tirx.LT) and _test(t, outer, vectors) is not None for t in _conjuncts(part.condition))
+        return any(isinstance(t, tirx.LT) and _test(t, outer, vectors) is not None for t in conjuncts(part.condition))
 
     return guarded(body)
 
 
-def _conjuncts(condition: Any) -> list[Any]:
+def conjuncts(condition: Any) -> list[Any]:
+    """The conditions that must all hold for `condition` to hold."""
     if isinstance(condition, tirx.And):
-        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
+        return [*conjuncts(condition.a), *conjuncts(condition.b)]
     return [condition]
 
 

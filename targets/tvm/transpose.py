@@ -20,6 +20,8 @@ import tvm
 import tvm_ffi
 from tvm import ir, sym, tirx
 
+from graphopt.targets.tvm.peel import conjuncts
+
 TRANSPOSE = "graphopt_transpose"
 """Annotation of the outer loop of a tile to be transposed: which of its axes may be moved, a sum of these two."""
 ROWS, COLUMNS = 1, 2
@@ -47,7 +49,7 @@ def _visit(loop: tirx.For) -> tirx.Stmt:
         return plain
     store, tests = inner.body, list[Any]()
     while isinstance(store, tirx.IfThenElse) and store.else_case is None:
-        tests += _conjuncts(store.condition)
+        tests += conjuncts(store.condition)
         store = store.then_case
     if not isinstance(store, tirx.BufferStore):
         return plain
@@ -259,16 +261,10 @@ def _decided(value: Any, tile: _Tile) -> tuple[Any, list[Any]]:
     def choose(call: ir.Call) -> Any:
         if not getattr(call.op, "name", "").endswith(".if_then_else") or not tile.varies(call.args[0]):
             return call
-        tests.extend(_conjuncts(call.args[0]))
+        tests.extend(conjuncts(call.args[0]))
         return call.args[1]
 
     return tvm_ffi.structural_map(value, (ir.Call, choose), order="post"), tests
-
-
-def _conjuncts(condition: Any) -> Sequence[Any]:
-    if isinstance(condition, tirx.And):
-        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
-    return [condition]
 
 
 def _is_in(var: tirx.Var, variables: Sequence[tirx.Var]) -> bool:

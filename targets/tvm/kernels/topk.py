@@ -64,7 +64,7 @@ def top_k(data: te.Tensor, count: Expr, order: Order) -> list[te.Tensor]:
             _select(_Row(ins[0], outs[0], outs[1], row // inner, row % inner, order), count)
         return builder.get()
 
-    shape = [outer, nest.long(count), inner]
+    shape = [outer, long(count), inner]
     return te.extern([shape, shape], [data], body, dtype=[data.dtype, "int64"], name="topk")
 
 
