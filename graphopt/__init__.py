@@ -10,47 +10,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import optimize as optimize
-    from .artifact import Artifact as Artifact
-    from .compiler import compile as compile
+    from .driver.compiling import compile as compile
+    from .driver.optimizing import optimize as optimize
     from .errors import GraphOptError as GraphOptError
-    from .io import load as load
-    from .io import save as save
+    from .hardware.target import Target as Target
+    from .io.files import load as load
+    from .io.files import save as save
     from .ir import Graph as Graph
     from .ir import Model as Model
     from .ir import Node as Node
     from .ir import Tensor as Tensor
     from .ir import Value as Value
-    from .pipeline import Pipeline as Pipeline
-    from .report import Report as Report
-    from .rewrite import Fidelity as Fidelity
-    from .rewrite import Pass as Pass
-    from .rewrite import RewritePass as RewritePass
-    from .rewriter import Rewriter as Rewriter
-    from .target import Target as Target
-    from .tolerance import Tolerance as Tolerance
+    from .proof.tolerance import Tolerance as Tolerance
+    from .rewriting.passes import Fidelity as Fidelity
+    from .rewriting.passes import Pass as Pass
+    from .rewriting.passes import RewritePass as RewritePass
+    from .rewriting.pipeline import Pipeline as Pipeline
+    from .rewriting.report import Report as Report
+    from .rewriting.rewriter import Rewriter as Rewriter
+    from .runtime.artifact import Artifact as Artifact
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "load": "io",
     "save": "io",
-    "optimize": "api",
-    "compile": "compiler",
+    "optimize": "driver.optimizing",
+    "compile": "driver.compiling",
     "Model": "ir",
     "Graph": "ir",
     "Node": "ir",
     "Value": "ir",
     "Tensor": "ir",
-    "Pass": "rewrite",
-    "RewritePass": "rewrite",
-    "Rewriter": "rewriter",
-    "Fidelity": "rewrite",
-    "Pipeline": "pipeline",
-    "Target": "target",
-    "Artifact": "artifact",
-    "Report": "report",
-    "Tolerance": "tolerance",
+    "Pass": "rewriting.passes",
+    "RewritePass": "rewriting.passes",
+    "Rewriter": "rewriting.rewriter",
+    "Fidelity": "rewriting.passes",
+    "Pipeline": "rewriting.pipeline",
+    "Target": "hardware.target",
+    "Artifact": "runtime.artifact",
+    "Report": "rewriting.report",
+    "Tolerance": "proof.tolerance",
     "GraphOptError": "errors",
 }
 _SUBMODULES = frozenset({"runtime", "ir", "io", "registry", "errors"})

@@ -12,7 +12,7 @@ import onnx.parser
 
 from .ir.read_proto import read_function
 from .ir.verify import OWN_DOMAIN
-from .rewriter import Rewriter
+from .rewriting.rewriter import Rewriter
 
 DOMAIN = OWN_DOMAIN
 VERSION = 1

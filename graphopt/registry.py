@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from .errors import GraphOptError, PassError
-from .rewrite import Fidelity, Pass
+from .rewriting.passes import Fidelity, Pass
 
 _loaded: list[type[Pass]] = []
 

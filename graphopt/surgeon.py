@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from . import io
 from .errors import PassError
 from .ir import Graph, Model, Node, OpaqueType, infer_shapes
-from .rewrite import Fidelity, Pass, PassContext
+from .rewriting.passes import Fidelity, Pass, PassContext
 
 SurgeonFunction = Callable[[Any], Any]
 """Takes an `onnx_graphsurgeon.Graph`, and changes it in place or returns another one."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from graphopt import compiler
-from graphopt.artifact import Artifact
+from graphopt.driver import compiling as compiler
 from graphopt.ir import Model
 from graphopt.ir.text import parse
+from graphopt.runtime.artifact import Artifact
 
 WIDTH = 32
 WEIGHT = np.linspace(-1, 1, 16 * WIDTH, dtype=np.float32).reshape(16, WIDTH)

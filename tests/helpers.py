@@ -40,15 +40,15 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from graphopt import inputs as generated
 from graphopt import io
+from graphopt.data import inputs as generated
+from graphopt.data.meaning import Kind, meaning_of
 from graphopt.ir import Model, Tensor, TensorType, Value, infer_shapes, verify
-from graphopt.meaning import Kind, meaning_of
-from graphopt.numerical import exact_standard
-from graphopt.pipeline import Pipeline
-from graphopt.reference import Reference
-from graphopt.rewrite import Fidelity, Pass, PassContext
-from graphopt.tolerance import Tolerance, compare
+from graphopt.proof.numerical import exact_standard
+from graphopt.proof.oracle import Reference
+from graphopt.proof.tolerance import Tolerance, compare
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
+from graphopt.rewriting.pipeline import Pipeline
 from tests.isomorphism import assert_same
 
 OPSET = 24

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Graph, Node, TensorType, edit
-from graphopt.rewrite import Fidelity, Miss, Pass, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.passes import Fidelity, Miss, Pass, PassContext, RewritePass, Rewriter
 
 GUILTY = "layer5_relu"
 LAYERS = 8

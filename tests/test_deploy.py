@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphopt import compiler, cpu
 from graphopt.cli.demo import MODEL
+from graphopt.driver import compiling as compiler
+from graphopt.hardware import processor as cpu
+from graphopt.hardware.target import Target
 from graphopt.ir.text import parse
-from graphopt.reference import run_reference
-from graphopt.target import Target
-from graphopt.targets.tvm import bundle
+from graphopt.proof.oracle import run_reference
+from graphopt.targets.tvm.codegen import bundle
 from tests.compiled import compiled
 
 ROOT = Path(__file__).parents[1]

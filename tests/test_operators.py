@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from graphopt import io, operators
-from graphopt.api import optimize
+from graphopt.driver.optimizing import optimize
 from graphopt.errors import VerificationError
 from graphopt.ir import Model, verify
 from graphopt.ir.text import parse
-from graphopt.reference import Reference
-from graphopt.rewriter import Rewriter
+from graphopt.proof.oracle import Reference
+from graphopt.rewriting.rewriter import Rewriter
 from tests.helpers import model_of
 from tests.passes.layout.support import nodes, noise
 

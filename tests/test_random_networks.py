@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.api import optimize
+from graphopt.driver.optimizing import optimize
 from graphopt.ir import DType
-from graphopt.tolerance import Tolerance
+from graphopt.proof.tolerance import Tolerance
 from tests.random_networks import random_network
 
 # A few layer norms and softmaxes in a row make more of a rounding error than any one pass does.

@@ -26,8 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from graphopt import cpu
-from graphopt.tables import Table, format_bytes, format_seconds
+from graphopt.hardware import processor as cpu
+from graphopt.util.tables import Table, format_bytes, format_seconds
 from tools import bench_case
 from tools.bench_case import Job
 from tools.bench_chart import draw

@@ -25,8 +25,9 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import graphopt
-from graphopt import inputs, io
-from graphopt.tolerance import compare
+from graphopt import io
+from graphopt.data import inputs
+from graphopt.proof.tolerance import compare
 from tools import peers, suite
 from tools.bench_worker import Worker, end_with_parent, peak_bytes, take_turns
 

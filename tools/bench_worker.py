@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from graphopt.bench import Runner, Timing
+from graphopt.profiling.bench import Runner, Timing
 from tools import peers
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import tvm_ffi.libinfo
 
 import graphopt
-from graphopt import inputs, io
-from graphopt.artifact import Artifact
-from graphopt.reference import Reference
-from graphopt.tolerance import Comparison, compare
+from graphopt import io
+from graphopt.data import inputs
+from graphopt.proof.oracle import Reference
+from graphopt.proof.tolerance import Comparison, compare
+from graphopt.runtime.artifact import Artifact
 from tools.catalogue import Entry, entry
 from tools.fetch_models import FetchError
 

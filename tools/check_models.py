@@ -20,9 +20,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import graphopt
-from graphopt import inputs, io
-from graphopt.reference import Reference
-from graphopt.tables import Table, format_seconds
+from graphopt import io
+from graphopt.data import inputs
+from graphopt.proof.oracle import Reference
+from graphopt.util.tables import Table, format_seconds
 from tools.catalogue import NAMES, Entry, entry
 from tools.fetch_models import FetchError
 

@@ -29,8 +29,8 @@ from onnx.backend.test.case.test_case import TestCase
 
 from graphopt import io
 from graphopt.errors import UnsupportedError
-from graphopt.targets.tvm import execute
-from graphopt.targets.tvm.lower import lower
+from graphopt.targets.tvm.lowering import execute
+from graphopt.targets.tvm.lowering.lower import lower
 
 
 def cases(text: str = "") -> list[TestCase]:

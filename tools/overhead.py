@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from graphopt import compiler, io, runtime
+from graphopt import io, runtime
 from graphopt.cli.demo import MODEL
+from graphopt.driver import compiling as compiler
 from graphopt.ir import Model
 from graphopt.ir.text import parse
 

@@ -21,11 +21,13 @@ from typing import Any
 import onnx
 
 import graphopt
-from graphopt import backend, inputs, io, runtime
-from graphopt.backend import Peak
-from graphopt.profile import Call, Profile, profile
-from graphopt.target import Target
-from graphopt.tolerance import compare
+from graphopt import io, runtime
+from graphopt.data import inputs
+from graphopt.driver import backend
+from graphopt.driver.backend import Peak
+from graphopt.hardware.target import Target
+from graphopt.profiling.profile import Call, Profile, profile
+from graphopt.proof.tolerance import compare
 from tools import suite
 
 KINDS = ("direct convolution", "Winograd", "depthwise convolution", "matmul")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphopt import runtime
-from graphopt.bench import Runner
+from graphopt.profiling.bench import Runner
 
 OURS = "graphopt"
 PEERS = ("onnxruntime", "openvino")

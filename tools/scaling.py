@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphopt import io
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

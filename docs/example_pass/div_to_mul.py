@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt import Fidelity, Node, RewritePass, Rewriter
-from graphopt.rewrite import Miss, PassContext
+from graphopt.rewriting.passes import Miss, PassContext
 
 
 @dataclass(frozen=True)

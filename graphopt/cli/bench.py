@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.errors import InputError
-from graphopt.tables import Table, format_seconds
+from graphopt.util.tables import Table, format_seconds
 
 from .models import open_model
 from .options import InputFile, InputShapes, Json, Seed, parse_shapes
 from .output import Output
 
 if TYPE_CHECKING:
-    from graphopt.bench import Timing
-    from graphopt.runtime import Session
+    from graphopt.profiling.bench import Timing
+    from graphopt.runtime.session import Session
 
 BASELINES = ("onnxruntime", "none")
 _LABELS = {"graphopt": "graphopt", "onnxruntime": "ONNX Runtime"}
@@ -70,8 +70,8 @@ def bench(
         graphopt bench model.gopt --model model.onnx --threads 2 --json
     """
     from graphopt import runtime
-    from graphopt.bench import interleave
-    from graphopt.reference import Reference
+    from graphopt.profiling.bench import interleave
+    from graphopt.proof.oracle import Reference
 
     output = Output(as_json)
     if baseline not in BASELINES:
@@ -106,10 +106,10 @@ def _profile(
     picture: Path | None,
 ) -> dict[str, Any]:
     """Trace the kernels, show them, draw them; returns the profile as JSON's types."""
-    from graphopt import backend
-    from graphopt.backend import Peak
-    from graphopt.profile import profile
-    from graphopt.target import Target
+    from graphopt.driver import backend
+    from graphopt.driver.backend import Peak
+    from graphopt.hardware.target import Target
+    from graphopt.profiling.profile import profile
 
     from . import profile as shown
 
@@ -132,7 +132,7 @@ def _inputs(
     artifact: Path, model: Path | None, ports: Any, shapes: list[str] | None, file: Path | None, seed: int
 ) -> dict[str, Any]:
     """The inputs of the file, or generated ones of the shapes asked for; a batch that nothing fixes is of one."""
-    from graphopt import inputs
+    from graphopt.data import inputs
 
     opened = open_model(model or artifact)
     fixed: dict[str, tuple[int, ...]] = {

@@ -11,8 +11,8 @@ from . import options
 from .output import Output
 
 if TYPE_CHECKING:
-    from graphopt.checks import Check
     from graphopt.ir import Model
+    from graphopt.proof.checks import Check
 
 
 def bisect(
@@ -51,10 +51,10 @@ def bisect(
         graphopt bisect model.onnx --check 'python check.py {model}'
     """
     from graphopt import io
-    from graphopt.bisect import bisect as find
-    from graphopt.pipeline import Pipeline
-    from graphopt.shapes import fix_shapes
-    from graphopt.target import load as load_target
+    from graphopt.hardware.target import load as load_target
+    from graphopt.proof.bisect import bisect as find
+    from graphopt.rewriting.pipeline import Pipeline
+    from graphopt.rewriting.shapes import fix_shapes
 
     options.load_modules(load)
     output = Output(as_json)
@@ -87,9 +87,9 @@ def bisect(
 
 
 def _check(model: Model, command: str | None, inputs: Path | None, seed: int, tolerance: float | None) -> Check:
-    from graphopt import inputs as generated
-    from graphopt.checks import command_check, numbers_check
-    from graphopt.tolerance import Tolerance
+    from graphopt.data import inputs as generated
+    from graphopt.proof.checks import command_check, numbers_check
+    from graphopt.proof.tolerance import Tolerance
 
     if command is not None:
         return command_check(command)

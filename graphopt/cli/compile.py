@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt.tables import format_bytes, format_seconds
+from graphopt.util.tables import format_bytes, format_seconds
 
 from . import options
 from .inspect import memory_text
@@ -16,7 +16,7 @@ from .optimize import show_report
 from .output import Output
 
 if TYPE_CHECKING:
-    from graphopt.artifact import Artifact
+    from graphopt.runtime.artifact import Artifact
 
 
 def compile_(
@@ -68,9 +68,9 @@ def compile_(
         graphopt compile model.onnx --input x:1x3x224x224 --tune 5m   the fastest kernels, found by measuring
     """
     import graphopt
-    from graphopt import inputs as generated
     from graphopt import io
-    from graphopt.artifact import check_replaceable
+    from graphopt.data import inputs as generated
+    from graphopt.runtime.artifact import check_replaceable
 
     from .watch import ReportKeeper, observers
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.errors import VerificationError
-from graphopt.tables import Table, format_bytes, format_seconds
+from graphopt.util.tables import Table, format_bytes, format_seconds
 
 from .options import Json
 from .output import Output
@@ -17,10 +17,10 @@ from .output import Output
 if TYPE_CHECKING:
     import numpy as np
 
-    from graphopt.artifact import Artifact
-    from graphopt.bench import Runner, Timing
     from graphopt.ir import Model
-    from graphopt.report import Report
+    from graphopt.profiling.bench import Runner, Timing
+    from graphopt.rewriting.report import Report
+    from graphopt.runtime.artifact import Artifact
 
 FOLDER = Path(__file__).resolve().parent.parent / "demo"
 MODEL = FOLDER / "fashion.onnx"
@@ -58,9 +58,9 @@ def demo(
     """
     import graphopt
     from graphopt import runtime
-    from graphopt.artifact import check_replaceable
-    from graphopt.bench import interleave
-    from graphopt.reference import Reference
+    from graphopt.profiling.bench import interleave
+    from graphopt.proof.oracle import Reference
+    from graphopt.runtime.artifact import check_replaceable
 
     output = Output(as_json)
     if out is not None:
@@ -109,14 +109,14 @@ class Findings:
 
     @property
     def library_bytes(self) -> int:
-        from graphopt.artifact import LIBRARY
+        from graphopt.runtime.artifact import LIBRARY
 
         return (self.artifact.folder / LIBRARY).stat().st_size
 
 
 def _kept_report() -> Any:
     """An observer that keeps the report as it was: the one in the artifact has no times, so that builds repeat."""
-    from graphopt.pipeline import Observer
+    from graphopt.rewriting.pipeline import Observer
 
     class Keep(Observer):
         report: Report
@@ -136,7 +136,7 @@ def _logits(run: Any, images: np.ndarray) -> np.ndarray:
 
 def _check(before: np.ndarray, after: np.ndarray) -> float:
     """The largest relative error of the compiled network. Raises VerificationError where it is too large."""
-    from graphopt.tolerance import compare
+    from graphopt.proof.tolerance import compare
 
     comparison = compare({"logits": before}, {"logits": after})
     if not comparison.ok:
@@ -149,7 +149,7 @@ def _check(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _show(output: Output, found: Findings, out: Path | None) -> None:
-    from graphopt.artifact import WEIGHTS
+    from graphopt.runtime.artifact import WEIGHTS
 
     weights = (found.artifact.folder / WEIGHTS).stat().st_size
     output.table(found.report.table())

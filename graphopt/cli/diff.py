@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphopt.tables import format_bytes
+from graphopt.util.tables import format_bytes
 
 from .models import open_model
 from .options import Json
@@ -30,7 +30,7 @@ def diff(
         graphopt optimize model.onnx -o smaller.onnx
         graphopt diff model.onnx smaller.onnx
     """
-    from graphopt.diff import compare
+    from graphopt.analysis.diff import compare
 
     output = Output(as_json)
     difference = compare(open_model(before), open_model(after))

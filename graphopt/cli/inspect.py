@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt.tables import Table, format_bytes, format_count
+from graphopt.util.tables import Table, format_bytes, format_count
 
 from .models import is_artifact, open_model
 from .options import InputShapes, Json, Load, load_modules, parse_shapes
 from .output import Output
 
 if TYPE_CHECKING:
-    from graphopt.artifact import Manifest, Memory
+    from graphopt.analysis.statistics import Statistics
     from graphopt.ir import Model
-    from graphopt.statistics import Statistics
+    from graphopt.runtime.artifact import Manifest, Memory
 
 
 def inspect(
@@ -48,9 +48,9 @@ def inspect(
         graphopt inspect model.onnx --input x:1x3x224x224 --target arm
         graphopt inspect model.gopt --json
     """
-    from graphopt.artifact import read_manifest
-    from graphopt.shapes import fix_shapes
-    from graphopt.statistics import measure
+    from graphopt.analysis.statistics import measure
+    from graphopt.rewriting.shapes import fix_shapes
+    from graphopt.runtime.artifact import read_manifest
 
     load_modules(load)
     output = Output(as_json)
@@ -79,7 +79,7 @@ def inspect(
 
 def _hint(output: Output, model: Model) -> None:
     """How to fix the inputs' shapes, if that is why arithmetic could not be counted."""
-    from graphopt.inputs import candidates, required_inputs
+    from graphopt.data.inputs import candidates, required_inputs
 
     dynamic = [
         value.name
@@ -138,8 +138,9 @@ def _artifact_tables(manifest: Manifest) -> list[Table]:
 
 def _unsupported(model: Model, name: str, output: Output) -> list[dict[str, str]]:
     """The nodes that remain uncompilable after the passes that `compile` runs by default."""
-    from graphopt import api, backend
-    from graphopt import target as targets
+    from graphopt.driver import backend
+    from graphopt.driver import optimizing as api
+    from graphopt.hardware import target as targets
 
     found = targets.load(name)
     optimized, _ = api.optimize(model, target=found)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphopt.tables import format_bytes, format_seconds
+from graphopt.util.tables import format_bytes, format_seconds
 
 from . import options
 from .output import Output
 
 if TYPE_CHECKING:
-    from graphopt.report import Report
+    from graphopt.rewriting.report import Report
 
 
 def optimize(
@@ -48,8 +48,9 @@ def optimize(
         graphopt optimize model.onnx -o out.onnx --passes 'fold-constants,eliminate-dead' --verify
         graphopt optimize model.onnx -o out.onnx --load my_passes.py --passes default,my-pass --print-changed
     """
-    from graphopt import api, io
-    from graphopt import inputs as generated
+    from graphopt import io
+    from graphopt.data import inputs as generated
+    from graphopt.driver import optimizing as api
 
     from .watch import observers
 

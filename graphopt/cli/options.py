@@ -13,8 +13,8 @@ import typer
 from graphopt.errors import InputError, PipelineError
 
 if TYPE_CHECKING:
-    from graphopt.tolerance import Tolerance
-    from graphopt.tuning import Tuning
+    from graphopt.driver.tuning import Tuning
+    from graphopt.proof.tolerance import Tolerance
 
 LEVELS = ("O0", "O1", "O2", "O3")
 
@@ -146,7 +146,7 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
 
 def allowed_error(tolerance: float | None) -> Tolerance | None:
     """The tolerance that `--tolerance` asks for. Raises InputError where it would accept anything."""
-    from graphopt.tolerance import Tolerance
+    from graphopt.proof.tolerance import Tolerance
 
     if tolerance is None:
         return None
@@ -158,7 +158,7 @@ def allowed_error(tolerance: float | None) -> Tolerance | None:
 
 def choose_tuning(tune: str | None, records: Path | None, rpc: str | None, rpc_key: str | None) -> Tuning:
     """What the options on tuning ask for. Raises InputError for values that cannot be read or say nothing."""
-    from graphopt.tuning import Remote, Tuning
+    from graphopt.driver.tuning import Remote, Tuning
 
     made = Tuning.of(tune, records)
     if made.budget is None and (rpc or rpc_key):

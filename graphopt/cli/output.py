@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from graphopt.tables import Table
+from graphopt.util.tables import Table
 
 Progress = Callable[[str, float], None]
 """Called with what is being done now and how much is done, from 0 to 1."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from graphopt.errors import PipelineError
-from graphopt.tables import Table
+from graphopt.util.tables import Table
 
 from .options import Json, Load, load_modules
 from .output import Output

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphopt.errors import InputError
-from graphopt.files import replacing
-from graphopt.profile import Call, Profile
-from graphopt.tables import Table, format_bytes, format_count, format_seconds
+from graphopt.profiling.profile import Call, Profile
+from graphopt.util.files import replacing
+from graphopt.util.tables import Table, format_bytes, format_count, format_seconds
 
 _NUMBERS = ("time", "share", "FLOPs", "FLOP/s", "of peak", "bytes", "of memory")
 
@@ -61,7 +61,7 @@ def _percent(part: float | None) -> str:
 
 def write_picture(profile: Profile, title: str, path: Path) -> None:
     """Draw the profile into an SVG file. Raises InputError where it cannot be written."""
-    from graphopt.profile_picture import draw
+    from graphopt.profiling.picture import draw
 
     try:
         with replacing(path) as file:

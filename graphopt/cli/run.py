@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt.npz import read_npz, write_npz
-from graphopt.tables import Table
+from graphopt.data.npz import read_npz, write_npz
+from graphopt.util.tables import Table
 
 from .options import Json
 from .output import Output
@@ -42,7 +42,7 @@ def run(
         graphopt run model.gopt --inputs x.npz --outputs y.npz
     """
     from graphopt import runtime
-    from graphopt.runtime_inputs import dtype_of
+    from graphopt.runtime.inputs import dtype_of
 
     output = Output(as_json)
     session = runtime.load(artifact, threads=threads)

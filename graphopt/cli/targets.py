@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphopt.tables import Table
+from graphopt.util.tables import Table
 
 from .options import Json
 from .output import Output
@@ -31,7 +31,8 @@ def targets(
         graphopt targets
         graphopt targets arm:cortex-a76
     """
-    from graphopt import backend, target
+    from graphopt.driver import backend
+    from graphopt.hardware import target
 
     output = Output(as_json)
     compiler = backend.load()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphopt.tables import Table, format_seconds
-from graphopt.tuning import DEFAULT_BUDGET
+from graphopt.driver.tuning import DEFAULT_BUDGET
+from graphopt.util.tables import Table, format_seconds
 
 from . import options
 from .output import Output
 
 if TYPE_CHECKING:
-    from graphopt.tuning import Tuned
+    from graphopt.driver.tuning import Tuned
 
 _NUMBERS = ("calls", "default", "best", "gain", "measured", "failed")
 
@@ -55,7 +55,8 @@ def tune(
         graphopt tune model.onnx --budget 1h --json
         graphopt tune model.onnx --target arm:cortex-a76 --rpc tracker:9190 --rpc-key pi5
     """
-    from graphopt import compiler, io
+    from graphopt import io
+    from graphopt.driver import compiling as compiler
 
     from .watch import observers
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt.tables import Table
+from graphopt.util.tables import Table
 
 from .models import is_artifact, open_model
 from .options import ErrorAllowed, InputFile, InputShapes, Json, Seed, allowed_error, parse_shapes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from graphopt.ir import Model
-    from graphopt.tolerance import Comparison
+    from graphopt.proof.tolerance import Comparison
 
 
 def verify(
@@ -44,8 +44,8 @@ def verify(
         graphopt verify model.gopt model.onnx
         graphopt verify smaller.onnx model.onnx --inputs x.npz
     """
-    from graphopt import inputs as generated
     from graphopt import io
+    from graphopt.data import inputs as generated
 
     output = Output(as_json)
     allowed = allowed_error(tolerance)
@@ -65,7 +65,7 @@ def verify(
 
 def _fixed_shapes(candidate: Path) -> dict[str, tuple[int, ...]]:
     """The shapes that an artifact insists on."""
-    from graphopt.artifact import read_manifest
+    from graphopt.runtime.artifact import read_manifest
 
     if not is_artifact(candidate):
         return {}
@@ -76,7 +76,7 @@ def _fixed_shapes(candidate: Path) -> dict[str, tuple[int, ...]]:
 
 def _runner(candidate: Path, threads: int) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     from graphopt import runtime
-    from graphopt.reference import Reference
+    from graphopt.proof.oracle import Reference
 
     if is_artifact(candidate):
         return runtime.load(candidate, threads=threads).run

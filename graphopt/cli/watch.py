@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from graphopt.ir import Model
-from graphopt.observe import PassLimit, PrintChanged
-from graphopt.pipeline import Observer, Pipeline, Step
-from graphopt.report import Report
+from graphopt.proof.observers import PassLimit, PrintChanged
+from graphopt.rewriting.pipeline import Observer, Pipeline, Step
+from graphopt.rewriting.report import Report
 
 from .output import Progress
 

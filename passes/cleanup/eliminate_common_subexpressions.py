@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Attribute, AttributeKind, Graph, Node, Tensor, Value
-from graphopt.passes.cleanup.facts import is_random, words
-from graphopt.rewrite import Fidelity, Pass, PassContext
+from graphopt.passes.matching.facts import is_random, words
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _DOMAINS = ("", "ai.onnx.ml", "graphopt")  # others may hold operators that keep a state or draw random numbers
 _COMMUTATIVE = words("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor")

@@ -10,7 +10,7 @@ import onnx.defs
 
 from graphopt.ir import Graph, Model, Node
 from graphopt.ir.model import FunctionKey
-from graphopt.rewrite import Fidelity, Pass, PassContext
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Graph, Node, OpaqueType, Tensor, Value
-from graphopt.passes.cleanup.evaluating import evaluate
-from graphopt.passes.cleanup.facts import is_random
-from graphopt.rewrite import Fidelity, Pass, PassContext
+from graphopt.passes.matching.evaluating import evaluate
+from graphopt.passes.matching.facts import is_random
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 # A weight kept as int8 behind DequantizeLinear is a quarter of the folded one, and what integer kernels look for.
 _KEPT = frozenset(("Constant", "DequantizeLinear"))

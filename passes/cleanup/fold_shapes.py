@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Graph, Node, Value
-from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of, words
-from graphopt.passes.cleanup.reshaping import constant_target
-from graphopt.passes.cleanup.shape_facts import Item, Items, ShapeFacts, dimensions
-from graphopt.passes.cleanup.transposing import perm_of
-from graphopt.rewrite import Fidelity, Pass, PassContext
+from graphopt.passes.matching.facts import OLD_OPSET, producer_of, words
+from graphopt.passes.matching.reshaping import constant_target
+from graphopt.passes.matching.shape_facts import Item, Items, ShapeFacts, dimensions
+from graphopt.passes.matching.transposing import perm_of
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 # Operators whose result has the shape of their first input.
 _SAME_SHAPE = words(

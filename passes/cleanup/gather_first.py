@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node, Value
-from graphopt.passes.cleanup.facts import producer_of, words
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.facts import producer_of, words
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 # Each gives an element the same bits wherever it stands.
 _ELEMENTWISE = words("Cast Neg Add Sub Mul Div")

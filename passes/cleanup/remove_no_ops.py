@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node, Value
-from graphopt.passes.cleanup.facts import OLD_OPSET
-from graphopt.passes.cleanup.no_op_rules import NOTHING, RULES
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.facts import OLD_OPSET
+from graphopt.passes.matching.no_op_rules import NOTHING, RULES
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

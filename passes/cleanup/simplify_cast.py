@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.facts import OLD_OPSET, producer_of
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _D = DType
 _INTS = (_D.INT8, _D.UINT8, _D.INT16, _D.UINT16, _D.INT32, _D.UINT32, _D.INT64, _D.UINT64)

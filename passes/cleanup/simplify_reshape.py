@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Node, Value
-from graphopt.passes.cleanup.facts import OLD_OPSET, constant_ints, producer_of, same_shape
-from graphopt.passes.cleanup.reshaping import RESHAPES, composed_target, reshape_source
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.facts import OLD_OPSET, constant_ints, producer_of, same_shape
+from graphopt.passes.matching.reshaping import RESHAPES, composed_target, reshape_source
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Node, TensorType, Value, ValueType
-from graphopt.passes.cleanup.facts import OLD_OPSET, producer_of, same_shape
-from graphopt.passes.cleanup.reshaping import RESHAPES, reshape_source
-from graphopt.passes.cleanup.transposing import (
+from graphopt.passes.matching.facts import OLD_OPSET, producer_of, same_shape
+from graphopt.passes.matching.reshaping import RESHAPES, reshape_source
+from graphopt.passes.matching.transposing import (
     Perm,
     Step,
     as_reshape,
@@ -22,7 +22,7 @@ from graphopt.passes.cleanup.transposing import (
     regrouped,
     step_through,
 )
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 
 from graphopt.ir import Node, Value
 from graphopt.passes.fusion._attention_mask import Mask, leads_to_product, masked
-from graphopt.passes.fusion._match import (
-    number,
-    permutation,
-    produced_by,
-    same_dim,
-    same_shape,
-)
-from graphopt.passes.fusion._polynomial import scaled
-from graphopt.rewrite import Miss
+from graphopt.passes.matching.match import number, permutation, produced_by, same_dim, same_shape
+from graphopt.passes.matching.polynomial import scaled
+from graphopt.rewriting.passes import Miss
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphopt.ir import DType, Node, TensorType, Value
-from graphopt.passes.fusion._match import (
-    ESCAPES,
-    escapes,
-    fits_beside,
-    number,
-    number_beside,
-    operands,
-    produced_by,
-)
-from graphopt.passes.fusion._means import Nodes
-from graphopt.rewrite import Miss, PassContext, Rewriter
+from graphopt.passes.matching.match import ESCAPES, escapes, fits_beside, number, number_beside, operands, produced_by
+from graphopt.passes.matching.means import Nodes
+from graphopt.rewriting.passes import Miss, PassContext, Rewriter
 
 
 @dataclass(frozen=True)

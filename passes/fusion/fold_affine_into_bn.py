@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Node
-from graphopt.passes.fusion._affine import UNREPRESENTABLE, batch_norm, elementwise
-from graphopt.passes.fusion._match import NOTHING, numbers, produced_by, rounded
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.affine import UNREPRESENTABLE, batch_norm, elementwise
+from graphopt.passes.matching.match import NOTHING, numbers, produced_by, rounded
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

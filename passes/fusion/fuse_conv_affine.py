@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node
-from graphopt.passes.fusion._affine import (
+from graphopt.passes.matching.affine import (
     CONVOLUTIONS,
     Folded,
     elementwise,
@@ -16,8 +16,8 @@ from graphopt.passes.fusion._affine import (
     output_channels,
     replace_convolution,
 )
-from graphopt.passes.fusion._match import NOTHING, constant_shape, produced_by
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import NOTHING, constant_shape, produced_by
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node
-from graphopt.passes.fusion._affine import (
+from graphopt.passes.matching.affine import (
     CONVOLUTIONS,
     Folded,
     batch_norm,
@@ -14,8 +14,8 @@ from graphopt.passes.fusion._affine import (
     fold_behind,
     replace_convolution,
 )
-from graphopt.passes.fusion._match import produced_by
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import produced_by
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

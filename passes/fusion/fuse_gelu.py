@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node, Value
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, produced_by
-from graphopt.passes.fusion._polynomial import Polynomial, equals, expression, follow, scaled
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import ESCAPES, NOTHING, below_opset, close, escapes, produced_by
+from graphopt.passes.matching.polynomial import Polynomial, equals, expression, follow, scaled
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _OUTER: Polynomial = {(1, 0): 0.5, (1, 1): 0.5}  # x/2 + x*t/2
 _CUBIC = 0.044715

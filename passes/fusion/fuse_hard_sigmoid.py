@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, number, produced_by
-from graphopt.passes.fusion._polynomial import expression, follow
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import ESCAPES, NOTHING, below_opset, close, escapes, number, produced_by
+from graphopt.passes.matching.polynomial import expression, follow
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

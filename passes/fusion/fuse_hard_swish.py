@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, close, escapes, other_input
-from graphopt.passes.fusion._polynomial import follow
 from graphopt.passes.fusion.fuse_hard_sigmoid import clipped_lines
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import ESCAPES, NOTHING, below_opset, close, escapes, other_input
+from graphopt.passes.matching.polynomial import follow
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node, Value
-from graphopt.passes.fusion._match import NOTHING, below_opset, number_beside, operands, produced_by
-from graphopt.passes.fusion._means import Mean, behind_views, last_axes, mean, same_axes, square
 from graphopt.passes.fusion._normalization import (
     Inverse,
     Norm,
@@ -18,7 +16,9 @@ from graphopt.passes.fusion._normalization import (
     replace_norm,
     with_scale_and_bias,
 )
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import NOTHING, below_opset, number_beside, operands, produced_by
+from graphopt.passes.matching.means import Mean, behind_views, last_axes, mean, same_axes, square
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Node, Value
-from graphopt.passes.fusion._match import NOTHING, broadcasts_into, numbers, operands, produced_by, rounded
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import NOTHING, broadcasts_into, numbers, operands, produced_by, rounded
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

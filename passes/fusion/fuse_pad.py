@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.fusion._match import NOTHING, axis_of, below_opset, integers, number, produced_by
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import NOTHING, axis_of, below_opset, integers, number, produced_by
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 CONSUMERS = ("Conv", "AveragePool", "MaxPool")
 NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus")

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node
-from graphopt.passes.fusion._match import NOTHING, below_opset, produced_by
-from graphopt.passes.fusion._means import last_axes, mean, square
 from graphopt.passes.fusion._normalization import (
     Norm,
     check,
@@ -16,7 +14,9 @@ from graphopt.passes.fusion._normalization import (
     replace_norm,
     with_scale_and_bias,
 )
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import NOTHING, below_opset, produced_by
+from graphopt.passes.matching.means import last_axes, mean, square
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

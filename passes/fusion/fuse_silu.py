@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.fusion._match import ESCAPES, NOTHING, below_opset, escapes, other_input
-from graphopt.passes.fusion._polynomial import scaled
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import ESCAPES, NOTHING, below_opset, escapes, other_input
+from graphopt.passes.matching.polynomial import scaled
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Node, Value
-from graphopt.passes.fusion._match import (
+from graphopt.passes.matching.match import (
     ESCAPES,
     NOTHING,
     axis_of,
@@ -20,8 +20,8 @@ from graphopt.passes.fusion._match import (
     produced_by,
     same_shape,
 )
-from graphopt.passes.fusion._means import keeps_axes
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.means import keeps_axes
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.fusion._match import NOTHING, below_opset, operands, produced_by
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.match import NOTHING, below_opset, operands, produced_by
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

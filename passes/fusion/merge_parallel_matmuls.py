@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Graph, Node, TensorType, Value
-from graphopt.passes.fusion._match import below_opset
-from graphopt.passes.fusion._weights import NOT_CONSTANT, Weights, side_by_side, weights_of
-from graphopt.rewrite import Fidelity, Miss, Pass, PassContext, Rewriter
+from graphopt.passes.matching.match import below_opset
+from graphopt.passes.matching.weights import NOT_CONSTANT, Weights, side_by_side, weights_of
+from graphopt.rewriting.passes import Fidelity, Miss, Pass, PassContext, Rewriter
 
 
 @dataclass(frozen=True)

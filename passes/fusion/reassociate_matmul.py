@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Node, Value
-from graphopt.passes.fusion._affine import UNREPRESENTABLE
-from graphopt.passes.fusion._chains import Chain, Plan, Span, best_plan, chain_of, cost_now, sizes_of
-from graphopt.passes.fusion._match import NOTHING, numbers, produced_by, rounded
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.passes.matching.affine import UNREPRESENTABLE
+from graphopt.passes.matching.chains import Chain, Plan, Span, best_plan, chain_of, cost_now, sizes_of
+from graphopt.passes.matching.match import NOTHING, numbers, produced_by, rounded
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.ir import Node, Value
 from graphopt.passes.layout._blocks import NOTHING, UNKNOWN, Layout, Plan, channels_of, is_image, same_op
-from graphopt.rewrite import Miss, Rewriter
+from graphopt.rewriting.passes import Miss, Rewriter
 
 _PARTIAL = Miss("its pieces do not fill blocks of channels")
 _CHANGES_LANES = Miss("it works along the batch or the channels")

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt import operators
 from graphopt.ir import DType, Node, TensorType, Value
-from graphopt.rewrite import Miss, Rewriter
+from graphopt.rewriting.passes import Miss, Rewriter
 
 Make = Callable[[Rewriter], Value]
 """Makes a value, or finds one that is there, once a rewrite was allowed."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from graphopt.ir import DType, Node, Value
 from graphopt.passes.layout._blocks import UNKNOWN, Layout, Plan, channels_of, is_image, sizes_of
-from graphopt.rewrite import Miss, Rewriter
+from graphopt.rewriting.passes import Miss, Rewriter
 
 
 def conv(node: Node, layout: Layout) -> Plan | Miss:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from graphopt.ir import Node, Value
 from graphopt.passes.layout._blocks import NOTHING, UNKNOWN, Layout, Plan, channels_of, is_image
-from graphopt.rewrite import Miss, Rewriter
+from graphopt.rewriting.passes import Miss, Rewriter
 
 
 def lrn(node: Node, layout: Layout) -> Plan | Miss:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.ir import Node
-from graphopt.rewrite import Miss
+from graphopt.rewriting.passes import Miss
 
 
 @dataclass(frozen=True)

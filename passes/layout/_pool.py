@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt.ir import Node, Value
 from graphopt.passes.layout._blocks import NOTHING, UNKNOWN, Layout, Plan, is_image
-from graphopt.rewrite import Miss, Rewriter
+from graphopt.rewriting.passes import Miss, Rewriter
 
 _MOST_AXES = 2  # spatial axes: with that of the lanes there are three, and ONNX's runtimes pool no more
 

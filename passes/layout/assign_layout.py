@@ -10,7 +10,7 @@ from graphopt.ir import Graph, Node, Value
 from graphopt.operators import DOMAIN, OLDEST_OPSET
 from graphopt.passes.layout import _axes, _conv, _elementwise, _norm, _pool
 from graphopt.passes.layout._blocks import Layout, Plan
-from graphopt.rewrite import Fidelity, Miss, Pass, PassContext
+from graphopt.rewriting.passes import Fidelity, Miss, Pass, PassContext
 
 Rule = Callable[[Node, Layout], Plan | Miss]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphopt.ir import Node, Value
 from graphopt.passes.layout._phases import Axis, Piece, pieces_of, reaches
-from graphopt.rewrite import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 BLOCK = 8
 """Channels that kernels compute at once, about: how many depends on the target."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import DType, Graph, Tensor, Value
-from graphopt.rewrite import Fidelity, Pass, PassContext
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _HEAD = 64
 

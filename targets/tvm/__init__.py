@@ -9,17 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.artifact import LIBRARY, WEIGHTS, TensorInfo, Workloads
-from graphopt.backend import Built, Peak, Progress, Requirement, Unsupported
-from graphopt.kernels import write_kernels
+from graphopt.driver.backend import Built, Peak, Progress, Requirement, Unsupported
+from graphopt.driver.tuning import Tuned, Tuning
+from graphopt.profiling.kernels import write_kernels
+from graphopt.runtime.artifact import LIBRARY, WEIGHTS, TensorInfo, Workloads
 from graphopt.targets.tvm.probe import requirements
-from graphopt.tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
+    from graphopt.hardware.target import Target
     from graphopt.ir import Model
-    from graphopt.target import Target
-    from graphopt.targets.tvm.plans import Plans
-    from graphopt.targets.tvm.searched import Searched
+    from graphopt.targets.tvm.kernels.plans import Plans
+    from graphopt.targets.tvm.tuning.searched import Searched
 
 
 class TvmBackend:
@@ -31,7 +31,7 @@ class TvmBackend:
 
     def unsupported(self, model: Model) -> list[Unsupported]:
         """Every node that cannot be lowered, with the reason."""
-        from graphopt.targets.tvm.lower import unsupported
+        from graphopt.targets.tvm.lowering.lower import unsupported
 
         return [Unsupported(item.label, item.op, item.reason) for item in unsupported(model)]
 
@@ -40,7 +40,7 @@ class TvmBackend:
 
         Raises TargetError for a target that cannot be measured, InputError for a remote that cannot be reached.
         """
-        from graphopt.targets.tvm.tune import tune
+        from graphopt.targets.tvm.tuning.tune import tune
 
         return tune(model, target, tuning, progress)
 
@@ -49,10 +49,11 @@ class TvmBackend:
 
         Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
         """
-        from graphopt.targets.tvm import build as builder
-        from graphopt.targets.tvm import fuse, gpu
-        from graphopt.targets.tvm.layers import kernels
-        from graphopt.targets.tvm.lower import lower
+        from graphopt.targets.tvm.codegen import build as builder
+        from graphopt.targets.tvm.cpu import pipeline as fuse
+        from graphopt.targets.tvm.cuda import pipeline as gpu
+        from graphopt.targets.tvm.lowering.lower import lower
+        from graphopt.targets.tvm.lowering.provenance import kernels
 
         progress("lowering", 0.0)
         plans = _plans(target, tuning)
@@ -80,13 +81,13 @@ class TvmBackend:
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
         """Copy TVM's runtime libraries for `target` into `folder`. Raises CompileError."""
-        from graphopt.targets.tvm.bundle import bundle
+        from graphopt.targets.tvm.codegen.bundle import bundle
 
         return bundle(target, folder)
 
     def peak(self, target: Target, threads: int) -> Peak:
         """What this machine does at most with the target's instructions, measured. The target is of a CPU."""
-        from graphopt.targets.tvm.peak import measure_peak
+        from graphopt.targets.tvm.tuning.peak import measure_peak
 
         return measure_peak(target, threads)
 
@@ -97,7 +98,7 @@ class TvmBackend:
 
 def _searched(target: Target, tuning: Tuning) -> Searched | None:
     """Schedules that a search found; None where nothing is to be looked up."""
-    from graphopt.targets.tvm.searched import Searched
+    from graphopt.targets.tvm.tuning.searched import Searched
 
     return Searched(target, _folder(tuning)) if tuning.use_records else None
 
@@ -108,9 +109,9 @@ def _folder(tuning: Tuning) -> Path | None:
 
 def _plans(target: Target, tuning: Tuning) -> Plans | None:
     """How the kernels of a CPU are chosen; None for a GPU, which has others."""
+    from graphopt.targets.tvm.kernels.plans import Plans
     from graphopt.targets.tvm.machine import machine_for
-    from graphopt.targets.tvm.plans import Plans
-    from graphopt.targets.tvm.records import Records
+    from graphopt.targets.tvm.tuning.records import Records
 
     if target.kind == "cuda":
         return None

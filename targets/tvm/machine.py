@@ -8,7 +8,7 @@ from functools import lru_cache
 import tvm
 from tvm.target import codegen
 
-from graphopt.target import Target
+from graphopt.hardware.target import Target
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 
-from graphopt.backend import Requirement
-from graphopt.target import Target
-from graphopt.targets.tvm.gpu_compiler import find_nvcc
+from graphopt.driver.backend import Requirement
+from graphopt.hardware.target import Target
+from graphopt.targets.tvm.cuda.nvcc import find_nvcc
 
 _PACKAGES = (
     ("apache-tvm", "compiles"),

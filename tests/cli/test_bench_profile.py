@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graphopt import io
-from graphopt.backend import Peak
+from graphopt.driver.backend import Peak
 from graphopt.targets.tvm import TvmBackend
 from tests.cli.conftest import Run
 from tests.helpers import model_of

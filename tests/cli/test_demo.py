@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from graphopt import runtime
-from graphopt.artifact import Artifact
 from graphopt.cli import demo
+from graphopt.runtime.artifact import Artifact
 from tests.cli.conftest import Run
 
 

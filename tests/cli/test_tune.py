@@ -10,10 +10,10 @@ import pytest
 
 from graphopt import io, runtime
 from graphopt.cli.options import choose_tuning
+from graphopt.driver.tuning import Budget, Remote, Tuned, Tuning
 from graphopt.errors import InputError
-from graphopt.reference import Reference
-from graphopt.target import Target
-from graphopt.tuning import Budget, Remote, Tuned, Tuning
+from graphopt.hardware.target import Target
+from graphopt.proof.oracle import Reference
 from tests.cli.conftest import Run
 from tests.helpers import model_of
 
@@ -84,13 +84,13 @@ def test_a_search_is_kept_and_used(run: Run) -> None:
 
 def test_a_schedule_from_the_records_is_compiled(run: Run) -> None:
     """One that no clock chose: it is used, and right; with `--tune off` it is not."""
-    from graphopt.targets.tvm import search
-    from graphopt.targets.tvm.build import tvm_target
-    from graphopt.targets.tvm.evolution import Evolution, trace_of
-    from graphopt.targets.tvm.fuse import fuse_only
-    from graphopt.targets.tvm.lower import lower
+    from graphopt.targets.tvm.codegen.build import tvm_target
+    from graphopt.targets.tvm.cpu.pipeline import fuse_only
+    from graphopt.targets.tvm.lowering.lower import lower
     from graphopt.targets.tvm.machine import machine_for
-    from graphopt.targets.tvm.searched import Found, Searched, key, to_text
+    from graphopt.targets.tvm.tuning import search
+    from graphopt.targets.tvm.tuning.evolution import Evolution, trace_of
+    from graphopt.targets.tvm.tuning.searched import Found, Searched, key, to_text
 
     io.save(model_of("net (float[6,50] x) => (float[6,50] y) { y = Softmax (x) }", {}), "net.onnx")
     host = Target.load("host")

@@ -8,7 +8,7 @@ import pytest
 from graphopt.errors import VerificationError
 from graphopt.ir import Attribute, AttributeKind, DType, Model, Tensor, TensorType, edit, infer_shapes, verify
 from graphopt.ir.text import parse, to_text
-from graphopt.rewriter import Rewriter
+from graphopt.rewriting.rewriter import Rewriter
 
 HEADER = '<ir_version: 10, opset_import: ["": 22]> '
 

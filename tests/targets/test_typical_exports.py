@@ -10,7 +10,7 @@ import pytest
 import graphopt
 from graphopt.errors import UnsupportedError
 from tests.helpers import model_of
-from tests.targets.lower.support import Arrays, expected, noise
+from tests.targets.lowering.support import Arrays, expected, noise
 
 
 def check(text: str, *inputs: Arrays, weights: Arrays | None = None, tolerance: float = 1e-4) -> None:

@@ -17,7 +17,8 @@ import pytest
 from onnx import numpy_helper
 
 import graphopt
-from graphopt import compiler, io
+from graphopt import io
+from graphopt.driver import compiling as compiler
 from tests.helpers import model_of
 from tools import bench, bench_case, peers, suite
 from tools.bench_case import Job

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from graphopt import io
-from graphopt.runtime import Session
+from graphopt.runtime.session import Session
 from tests.helpers import model_of
 from tools import check_models
 

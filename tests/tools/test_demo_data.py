@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from graphopt.cli.demo import FOLDER, IMAGES, MODEL, load_images
-from graphopt.reference import run_reference
+from graphopt.proof.oracle import run_reference
 
 FULL_TEST_SET = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 

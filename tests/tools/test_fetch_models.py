@@ -212,7 +212,7 @@ def test_another_file_is_no_state_dict(tmp_path: Path) -> None:
 def test_efficientnet_is_unfused_and_takes_any_batch() -> None:
     import onnx
 
-    from graphopt.reference import run_reference
+    from graphopt.proof.oracle import run_reference
 
     path = fetch("efficientnet-lite0")
     found = [node.op_type for node in onnx.load(path).graph.node]

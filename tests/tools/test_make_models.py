@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.reference import run_reference
+from graphopt.proof.oracle import run_reference
 from tools.make_models import LIGHT, NAMES, main, make_bert, make_large, make_light
 
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "vocabulary": 100, "positions": 16}

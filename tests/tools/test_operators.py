@@ -9,7 +9,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from graphopt import inputs, io
+from graphopt import io
+from graphopt.data import inputs
 from tools.operators import OPERATORS, main, make
 
 

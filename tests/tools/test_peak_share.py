@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.backend import Peak
-from graphopt.kernels import Kernel
-from graphopt.profile import Call
+from graphopt.driver.backend import Peak
+from graphopt.profiling.kernels import Kernel
+from graphopt.profiling.profile import Call
 from tools import peak_share
 
 

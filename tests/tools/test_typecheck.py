@@ -12,7 +12,7 @@ from tools import typecheck
 def test_modules_have_the_names_they_are_imported_by() -> None:
     found = typecheck.sources()
     assert {"graphopt", "graphopt.ir.graph", "graphopt.passes", "graphopt.passes.cleanup.fold_constants"} <= found
-    assert "graphopt.targets.tvm.lower" in found
+    assert "graphopt.targets.tvm.lowering.lower" in found
     assert not any(name.startswith(("passes", "targets")) for name in found)
 
 

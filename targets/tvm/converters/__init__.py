@@ -7,11 +7,11 @@ import pkgutil
 
 from graphopt.ir import Node
 from graphopt.targets.tvm.converters import functions, host
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import Declined, find, operators
 from graphopt.targets.tvm.converters.shape import copy
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined, find, operators
 
 # Converters register themselves by being imported.
 for _module in pkgutil.iter_modules(__path__):

@@ -9,18 +9,18 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.ir import DType, Value
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.heads import HEADS_BEHIND, HeadView, joined_after, reader, view_of
 from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import concatenated, transposed
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
 from graphopt.targets.tvm.converters.window import int_expr
-from graphopt.targets.tvm.kernels.attention import AttentionPlan, AttentionSpec
-from graphopt.targets.tvm.kernels.attention_cpu import attention as blocked_attention
+from graphopt.targets.tvm.kernels.attention.compute import AttentionPlan, AttentionSpec
+from graphopt.targets.tvm.kernels.attention.cpu import attention as blocked_attention
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_QUERIES = 4
 """Queries below which most lanes of a block would be idle."""

@@ -6,12 +6,12 @@ import functools
 
 from tvm import tirx
 
-from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.elementwise import Function, const, kind_of, maximum, minimum, select
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def _legacy_broadcast(c: Call) -> list[Operand]:

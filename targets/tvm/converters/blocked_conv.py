@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
-from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE, long
-from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, long
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 @converter("graphopt::BlockedConv")

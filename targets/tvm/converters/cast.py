@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import elementwise
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 _BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64, "uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
 

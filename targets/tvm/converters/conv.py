@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.matmul import agree
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
-from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE
-from graphopt.targets.tvm.kernels.conv import conv as packed_conv
-from graphopt.targets.tvm.kernels.conv import pack_weight
-from graphopt.targets.tvm.kernels.conv_plan import ConvPlan, ConvSpec, plan_conv
+from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.conv.compute import conv as packed_conv
+from graphopt.targets.tvm.kernels.conv.compute import pack_weight
+from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, ConvSpec, plan_conv
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def padded(x: te.Tensor, window: Window, fill: tirx.Expr, kind: str) -> te.Tensor:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call, normal_axis
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.reduce import Reducer, multiply_all
-from graphopt.targets.tvm.converters.registry import converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import product, wide
-from graphopt.targets.tvm.kernels.scan import Scan, scan
+from graphopt.targets.tvm.kernels.scan.compute import Scan, scan
+from graphopt.targets.tvm.lowering.call import Call, normal_axis
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import converter
 
 
 @converter("CumSum")

@@ -8,10 +8,10 @@ from typing import Any
 
 from tvm import tirx
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import converter
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import converter
 
 Function = Callable[..., tirx.Expr]
 

@@ -10,9 +10,9 @@ from onnx import defs
 from graphopt.ir import DType
 from graphopt.ir.read_proto import read_model
 from graphopt.ir.write_proto import write_node
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import Declined
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined
 
 
 def has_body(op_type: str, domain: str, version: int) -> bool:

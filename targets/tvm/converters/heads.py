@@ -9,8 +9,8 @@ from typing import Any
 from tvm import tirx
 
 from graphopt.ir import Node, Value
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
 
 HEADS_BEHIND = [0, 2, 1, 3]
 """The permutation between (batch, head, position, element) and (batch, position, head, element)."""

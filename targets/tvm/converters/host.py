@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.targets.tvm.converters import scalars
-from graphopt.targets.tvm.converters.call import Call, normal_axis
-from graphopt.targets.tvm.converters.operand import Operand
-from graphopt.targets.tvm.converters.registry import Declined
+from graphopt.targets.tvm.lowering import scalars
+from graphopt.targets.tvm.lowering.call import Call, normal_axis
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined
 
 Elements = np.ndarray
 """An object array of Python numbers and expressions."""

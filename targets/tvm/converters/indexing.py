@@ -10,15 +10,15 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.cast import cast_to
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.elementwise import maximum, minimum
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import product, unflatten, zero
 from graphopt.targets.tvm.converters.window import int_expr
+from graphopt.targets.tvm.lowering.call import Call, normal_axis
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def wrapped(index: tirx.Expr, extent: Dim) -> tirx.Expr:

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
-from graphopt.targets.tvm.kernels import matmul as kernels
-from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE
-from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload
+from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.matmul import compute as kernels
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_ROWS = 8
 """Rows below which a product does not fill a register tile."""

@@ -7,14 +7,14 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
-from graphopt.targets.tvm.kernels.lrn import square_sums
+from graphopt.targets.tvm.kernels.lrn.compute import square_sums
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def _per_channel(ctx: Context, vector: Operand, rank: int) -> Operand:

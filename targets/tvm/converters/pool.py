@@ -7,17 +7,17 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.conv import is_padded, padded
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.reduce import lowest, reduced
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import product, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
-from graphopt.targets.tvm.kernels import pooling
-from graphopt.targets.tvm.kernels.computes import OUT_EWISE_FUSABLE
-from graphopt.targets.tvm.kernels.windows import Geometry
+from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.common.windows import Geometry
+from graphopt.targets.tvm.kernels.pooling import compute as pooling
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def _covering(window: Window, sizes: Sequence[Any]) -> Window:

@@ -7,17 +7,17 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.context import Context
 from graphopt.targets.tvm.converters.conv import convolve, kernel_size
-from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.matmul import product
-from graphopt.targets.tvm.converters.operand import Operand
 from graphopt.targets.tvm.converters.reduce import reduced
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.converters.window import int_expr, read_window
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 _RANGE = {
     "int8": (-128, 127),

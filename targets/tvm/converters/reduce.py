@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.cast import cast_to
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.elementwise import maximum, minimum
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
+from graphopt.targets.tvm.lowering.call import Call, normal_axis
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import converter
 
 Reducer = Callable[..., tirx.Expr]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call, normal_axis
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.tensors import flatten, product, unflatten
 from graphopt.targets.tvm.converters.window import int_expr
+from graphopt.targets.tvm.lowering.call import Call, normal_axis
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def reshape_to(ctx: Context, data: Operand, sizes: Sequence[Dim]) -> Operand:

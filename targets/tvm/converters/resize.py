@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.call import Call, normal_axis
 from graphopt.targets.tvm.converters.cast import convert
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.window import int_expr
+from graphopt.targets.tvm.lowering.call import Call, normal_axis
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from graphopt.targets.tvm.concat import CONCAT
-from graphopt.targets.tvm.converters.call import Call, normal_axis
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
 from graphopt.targets.tvm.converters.host import objects
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import product, where
 from graphopt.targets.tvm.converters.window import int_expr
+from graphopt.targets.tvm.lowering.call import Call, normal_axis
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
+from graphopt.targets.tvm.relax_passes.concat import CONCAT
 
 
 def copy(ctx: Context, operand: Operand) -> Operand:

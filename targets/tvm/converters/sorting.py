@@ -9,16 +9,16 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from graphopt.targets.tvm.converters.call import Call
 from graphopt.targets.tvm.converters.cast import convert
-from graphopt.targets.tvm.converters.context import Context
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined, converter
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import product, unflatten, wide
 from graphopt.targets.tvm.converters.window import int_expr
-from graphopt.targets.tvm.kernels import topk
+from graphopt.targets.tvm.kernels.topk import compute as topk
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 @converter("TopK")

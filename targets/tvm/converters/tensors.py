@@ -7,9 +7,9 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.context import Context, scalar
-from graphopt.targets.tvm.converters.define import define
-from graphopt.targets.tvm.converters.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context, scalar
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
 
 Index = Sequence[Any]
 

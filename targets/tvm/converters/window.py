@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from graphopt.targets.tvm.converters.call import Call
-from graphopt.targets.tvm.converters.operand import Dim, Operand
-from graphopt.targets.tvm.converters.registry import Declined
+from graphopt.targets.tvm.lowering.call import Call
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.registry import Declined
 
 
 @dataclass(frozen=True)

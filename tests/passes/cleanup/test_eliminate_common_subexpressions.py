@@ -3,7 +3,7 @@ import pytest
 
 from graphopt.ir.text import parse
 from graphopt.passes.cleanup.eliminate_common_subexpressions import EliminateCommonSubexpressions
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 
 CSE = EliminateCommonSubexpressions()

@@ -3,7 +3,7 @@ import numpy as np
 from graphopt import io
 from graphopt.ir.text import parse
 from graphopt.passes.cleanup.eliminate_dead import EliminateDead
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 
 

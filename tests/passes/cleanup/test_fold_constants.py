@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from graphopt.ir.text import parse
-from graphopt.passes.cleanup import evaluating
 from graphopt.passes.cleanup.fold_constants import FoldConstants
-from graphopt.pipeline import PassManager, Pipeline
-from graphopt.reference import Reference
+from graphopt.passes.matching import evaluating
+from graphopt.proof.oracle import Reference
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 
 FOLD = FoldConstants()

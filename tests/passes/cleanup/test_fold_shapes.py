@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from graphopt.passes.cleanup.fold_shapes import FoldShapes
-from graphopt.reference import run_reference
+from graphopt.proof.oracle import run_reference
 from tests.helpers import check_declines, check_pass
 
 FOLD = FoldShapes()

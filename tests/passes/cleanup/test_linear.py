@@ -9,7 +9,7 @@ import pytest
 
 from graphopt.ir import Model, infer_shapes
 from graphopt.ir.text import parse
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 
 # One block of a long chain gives every pass something to do, and ends in the shape that it began with.
 BLOCK = """

@@ -12,9 +12,9 @@ from onnx import helper
 
 from graphopt import io
 from graphopt.ir import Model, Node, infer_shapes, verify
-from graphopt.pipeline import Observer, PassManager, Pipeline, Step
-from graphopt.reference import Reference
-from graphopt.tolerance import EXACT, compare
+from graphopt.proof.oracle import Reference
+from graphopt.proof.tolerance import EXACT, compare
+from graphopt.rewriting.pipeline import Observer, PassManager, Pipeline, Step
 
 CLEAN = "infer-shapes,fixpoint{max=4}(clean,infer-shapes),share-weights,eliminate-dead"
 UNARY = ("Neg", "Neg", "Abs", "Relu", "Floor", "Round", "Sign", "Identity", "Identity", "Exp", "Sqrt", "Dropout")

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from graphopt.ir.text import parse
-from graphopt.passes.cleanup.no_op_rules import RULES
 from graphopt.passes.cleanup.remove_no_ops import RemoveNoOps
-from graphopt.pipeline import PassManager, Pipeline
+from graphopt.passes.matching.no_op_rules import RULES
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
 
 SPECIAL = np.array([[0.0, -0.0, np.nan], [np.inf, -np.inf, 1.5]], np.float32)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from graphopt.ir import Model
-from graphopt.passes.cleanup.reshaping import constant_target, target_for
 from graphopt.passes.cleanup.simplify_reshape import SimplifyReshape
-from graphopt.reference import run_reference
+from graphopt.passes.matching.reshaping import constant_target, target_for
+from graphopt.proof.oracle import run_reference
 from tests.helpers import check_declines, check_pass
 
 

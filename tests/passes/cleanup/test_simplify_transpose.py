@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from graphopt.passes.cleanup.simplify_transpose import SimplifyTranspose
-from graphopt.passes.cleanup.transposing import moved_ones
+from graphopt.passes.matching.transposing import moved_ones
 from tests.helpers import check_declines, check_pass
 
 IN = "Transpose<perm=[0,2,3,1]>"  # channels to the end

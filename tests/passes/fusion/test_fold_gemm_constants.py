@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 
 from graphopt.passes.fusion.fold_gemm_constants import FoldGemmConstants
-from graphopt.rewrite import PassContext
+from graphopt.rewriting.passes import PassContext
 from tests.helpers import check_declines, check_pass, model_of
 
 PASS = FoldGemmConstants()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.passes.fusion.fuse_conv_affine import FuseConvAffine
-from graphopt.tolerance import Tolerance
+from graphopt.proof.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass
 
 RNG = np.random.default_rng(0)

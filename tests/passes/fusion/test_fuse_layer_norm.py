@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from graphopt.passes.fusion.fuse_layer_norm import FuseLayerNorm
-from graphopt.rewrite import PassContext
-from graphopt.tolerance import Tolerance
+from graphopt.proof.tolerance import Tolerance
+from graphopt.rewriting.passes import PassContext
 from tests.helpers import check_declines, check_pass, model_of, ops
 
 PASS = FuseLayerNorm()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.passes.fusion.fuse_rms_norm import FuseRmsNorm
-from graphopt.tolerance import Tolerance
+from graphopt.proof.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass
 
 PASS = FuseRmsNorm()

@@ -7,7 +7,7 @@ import pytest
 
 from graphopt.passes.fusion.fuse_hard_sigmoid import FuseHardSigmoid
 from graphopt.passes.fusion.fuse_hard_swish import FuseHardSwish
-from graphopt.tolerance import Tolerance
+from graphopt.proof.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass
 
 SIGNATURE = "g (float[N,5] X) => (float[N,5] Y)"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.passes.fusion.merge_parallel_matmuls import MergeParallelMatmuls
-from graphopt.tolerance import Tolerance
+from graphopt.proof.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass
 
 PASS = MergeParallelMatmuls()

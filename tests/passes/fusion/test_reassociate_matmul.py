@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from graphopt.passes.fusion.reassociate_matmul import ReassociateMatmul
-from graphopt.tolerance import Tolerance
+from graphopt.proof.tolerance import Tolerance
 from tests.helpers import check_declines, check_pass
 
 PASS = ReassociateMatmul()

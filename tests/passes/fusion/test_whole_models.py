@@ -9,10 +9,10 @@ import pytest
 
 from graphopt import io
 from graphopt.ir import Model, infer_shapes
-from graphopt.pipeline import PassManager, Pipeline
-from graphopt.reference import Reference
-from graphopt.rewrite import Rewriter
-from graphopt.tolerance import Tolerance, compare
+from graphopt.proof.oracle import Reference
+from graphopt.proof.tolerance import Tolerance, compare
+from graphopt.rewriting.passes import Rewriter
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 from tests.helpers import model_of, ops
 from tools.bert import make_bert
 

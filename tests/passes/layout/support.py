@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt.ir import Model, infer_shapes, verify
 from graphopt.passes.layout.assign_layout import AssignLayout
-from graphopt.rewrite import PassContext
+from graphopt.rewriting.passes import PassContext
 from tests.helpers import check_numbers, check_pass, model_of
 
 BLOCK8 = AssignLayout(block=8)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphopt.hardware.target import load as load_target
 from graphopt.ir import infer_shapes, verify
 from graphopt.passes.layout.assign_layout import AssignLayout
-from graphopt.rewrite import PassContext
-from graphopt.target import load as load_target
+from graphopt.rewriting.passes import PassContext
 from tests.helpers import check_declines, check_numbers, check_pass, model_of, value_named
 from tests.passes.layout.support import BLOCK8, blocked, declined, nodes, noise
 

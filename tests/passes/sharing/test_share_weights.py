@@ -2,7 +2,7 @@ import numpy as np
 
 from graphopt.ir import DType, Tensor
 from graphopt.passes.sharing.share_weights import ShareWeights
-from graphopt.rewrite import PassContext, Rewriter
+from graphopt.rewriting.passes import PassContext, Rewriter
 from tests.helpers import check_declines, check_pass, model_of
 
 W = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)

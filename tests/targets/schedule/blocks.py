@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.support import execute, placeholder, scheduled
 

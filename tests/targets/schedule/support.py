@@ -10,9 +10,9 @@ import tvm
 from tvm import te, tirx
 from tvm.target import codegen
 
-from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.targets.tvm.cpu.schedule import schedule_function
 from graphopt.targets.tvm.machine import Machine, machine_of
-from graphopt.targets.tvm.schedule import schedule_function
+from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 
 HOST = tvm.target.Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "num-cores": 2})
 MACHINE: Machine = machine_of(HOST)

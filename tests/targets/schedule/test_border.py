@@ -8,7 +8,7 @@ import tvm
 import tvm_ffi
 from tvm import te, tirx
 
-from graphopt.targets.tvm.border import BORDER, split_border
+from graphopt.targets.tvm.tir_passes.border import BORDER, split_border
 from tests.targets.schedule.support import execute, placeholder, scheduled
 
 CASES = [(1, 3, 0, 0), (5, 9, 1, 1), (4, 33, 3, 0), (2, 40, 0, 5), (3, 1, 2, 2), (0, 8, 1, 1), (6, 17, 40, 1)]

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.targets.tvm.kernels import depthwise, direct
-from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.direct import DirectPlan
-from graphopt.targets.tvm.kernels.nest import even_split
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.nest import even_split
+from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.depthwise import compute as depthwise
+from graphopt.targets.tvm.kernels.direct import compute as direct
+from graphopt.targets.tvm.kernels.direct.compute import DirectPlan
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.blocks import check_convolution
 

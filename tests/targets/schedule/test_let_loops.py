@@ -7,7 +7,7 @@ import pytest
 
 import graphopt
 from graphopt.ir.text import parse
-from graphopt.reference import Reference
+from graphopt.proof.oracle import Reference
 
 
 @pytest.mark.parametrize("target", ["host", "x86", "x86:v2"])

@@ -9,7 +9,7 @@ import pytest
 import tvm
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.math import exp_nonpositive
+from graphopt.targets.tvm.kernels.common.math import exp_nonpositive
 from tests.targets.schedule.support import execute, placeholder, scheduled
 
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 3.4e38, -3.4e38]

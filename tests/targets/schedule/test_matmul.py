@@ -10,12 +10,12 @@ import tvm
 import tvm_ffi
 from tvm import ir, te, tirx
 
-from graphopt.target import load
-from graphopt.targets.tvm.build import tvm_target
-from graphopt.targets.tvm.kernels.matmul import matmul, matmul_packed, pack_matrix
-from graphopt.targets.tvm.kernels.matmul_plan import MatmulPlan, MatmulWorkload, candidates
-from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.hardware.target import load
+from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.kernels.matmul.compute import matmul, matmul_packed, pack_matrix
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates
 from graphopt.targets.tvm.machine import Machine, machine_for
+from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
 

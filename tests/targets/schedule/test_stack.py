@@ -11,9 +11,9 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from graphopt.targets.tvm.kernels.computes import long
-from graphopt.targets.tvm.kernels.nest import parallel, serial, vectorized
-from graphopt.targets.tvm.loops import PIPELINE
+from graphopt.targets.tvm.kernels.common.computes import long
+from graphopt.targets.tvm.kernels.common.nest import parallel, serial, vectorized
+from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 from tests.targets.schedule.support import HOST
 
 ROWS, WIDTH, LANES = 6, 50, 8

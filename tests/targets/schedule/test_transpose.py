@@ -10,7 +10,7 @@ import tvm_ffi
 from tvm import te, tirx, topi
 
 from graphopt.targets.tvm.machine import Machine
-from graphopt.targets.tvm.transpose import TRANSPOSE
+from graphopt.targets.tvm.tir_passes.transpose import TRANSPOSE
 from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
 
 WIDTHS = [Machine(bytes_, registers, 2) for bytes_, registers in ((16, 32), (32, 16), (64, 32))]

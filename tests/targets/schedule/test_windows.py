@@ -9,12 +9,13 @@ import pytest
 import tvm
 from tvm import te, tirx
 
-from graphopt.targets.tvm.concat import part_of
-from graphopt.targets.tvm.kernels import lrn, pooling
-from graphopt.targets.tvm.kernels.pooling import MAX, SUM
-from graphopt.targets.tvm.kernels.windows import Geometry
+from graphopt.targets.tvm.cpu.schedule import schedule_function
+from graphopt.targets.tvm.kernels.common.windows import Geometry
+from graphopt.targets.tvm.kernels.lrn import compute as lrn
+from graphopt.targets.tvm.kernels.pooling import compute as pooling
+from graphopt.targets.tvm.kernels.pooling.compute import MAX, SUM
 from graphopt.targets.tvm.machine import Machine
-from graphopt.targets.tvm.schedule import schedule_function
+from graphopt.targets.tvm.relax_passes.concat import part_of
 from tests.targets.schedule.blocks import blocked, plain
 from tests.targets.schedule.support import execute, placeholder, scheduled
 

@@ -9,11 +9,11 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels import winograd as family
-from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.toom_cook import POINTS, transforms
-from graphopt.targets.tvm.kernels.winograd import WinogradPlan
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.winograd import compute as family
+from graphopt.targets.tvm.kernels.winograd.compute import WinogradPlan
+from graphopt.targets.tvm.kernels.winograd.toom_cook import POINTS, transforms
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.blocks import blocked, plain
 from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tvm import tirx
 
-from graphopt.target import Target
-from graphopt.targets.tvm.families import Workload, key
-from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
-from graphopt.targets.tvm.layers import SCHEDULE
+from graphopt.hardware.target import Target
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.family import Workload, key
+from graphopt.targets.tvm.kernels.plans import Plans
+from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.machine import Machine, machine_for
-from graphopt.targets.tvm.plans import Plans
-from graphopt.targets.tvm.records import Record, Records, Trial
+from graphopt.targets.tvm.tuning.records import Record, Records, Trial
 
 TARGET = Target("test", "a test's", "cpu", "x86_64", "x86-64-v3", ("avx2", "fma"), vector_bits=256, cores=2)
 MACHINE: Machine = machine_for(TARGET)

@@ -20,18 +20,18 @@ import tvm
 from tvm import te, tirx
 from tvm.script import tirx as T
 
-from graphopt.api import run_passes
+from graphopt.driver.optimizing import run_passes
+from graphopt.driver.tuning import Budget, Remote, Tuning
 from graphopt.errors import CompileError, InputError
-from graphopt.target import Target
-from graphopt.targets.tvm import remote, spending, tuner
-from graphopt.targets.tvm import tune as tuning
-from graphopt.targets.tvm.families import bare_function
+from graphopt.hardware.target import Target
+from graphopt.targets.tvm.cpu.schedule import schedule_function
+from graphopt.targets.tvm.kernels.family import bare_function
+from graphopt.targets.tvm.kernels.plans import default
 from graphopt.targets.tvm.machine import machine_for
-from graphopt.targets.tvm.measure import TvmBench, check_packages
-from graphopt.targets.tvm.plans import default
-from graphopt.targets.tvm.records import SUFFIX, Record, read_folder
-from graphopt.targets.tvm.schedule import schedule_function
-from graphopt.tuning import Budget, Remote, Tuning
+from graphopt.targets.tvm.tuning import remote, spending, tuner
+from graphopt.targets.tvm.tuning import tune as tuning
+from graphopt.targets.tvm.tuning.measure import TvmBench, check_packages
+from graphopt.targets.tvm.tuning.records import SUFFIX, Record, read_folder
 from tests.helpers import model_of
 from tests.targets.tuning.support import conv
 

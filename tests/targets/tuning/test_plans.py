@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from tvm import tirx
 
-from graphopt.targets.tvm.families import (
+from graphopt.targets.tvm.cpu.schedule import schedule_function
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.family import (
     FAMILIES,
     Workload,
     bare_function,
@@ -20,12 +23,9 @@ from graphopt.targets.tvm.families import (
     is_tunable,
     key,
 )
-from graphopt.targets.tvm.kernels.conv_plan import ConvSpec
-from graphopt.targets.tvm.kernels.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.matmul_plan import MatmulWorkload
-from graphopt.targets.tvm.plans import Plans, default
-from graphopt.targets.tvm.records import Trial
-from graphopt.targets.tvm.schedule import schedule_function
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
+from graphopt.targets.tvm.kernels.plans import Plans, default
+from graphopt.targets.tvm.tuning.records import Trial
 from tests.targets.schedule.support import execute
 from tests.targets.tuning.support import MACHINE, conv, record, records
 

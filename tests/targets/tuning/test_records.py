@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import CompileError
-from graphopt.targets.tvm.records import SHIPPED, SUFFIX, Record, Trial, append_line, canonical, file_name, read_folder
+from graphopt.targets.tvm.tuning.records import (
+    SHIPPED,
+    SUFFIX,
+    Record,
+    Trial,
+    append_line,
+    canonical,
+    file_name,
+    read_folder,
+)
 from tests.targets.tuning.support import TARGET, conv, record, records
 
 FAST = Trial("conv_direct", 1, (3, 2, 1), 1e-4)
@@ -118,7 +127,7 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None
 
 def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     script = (
-        "import sys, json; from pathlib import Path; from graphopt.targets.tvm.records import append_line\n"
+        "import sys, json; from pathlib import Path; from graphopt.targets.tvm.tuning.records import append_line\n"
         "for n in range(100): append_line(Path(sys.argv[1]), json.dumps([sys.argv[2], n, 'x' * 5000]))"
     )
     file = tmp_path / "a.jsonl"

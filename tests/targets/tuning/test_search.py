@@ -13,17 +13,17 @@ import tvm
 import tvm_ffi
 from tvm import te, tirx, topi
 
+from graphopt.driver.tuning import Budget, Tuned
 from graphopt.errors import CompileError
-from graphopt.targets.tvm import search as searching
-from graphopt.targets.tvm.build import tvm_target
-from graphopt.targets.tvm.evolution import Evolution, trace_of
-from graphopt.targets.tvm.fuse import fuse_only
-from graphopt.targets.tvm.lower import lower
-from graphopt.targets.tvm.schedule import schedule, schedule_function
-from graphopt.targets.tvm.search import Function, Search, functions_of
-from graphopt.targets.tvm.searched import Searched, bare, finished, key, replay
-from graphopt.targets.tvm.spending import Spending, spend
-from graphopt.tuning import Budget, Tuned
+from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.cpu.pipeline import fuse_only
+from graphopt.targets.tvm.cpu.schedule import schedule, schedule_function
+from graphopt.targets.tvm.lowering.lower import lower
+from graphopt.targets.tvm.tuning import search as searching
+from graphopt.targets.tvm.tuning.evolution import Evolution, trace_of
+from graphopt.targets.tvm.tuning.search import Function, Search, functions_of
+from graphopt.targets.tvm.tuning.searched import Searched, bare, finished, key, replay
+from graphopt.targets.tvm.tuning.spending import Spending, spend
 from tests.helpers import model_of
 from tests.targets.schedule.support import execute
 from tests.targets.tuning.support import MACHINE, TARGET

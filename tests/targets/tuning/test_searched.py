@@ -12,12 +12,22 @@ import pytest
 import tvm_ffi
 from tvm import te, tirx
 
-from graphopt.target import Target
-from graphopt.targets.tvm.build import tvm_target
-from graphopt.targets.tvm.evolution import Evolution, trace_of
-from graphopt.targets.tvm.families import bare_function
-from graphopt.targets.tvm.plans import default
-from graphopt.targets.tvm.searched import SUFFIX, Found, Searched, bare, check, from_text, is_searchable, key, to_text
+from graphopt.hardware.target import Target
+from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.kernels.family import bare_function
+from graphopt.targets.tvm.kernels.plans import default
+from graphopt.targets.tvm.tuning.evolution import Evolution, trace_of
+from graphopt.targets.tvm.tuning.searched import (
+    SUFFIX,
+    Found,
+    Searched,
+    bare,
+    check,
+    from_text,
+    is_searchable,
+    key,
+    to_text,
+)
 from tests.targets.schedule.support import execute
 from tests.targets.tuning.support import MACHINE, TARGET, conv
 

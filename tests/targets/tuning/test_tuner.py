@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from graphopt.driver.tuning import Budget, Tuned
 from graphopt.errors import CompileError
-from graphopt.targets.tvm import spending, tuner
-from graphopt.targets.tvm.families import Workload, every_plan, families_for, key
-from graphopt.targets.tvm.plans import Plans, default
-from graphopt.targets.tvm.spending import Spending, spend
-from graphopt.targets.tvm.tuner import Candidate, Tuner
-from graphopt.tuning import Budget, Tuned
+from graphopt.targets.tvm.kernels.family import Workload, every_plan, families_for, key
+from graphopt.targets.tvm.kernels.plans import Plans, default
+from graphopt.targets.tvm.tuning import spending, tuner
+from graphopt.targets.tvm.tuning.spending import Spending, spend
+from graphopt.targets.tvm.tuning.tuner import Candidate, Tuner
 from tests.targets.tuning.support import MACHINE, FakeBench, conv, plans_of, records
 
 ALL = Budget(measurements=10_000)

@@ -1,0 +1,1 @@
+"""Read-only analyses of models: FLOPs, statistics, differences, views for networkx."""

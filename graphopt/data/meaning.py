@@ -1,0 +1,288 @@
+"""What the values of a model's inputs stand for, found by following them forward to the operators that use them.
+
+Random numbers are no test of a model that looks words up in a table: an index must stay below the number
+of rows, a mask must be zeros and ones, a divisor must not be zero. `meaning_of` gives the tightest reading
+that the graph shows.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.ir import DType, Node, Shape, Use, Value
+
+
+class Kind(enum.IntEnum):
+    """The readings of an input; where several operators read it, the smallest number wins."""
+
+    INDEX = 0
+    SHAPE = 1
+    CHOICE = 2
+    MASK = 3
+    LENGTH = 4
+    NONZERO = 5
+    POSITIVE = 6
+    UNIT = 7
+    ANY = 8
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How an input is read.
+
+    INDEX: 0 <= x < `bound`. SHAPE: an argument of `use` such as a shape, axes or sizes. CHOICE: one of
+    `values`. MASK: zeros and ones. LENGTH: 1 <= x <= `bound`. NONZERO, POSITIVE: what the names say. UNIT:
+    within (-1, 1). ANY: nothing is known.
+    """
+
+    kind: Kind
+    bound: int = 0
+    values: tuple[float, ...] = ()
+    use: Use | None = None
+
+
+def meaning_of(value: Value) -> Meaning:
+    """The tightest meaning that the uses of a graph input give it; its name decides where they say nothing."""
+    found = [meaning for use in _real_uses(value, _ARRANGING) if (meaning := _read(use)) is not None]
+    found = [_fit(meaning, value) for meaning in found]
+    if not found and value.dtype is not None and value.dtype.is_integer:
+        # Exporters wrap negative indices with arithmetic (`where(x < 0, x + rows, x)`) before they look them up.
+        read = (_read(use) for use in _real_uses(value, _ARITHMETIC))
+        found = [meaning for meaning in read if meaning is not None and meaning.kind is Kind.INDEX]
+    if not found:
+        return _by_name(value)
+    kind = min(meaning.kind for meaning in found)
+    same = [meaning for meaning in found if meaning.kind == kind]
+    if kind in (Kind.INDEX, Kind.LENGTH):
+        return Meaning(kind, bound=min(meaning.bound for meaning in same))
+    if kind is Kind.CHOICE:
+        return Meaning(kind, values=tuple(dict.fromkeys(v for meaning in same for v in meaning.values)))
+    return same[0]
+
+
+# Operators that hand the values of these inputs on, however they are arranged.
+_ARRANGING: dict[str, tuple[int, ...] | None] = {
+    "Identity": (0,),
+    "Cast": (0,),
+    "CastLike": (0,),
+    "Reshape": (0,),
+    "Flatten": (0,),
+    "Squeeze": (0,),
+    "Unsqueeze": (0,),
+    "Transpose": (0,),
+    "Expand": (0,),
+    "Slice": (0,),
+    "Split": (0,),
+    "Tile": (0,),
+    "Gather": (0,),
+    "Concat": None,
+}
+
+_ARITHMETIC: dict[str, tuple[int, ...] | None] = {
+    **_ARRANGING,
+    "Add": None,
+    "Mul": None,
+    "Where": (1, 2),
+    "Max": None,
+    "Min": None,
+    "Clip": (0,),
+}
+
+
+def _real_uses(value: Value, passing: Mapping[str, tuple[int, ...] | None]) -> Iterator[Use]:
+    """The uses of a value, and of what `passing` operators make of it, by operators that read it."""
+    seen = {value}
+    waiting = [value]
+    while waiting:
+        for use in waiting.pop().uses:
+            node = use.node
+            positions = passing.get(node.op, ())
+            if positions is None or use.index in positions:
+                fresh = [output for output in node.outputs if output not in seen]
+                seen.update(fresh)
+                waiting.extend(fresh)
+            else:
+                yield use
+
+
+def _shape(value: Value | None) -> Shape | None:
+    if value is None:
+        return None
+    return value.tensor.shape if value.tensor is not None else value.shape
+
+
+def _dim(value: Value | None, axis: int) -> int | None:
+    """The size along an axis of a value, if it is known."""
+    shape = _shape(value)
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return None
+    size = shape[axis]
+    return size if isinstance(size, int) and size > 0 else None
+
+
+_UNKNOWN_ROWS = 2
+"""The rows supposed of a table of unknown size: nearly every table has as many."""
+
+
+def _index(use: Use) -> Meaning:
+    rows = _dim(use.node.input(0), use.node.attr("axis", 0))
+    return Meaning(Kind.INDEX, bound=rows or _UNKNOWN_ROWS)
+
+
+def _index_nd(use: Use) -> Meaning:
+    data = _shape(use.node.input(0)) or ()
+    first = use.node.attr("batch_dims", 0)
+    depth = _dim(use.node.input(1), -1) or 1
+    sizes = [size for size in data[first : first + depth] if isinstance(size, int) and size > 0]
+    return Meaning(Kind.INDEX, bound=min(sizes, default=_UNKNOWN_ROWS))
+
+
+def _into(position: int, axis: int) -> Callable[[Use], Meaning]:
+    """An index into the given axis of another input."""
+    return lambda use: Meaning(Kind.INDEX, bound=_dim(use.node.input(position), axis) or _UNKNOWN_ROWS)
+
+
+def _one_hot(use: Use) -> Meaning:
+    depth = use.node.input(1)
+    constant = depth.constant if depth is not None else None
+    return Meaning(Kind.INDEX, bound=max(1, int(constant.item())) if constant is not None else _UNKNOWN_ROWS)
+
+
+def _length(use: Use) -> Meaning:
+    axis = use.node.attr("time_axis", 0) if use.node.op_type == "ReverseSequence" else 0
+    return Meaning(Kind.LENGTH, bound=_dim(use.node.input(0), axis) or 1)
+
+
+def _into_length(use: Use) -> Meaning:
+    """The number of keys that are real, of `Attention`: at most the length of the keys."""
+    return Meaning(Kind.LENGTH, bound=_dim(use.node.input(1), -2) or 1)
+
+
+def _compared(use: Use) -> Meaning | None:
+    """Equality with a constant: the constants are the choices; if they are 0, 1, 2, ... it is a one-hot encoding."""
+    other = use.node.input(1 - use.index)
+    constant = other.constant if other is not None else None
+    if constant is None or constant.dtype is DType.STRING:
+        return None
+    if constant.size > 2 and np.array_equal(constant.numpy().ravel(), np.arange(constant.size)):
+        return Meaning(Kind.INDEX, bound=constant.size)
+    if constant.size > 16:
+        return None
+    return Meaning(Kind.CHOICE, values=tuple(float(item) for item in constant.numpy().ravel()))
+
+
+def _one_minus(use: Use) -> Meaning | None:
+    """`1 - mask`, by which exporters turn an attention mask into large negative numbers."""
+    left = use.node.input(0)
+    constant = left.constant if left is not None else None
+    if use.index != 1 or constant is None or constant.size != 1 or constant.dtype is DType.STRING:
+        return None
+    return Meaning(Kind.MASK) if float(constant.item()) == 1.0 else None
+
+
+def _kind(kind: Kind) -> Callable[[Use], Meaning]:
+    return lambda use: Meaning(kind, use=use)
+
+
+_SHAPE_INPUTS = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "ConstantOfShape": (0,),
+    "Slice": (1, 2, 3, 4),
+    "Pad": (1, 3),
+    "TopK": (1,),
+    "Upsample": (1,),
+    "Resize": (1, 2, 3),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "Split": (1,),
+    "SplitToSequence": (1,),
+    "Range": (0, 1, 2),
+    "Loop": (0, 1),
+    "CumSum": (1,),
+    "CumProd": (1,),
+    "DFT": (2,),
+    "TensorScatter": (2,),
+    "CenterCropPad": (1,),
+    "OneHot": (1,),
+    "Trilu": (1,),
+    "SequenceAt": (1,),
+    "SequenceInsert": (2,),
+    "SequenceErase": (1,),
+}
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_SHAPE_INPUTS.update({f"Reduce{name}": (1,) for name in _REDUCTIONS})
+
+_Reader = Callable[[Use], Meaning | None]
+_READERS: dict[tuple[str, int], _Reader] = {
+    ("Gather", 1): _index,
+    ("GatherElements", 1): _index,
+    ("ScatterElements", 1): _index,
+    ("GatherND", 1): _index_nd,
+    ("ScatterND", 1): _index_nd,
+    ("NegativeLogLikelihoodLoss", 1): _into(0, 1),
+    ("SoftmaxCrossEntropyLoss", 1): _into(0, 1),
+    ("com.microsoft::EmbedLayerNormalization", 0): _into(2, 0),
+    ("com.microsoft::EmbedLayerNormalization", 1): _into(4, 0),
+    ("com.microsoft::EmbedLayerNormalization", 7): _kind(Kind.MASK),
+    ("OneHot", 0): _one_hot,
+    ("Equal", 0): _compared,
+    ("Equal", 1): _compared,
+    ("Sub", 1): _one_minus,
+    ("Where", 0): _kind(Kind.MASK),
+    ("Not", 0): _kind(Kind.MASK),
+    ("LSTM", 4): _length,
+    ("GRU", 4): _length,
+    ("RNN", 4): _length,
+    ("ReverseSequence", 1): _length,
+    ("Attention", 6): _into_length,
+    ("Div", 1): _kind(Kind.NONZERO),
+    ("Mod", 1): _kind(Kind.NONZERO),
+    ("BitShift", 1): _kind(Kind.UNIT),
+    ("Reciprocal", 0): _kind(Kind.NONZERO),
+    ("Pow", 0): _kind(Kind.POSITIVE),
+    ("Pow", 1): _kind(Kind.POSITIVE),
+    ("Clip", 2): _kind(Kind.POSITIVE),
+    ("BatchNormalization", 4): _kind(Kind.POSITIVE),
+}
+_READERS.update({(op, index): _kind(Kind.SHAPE) for op, places in _SHAPE_INPUTS.items() for index in places})
+_READERS.update({(op, 0): _kind(Kind.POSITIVE) for op in ("Sqrt", "Log", "Acosh")})
+_READERS.update({(op, 0): _kind(Kind.UNIT) for op in ("Acos", "Asin", "Atanh", "Bernoulli")})
+_READERS.update({(op, 1): _kind(Kind.POSITIVE) for op in ("QuantizeLinear", "DequantizeLinear")})
+_READERS.update({("QLinearConv", i): _kind(Kind.POSITIVE) for i in (1, 4, 6)})
+_READERS.update({("QLinearMatMul", i): _kind(Kind.POSITIVE) for i in (1, 4, 6)})
+_READERS["GridSample", 1] = _kind(Kind.UNIT)
+
+
+def _read(use: Use) -> Meaning | None:
+    node: Node = use.node
+    reader = _READERS.get((node.op, use.index))
+    return None if reader is None else reader(use)
+
+
+def _fit(meaning: Meaning, value: Value) -> Meaning:
+    """A meaning that the dtype and shape of the input allow: many elements compared with a constant are a mask."""
+    if meaning.kind is Kind.CHOICE and value.rank != 0 and value.shape != (1,):
+        within = set(meaning.values) <= {0.0, 1.0}
+        return Meaning(Kind.MASK) if within else Meaning(Kind.ANY)
+    floating = value.dtype is not None and value.dtype.is_float
+    if floating and meaning.kind in (Kind.CHOICE, Kind.LENGTH):
+        return Meaning(Kind.ANY)
+    return meaning
+
+
+def _by_name(value: Value) -> Meaning:
+    """What the name of an integer input suggests; a weak hint, for graphs in which no operator tells."""
+    if value.dtype is None or not value.dtype.is_integer:
+        return Meaning(Kind.ANY)
+    if re.search(r"mask", value.name, re.IGNORECASE):
+        return Meaning(Kind.MASK)
+    if re.search(r"token_type|segment", value.name, re.IGNORECASE):
+        return Meaning(Kind.INDEX, bound=2)
+    return Meaning(Kind.ANY)

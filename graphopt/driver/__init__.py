@@ -1,0 +1,1 @@
+"""The main jobs from end to end: optimize, compile, tune; the backend's interface and its worker process."""

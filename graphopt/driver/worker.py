@@ -1,0 +1,228 @@
+"""The backend in a process of its own: a crash inside the compiler becomes an error message, not the caller's end.
+
+The parent writes `job.json`, which names the optimized model, starts `python -m graphopt.driver.worker FOLDER`, reads
+one JSON line for each step of progress, and finds the answer in `result.json`. The child ends when its standard input
+closes, so that it does not outlive a parent that was killed. Temporary files of it and of the processes that it starts
+are in the parent's folder, and go with that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+from graphopt import errors, io
+from graphopt.errors import CompileError, GraphOptError
+from graphopt.hardware.target import Target
+from graphopt.runtime.artifact import Memory, TensorInfo, Weight, Workloads
+from graphopt.util.scratch import scratch
+
+from .backend import Built, Progress
+from .backend import load as load_backend
+from .tuning import Tuned, Tuning
+
+_LOG = logging.getLogger(__name__)
+_TAIL = 2000  # characters of the child's own messages that an error repeats
+_REPORT = "this is a bug in graphopt or in TVM: report it with the model; other passes (--passes) may avoid it"
+ROOM = "free some space in the folder for temporary files, or set TMPDIR to one that has room"
+_JOB = "job.json"
+_RESULT = "result.json"
+
+
+def build(model: Path, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
+    """Build the model in the file `model` for `target`, into `folder`.
+
+    Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way.
+    """
+    answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)))
+    return Built(
+        inputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["inputs"]),
+        outputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["outputs"]),
+        weights=tuple(Weight(w["dtype"], tuple(w["shape"]), w["offset"]) for w in answer["weights"]),
+        versions=answer["versions"],
+        memory=Memory.of(answer["memory"]),
+        workloads=Workloads.of(answer["workloads"]),
+    )
+
+
+def tune(model: Path, target: Target, progress: Progress, tuning: Tuning) -> list[Tuned]:
+    """Measure what is fastest for the model in the file `model` on `target`. Raises as `build` does."""
+    answer = _ask(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),))
+    return [Tuned.of(values) for values in answer["tuned"]]
+
+
+def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -> dict[str, Any]:
+    paths = {"model": str(model), "folder": str(folder)}
+    return {"do": what, **paths, "target": target.to_dict(), "tuning": tuning.to_dict()}
+
+
+def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...]) -> dict[str, Any]:
+    """What the child answers; the folders `hidden` are not named in errors. What it warned of is logged here."""
+    with scratch("job") as work:
+        (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
+        status, messages = _run(work, progress)
+        try:
+            answer: dict[str, Any] = json.loads((work / _RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise _crash(status, messages) from None
+    for message in answer.get("warnings", ()):
+        _LOG.warning("%s", message)
+    if "error" in answer:
+        raise _rebuilt(answer["error"], (*hidden, str(work)))
+    return answer
+
+
+def _run(work: Path, progress: Progress) -> tuple[int, str]:
+    """The child's exit status and the end of what it wrote to standard error."""
+    # The same hash seed every time: what the compiler keeps in sets must come out in the same order. A safe path: a
+    # file of the current folder that is named like a module must not be taken for it.
+    # Processes that it starts itself must not do so either.
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "TMPDIR": str(work)}
+    command = [sys.executable, "-m", "graphopt.driver.worker", str(work)]
+    with (work / "stderr.txt").open("w+b") as messages:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child and all it started
+        )
+        try:
+            assert process.stdout is not None
+            _follow(process.stdout, progress)
+            # As long as nobody asked for its status, the number of its group cannot be another's.
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            status = _end(process)
+        size = messages.seek(0, os.SEEK_END)
+        messages.seek(max(0, size - 4 * _TAIL))
+        return status, messages.read().decode(errors="replace")
+
+
+def _follow(lines: IO[bytes], progress: Progress) -> None:
+    for line in lines:
+        try:
+            step = json.loads(line)
+            what, done = str(step["step"]), float(step["done"])
+        except (ValueError, KeyError, TypeError):
+            continue  # something that the compiler printed
+        progress(what, done)
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """End the child and whatever it started, which may have outlived it; its status."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+    return process.wait()
+
+
+def _crash(status: int, messages: str) -> CompileError:
+    if status < 0:
+        try:
+            how = f"was ended by {signal.Signals(-status).name}"
+        except ValueError:
+            how = f"was ended by signal {-status}"
+    else:
+        how = f"ended with status {status}"
+    text = messages.strip()[-_TAIL:]
+    said = f"; its last messages:\n{text}" if text else " and said nothing"
+    remedy = _REPORT
+    if status == -signal.SIGKILL:
+        remedy = "the system may have run out of memory: close other programs, or fix smaller shapes with --input"
+    return CompileError(f"the compiling process {how}{said}", remedy=remedy)
+
+
+def _rebuilt(table: dict[str, str], folders: tuple[str, ...]) -> GraphOptError:
+    """The error that the child raised, of the same class; the caller never heard of the folders it worked in."""
+    kind = getattr(errors, table["class"], CompileError)
+    where = "" if table["where"].startswith(folders) else table["where"]
+    made: GraphOptError = kind(table["message"], where=where, remedy=table["remedy"])
+    made.add_note(f"in the compiling process:\n{table['traceback']}")
+    return made
+
+
+def main(work: Path) -> None:
+    """What the child does."""
+    threading.Thread(target=_watch_parent, args=(work,), daemon=True).start()
+    # Standard output carries progress alone; what libraries print goes to standard error.
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def progress(what: str, done: float) -> None:
+        channel.write(json.dumps({"step": what, "done": done}) + "\n")
+        channel.flush()
+
+    heard = _Heard()
+    logging.getLogger("graphopt").addHandler(heard)
+    job = json.loads((work / _JOB).read_text(encoding="utf-8"))
+    folder = Path(job["folder"])
+    answer: dict[str, Any]
+    try:
+        answer = _do(job, progress)
+    except GraphOptError as error:
+        answer = {"error": _told(error)}
+    except OSError as error:
+        told = CompileError(f"cannot write {error.filename or folder}: {error.strerror}", remedy=ROOM)
+        answer = {"error": _told(told)}
+    except Exception as error:  # TVM raises all kinds; whatever it is, the caller gets one message
+        lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or ["no message"]
+        summary = " ".join(dict.fromkeys([lines[0], lines[-1]]))[:_TAIL]
+        answer = {"error": _told(CompileError(f"{type(error).__name__}: {summary}", remedy=_REPORT))}
+    (work / _RESULT).write_text(json.dumps({**answer, "warnings": list(heard.messages)}), encoding="utf-8")
+
+
+def _do(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    backend, model, target = load_backend(), io.load(Path(job["model"])), Target.from_dict(job["target"])
+    tuning = Tuning.from_dict(job["tuning"])
+    if job["do"] == "tune":
+        return {"tuned": [dataclasses.asdict(one) for one in backend.tune(model, target, tuning, progress)]}
+    return dataclasses.asdict(backend.build(model, target, Path(job["folder"]), progress, tuning))
+
+
+class _Heard(logging.Handler):
+    """Keeps the warnings of graphopt's loggers, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages[record.getMessage()] = None
+
+
+def _told(error: GraphOptError) -> dict[str, str]:
+    """An error on its way to the parent, with the child's traceback for those who ask for one."""
+    return {
+        "class": type(error).__name__,
+        "message": error.message,
+        "where": error.where,
+        "remedy": error.remedy,
+        "traceback": traceback.format_exc(),
+    }
+
+
+def _watch_parent(work: Path) -> None:
+    """Kill this process and what it started once the parent is gone: its end of standard input closes then."""
+    while os.read(0, 4096):
+        pass
+    shutil.rmtree(work, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What a model is compiled for: targets, their TOML form, detection of the processor."""

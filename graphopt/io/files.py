@@ -1,0 +1,232 @@
+"""Files to models and back, and the bridge to onnx-graphsurgeon."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from graphopt.errors import ModelError
+from graphopt.ir import Model, Tensor
+from graphopt.ir.read_proto import read_model
+from graphopt.ir.tensor import map_file
+from graphopt.ir.tensor_proto import raw_data, write_tensor
+from graphopt.ir.write_proto import write_model, write_value
+from graphopt.util.files import replacing
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+_INLINE_LIMIT = 1 << 30
+"""Bytes of weights up to which a model is saved as one file; a protobuf message must stay below 2 GiB."""
+_EXTERNAL_ABOVE = 1024
+"""Bytes from which on a tensor goes into the external data file, where there is one."""
+_ALIGNMENT = 4096
+"""What external tensors are aligned to, so that they can be memory-mapped (onnx/docs/ExternalData.md)."""
+
+
+def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Model:
+    """Read a model and check it.
+
+    `source` is a path, the bytes of a model, or an onnx.ModelProto; a Model is copied. Weights in external files are
+    memory-mapped when they are needed. Raises ModelError if there is no such file, if it is not ONNX, if onnx.checker
+    finds it invalid, or if its external data is missing, too short or outside the model's folder.
+    """
+    if isinstance(source, Model):
+        return source.copy()
+    if isinstance(source, onnx.ModelProto):
+        return _read(source, None, source.graph.name or "model")
+    if isinstance(source, bytes):
+        return _read(_decode(source, "model bytes"), None, "model bytes")
+    path = Path(source)
+    model = _read(_decode(_read_file(path), str(path)), path.parent, str(path))
+    model.path = path
+    return model
+
+
+def _read_file(path: Path) -> memoryview:
+    """The file, mapped: parsing copies what it needs, and a second copy of all weights would be waste."""
+    if path.is_dir():
+        raise ModelError("this is a folder, not a model", where=str(path), remedy="name the .onnx file")
+    try:
+        return map_file(path, 0, path.stat().st_size).data
+    except FileNotFoundError:
+        raise ModelError("there is no such file", where=str(path), remedy="check the path") from None
+    except OSError as error:
+        raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def _decode(data: bytes | memoryview, where: str) -> onnx.ModelProto:
+    remedy = "check that this is an .onnx file, and that it was copied or downloaded completely"
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        raise ModelError("it is not an ONNX model, or it is truncated", where=where, remedy=remedy) from None
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError("it is not an ONNX model: there is no graph in it", where=where, remedy=remedy)
+    return proto
+
+
+def _read(proto: onnx.ModelProto, folder: Path | None, where: str) -> Model:
+    model = read_model(proto, folder, where)
+    try:
+        onnx.checker.check_model(_light_proto(model))
+    except onnx.checker.ValidationError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"onnx.checker finds it invalid: {lines[0] if lines else error}",
+            where=" ".join([where, *(line for line in lines if line.startswith("==> Context"))]),
+            remedy="export the model again, or mend it with onnx.helper",
+        ) from None
+    return model
+
+
+def _light_proto(model: Model) -> onnx.ModelProto:
+    """The model with large initializers of the main graph as inputs: the checker need not see the weights.
+
+    Tensors were checked when they were read.
+    """
+    proto = write_model(model, _type_only)
+    graph = proto.graph
+    large = [t.name for t in graph.initializer if not _has_data(t)]
+    kept = [t for t in graph.initializer if _has_data(t)]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    inputs = {info.name for info in graph.input}
+    for name in large:
+        if name not in inputs:
+            write_value(model.graph.initializers[name], graph.input.add())
+    return proto
+
+
+def _type_only(tensor: Tensor, name: str) -> onnx.TensorProto:
+    if tensor.nbytes <= _EXTERNAL_ABOVE or not tensor.dtype.bits:
+        return write_tensor(tensor, name)
+    return onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
+
+
+def _has_data(proto: onnx.TensorProto) -> bool:
+    return proto.HasField("raw_data") or bool(proto.string_data)
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as a proto, all weights inside it."""
+    return write_model(model)
+
+
+def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
+    """Write a model to a file; nothing is left behind if that fails.
+
+    With `external_data` the weights go into a file of the same name with `.data` added; None decides by their size.
+    Raises ModelError if the file cannot be written.
+    """
+    path = Path(path)
+    if external_data is None:
+        external_data = weight_bytes(model) > _INLINE_LIMIT
+    try:
+        if not external_data:
+            with replacing(path) as file:
+                _write_inline(model, file)
+            return
+        data_path = path.with_name(path.name + ".data")
+        with replacing(path) as file, replacing(data_path) as data:
+            writer = _ExternalWriter(data, data_path.name)
+            file.write(write_model(model, writer.write).SerializeToString(deterministic=True))
+    except OSError as error:
+        raise ModelError(
+            f"it cannot be written: {error.strerror or error}",
+            where=str(path),
+            remedy="check that the folder exists, is writable and has room",
+        ) from None
+
+
+def _write_inline(model: Model, file: BinaryIO) -> None:
+    """Write a model with all weights in it, as `write_model` would have it serialized, without copying the weights.
+
+    The large initializers of the main graph are left out of the message and put behind it by hand: in a serialized
+    message (protobuf.dev/programming-guides/encoding) fields may stand in any order.
+    """
+    proto = write_model(model, _type_only)
+    large = [t for t in proto.graph.initializer if not _has_data(t) and math.prod(t.dims)]
+    kept = [t for t in proto.graph.initializer if _has_data(t) or not math.prod(t.dims)]
+    heads = [(t.SerializeToString(deterministic=True), raw_data(_tensor_of(model, t.name))) for t in large]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    graph = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    entries = []
+    for head, data in heads:
+        raw_field = _field(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, len(data))
+        entry = _field(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + len(raw_field) + len(data))
+        entries.append((entry + head + raw_field, data))
+    length = len(graph) + sum(len(head) + len(data) for head, data in entries)
+    file.write(proto.SerializeToString(deterministic=True))
+    file.write(_field(onnx.ModelProto.GRAPH_FIELD_NUMBER, length) + graph)
+    for head, data in entries:
+        file.write(head)
+        file.write(data)
+
+
+def _tensor_of(model: Model, name: str) -> Tensor:
+    tensor = model.graph.initializers[name].tensor
+    assert tensor is not None
+    return tensor
+
+
+def _field(number: int, length: int) -> bytes:
+    """The head of a length-delimited field: its tag and length, each a varint."""
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
+def weight_bytes(model: Model) -> int:
+    """Bytes that the initializers of a model, nested graphs included, take in a file."""
+    values = (v for graph in model.graph.all_graphs() for v in graph.initializers.values())
+    return sum(value.tensor.nbytes for value in values if value.tensor is not None)
+
+
+class _ExternalWriter:
+    """Puts large tensors into one external data file, each at an aligned offset."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.file = file
+        self.name = name
+
+    def write(self, tensor: Tensor, name: str) -> onnx.TensorProto:
+        if tensor.nbytes <= _EXTERNAL_ABOVE or not tensor.dtype.bits:
+            return write_tensor(tensor, name)
+        data = raw_data(tensor)
+        self.file.write(bytes(-self.file.tell() % _ALIGNMENT))
+        proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
+        proto.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", self.name), ("offset", self.file.tell()), ("length", len(data))):
+            proto.external_data.add(key=key, value=str(value))
+        self.file.write(data)
+        return proto
+
+
+def to_surgeon(model: Model) -> gs.Graph:
+    """The model as an onnx-graphsurgeon graph, for scripts that speak its format."""
+    import onnx_graphsurgeon as gs
+
+    return gs.import_onnx(to_proto(model))
+
+
+def from_surgeon(graph: gs.Graph) -> Model:
+    """The model of an onnx-graphsurgeon graph. Raises ModelError if what it holds is not a valid model."""
+    import onnx_graphsurgeon as gs
+
+    proto = gs.export_onnx(graph)
+    return _read(proto, None, graph.name or "graphsurgeon graph")

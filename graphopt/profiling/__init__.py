@@ -1,0 +1,1 @@
+"""Timing compiled models: benchmarks, profiles of kernels, pictures of them."""

@@ -1,0 +1,63 @@
+"""What the kernels of a compiled model are: `kernels.json`, the list that profiles are read with.
+
+One entry for each call of a kernel, in the order in which the compiled `main` makes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.errors import ArtifactError
+from graphopt.runtime import artifact
+
+KERNELS = "kernels.json"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One call of a compiled function.
+
+    `layers` are the names of the user's nodes that it computes (wholly or in part), `operators` the operators of the
+    optimized model's nodes. `flops` is the arithmetic of those nodes as `graphopt inspect` counts it, whatever the
+    kernel does to get there; a node that takes several kernels is shared out among them. `bytes` is what the kernel
+    must at least read and write: each tensor once. Either is None where sizes are open. `schedule` names the kernel
+    family and its plan.
+    """
+
+    function: str
+    layers: tuple[str, ...]
+    operators: tuple[str, ...]
+    flops: int | None
+    bytes: int | None
+    schedule: str
+
+
+def write_kernels(kernels: Sequence[Kernel], folder: Path) -> None:
+    """Write `kernels.json` into an artifact's folder: the same bytes for the same kernels."""
+    rows = [json.dumps(dataclasses.asdict(kernel), ensure_ascii=False) for kernel in kernels]
+    text = '{"kernels": [\n' + ",\n".join(rows) + "\n]}\n"
+    (folder / KERNELS).write_text(text, encoding="utf-8")
+
+
+def read_kernels(folder: Path) -> list[Kernel]:
+    """The kernels of an artifact. Raises ArtifactError when the list is missing or damaged."""
+    try:
+        table = json.loads(artifact.member(folder, KERNELS).read_text(encoding="utf-8"))
+        return [
+            Kernel(
+                function=str(row["function"]),
+                layers=tuple(str(name) for name in row["layers"]),
+                operators=tuple(str(name) for name in row["operators"]),
+                flops=None if row["flops"] is None else int(row["flops"]),
+                bytes=None if row["bytes"] is None else int(row["bytes"]),
+                schedule=str(row["schedule"]),
+            )
+            for row in table["kernels"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise ArtifactError(f"{KERNELS} {what}", where=str(folder), remedy="compile the model again") from error

@@ -1,0 +1,131 @@
+"""Checking numbers between passes: the graph is run by ONNX Runtime after each pass that changed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphopt.data.inputs import generate
+from graphopt.errors import GraphOptError, VerificationError
+from graphopt.ir import DType, Model
+from graphopt.rewriting.passes import Fidelity
+from graphopt.rewriting.pipeline import Observer, Pipeline, Step
+from graphopt.rewriting.report import StepResult
+
+from .bisect import guilty_rewrite
+from .checks import measure, numbers_check
+from .locate import first_difference
+from .oracle import OracleError, Reference
+from .tolerance import EXACT, Comparison, Difference, Output, Tolerance, compare
+
+
+def exact_standard(model: Model) -> Tolerance:
+    """What EXACT can be held to: the same bits, or two roundings of 16-bit numbers where a model computes with them.
+
+    ONNX Runtime has few 16-bit kernels on a CPU. It computes in 32 bits and leaves out roundings between two such
+    operators, so that its result depends on which of them are still in the graph.
+    """
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.dtype in _HALVES:
+                return Tolerance.uniform(2e-3 if value.dtype is DType.FLOAT16 else 1.6e-2)
+    return EXACT
+
+
+_HALVES = (DType.FLOAT16, DType.BFLOAT16)
+
+
+class CheckNumbers(Observer):
+    """Compares what the graph computes after each pass that changed it.
+
+    EXACT passes must give the same bits as the graph before the pass (any NaN equals any other), FLOAT
+    passes must stay within `tolerance` of it, and LOSSY passes within `budget` of the original model.
+    `inputs` are the user's own (those missing are generated), `shapes` fixes the shapes of generated ones.
+    Each step's `error` becomes the one measured against the original model.
+
+    Raises InputError if no inputs can be made, OracleError if ONNX Runtime cannot run the model as it
+    came, and VerificationError, which names the pass, the step, the worst output and the user's node, when
+    a pass fails.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        tolerance: Tolerance | None = None,
+        budget: Tolerance | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.given = inputs
+        self.shapes = shapes
+        self.tolerance = tolerance or Tolerance()
+        self.budget = budget or self.tolerance
+        self.seed = seed
+        self.inputs: dict[str, Any] = {}
+        self.original: dict[str, Output] = {}
+        self._before: Model | None = None
+        self._outputs: dict[str, Output] = {}
+
+    def begin(self, model: Model, pipeline: Pipeline) -> None:
+        with Reference(model) as reference:
+            sample = generate(model, seed=self.seed, shapes=self.shapes, given=self.given, reference=reference)
+        compare(sample.outputs, sample.outputs)  # raises if these inputs leave nothing to compare
+        self.inputs, self.original, self._outputs = sample.inputs, sample.outputs, sample.outputs
+        self._before = model.copy()
+
+    def after(self, step: Step, model: Model, result: StepResult) -> None:
+        if not result.changed or self._before is None:
+            return
+        expected, tolerance = self._standard(step)
+        try:
+            outputs, comparison = measure(model, self.inputs, expected, tolerance)
+        except OracleError as error:
+            raise self._failure(step, model, error.message, None) from error
+        if not comparison.ok:
+            raise self._failure(step, model, str(comparison.worst), comparison.worst)
+        result.error = self._drift(outputs, comparison)
+        self._outputs = outputs
+        self._before = model.copy()
+
+    def _standard(self, step: Step) -> tuple[dict[str, Output], Tolerance]:
+        """What a pass is held to: the outputs it must keep, and how nearly."""
+        assert self._before is not None
+        fidelity = step.pass_.fidelity
+        if fidelity is Fidelity.LOSSY:
+            return self.original, self.budget
+        return self._outputs, exact_standard(self._before) if fidelity is Fidelity.EXACT else self.tolerance
+
+    def _drift(self, outputs: dict[str, Output], comparison: Comparison) -> float:
+        """How far the outputs are from those of the original model."""
+        if outputs.keys() != self.original.keys():
+            return comparison.error
+        return compare(self.original, outputs, self.tolerance).error
+
+    def _failure(self, step: Step, model: Model, complaint: str, worst: Difference | None) -> VerificationError:
+        parts = [f"{step.pass_.name} changed what the model computes: {complaint}"]
+        node = self._guilty_node(step, model)
+        if node:
+            parts.append(node)
+        elif worst is not None:
+            value = model.graph.find(worst.name.split("[")[0])
+            if value is not None and value.producer is not None:
+                parts.append(f"that output is made by {value.producer.label}")
+        return VerificationError(
+            "; ".join(parts),
+            where=f"{model.name}: {step.label}",
+            remedy="this is a bug of the pass, or it promises more fidelity than it has; leave it out, or report it",
+        )
+
+    def _guilty_node(self, step: Step, model: Model) -> str:
+        """The rewrite that did it, by bisection over the rewrites of this one pass, or the first value that differs."""
+        assert self._before is not None
+        expected, tolerance = self._standard(step)
+        check = numbers_check(self.inputs, expected, tolerance)
+        try:
+            rewrite, _ = guilty_rewrite(self._before, step.pass_, check)
+            if rewrite is not None:
+                return f"the guilty one is {rewrite}"
+            return first_difference(self._before, model, self.inputs, tolerance)
+        except GraphOptError:
+            return ""  # the failure itself is what must be told; its place could not be found

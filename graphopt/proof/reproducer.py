@@ -1,0 +1,124 @@
+"""Reproducers: a folder from which a failure of a pass can be repeated without the rest of the pipeline."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt import io, registry
+from graphopt.errors import GraphOptError
+from graphopt.ir import Model
+from graphopt.rewriting.pipeline import Observer, Pipeline, Step
+from graphopt.rewriting.report import StepResult
+
+if TYPE_CHECKING:
+    from .numerical import CheckNumbers
+
+
+class CrashReproducer(Observer):
+    """Writes a reproducer when a pass raises or a check after it fails.
+
+    In a new folder inside `folder`: the model before the pass (`model.onnx`), the inputs if numbers were
+    checked (`inputs.npz`), and `README.txt` with the failure, the pass as pipeline text and the command
+    that repeats it. The error that is on its way gets the folder's name added to its remedy. `numbers` is
+    the observer whose inputs to keep.
+    """
+
+    def __init__(self, folder: str | Path, numbers: CheckNumbers | None = None) -> None:
+        self.folder = Path(folder)
+        self.numbers = numbers
+        self.written: Path | None = None
+        self._before: Model | None = None
+        self._pipeline = ""
+        self._stale = False
+
+    def begin(self, model: Model, pipeline: Pipeline) -> None:
+        self._before = model.copy()
+        self._pipeline = str(pipeline)
+
+    def after(self, step: Step, model: Model, result: StepResult) -> None:
+        # The observers behind this one may still fail: the copy before this step is needed until the next begins.
+        self._stale = result.changed
+
+    def before(self, step: Step, model: Model) -> None:
+        if self._stale:
+            self._before = model.copy()
+            self._stale = False
+
+    def failed(self, step: Step, model: Model, error: GraphOptError) -> None:
+        if self._before is None:
+            return
+        inputs = self.numbers.inputs if self.numbers is not None else {}
+        try:
+            self.written = write_reproducer(self.folder, self._before, step, self._pipeline, error, inputs)
+        except (GraphOptError, OSError) as failure:
+            note = f"no reproducer could be written: {failure}"
+        else:
+            note = f"reproducer: {self.written}"
+        error.remedy = f"{error.remedy}; {note}" if error.remedy else note
+
+
+def write_reproducer(
+    folder: Path,
+    before: Model,
+    step: Step,
+    pipeline: str,
+    error: GraphOptError,
+    inputs: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a reproducer into a new folder inside `folder`, and return that. Raises ModelError or OSError."""
+    place = _free(folder.resolve() / _slug(f"{Path(before.name).stem}-step{step.index}-{step.pass_.name}"))
+    place.mkdir(parents=True)
+    model = place / "model.onnx"
+    io.save(before, model)
+    command = [
+        "graphopt",
+        "optimize",
+        str(model),
+        "--passes",
+        str(step.pass_),
+        "--verify",
+        "-o",
+        str(place / "after.onnx"),
+    ]
+    cls = type(step.pass_)
+    if registry.is_loaded(cls):
+        command += ["--load", inspect.getsourcefile(cls) or cls.__module__]
+    arrays = {name: array for name, array in (inputs or {}).items() if isinstance(array, np.ndarray)}
+    if arrays and len(arrays) == len(inputs or {}):
+        np.savez(place / "inputs.npz", **arrays)  # type: ignore[arg-type]
+        command += ["--inputs", str(place / "inputs.npz")]
+    text = _README.format(
+        error=error, pass_=step.pass_, label=step.label, path=step.path, pipeline=pipeline, command=shlex.join(command)
+    )
+    (place / "README.txt").write_text(text, encoding="utf-8")
+    return place
+
+
+_README = """{error}
+
+It failed in {label}, at {path} of the pipeline
+  {pipeline}
+model.onnx is the model as it was before that pass. To run only this pass on it:
+
+  {command}
+"""
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "model"
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number added that does not exist yet."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate

@@ -1,0 +1,184 @@
+"""What a pass is: `Pass`, the pattern kind `RewritePass`, and what a pass is given to work with."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from graphopt.errors import PassError
+from graphopt.ir import Graph, Model, Node, Value
+
+from .rewriter import Rewriter
+
+if TYPE_CHECKING:
+    from graphopt.hardware.target import Target
+
+__all__ = ["Fidelity", "Miss", "Pass", "PassContext", "RewritePass", "Rewriter"]
+
+
+class Fidelity(enum.IntEnum):
+    """How near the results of a pass are to those before it; a pipeline is as good as its worst member."""
+
+    EXACT = 0
+    """The same bits."""
+    FLOAT = 1
+    """Only rounding and the order of sums change."""
+    LOSSY = 2
+    """An approximation, made only when asked for and within a budget."""
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a pattern does not match. Reasons are counted in the report; an empty one ("not my pattern") is not."""
+
+    reason: str = ""
+
+
+@dataclass
+class PassContext:
+    """What one run of a pass is given, and what it reports into."""
+
+    model: Model
+    target: Target | None = None
+    gate: Callable[[Node], bool] | None = None
+    """Asked before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
+    counts: Counter[str] = field(default_factory=Counter)
+    misses: Counter[str] = field(default_factory=Counter)
+
+    def rewriter(self, graph: Graph, anchor: Node | None = None) -> Rewriter:
+        """A rewriter of `graph`; new nodes go in front of `anchor`."""
+        return Rewriter(graph, anchor)
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Add to a statistic of this run."""
+        self.counts[name] += n
+
+    def miss(self, reason: str, node: Node | None = None) -> None:
+        """Count a near miss; the first node of each reason is not kept, reasons must speak for themselves."""
+        if reason:
+            self.misses[reason] += 1
+
+    def allow(self, node: Node) -> bool:
+        """Whether a rewrite at `node` may happen. To be asked exactly once before each rewrite."""
+        return self.gate is None or self.gate(node)
+
+    def array(self, value: Value | None, max_elements: int | None = None) -> np.ndarray | None:
+        """The contents of a value that can never change, or None; also None if it has more elements than allowed."""
+        constant = None if value is None else value.constant
+        if constant is None or (max_elements is not None and constant.size > max_elements):
+            return None
+        return constant.numpy()
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A transformation of a whole model. A frozen dataclass: its fields are its options, each with a default."""
+
+    name: ClassVar[str]
+    fidelity: ClassVar[Fidelity]
+
+    @abstractmethod
+    def run(self, graph: Graph, context: PassContext) -> None:
+        """Transform `graph`, the main graph of `context.model`, through rewriters of `context`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").strip().split("\n")[0]
+
+    def __str__(self) -> str:
+        """The pass as pipeline text: its name and the options that are not at their default."""
+        changed = [
+            f"{f.name}={format_option(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return f"{self.name}{{{' '.join(changed)}}}" if changed else self.name
+
+
+_WORD = re.compile(r"[A-Za-z0-9_.:/+-]+")
+
+
+def format_option(value: Any) -> str:
+    """An option's value as pipeline text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        plain = _WORD.fullmatch(value)
+        looks_like_other = value in ("true", "false") or _is_number(value)
+        return value if plain and not looks_like_other else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class RewritePass(Pass):
+    """A pass that looks for a pattern at nodes of certain operators and rewrites each match.
+
+    Nodes that a rewrite makes, or whose inputs it changes, are looked at again.
+    """
+
+    ops: ClassVar[tuple[str, ...]]
+    """The operators to look at, with their domain if it is not ONNX's own: `("Conv", "com.microsoft::Gelu")`."""
+
+    @abstractmethod
+    def match(self, node: Node, context: PassContext) -> Any:
+        """What `rewrite` needs to know, or a `Miss`. Must change nothing."""
+
+    @abstractmethod
+    def rewrite(self, match: Any, rewriter: Rewriter) -> None:
+        """Rewrite a match. New nodes go in front of the matched node unless told otherwise."""
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        worklist = deque(node for node in graph.all_nodes() if node.op in self.ops)
+        queued = set(worklist)
+        misses: dict[Node, str] = {}
+        most = 1000 + 20 * sum(len(inner.nodes) for inner in graph.all_graphs())
+        while worklist:
+            node = worklist.popleft()
+            queued.discard(node)
+            misses.pop(node, None)
+            if node.removed:
+                continue
+            try:
+                match = self.match(node, context)
+                if isinstance(match, Miss):
+                    misses[node] = match.reason
+                    continue
+                if not context.allow(node):
+                    break
+                rewriter = context.rewriter(node.graph, node)
+                self.rewrite(match, rewriter)
+            except Exception as error:
+                error.add_note(f"at {node.label}")
+                raise
+            context.count("rewritten")
+            if context.counts["rewritten"] > most:
+                raise PassError(f"it comes to no end: {most} rewrites, the last at {node.label}", where=self.name)
+            for touched in rewriter.touched:
+                if not touched.removed and touched.op in self.ops and touched not in queued:
+                    worklist.append(touched)
+                    queued.add(touched)
+        for node, reason in misses.items():
+            if not node.removed:
+                context.miss(reason, node)

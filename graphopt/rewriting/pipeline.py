@@ -1,0 +1,198 @@
+"""Pipelines and the pass manager, which runs passes and tells observers; all else hangs on the observers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graphopt.errors import GraphOptError, PassError
+from graphopt.ir import Model, Node, edit
+
+from . import grammar
+from .grammar import Fixpoint, Named, PassStep
+from .passes import Fidelity, Pass, PassContext
+from .report import Report, StepResult
+
+if TYPE_CHECKING:
+    from graphopt.hardware.target import Target
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order, some in groups that repeat. `str(pipeline)` is text that `Pipeline.parse` reads back."""
+
+    steps: tuple[grammar.Step, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Pipeline:
+        """The pipeline of a text. Raises PipelineError, with a caret under what is wrong.
+
+        The grammar is that of `graphopt.rewriting.grammar`:
+        `fold-constants,fixpoint{max=4}(fuse-conv-bn,eliminate-dead)`.
+        """
+        return cls(grammar.parse(text))
+
+    @classmethod
+    def of(cls, *passes: Pass) -> Pipeline:
+        """A pipeline of passes, one after the other."""
+        return cls(tuple(PassStep(pass_) for pass_ in passes))
+
+    def __str__(self) -> str:
+        return grammar.join(self.steps)
+
+    @property
+    def passes(self) -> list[Pass]:
+        """Every pass in it, groups and named pipelines opened, in order."""
+        found = []
+        stack = list(reversed(self.steps))
+        while stack:
+            step = stack.pop()
+            if isinstance(step, PassStep):
+                found.append(step.pass_)
+            else:
+                stack.extend(reversed(step.body))
+        return found
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """That of its worst member."""
+        return max((pass_.fidelity for pass_ in self.passes), default=Fidelity.EXACT)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of one pass: `index` counts runs from 0, `path` says where in the pipeline (`3.fixpoint[1].0`)."""
+
+    index: int
+    pass_: Pass
+    path: str
+
+    @property
+    def label(self) -> str:
+        """How messages name it: `step 12, fuse-conv-bn`."""
+        return f"step {self.index}, {self.pass_.name}"
+
+
+class Observer:
+    """What may hang on the pass manager. Observers must not change the model; they may raise to stop the run."""
+
+    def begin(self, model: Model, pipeline: Pipeline) -> None:
+        """Before the first pass."""
+
+    def before(self, step: Step, model: Model) -> None:
+        """Before each pass."""
+
+    def allow(self, step: Step, node: Node) -> bool:
+        """Asked before each rewrite; it happens only if every observer allows it."""
+        return True
+
+    def after(self, step: Step, model: Model, result: StepResult) -> None:
+        """After each pass, nodes in order again; may set `result.error`."""
+
+    def failed(self, step: Step, model: Model, error: GraphOptError) -> None:
+        """When a pass, or an observer after it, raised; the error is raised on afterwards."""
+
+    def end(self, model: Model, report: Report) -> None:
+        """After the last pass."""
+
+
+class PassManager:
+    """Runs a pipeline over a model and notifies observers."""
+
+    def __init__(self, pipeline: Pipeline, observers: Sequence[Observer] = (), target: Target | None = None) -> None:
+        self.pipeline = pipeline
+        self.observers = list(observers)
+        self.target = target
+
+    def run(self, model: Model) -> Report:
+        """Change `model` by the pipeline's passes and report what they did.
+
+        Raises PassError if a pass raises or leaves a cycle, and whatever observers raise.
+        """
+        report = Report(pipeline=str(self.pipeline))
+        start = time.perf_counter()
+        for observer in self.observers:
+            observer.begin(model, self.pipeline)
+        for path, pass_ in _walk(self.pipeline.steps, "", lambda: model.version):
+            step = Step(len(report.steps), pass_, path)
+            report.steps.append(self._run_step(step, model))
+        report.seconds = time.perf_counter() - start
+        for observer in self.observers:
+            observer.end(model, report)
+        return report
+
+    def _run_step(self, step: Step, model: Model) -> StepResult:
+        for observer in self.observers:
+            observer.before(step, model)
+        context = PassContext(model, self.target)
+        if self.observers:
+            context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
+        result = StepResult(
+            step.pass_.name, step.pass_.options, step.pass_.fidelity, step.path, nodes_before=_count_nodes(model)
+        )
+        version, start = model.version, time.perf_counter()
+        try:
+            _run_pass(step, model, context)
+            result.seconds = time.perf_counter() - start
+            result.changed = model.version != version
+            result.nodes_after = _count_nodes(model)
+            result.counts, result.misses = dict(context.counts), dict(context.misses)
+            for observer in self.observers:
+                observer.after(step, model, result)
+        except GraphOptError as error:
+            for observer in self.observers:
+                observer.failed(step, model, error)
+            raise
+        return result
+
+
+def _run_pass(step: Step, model: Model, context: PassContext) -> None:
+    version = model.version
+    try:
+        step.pass_.run(model.graph, context)
+    except GraphOptError:
+        raise
+    except Exception as error:
+        raise PassError(
+            " ".join([f"it raised {type(error).__name__}: {error}", *getattr(error, "__notes__", ())]),
+            where=f"{model.name}: {step.label}",
+            remedy="leave the pass out, or report it with the reproducer that --reproducer writes",
+        ) from error
+    if model.version != version:
+        _restore_order(step, model)
+
+
+def _restore_order(step: Step, model: Model) -> None:
+    """Put nodes behind what they need: a rewrite may read a value that is made further down."""
+    for root in (model.graph, *(function.graph for function in model.functions.values())):
+        for graph in root.all_graphs():
+            if graph.is_sorted():
+                continue
+            order = graph.topological_order()
+            if len(order) < len(graph.nodes):
+                left = set(graph.nodes) - set(order)
+                node = next(node for node in graph.nodes if node in left)
+                raise PassError(f"it left a cycle through {node.label}", where=f"{model.name}: {step.label}")
+            edit.reorder(graph, order)
+
+
+def _count_nodes(model: Model) -> int:
+    return sum(len(graph.nodes) for graph in model.graph.all_graphs())
+
+
+def _walk(steps: tuple[grammar.Step, ...], prefix: str, version: Callable[[], int]) -> Iterator[tuple[str, Pass]]:
+    """The passes in the order in which they run; a fixpoint goes on while its rounds change the model."""
+    for index, step in enumerate(steps):
+        path = f"{prefix}{index}"
+        if isinstance(step, PassStep):
+            yield path, step.pass_
+        elif isinstance(step, Named):
+            yield from _walk(step.body, f"{path}.{step.name}.", version)
+        elif isinstance(step, Fixpoint):
+            for round_ in range(step.max):
+                before = version()
+                yield from _walk(step.body, f"{path}.fixpoint[{round_}].", version)
+                if version() == before:
+                    break

@@ -1,0 +1,167 @@
+"""What a pipeline did: one `StepResult` a pass, gathered in a `Report`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from graphopt.util.tables import Table, format_seconds
+
+if TYPE_CHECKING:
+    from .passes import Fidelity
+
+
+@dataclass
+class StepResult:
+    """What one run of one pass did.
+
+    `path` is the place of the step in the pipeline, `counts` its statistics, `misses` how often the pass
+    declined for which reason, and `error` the largest error, relative to each output's largest value, that
+    numerical verification measured, or None where it did not measure.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    fidelity: Fidelity
+    path: str = ""
+    seconds: float = 0.0
+    changed: bool = False
+    nodes_before: int = 0
+    nodes_after: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    misses: dict[str, int] = field(default_factory=dict)
+    error: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The step as JSON's own types; fidelity by its lower-case name."""
+        return {
+            "pass": self.name,
+            "options": dict(self.options),
+            "path": self.path,
+            "fidelity": self.fidelity.name.lower(),
+            "seconds": self.seconds,
+            "changed": self.changed,
+            "nodes_before": self.nodes_before,
+            "nodes_after": self.nodes_after,
+            "counts": dict(self.counts),
+            "misses": dict(self.misses),
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StepResult:
+        """The step that `to_json` wrote. Raises KeyError where something is missing."""
+        from .passes import Fidelity
+
+        return cls(
+            name=data["pass"],
+            options=data["options"],
+            fidelity=Fidelity[data["fidelity"].upper()],
+            path=data["path"],
+            seconds=data["seconds"],
+            changed=data["changed"],
+            nodes_before=data["nodes_before"],
+            nodes_after=data["nodes_after"],
+            counts=dict(data["counts"]),
+            misses=dict(data["misses"]),
+            error=data["error"],
+        )
+
+
+@dataclass
+class Report:
+    """What a whole pipeline did, step by step, in the order in which the steps ran."""
+
+    pipeline: str = ""
+    steps: list[StepResult] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """That of the worst step that changed anything: what the pipeline did is as good as that.
+
+        What it promises for any model is `Pipeline.fidelity`.
+        """
+        from .passes import Fidelity
+
+        return max((step.fidelity for step in self.steps if step.changed), default=Fidelity.EXACT)
+
+    @property
+    def changed(self) -> bool:
+        return any(step.changed for step in self.steps)
+
+    @property
+    def error(self) -> float | None:
+        """The largest error that numerical verification measured, or None if it measured nothing."""
+        return max((step.error for step in self.steps if step.error is not None), default=None)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The statistics of all steps, added up under `pass/statistic`."""
+        total: Counter[str] = Counter()
+        for step in self.steps:
+            total.update({f"{step.name}/{name}": n for name, n in step.counts.items()})
+        return dict(total)
+
+    @property
+    def misses(self) -> dict[tuple[str, str], int]:
+        """How often which pass declined for which reason: `(pass, reason) -> times`, of the pass's last run.
+
+        Earlier runs of a pass in a fixpoint would count the same near miss again.
+        """
+        last = {step.name: step for step in self.steps}
+        return {(step.name, reason): n for step in last.values() for reason, n in step.misses.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON's own types."""
+        return {
+            "pipeline": self.pipeline,
+            "fidelity": self.fidelity.name.lower(),
+            "error": self.error,
+            "seconds": self.seconds,
+            "steps": [step.to_json() for step in self.steps],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report that `to_json` wrote. Raises KeyError where something is missing."""
+        steps = [StepResult.from_json(step) for step in data["steps"]]
+        return cls(data["pipeline"], steps, data["seconds"])
+
+    def table(self, *, all_steps: bool = False) -> Table:
+        """One row a pass, its runs added up; passes that changed nothing only with `all_steps`."""
+        table = Table(
+            "passes",
+            ("pass", "fidelity", "runs", "nodes", "time", "what it did"),
+            right=frozenset({"runs", "nodes", "time"}),
+        )
+        for name in dict.fromkeys(step.name for step in self.steps):
+            runs = [step for step in self.steps if step.name == name]
+            if not all_steps and not any(step.changed for step in runs):
+                continue
+            nodes = sum(step.nodes_after - step.nodes_before for step in runs)
+            counts: Counter[str] = Counter()
+            for step in runs:
+                counts.update(step.counts)
+            table.add(
+                name,
+                runs[0].fidelity.name.lower(),
+                len(runs),
+                f"{nodes:+,}" if nodes else "0",
+                format_seconds(sum(step.seconds for step in runs)),
+                ", ".join(f"{n:,} {what}" for what, n in counts.items() if n),
+            )
+        return table
+
+    def misses_table(self) -> Table:
+        """Where passes came close and declined, and why; the most frequent reason first."""
+        table = Table("declined", ("pass", "times", "reason"), right=frozenset({"times"}))
+        for (name, reason), times in sorted(self.misses.items(), key=lambda item: -item[1]):
+            table.add(name, times, reason)
+        return table
+
+    def __str__(self) -> str:
+        tables = [self.table(), self.misses_table()]
+        return "\n\n".join(table.to_text() for table in tables if table.rows)

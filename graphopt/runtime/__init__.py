@@ -1,0 +1,24 @@
+"""Load a compiled model and run it. Imports numpy and tvm_ffi alone, once `load` or `Session` is asked for.
+
+session = graphopt.runtime.load("model.gopt", threads=2)
+outputs = session.run({"x": array})
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .session import Session as Session
+    from .session import load as load
+
+__all__ = ["Session", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Reading a manifest (`runtime.artifact`) needs the standard library alone: it must not load numpy.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import session
+
+    return getattr(session, name)

@@ -1,0 +1,196 @@
+"""Load a compiled model and run it. Imports numpy and tvm_ffi, and nothing of the compiler.
+
+session = graphopt.runtime.load("model.gopt", threads=2)
+outputs = session.run({"x": array})
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from graphopt.errors import ArtifactError, InputError
+from graphopt.hardware import processor as cpu
+from graphopt.runtime import artifact, tensors
+from graphopt.runtime import threads as runtime_threads
+from graphopt.runtime.inputs import Inputs, dtype_of, slices
+
+_DEVICES = {"cpu": 1, "cuda": 2}  # DLPack's device types
+_POOLED = 2  # the virtual machine's allocator that keeps freed memory for the next run
+_MAIN = "main with weights"  # the saved closure: the virtual machine appends the weights to the inputs itself
+_RUNTIME = "libtvm_runtime.so"
+_loaded: dict[str, Any] = {}
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
+    """Check the artifact at `path` and make it ready to run.
+
+    `threads`: how many threads its kernels use. None takes the environment's TVM_NUM_THREADS, and without it one for
+    each physical core. It is never more than the CPUs that this process may use; `Session.threads` tells.
+
+    Raises ArtifactError when the folder is incomplete, altered, of another format, or for another machine, and
+    InputError for a thread count below one.
+    """
+    count = runtime_threads.choose(threads)
+    folder = Path(path)
+    manifest = artifact.read_manifest(folder)
+    _check_machine(folder, manifest)
+    artifact.check_files(folder, manifest)
+    return Session(folder, manifest, count)
+
+
+class Session:
+    """A loaded model. `run` may be called from several threads; the calls wait for each other."""
+
+    def __init__(self, folder: Path, manifest: artifact.Manifest, threads: int) -> None:
+        self.manifest = manifest
+        self.threads = threads
+        self._where = str(folder)
+        self._lock = threading.Lock()
+        _load_runtime(folder, manifest)
+        try:
+            library, machine = _start(folder, manifest)
+        except (RuntimeError, ValueError, AttributeError, KeyError, OSError) as error:
+            raise ArtifactError(
+                f"its code cannot be loaded: {_first_line(error)}", where=self._where, remedy=_load_remedy(manifest)
+            ) from error
+        self._machine = (library, machine)  # code that runs must stay mapped
+        self._mapped: list[np.ndarray] = []
+        machine["save_function"]("main", _MAIN, True, *self._map_weights(folder))
+        self._main = machine[_MAIN]
+        # The pool of memory keeps blocks of every size that was ever asked for: with open sizes it would only grow.
+        self._inputs = Inputs(manifest.inputs, tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"))
+        self._results = [(info.name, dtype_of(info.dtype)) for info in manifest.outputs]
+        on_cpu = manifest.device == "cpu"
+        as_they_are = on_cpu and all(tensors.carried(dtype_of(info.dtype)) for info in manifest.inputs)
+        self._to_tensor = None if as_they_are else tensors.to_cpu if on_cpu else tensors.to_gpu
+        self._to_array = tensors.from_cpu if on_cpu else tensors.from_gpu
+
+    @property
+    def inputs(self) -> tuple[artifact.TensorInfo, ...]:
+        """The inputs that `run` takes: name, dtype, shape."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[artifact.TensorInfo, ...]:
+        """The outputs that `run` returns: name, dtype, shape."""
+        return self.manifest.outputs
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Input name -> array gives output name -> array; the arrays returned are the caller's own.
+
+        Raises InputError for a name, dtype or shape that does not fit, with what would. No dtype is converted.
+        On a CPU nothing is copied: compact arrays are read where they are, results are written where they stay.
+        """
+        arrays = self._inputs.check(inputs)
+        with self._lock:
+            runtime_threads.use(self.threads)
+            try:
+                results = self._main(*(map(self._to_tensor, arrays) if self._to_tensor else arrays))
+            except (RuntimeError, ValueError, TypeError) as error:
+                raise InputError(
+                    f"the compiled model refused these inputs: {_first_line(error)}", where=self._where
+                ) from error
+        if len(self._results) == 1:
+            results = (results,)
+        # A result may be an input, a weight or another result; those are copied, the others handed over.
+        taken = self._mapped + arrays
+        outputs = {}
+        for (name, dtype), result in zip(self._results, results, strict=True):
+            array = tensors.own(self._to_array(result, dtype), taken)
+            taken.append(array)
+            outputs[name] = array
+        return outputs
+
+    def instrument(self, callback: Callable[..., object] | None) -> None:
+        """Have `callback(function, name, is_before, result, *arguments)` called before and after each kernel.
+
+        The virtual machine's own steps count as kernels; their names begin with `vm.`. None ends it.
+        """
+        with self._lock:
+            self._machine[1]["set_instrument"](callback)
+
+    def _map_weights(self, folder: Path) -> list[Any]:
+        """The weights as tensors over the mapped file; pages are read when first used and shared between processes."""
+        if not self.manifest.weights:
+            return []
+        # Copy-on-write: DLPack cannot say that memory is read-only, and nothing writes to it.
+        data = np.memmap(folder / artifact.WEIGHTS, dtype=np.uint8, mode="c")
+        self._mapped.append(data.view(np.ndarray))
+        return [tensors.to_cpu(array) for array in slices(data, self.manifest.weights, self._where)]
+
+
+def _start(folder: Path, manifest: artifact.Manifest) -> tuple[Any, Any]:
+    """The library, and a virtual machine that runs it."""
+    library = tvm_ffi.load_module(str(folder.resolve() / artifact.LIBRARY))
+    machine = library["vm_load_executable"]()
+    device = _DEVICES[manifest.device]
+    host = () if manifest.device == "cpu" else (_DEVICES["cpu"], 0, _POOLED)
+    machine["vm_initialization"](device, 0, _POOLED, *host)
+    return library, machine
+
+
+def _check_machine(folder: Path, manifest: artifact.Manifest) -> None:
+    here = cpu.current()
+    name = manifest.target.get("name", "?")
+    if manifest.device not in _DEVICES:
+        raise ArtifactError(f"is for an unknown device {manifest.device!r}", where=str(folder))
+    if manifest.machine != here.machine:
+        raise ArtifactError(
+            f"is compiled for {manifest.machine} (target {name}), and this machine is {here.machine}",
+            where=str(folder),
+            remedy="compile it with --target host here, or copy it to the machine it is for",
+        )
+    if lacking := cpu.missing(manifest.features, here):
+        raise ArtifactError(
+            f"needs CPU features that this machine ({here.model_name}) lacks: {', '.join(lacking)}",
+            where=str(folder),
+            remedy="compile it with --target host here, or with a more general target such as x86 or arm",
+        )
+
+
+def _load_runtime(folder: Path, manifest: artifact.Manifest) -> None:
+    """Load TVM's runtime library once a process: the bundled one, or the installed one found without its package."""
+    names = [_RUNTIME, *(["libtvm_runtime_cuda.so"] if manifest.device == "cuda" else [])]
+    for name in names:
+        if name in _loaded:
+            continue
+        path = artifact.member(folder, name) if name in manifest.runtime else _installed(name)
+        if path is None:
+            raise ArtifactError(
+                f"{name} is not here",
+                where=str(folder),
+                remedy="install apache-tvm in the version that manifest.json names, or compile with --bundle-runtime",
+            )
+        try:
+            _loaded[name] = ctypes.CDLL(str(path.resolve()), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise ArtifactError(f"{name} cannot be loaded: {error}", where=str(folder)) from error
+
+
+def _installed(name: str) -> Path | None:
+    spec = importlib.util.find_spec("tvm")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(place) / "lib" / name
+        if path.is_file():
+            return path
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _load_remedy(manifest: artifact.Manifest) -> str:
+    if manifest.device == "cuda":
+        return "a CUDA driver and GPU are needed on this machine"
+    wanted = manifest.versions.get("apache-tvm", "?")
+    return f"it was compiled with apache-tvm {wanted}: install that version, or compile it again"

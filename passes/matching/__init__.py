@@ -1,0 +1,1 @@
+"""What passes share: constants, patterns, affine forms, facts about shapes."""

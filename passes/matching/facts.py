@@ -1,0 +1,82 @@
+"""Small questions that several passes ask of nodes and values."""
+
+from __future__ import annotations
+
+from graphopt.ir import Node, Shape, Tensor, Value
+from graphopt.rewriting.passes import Miss, PassContext
+
+
+def words(text: str) -> frozenset[str]:
+    """A set of operator names, written as one text."""
+    return frozenset(text.split())
+
+
+RANDOM_OPS = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
+"""Operators of ONNX that answer differently each time."""
+
+OLD_OPSET = Miss("opset below 18")
+"""Axes, pads and ratios became inputs by opset 18; before, a pass would have to read them from attributes."""
+
+SMALL = 4096
+"""Elements up to which a constant is read to see what it holds: more than any shape or per-channel vector has."""
+
+
+def is_random(node: Node, context: PassContext) -> bool:
+    """Whether a node of ONNX's own domain may answer differently for the same inputs."""
+    if node.op_type in RANDOM_OPS:
+        return True
+    return node.op_type == "Dropout" and not is_inference_dropout(node, context)
+
+
+def is_inference_dropout(node: Node, context: PassContext) -> bool:
+    """Whether a Dropout passes its input through: `training_mode` is omitted or constantly false."""
+    mode = node.input(2)
+    if mode is None:
+        return True
+    array = context.array(mode, 1)
+    return array is not None and not array.any()
+
+
+def producer_of(value: Value | None, *op_types: str) -> Node | None:
+    """The node of ONNX's own domain that makes `value` as its first output, if it is one of `op_types`."""
+    node = None if value is None else value.producer
+    if node is None or node.domain or node.op_type not in op_types or node.output is not value:
+        return None
+    return node
+
+
+def constant_ints(value: Value | None, context: PassContext) -> tuple[int, ...] | None:
+    """The contents of a short constant list of integers (axes, pads, a shape); None if it is not one."""
+    if value is None:
+        return None
+    array = context.array(value, SMALL)
+    if array is None or array.dtype.kind not in "iu" or array.ndim > 1:
+        return None
+    return tuple(int(item) for item in array.reshape(-1))
+
+
+def same_shape(left: Shape | None, right: Shape | None) -> bool:
+    """Whether two shapes are provably equal at run time: equal sizes, or the same symbol."""
+    return left is not None and left == right and None not in left
+
+
+def is_static(shape: Shape | None) -> bool:
+    """Whether every dimension is a number."""
+    return shape is not None and all(isinstance(dim, int) for dim in shape)
+
+
+def keeps_shape(shape: Shape | None, constant: Tensor) -> bool:
+    """Whether broadcasting a value of `shape` with `constant` gives `shape` again, whatever its symbols stand for."""
+    if constant.shape == ():
+        return True
+    if shape is None or len(constant.shape) > len(shape):
+        return False
+    aligned = shape[len(shape) - len(constant.shape) :]
+    return all(size == 1 or size == dim for size, dim in zip(constant.shape, aligned, strict=True))
+
+
+def normalized_axes(axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Axes counted from the front, in the order given."""
+    return tuple(axis + rank if axis < 0 else axis for axis in axes)

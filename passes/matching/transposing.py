@@ -1,0 +1,190 @@
+"""How operators commute with Transpose: op(transpose(x)) = transpose(op'(x)), bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphopt.ir import DType, Node, Shape, Value
+from graphopt.passes.matching.facts import constant_ints, is_static, normalized_axes, producer_of, same_shape, words
+from graphopt.rewriting.passes import PassContext
+
+Perm = tuple[int, ...]
+
+_ANY_FLOAT = words(
+    "Identity Cast Not Relu Abs Neg Floor Ceil Round Sign Sqrt Reciprocal IsNaN IsInf Clip LeakyRelu "
+    "HardSigmoid HardSwish ThresholdedRelu Softsign"
+)
+# Operators whose kernels give an element the same bits wherever it stands in a float16 or float32 tensor. Others (Log,
+# Sin, Softplus...) treat the last few elements of a tensor by another formula: moving elements moves roundings.
+_SINGLE_FLOAT = words("Exp Tanh Sigmoid Erf Gelu Swish")
+_ARITHMETIC = words("Add Sub Mul Div Sum And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual Where PRelu")
+_ALONG_AXIS = frozenset(("Softmax", "LogSoftmax"))
+# Of floats, sums depend on the order of the elements, and which of NaN and a number, or of 0.0 and -0.0, is the larger
+# depends on the kernel, which ONNX Runtime chooses by the shapes.
+_OF_INTEGERS = words("Max Min")
+_REDUCTIONS_OF_INTEGERS = words("ReduceMax ReduceMin ReduceSum ReduceProd")
+_SMALL_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one operator runs in front of a transposition instead of behind it.
+
+    `inputs` are the new inputs: None stands for the value that comes from the step before, an array for a constant to
+    make. `perm` transposes the result. `joins` counts the other transpositions that are saved.
+    """
+
+    node: Node
+    inputs: tuple[Value | np.ndarray | None, ...]
+    perm: Perm
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    joins: int = 0
+
+
+def perm_of(node: Node | None) -> Perm | None:
+    """The permutation of a Transpose, or None if it is not known."""
+    if node is None:
+        return None
+    perm = node.attr("perm")
+    if perm is not None:
+        return tuple(perm)
+    value = node.input(0)
+    return None if value is None or value.rank is None else tuple(reversed(range(value.rank)))
+
+
+def composed(first: Perm, second: Perm) -> Perm:
+    """The permutation of transposing by `first` and then by `second`."""
+    return tuple(first[axis] for axis in second)
+
+
+def inverse(perm: Perm) -> Perm:
+    return tuple(int(axis) for axis in np.argsort(perm))
+
+
+def is_identity(perm: Perm) -> bool:
+    return perm == tuple(range(len(perm)))
+
+
+def step_through(node: Node, index: int, perm: Perm, context: PassContext) -> Step | None:
+    """How `node`, whose input `index` is transposed by `perm`, runs on the input as it was; None if it cannot."""
+    if node.domain or len(node.outputs) != 1:
+        return None
+    op = node.op_type
+    if op in _ANY_FLOAT or (op in _SINGLE_FLOAT and node.output.dtype in (DType.FLOAT, DType.FLOAT16)):
+        return Step(node, (None, *node.inputs[1:]), perm) if index == 0 else None
+    integer = node.output.dtype is not None and node.output.dtype.is_integer
+    if op in _ARITHMETIC or (integer and op in _OF_INTEGERS):
+        return _elementwise(node, index, perm, context)
+    if op in _ALONG_AXIS:
+        return Step(node, (None,), perm, {"axis": perm[node.attr("axis", -1)]})
+    if op == "Concat":
+        return _concat(node, perm)
+    if integer and op in _REDUCTIONS_OF_INTEGERS:
+        return _reduction(node, perm, context) if index == 0 else None
+    return None
+
+
+def _elementwise(node: Node, index: int, perm: Perm, context: PassContext) -> Step | None:
+    inputs: list[Value | np.ndarray | None] = []
+    joins = 0
+    for position, value in enumerate(node.inputs):
+        if value is None:
+            return None
+        if position == index:
+            inputs.append(None)
+            continue
+        other = producer_of(value, "Transpose")
+        if other is not None and perm_of(other) == perm:
+            joins += value.sole_user is node
+            inputs.append(other.input(0))
+            continue
+        moved = _untransposed(value, perm, context)
+        if moved is None:
+            return None
+        inputs.append(moved)
+    return Step(node, tuple(inputs), perm, joins=joins)
+
+
+def _untransposed(value: Value, perm: Perm, context: PassContext) -> Value | np.ndarray | None:
+    """An operand that broadcasts against the data before the transposition as `value` does behind it."""
+    shape, rank = value.shape, len(perm)
+    if shape is None or len(shape) > rank:
+        return None
+    if all(dim == 1 for dim in shape):
+        return value
+    tensor = value.constant
+    if tensor is None or (len(value.uses) > 1 and tensor.nbytes > _SMALL_BYTES):
+        return None
+    array = context.array(value)
+    if array is None:
+        return None
+    full = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    return np.ascontiguousarray(full.transpose(inverse(perm)))
+
+
+def _concat(node: Node, perm: Perm) -> Step | None:
+    producers = [producer_of(value, "Transpose") for value in node.inputs]
+    if len(producers) < 2 or any(perm_of(producer) != perm for producer in producers):
+        return None
+    sources = tuple(None if producer is None else producer.input(0) for producer in producers)
+    if None in sources or not all(value is not None and value.sole_user is node for value in node.inputs):
+        return None
+    return Step(node, sources, perm, {"axis": perm[node.attr("axis", 0)]}, joins=len(producers) - 1)
+
+
+def _reduction(node: Node, perm: Perm, context: PassContext) -> Step | None:
+    axes = constant_ints(node.input(1), context)
+    if not axes:
+        return None
+    behind = normalized_axes(axes, len(perm))
+    before = tuple(sorted(perm[axis] for axis in behind))
+    result = perm
+    if not node.attr("keepdims", 1):
+        left = [axis for axis in range(len(perm)) if axis not in before]
+        result = tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in behind)
+    return Step(node, (None, np.array(before, np.int64)), result)
+
+
+def regrouped(source: Shape | None, matrix: Shape | None, perm: Perm) -> Perm | None:
+    """The permutation of the axes of `source` that permuting those of `matrix` is.
+
+    `matrix` is `source` reshaped: the same dimensions, but for some neighbours that are one dimension there.
+    """
+    if source is None or matrix is None or len(matrix) != len(perm) or len(source) < len(matrix):
+        return None
+    left = 0
+    while left < len(matrix) - 1 and source[left] is not None and source[left] == matrix[left]:
+        left += 1
+    right = len(matrix) - left - 1
+    if right and (None in matrix[-right:] or source[-right:] != matrix[-right:]):
+        return None
+    merged = len(source) - left - right
+    groups: list[Perm] = [(axis,) for axis in range(left)]
+    groups.append(tuple(range(left, left + merged)))
+    groups += [(axis,) for axis in range(left + merged, len(source))]
+    return tuple(axis for group in perm for axis in groups[group])
+
+
+def moved_ones(source: Shape | None, result: Shape | None) -> Perm | None:
+    """The permutation that reshaping `source` to `result` is, if that only moves dimensions of size 1."""
+    if source is None or result is None or len(source) != len(result):
+        return None
+    ones = iter([axis for axis, dim in enumerate(source) if dim == 1])
+    others = iter([axis for axis, dim in enumerate(source) if dim != 1])
+    perm = tuple(next(ones if dim == 1 else others, -1) for dim in result)
+    if -1 in perm or not same_shape(tuple(source[axis] for axis in perm), result):
+        return None
+    return perm
+
+
+def as_reshape(node: Node, perm: Perm) -> tuple[int, ...] | None:
+    """The target of the Reshape that does what this Transpose does, if it moves only dimensions of size 1."""
+    value = node.input(0)
+    if value is None or value.shape is None or not is_static(value.shape) or len(value.shape) != len(perm):
+        return None
+    moved: Sequence[int] = [axis for axis in perm if value.shape[axis] != 1]
+    target = tuple(dim for dim in (value.shape[axis] for axis in perm) if isinstance(dim, int))
+    return target if list(moved) == sorted(moved) and 0 not in target else None

@@ -1,0 +1,98 @@
+"""Model-local functions replaced by their bodies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from graphopt.ir import Attribute, Function, Graph, Node
+from graphopt.operators import DOMAIN
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
+
+
+@dataclass(frozen=True)
+class InlineFunctions(Pass):
+    """Put the bodies of the model's own functions in the place of their calls."""
+
+    name: ClassVar[str] = "inline-functions"
+    fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        model = context.model
+        if not model.functions:
+            return
+        # A worklist: the bodies may hold calls too. A function that calls itself was refused by `_check_depth`.
+        for function in model.functions.values():
+            self._check_depth(function, context)
+        worklist = [node for node in graph.all_nodes() if _key(node) in model.functions]
+        while worklist:
+            node = worklist.pop()
+            reason = self._reason_to_keep(model.functions[_key(node)], context)
+            if reason:
+                context.miss(reason, node)
+                continue
+            if not context.allow(node):
+                return
+            worklist.extend(self._inline(node, context))
+        self._drop_unused(graph, context)
+
+    def _inline(self, node: Node, context: PassContext) -> list[Node]:
+        function = context.model.functions[_key(node)]
+        body = function.graph
+        bindings = {value: node.input(i) for i, value in enumerate(body.inputs)}
+        actual: dict[str, Attribute] = {**function.defaults, **node.attributes}
+        rewriter = context.rewriter(node.graph, node)
+        for domain, version in function.opsets.items():
+            if domain not in context.model.opsets:
+                rewriter.set_opset(domain, version)
+        outputs = rewriter.inline(
+            body, bindings, attributes=actual, prefix=f"{node.name or node.op_type}/", origin=[node]
+        )
+        inner = [n for top in rewriter.touched for n in (top, *(m for g in top.subgraphs for m in g.all_nodes()))]
+        rewriter.replace(node, outputs[: len(node.outputs)])
+        context.count("calls inlined")
+        return [n for n in inner if not n.removed and _key(n) in context.model.functions]
+
+    def _reason_to_keep(self, function: Function, context: PassContext) -> str:
+        """A body written for another version of an operator domain cannot be moved into this model as it is.
+
+        graphopt's own operators stay: backends have kernels for them, which their bodies would hide.
+        """
+        if function.domain == DOMAIN:
+            return "it is an operator of graphopt's own"
+        for domain, version in function.opsets.items():
+            if context.model.opsets.get(domain, version) != version and _uses_domain(function, domain):
+                return f"the function's body is written for opset {version} of '{domain or 'ai.onnx'}'"
+        return ""
+
+    def _check_depth(self, function: Function, context: PassContext) -> None:
+        """Raise ModelError if a function can come to call itself."""
+        from graphopt.errors import ModelError
+
+        seen: set[Any] = set()
+        worklist = [function]
+        while worklist:
+            for node in worklist.pop().graph.all_nodes():
+                key = _key(node)
+                if key == function.key:
+                    raise ModelError(
+                        f"function {function.domain}::{function.name} calls itself", where=context.model.name
+                    )
+                if key in context.model.functions and key not in seen:
+                    seen.add(key)
+                    worklist.append(context.model.functions[key])
+
+    def _drop_unused(self, graph: Graph, context: PassContext) -> None:
+        called = {_key(node) for node in graph.all_nodes()}
+        rewriter = context.rewriter(graph)
+        if called.isdisjoint(context.model.functions):
+            for key in list(context.model.functions):
+                rewriter.remove_function(key)
+
+
+def _key(node: Node) -> tuple[str, str, str]:
+    return node.domain, node.op_type, node.overload
+
+
+def _uses_domain(function: Function, domain: str) -> bool:
+    return any(node.domain == domain for node in function.graph.all_nodes())

@@ -1,0 +1,276 @@
+"""How single operators are brought from one opset to a newer one (onnx/docs/Changelog.md).
+
+Each adapter is given a node, the version of its operator that the model speaks, and the opset to reach; it answers
+None (nothing to do), a Decline, or a function that makes the change. Nothing is changed until every node of the model
+has an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir import Attribute, Node, Tensor, Value
+from graphopt.rewriting.passes import Rewriter
+
+Adapt = Callable[[Rewriter], None]
+
+
+@dataclass(frozen=True)
+class Decline:
+    """Why a node cannot be brought over."""
+
+    reason: str
+
+
+Answer = Adapt | Decline | None
+ADAPTERS: dict[str, Callable[[Node, int, int], Answer]] = {}
+
+
+def _adapts(*op_types: str) -> Callable[[Callable[[Node, int, int], Answer]], Callable[[Node, int, int], Answer]]:
+    def register(adapter: Callable[[Node, int, int], Answer]) -> Callable[[Node, int, int], Answer]:
+        ADAPTERS.update(dict.fromkeys(op_types, adapter))
+        return adapter
+
+    return register
+
+
+def _move_to_inputs(node: Node, rewriter: Rewriter, names: dict[str, Any], first: int) -> None:
+    """Turn attributes into inputs `first`, `first + 1`, ...: an array is that input, None leaves it out."""
+    inputs: list[Value | None] = list(node.inputs[:first])
+    inputs += [None] * (first - len(inputs))
+    for name, array in names.items():
+        inputs.append(None if array is None else rewriter.constant(array, f"{node.name or node.op_type}/{name}"))
+        rewriter.set_attribute(node, name, None)
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    rewriter.set_inputs(node, inputs)
+
+
+def _int64(values: Any) -> np.ndarray | None:
+    return None if values is None else np.array(values, np.int64)
+
+
+@_adapts("Squeeze", "Unsqueeze", "ReduceSum")
+def _axes_13(node: Node, version: int, to: int) -> Answer:
+    return _axes(node, version, to, 13)
+
+
+@_adapts(
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax"),
+    *("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare"),
+)
+def _axes_18(node: Node, version: int, to: int) -> Answer:
+    return _axes(node, version, to, 18)
+
+
+def _axes(node: Node, version: int, to: int, changed: int) -> Answer:
+    if version >= changed or to < changed:
+        return None
+    return lambda rewriter: _move_to_inputs(node, rewriter, {"axes": _int64(node.attr("axes"))}, 1)
+
+
+@_adapts("Softmax", "LogSoftmax", "Hardmax")
+def _softmax(node: Node, version: int, to: int) -> Answer:
+    """Before opset 13 the input was taken as a matrix: all axes from `axis` on belong together."""
+    if version >= 13 or to < 13:
+        return None
+    data = node.inputs[0]
+    assert data is not None
+    axis = node.attr("axis", 1)
+    shape = data.shape
+    if shape is not None and len(shape) > 0:
+        axis %= len(shape)
+        if all(dim == 1 for dim in shape[axis + 1 :]):
+            return lambda rewriter: rewriter.set_attribute(node, "axis", axis)
+    return lambda rewriter: _softmax_as_matrix(node, rewriter, axis)
+
+
+def _softmax_as_matrix(node: Node, rewriter: Rewriter, axis: int) -> None:
+    data = node.inputs[0]
+    shape = rewriter.op("Shape", [data])
+    matrix = rewriter.op("Flatten", [data], {"axis": axis})
+    result = rewriter.op(node.op_type, [matrix.output], {"axis": -1})
+    rewriter.replace(node, rewriter.op("Reshape", [result.output, shape.output], types=[node.output.type]).output)
+
+
+@_adapts("Clip")
+def _clip(node: Node, version: int, to: int) -> Answer:
+    if version >= 11 or to < 11:
+        return None
+    bounds = {name: node.attr(name) for name in ("min", "max")}
+    dtype = _dtype(node)
+    if dtype is None:
+        return Decline("the element type of its input is unknown")
+    arrays = {name: None if value is None else np.array(value, dtype) for name, value in bounds.items()}
+    return lambda rewriter: _move_to_inputs(node, rewriter, arrays, 1)
+
+
+def _dtype(node: Node) -> np.dtype | None:
+    data = node.inputs[0]
+    known = (data.dtype if data is not None else None) or node.output.dtype
+    return None if known is None else known.numpy
+
+
+@_adapts("Pad")
+def _pad(node: Node, version: int, to: int) -> Answer:
+    if version >= 11 or to < 11:
+        return None
+    dtype = _dtype(node)
+    if dtype is None:
+        return Decline("the element type of its input is unknown")
+    value = node.attr("value", 0.0)
+    arrays = {"pads": _int64(node.attr("pads")), "value": np.array(value, dtype) if value else None}
+    return lambda rewriter: _move_to_inputs(node, rewriter, arrays, 1)
+
+
+@_adapts("Slice")
+def _slice(node: Node, version: int, to: int) -> Answer:
+    if version >= 10 or to < 10:
+        return None
+    arrays = {name: _int64(node.attr(name)) for name in ("starts", "ends", "axes")}
+    return lambda rewriter: _move_to_inputs(node, rewriter, arrays, 1)
+
+
+@_adapts("Split")
+def _split(node: Node, version: int, to: int) -> Answer:
+    if version >= 18:
+        return None
+
+    def adapt(rewriter: Rewriter) -> None:
+        if version < 13 <= to:
+            _move_to_inputs(node, rewriter, {"split": _int64(node.attr("split"))}, 1)
+        if to >= 18 and node.input(1) is None:
+            rewriter.set_attribute(node, "num_outputs", len(node.outputs))
+
+    return adapt
+
+
+@_adapts("TopK")
+def _topk(node: Node, version: int, to: int) -> Answer:
+    if version >= 10 or to < 10:
+        return None
+    return lambda rewriter: _move_to_inputs(node, rewriter, {"k": _int64([node.attr("k")])}, 1)
+
+
+@_adapts("Dropout")
+def _dropout(node: Node, version: int, to: int) -> Answer:
+    if version >= 12 or to < 12:
+        return None
+    if version < 10 and len(node.outputs) > 1 and node.outputs[1].has_uses:
+        return Decline("its mask, which was not boolean before opset 10, is used")
+    ratio = np.array(node.attr("ratio", 0.5), np.float32)
+
+    def adapt(rewriter: Rewriter) -> None:
+        _move_to_inputs(node, rewriter, {"ratio": ratio}, 1)
+        if version < 10 and len(node.outputs) > 1:
+            rewriter.omit_output(node, 1)
+
+    return adapt
+
+
+@_adapts("BatchNormalization")
+def _batch_norm(node: Node, version: int, to: int) -> Answer:
+    if version >= 14 or to < 9:
+        return None
+    if node.attr("spatial", 1) != 1:
+        return Decline("it normalizes each position by itself (spatial=0), which opset 9 took away")
+    if any(output.has_uses for output in node.outputs[1:]):
+        return Decline("its training outputs are used")
+
+    def adapt(rewriter: Rewriter) -> None:
+        if "spatial" in node.attributes:
+            rewriter.set_attribute(node, "spatial", None)
+        for index in reversed(range(1, len(node.outputs))):
+            rewriter.omit_output(node, index)
+
+    return adapt
+
+
+@_adapts("Scatter")
+def _scatter(node: Node, version: int, to: int) -> Answer:
+    if to < 11:
+        return None
+    return lambda rewriter: _become(node, rewriter, "ScatterElements", node.inputs, {"axis": node.attr("axis")})
+
+
+@_adapts("Upsample")
+def _upsample(node: Node, version: int, to: int) -> Answer:
+    if to < 10:
+        return Decline("raising it without turning it into Resize is not worth it")
+    if to < 11:
+        return Decline("Resize took its present form in opset 11")
+    return lambda rewriter: _upsample_as_resize(node, rewriter)
+
+
+def _upsample_as_resize(node: Node, rewriter: Rewriter) -> None:
+    scales = node.input(1)
+    if scales is None:
+        scales = rewriter.constant(np.array(node.attr("scales"), np.float32), f"{node.name or 'Upsample'}/scales")
+    _become(node, rewriter, "Resize", [node.inputs[0], None, scales], _resize_attributes(node))
+
+
+def _resize_attributes(node: Node) -> dict[str, Any]:
+    """Until opset 10 pixels were matched by their corners, and nearest rounded down."""
+    mode = node.attr("mode", "nearest")
+    attributes = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
+    return attributes | ({"nearest_mode": "floor"} if mode == "nearest" else {})
+
+
+@_adapts("Resize")
+def _resize(node: Node, version: int, to: int) -> Answer:
+    if version == 10 and to >= 11:
+        data, scales = node.inputs
+        return lambda rewriter: _become(node, rewriter, "Resize", [data, None, scales], _resize_attributes(node))
+    if version >= 13 or to < 13:
+        return None
+    if node.attr("coordinate_transformation_mode") == "tf_half_pixel_for_nn":
+        return Decline("tf_half_pixel_for_nn was taken away in opset 13")
+    # In opset 11 an unused roi or scales had to be there, and was given as an empty tensor.
+    empty = [i for i in (1, 2) if _is_empty(node.input(i))]
+
+    def adapt(rewriter: Rewriter) -> None:
+        for index in empty:
+            rewriter.set_input(node, index, None)
+
+    return adapt if empty else None
+
+
+def _is_empty(value: Value | None) -> bool:
+    tensor: Tensor | None = value.constant if value is not None else None
+    return tensor is not None and tensor.size == 0
+
+
+@_adapts("GridSample")
+def _grid_sample(node: Node, version: int, to: int) -> Answer:
+    if version >= 20 or to < 20:
+        return None
+    renamed = {"bilinear": "linear", "bicubic": "cubic"}
+    mode = node.attr("mode", "bilinear")
+    return lambda rewriter: rewriter.set_attribute(node, "mode", renamed.get(mode, mode))
+
+
+@_adapts("RoiAlign")
+def _roi_align(node: Node, version: int, to: int) -> Answer:
+    if version >= 16 or to < 16:
+        return None
+    return lambda rewriter: rewriter.set_attribute(node, "coordinate_transformation_mode", "output_half_pixel")
+
+
+@_adapts("GroupNormalization")
+def _group_norm(node: Node, version: int, to: int) -> Answer:
+    if version >= 21 or to < 21:
+        return None
+    return Decline("scale and bias were per group before opset 21, and are per channel since")
+
+
+def _become(node: Node, rewriter: Rewriter, op_type: str, inputs: Any, attributes: dict[str, Any | Attribute]) -> None:
+    """Put an operator of another name in the place of a node."""
+    new = rewriter.op(op_type, inputs, attributes, types=[node.output.type], name=node.name)
+    rewriter.replace(node, new.output)
+
+
+__all__ = ["ADAPTERS", "Adapt", "Decline"]

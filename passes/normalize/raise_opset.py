@@ -1,0 +1,92 @@
+"""The model brought to one recent opset, so that everything behind sees one form of each operator."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+
+from graphopt.ir import Graph, Node
+from graphopt.ir.verify import find_schema
+from graphopt.passes.normalize.opset_adapters import ADAPTERS, Adapt, Decline
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
+
+_OLDEST, _NEWEST = 7, 24
+
+
+@dataclass(frozen=True)
+class RaiseOpset(Pass):
+    """Bring the model to a recent opset: attributes that became inputs, operators that were renamed.
+
+    `to` is the opset, 24 at most: the changes up to there (onnx/docs/Changelog.md) were gone through one by one. The
+    model stays as it is if a single node cannot be brought there with the same meaning; each such node is counted as
+    a miss.
+    """
+
+    name: ClassVar[str] = "raise-opset"
+    # The meaning stays to the bit, but a runtime may have another kernel for another version: ONNX Runtime sums an
+    # AveragePool of opset 19 in another order than one of opset 11.
+    fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
+
+    to: int = _NEWEST
+
+    def __post_init__(self) -> None:
+        if not _OLDEST <= self.to <= _NEWEST:
+            raise ValueError(f"to must be {_OLDEST} to {_NEWEST}")
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        opset = context.model.opset
+        if opset >= self.to or not any(node.domain == "" for node in graph.all_nodes()):
+            return
+        if any(n.domain == "" for f in context.model.functions.values() for n in f.graph.all_nodes()):
+            context.miss("the model has functions, whose bodies are written for its opset")
+            return
+        plans: list[tuple[Node, Adapt]] = []
+        declined = False
+        for node in graph.all_nodes():
+            if node.domain == "":
+                plan = _plan(node, opset, self.to)
+                if isinstance(plan, Decline):
+                    context.miss(f"{node.op_type}: {plan.reason}", node)
+                    declined = True
+                elif plan is not None:
+                    plans.append((node, plan))
+        if declined or not all(context.allow(node) for node, _ in plans):
+            return
+        context.rewriter(graph).set_opset("", self.to)
+        for node, adapt in plans:
+            adapt(context.rewriter(node.graph, node))
+        context.count("nodes adapted", len(plans))
+
+
+def _plan(node: Node, opset: int, to: int) -> Adapt | Decline | None:
+    """What to do with a node: nothing, an adaptation, or a reason why it cannot be brought over."""
+    old = find_schema(node.op_type, "", opset)
+    if old is None:
+        return Decline(f"it is not in opset {opset}")
+    if opset < _OLDEST:
+        return Decline(f"opset {opset} is older than {_OLDEST}, where broadcasting changed")
+    if node.op_type in ADAPTERS:
+        return ADAPTERS[node.op_type](node, old.since_version, to)
+    if not _is_extension(node.op_type, opset, to):
+        return Decline(f"it changed its meaning between opset {opset} and {to}")
+    return None
+
+
+@functools.cache
+def _is_extension(op_type: str, opset: int, to: int) -> bool:
+    """Whether the newer operator takes everything that the older one takes, in the same places."""
+    old, new = find_schema(op_type, "", opset), find_schema(op_type, "", to)
+    if old is None or new is None or new.deprecated:
+        return False
+    if old.since_version == new.since_version:
+        return True
+    inputs = all(a.name == b.name for a, b in zip(old.inputs, new.inputs, strict=False))
+    attributes = all(_same_default(old, new, name) for name in old.attributes)
+    return inputs and attributes and len(old.inputs) <= len(new.inputs) and len(old.outputs) <= len(new.outputs)
+
+
+def _same_default(old: onnx.defs.OpSchema, new: onnx.defs.OpSchema, name: str) -> bool:
+    return name in new.attributes and old.attributes[name].default_value == new.attributes[name].default_value

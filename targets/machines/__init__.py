@@ -1,0 +1,1 @@
+"""The targets that ship with graphopt: a TOML file each."""

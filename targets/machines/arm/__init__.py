@@ -1,0 +1,1 @@
+"""64-bit ARM processors, a TOML file each."""

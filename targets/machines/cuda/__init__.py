@@ -1,0 +1,1 @@
+"""NVIDIA GPUs, a TOML file each."""

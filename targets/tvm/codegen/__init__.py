@@ -1,0 +1,1 @@
+"""From scheduled modules to the files of an artifact."""

@@ -1,0 +1,153 @@
+"""From a scheduled Relax module to the files of an artifact: VM code and kernels in one library, weights beside it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax import vm_build
+
+from graphopt.driver.backend import Progress
+from graphopt.hardware import processor as cpu
+from graphopt.hardware.target import Target
+from graphopt.runtime.artifact import Memory, Weight
+from graphopt.targets.tvm.codegen.embedded import embedded, write_assembly
+from graphopt.targets.tvm.codegen.link import link
+from graphopt.targets.tvm.cuda.nvcc import compile_cuda
+from graphopt.targets.tvm.relax_passes.memory import Meter
+from graphopt.targets.tvm.relax_passes.order import order_shape_functions
+from graphopt.targets.tvm.relax_passes.weight_checks import trust_weights
+from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
+
+PARTS = 16
+"""Into how many pieces the kernels are cut for code generation."""
+_ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
+
+
+def tvm_target(target: Target) -> tvm.target.Target:
+    """TVM's description of a target. CUDA's `arch` is always given: TVM would otherwise fall back to sm_50."""
+    host: dict[str, Any] = {
+        "kind": "llvm",
+        "mtriple": target.triple,
+        "mcpu": target.cpu,
+        "mattr": [*(f"+{feature}" for feature in target.features), *target.tuning],
+        "num-cores": target.cores,
+    }
+    if target.gpu is None:
+        return tvm.target.Target(host)
+    device = {
+        "kind": "cuda",
+        "arch": target.gpu.arch,
+        "max_threads_per_block": target.gpu.max_threads_per_block,
+        "max_shared_memory_per_block": target.gpu.shared_memory_bytes,
+        "thread_warp_size": target.gpu.warp_size,
+    }
+    return tvm.target.Target(device, host=tvm.target.Target(host))
+
+
+def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> Memory:
+    """Compile and link a module whose functions are all scheduled; says what memory `main` takes.
+
+    The same module gives the same bytes.
+    """
+    meter = Meter()
+    made_for = tvm_target(target)
+    with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as name:
+        folder = Path(name)
+        with made_for, tvm.transform.PassContext(opt_level=3):
+            mod = _to_virtual_machine(meter)(mod)
+            if target.gpu:
+                executable = relax.build(mod, made_for, relax_pipeline=None, tir_pipeline="default")
+                objects = _host_objects(executable.mod, folder)
+            else:
+                executable, kernels = _split(mod, made_for)
+                objects = _kernel_objects(kernels, made_for, folder, progress)
+        arch = target.gpu.arch if target.gpu else ""
+        data = embedded(executable.mod, lambda source: compile_cuda(source, arch))
+        progress("linking", 0.85)
+        link([*objects, write_assembly(data, folder)], library, target.machine)
+    return meter.memory
+
+
+def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExecutable, tvm.IRModule]:
+    """The virtual machine's code, and the kernels that it calls by name.
+
+    `relax.build` would do both, but generate code for one kernel after the other.
+    """
+    builder = relax.ExecBuilder()
+    rest = vm_build._vmcodegen(builder, mod)
+    kernels = {name: func for name, func in rest.functions.items() if isinstance(func, tvm.tirx.PrimFunc)}
+    return vm_build._vmlink(builder, made_for), tvm.IRModule(kernels, attrs=rest.attrs)
+
+
+def _kernel_objects(kernels: tvm.IRModule, made_for: tvm.target.Target, folder: Path, progress: Progress) -> list[Path]:
+    """Object files of the kernels' code, on all cores: the work is LLVM's, which holds no lock of Python's.
+
+    As many parts for any number of cores, so that the bytes do not depend on it.
+    """
+    functions = sorted(kernels.functions.items(), key=lambda item: item[0].name_hint)
+    parts = [functions[first::PARTS] for first in range(min(PARTS, len(functions)))]
+
+    def compile_part(number: int) -> Path:
+        with made_for, tvm.transform.PassContext(opt_level=3):
+            part = tvm.IRModule(dict(parts[number]), attrs=kernels.attrs)
+            path = folder / f"code{number}.o"
+            tvm.tirx.build(part, target=made_for, pipeline=PIPELINE).write_to_file(str(path))
+        return path
+
+    objects = []
+    with ThreadPoolExecutor(len(cpu.allowed())) as pool:
+        for path in pool.map(compile_part, range(len(parts))):
+            objects.append(path)
+            progress("generating code", 0.5 + 0.35 * len(objects) / len(parts))
+    return objects
+
+
+def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
+    """Relax calls to virtual-machine code: memory planned ahead, nothing left that fuses or schedules."""
+    return tvm.transform.Sequential(
+        [
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            meter.before(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            meter.after(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            order_shape_functions,
+            trust_weights,
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
+    """Object files of the host code."""
+    paths = []
+    for index, part in enumerate(module._collect_dso_modules()):
+        if part.kind == "c":  # empty source text: what stands for the code of a module without kernels
+            continue
+        paths.append(folder / f"code{index}.o")
+        part.write_to_file(str(paths[-1]))
+    return paths
+
+
+def write_weights(arrays: Sequence[np.ndarray], path: Path) -> tuple[Weight, ...]:
+    """Write the arrays one after the other, each at a multiple of 64 bytes; says where each lies."""
+    infos = []
+    with path.open("wb") as file:
+        for array in arrays:
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            infos.append(Weight(array.dtype.name, tuple(array.shape), file.tell()))
+            file.write(np.ascontiguousarray(array).tobytes())
+    return tuple(infos)

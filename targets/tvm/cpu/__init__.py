@@ -1,0 +1,1 @@
+"""Schedules for CPUs: the pipeline, and the general schedules of functions without a kernel family."""

@@ -1,0 +1,87 @@
+"""Gives every PrimFunc of a module a schedule for its target; changes no result.
+
+`schedule(mod, machine)` looks at each function once: a kernel family claims it by its anchor block (convolution,
+matrix product, pooling), everything else gets the generic schedule. A rule that TVM refuses for an odd function
+gives way to the next more general one; only functions that are not made of blocks (sorting and the like, written
+as plain loops) stay as they are. A rule may say what it did in the attribute SCHEDULE, which profiles show.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import tvm
+from tvm import tirx
+from tvm.s_tir import ScheduleError
+
+from graphopt.targets.tvm.cpu import generic as generic_cpu
+from graphopt.targets.tvm.cpu import rows as rows_cpu
+from graphopt.targets.tvm.kernels.common import expand
+from graphopt.targets.tvm.kernels.conv import cpu as conv_cpu
+from graphopt.targets.tvm.kernels.depthwise import compute as depthwise
+from graphopt.targets.tvm.kernels.direct import cpu as direct_cpu
+from graphopt.targets.tvm.kernels.lrn import compute as lrn
+from graphopt.targets.tvm.kernels.matmul import cpu as matmul_cpu
+from graphopt.targets.tvm.kernels.pooling import compute as pooling
+from graphopt.targets.tvm.kernels.winograd import cpu as winograd_cpu
+from graphopt.targets.tvm.lowering.provenance import SCHEDULE
+from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.tuning.searched import Searched, is_searchable
+
+_LOG = logging.getLogger(__name__)
+
+CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
+
+CPU_RULES: tuple[CpuRule, ...] = (
+    direct_cpu.schedule,
+    winograd_cpu.schedule,
+    depthwise.schedule,
+    pooling.schedule,
+    lrn.schedule,
+    conv_cpu.schedule,
+    matmul_cpu.schedule,
+    rows_cpu.schedule,
+    generic_cpu.schedule,
+)
+"""From the most specific to the most general; a rule answers None for a function that is not its own."""
+
+
+def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = None) -> tvm.IRModule:
+    """The module with every PrimFunc scheduled for `machine`; Relax functions stay as they are.
+
+    A function that no kernel family covers gets the schedule that a search found for it, if there is one.
+    """
+    result = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
+    for name, func in sorted(mod.functions_items(), key=lambda item: item[0].name_hint):
+        if isinstance(func, tirx.PrimFunc) and not is_scheduled(func):
+            found = searched.schedule(func) if searched and is_searchable(func) else None
+            result[name] = (found or schedule_function(func, machine)).with_attr("tirx.is_scheduled", True)
+    return result
+
+
+def schedule_function(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
+    """One function through the rules, its elementary functions expanded, its max and min made to keep NaN."""
+    return expand.keep_nan(expand.expand_functions(_apply_rules(func, machine)))
+
+
+def is_scheduled(func: tirx.PrimFunc) -> bool:
+    """The function carries TVM's mark of a finished schedule."""
+    return bool(func.attrs and func.attrs.get("tirx.is_scheduled", False))
+
+
+def _apply_rules(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
+    for rule in CPU_RULES:
+        try:
+            done = rule(func, machine)
+        except ScheduleError as error:
+            _LOG.debug("%s gives way to a more general schedule: %s", rule.__module__, error)
+            continue
+        if done is not None:
+            return done if done.attrs and SCHEDULE in done.attrs else done.with_attr(SCHEDULE, _family(rule))
+    return func
+
+
+def _family(rule: CpuRule) -> str:
+    """What a profile calls the schedules of a rule that does not name its plans itself."""
+    return rule.__module__.rpartition(".")[2].removesuffix("_cpu")

@@ -1,0 +1,385 @@
+"""Read-only facts about the blocks of a PrimFunc, on which every schedule rule decides.
+
+A block is described by how its memory accesses move with each of its loops: an access with coefficient 1 on a
+loop is contiguous along it, 0 is a broadcast, `None` means that the address is not linear in that loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, s_tir, sym, tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.tir_passes.peel import PEEL
+
+SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
+REDUCE = 2  # ... of a commutative reduction
+SERIAL_WORK = 1 << 15
+"""Operations below which starting threads costs more than it saves (a launch takes some microseconds)."""
+PARALLEL_PIECES = 64
+"""Iterations that a parallel loop should have, so that the static split over any usual number of cores is even."""
+
+FEW_PIECES = 8
+"""Iterations of static loops that are preferred to a symbolic loop for running in parallel."""
+
+
+def extent(value: Any) -> int | None:
+    """The loop or axis extent as an int, None where it is symbolic."""
+    return int(value) if isinstance(value, tirx.IntImm | int) else None
+
+
+@dataclass
+class Axis:
+    """One loop of a block: its extent (None: symbolic), kind, and the coefficient of each access along it."""
+
+    var: tirx.Var
+    size: int | None
+    kind: int
+    extent: Any = None
+    loads: list[int | None] = field(default_factory=list)
+    store: int | None = None
+    branches: bool = False
+    """The loop's variable decides an `if_then_else`: vectors along it would fall apart."""
+    in_value: bool = False
+    """The loop's variable is used as a number (arange, one-hot), not only in addresses."""
+
+    @property
+    def contiguous(self) -> bool:
+        """Vectors along this axis load and store contiguous (or broadcast) elements."""
+        return not self.branches and self.store in (0, 1) and all(c in (0, 1) for c in self.loads)
+
+
+@dataclass
+class BlockInfo:
+    """A leaf block: its axes in loop order, and its cost per innermost iteration in scalar operations."""
+
+    rv: SBlockRV
+    name: str
+    axes: list[Axis]
+    cost: int
+    dtype: str
+
+    @property
+    def is_reduction(self) -> bool:
+        return any(axis.kind == REDUCE for axis in self.axes)
+
+    @property
+    def is_plain(self) -> bool:
+        """All axes are spatial or reductions, so loops may be reordered, split and fused."""
+        return all(axis.kind in (SPATIAL, REDUCE) for axis in self.axes)
+
+    def work(self) -> int | None:
+        """Scalar operations of the whole block; None when an extent is symbolic."""
+        return None if any(a.size is None for a in self.axes) else self.cost * math.prod(a.size or 0 for a in self.axes)
+
+
+def child_blocks(sch: Schedule) -> list[SBlockRV]:
+    """The blocks right below the root block, in program order."""
+    return list(sch.get_child_blocks(sch.get_sblock("root")))
+
+
+def describe(sch: Schedule, block: SBlockRV) -> BlockInfo | None:
+    """The facts about `block`, None where its loops are not simply its axes (opaque or hand-written code)."""
+    stmt = sch.get(block)
+    loops = [sch.get(loop) for loop in sch.get_loops(block)]
+    if len(loops) != len(stmt.iter_vars):
+        return None
+    axes = []
+    for loop, axis in zip(loops, stmt.iter_vars, strict=True):
+        if extent(loop.extent) != extent(axis.dom.extent):
+            return None
+        axes.append(Axis(axis.var, extent(axis.dom.extent), int(axis.iter_type), axis.dom.extent))
+    if not stmt.writes:
+        return None
+    _fill_accesses(stmt, axes)
+    return BlockInfo(block, stmt.name_hint, axes, _cost(stmt), str(stmt.writes[0].source.dtype))
+
+
+def is_identity(indices: Sequence[Any], axes: Sequence[Any]) -> bool:
+    """The indices are the axes in their order; an axis of size one may be written as 0."""
+    return len(indices) == len(axes) and all(
+        index.same_as(axis.var) or (extent(axis.dom.extent) == 1 and extent(index) == 0)
+        for index, axis in zip(indices, axes, strict=True)
+    )
+
+
+def _fill_accesses(stmt: s_tir.SBlock, axes: list[Axis]) -> None:
+    loads: list[ir.TensorLoad] = []
+    stores: list[tirx.BufferStore] = []
+    branch_vars: set[Any] = set()
+    value_vars: set[Any] = set()
+
+    def on_call(call: Any) -> None:
+        if getattr(call.op, "name", "").endswith(".if_then_else"):
+            branch_vars.update(variables(call.args[0]))
+
+    tvm_ffi.structural_walk(
+        stmt.body,
+        [(ir.TensorLoad, loads.append), (tirx.BufferStore, stores.append), (ir.Call, on_call)],
+    )
+    for store in stores:
+        value_vars.update(_vars_outside_loads(store.value))
+    for axis in axes:
+        axis.branches = any(axis.var.same_as(v) for v in branch_vars)
+        axis.in_value = any(axis.var.same_as(v) for v in value_vars)
+        axis.loads = [_coefficient(load.source, load.indices, axis.var) for load in loads]
+        found = {_coefficient(store.buffer, store.indices, axis.var) for store in stores}
+        axis.store = found.pop() if len(found) == 1 else None
+
+
+def variables(expr: Any) -> list[tirx.Var]:
+    """Every variable that occurs in `expr`."""
+    found: list[tirx.Var] = []
+    tvm_ffi.structural_walk(expr, [(tirx.Var, found.append)])
+    return found
+
+
+def _vars_outside_loads(value: Any) -> Iterable[tirx.Var]:
+    inside: list[tirx.Var] = []
+    tvm_ffi.structural_walk(value, [(ir.TensorLoad, lambda load: inside.extend(variables(load)))])
+    everything = variables(value)
+    # A variable counts as a value if it occurs more often than inside addresses.
+    for var in everything:
+        if sum(var.same_as(v) for v in everything) > sum(var.same_as(v) for v in inside):
+            yield var
+
+
+def _coefficient(buffer: tirx.Buffer, indices: Any, var: tirx.Var) -> int | None:
+    """By how many elements the address moves when `var` grows by one."""
+    total = 0
+    stride: Any = 1
+    for index, size in zip(reversed(list(indices)), reversed(list(buffer.shape)), strict=True):
+        if any(var.same_as(v) for v in variables(index)):
+            linear = sym.detect_linear_equation(index, [var])
+            step = extent(linear[0]) if len(linear) else None
+            if step is None or not isinstance(stride, int):
+                return None
+            total += step * stride
+        size_now = extent(size)
+        stride = stride * size_now if size_now is not None and isinstance(stride, int) else None
+    return total
+
+
+def loads_of(sch: Schedule, block: SBlockRV) -> list[ir.TensorLoad]:
+    """What a block's body loads, in the order of `Axis.loads`."""
+    loads: list[ir.TensorLoad] = []
+    tvm_ffi.structural_walk(sch.get(block).body, [(ir.TensorLoad, loads.append)])
+    return loads
+
+
+def step_within(load: ir.TensorLoad, var: tirx.Var, size: int) -> int | None:
+    """By how many elements the address moves with `var` inside pieces of `size` that begin at its multiples.
+
+    That is more often linear than over the whole axis: `x[c // 8, h, c % 8]` moves by 1 with c in pieces of 8.
+    """
+    kind = str(var.ty.dtype)
+    whole, part = tirx.Var("whole", kind), tirx.Var("part", kind)
+    analyzer = sym.Analyzer()
+    analyzer.bind(part, ir.Range(tirx.const(0, kind), tirx.const(size, kind)))
+
+    def cut(other: tirx.Var) -> Any:
+        return whole * size + part if other.same_as(var) else other
+
+    indices = [
+        analyzer.simplify(tvm_ffi.structural_map(index, (tirx.Var, cut), order="post")) for index in load.indices
+    ]
+    return _coefficient(load.source, indices, part)
+
+
+def _cost(stmt: s_tir.SBlock) -> int:
+    """A rough count of scalar operations in a block's body."""
+    count = 1
+
+    def arithmetic(_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    def call(node: Any) -> None:
+        nonlocal count
+        count += 1 if getattr(node.op, "name", "").endswith((".if_then_else", ".likely")) else 10
+
+    kinds: list[Any] = [(kind, arithmetic) for kind in (tirx.Add, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)]
+    tvm_ffi.structural_walk(stmt.body, [*kinds, (ir.Call, call)])
+    return count
+
+
+def is_unit(axis: Axis) -> bool:
+    """The axis has extent one: it can be fused with any neighbour."""
+    return axis.size == 1
+
+
+def fusible(left: Axis, right: Axis) -> bool:
+    """Whether fusing two neighbouring loops keeps every address linear in the fused variable."""
+    if is_unit(left) or is_unit(right):
+        return True
+    if left.kind != right.kind or left.branches or right.branches or left.in_value or right.in_value:
+        return False
+    if right.size is None:
+        return False  # division by a symbolic extent is slow, and TVM's analyses give up on it
+    pairs = [*zip(left.loads, right.loads, strict=True), (left.store, right.store)]
+    return all(a is not None and b is not None and a == b * right.size for a, b in pairs)
+
+
+def trailing_group(axes: list[Axis], enough: int = 64) -> int:
+    """Index of the first axis of the longest run of trailing axes that can be fused into one linear loop.
+
+    A symbolic axis is taken in only while the run is shorter than `enough`: it serves better as a loop of its own.
+    """
+    start = len(axes) - 1
+    while start > 0 and fusible(axes[start - 1], axes[start]):
+        if axes[start - 1].size is None and (product(a.size for a in axes[start:]) or enough) >= enough:
+            break
+        # A unit axis in between says nothing: compare with the nearest axis that is not one.
+        if is_unit(axes[start]) and start + 1 < len(axes):
+            wide = next((a for a in axes[start:] if not is_unit(a)), None)
+            if wide is not None and not fusible(axes[start - 1], wide):
+                break
+        start -= 1
+    return start
+
+
+def product(sizes: Iterable[int | None]) -> int | None:
+    """Product of extents, None when one is symbolic."""
+    total = 1
+    for size in sizes:
+        if size is None:
+            return None
+        total *= size
+    return total
+
+
+def fuse_all(sch: Schedule, loops: list[LoopRV]) -> LoopRV:
+    """Fuse neighbouring loops into one (a single loop is returned as it is)."""
+    return loops[0] if len(loops) == 1 else sch.fuse(*loops)
+
+
+def find_anchor(sch: Schedule, kernels: tuple[str, ...]) -> SBlockRV | None:
+    """The one block annotated as the anchor of one of these kernel families, None if there is none."""
+    found = [b for b in child_blocks(sch) if str(sch.get(b).annotations.get("kernel", "")) in kernels]
+    return found[0] if len(found) == 1 else None
+
+
+def inline_around(sch: Schedule, anchor: SBlockRV, keep: tuple[str, ...]) -> SBlockRV:
+    """Inline the injective blocks around an anchor, except stages named in `keep`; returns the block to tile.
+
+    That is the last block of the epilogue if it has one element for each element that the anchor's own output
+    block has; otherwise (a consumer that broadcasts, or changes the order) the anchor's output block itself.
+    """
+    own = sch.get_consumers(anchor)[0]
+    shape = [axis.dom.extent for axis in sch.get(own).iter_vars]
+    after = _followers(sch, own)
+    chain = [own, *after]
+    final = own
+    if len(after) == len(child_blocks(sch)) - index_of(sch, own) - 1:
+        for block in after:
+            axes = sch.get(block).iter_vars
+            same = len(axes) == len(shape) and all(
+                int(a.iter_type) == SPATIAL and tvm_ffi.structural_equal(a.dom.extent, s)
+                for a, s in zip(axes, shape, strict=True)
+            )
+            if not same:
+                break
+            final = block
+    for block in chain[: next(i for i, b in enumerate(chain) if b is final)]:
+        sch.compute_inline(block)
+    for block in child_blocks(sch):
+        name = sch.get(block).name_hint
+        info = describe(sch, block)
+        before = index_of(sch, block) < index_of(sch, anchor)
+        if before and name.rstrip("_0123456789") not in keep and info is not None and not info.is_reduction:
+            sch.compute_inline(block)
+    return final
+
+
+def index_of(sch: Schedule, block: SBlockRV) -> int:
+    """Position of a block below the root."""
+    stmt = sch.get(block)
+    return next(i for i, other in enumerate(child_blocks(sch)) if sch.get(other).same_as(stmt))
+
+
+def _followers(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
+    """The chain of blocks that each are the only reader of the one before."""
+    chain: list[SBlockRV] = []
+    while len(readers := sch.get_consumers(block)) == 1:
+        block = readers[0]
+        chain.append(block)
+    return chain
+
+
+def parallelize(sch: Schedule, loops: list[LoopRV], sizes: list[int | None]) -> None:
+    """Run the right one of these perfectly nested data-parallel loops (outermost first) in parallel.
+
+    Static loops are fused until there are enough pieces. Symbolic ones are never fused: static loops with some
+    pieces come first, else the last symbolic loop (the first is usually a batch of one).
+    """
+    if not loops:
+        return
+    if any(size is None for size in sizes):
+        static = [loop for loop, size in zip(loops, sizes, strict=True) if size is not None]
+        pieces = product(size for size in sizes if size is not None) or 1
+        if pieces >= FEW_PIECES:
+            rest = [loop for loop, size in zip(loops, sizes, strict=True) if size is None]
+            sch.reorder(*static, *rest)
+            loops, sizes = static, [size for size in sizes if size is not None]
+        else:
+            chosen = max(i for i, size in enumerate(sizes) if size is None)
+            sch.reorder(loops[chosen], *loops[:chosen], *loops[chosen + 1 :])
+            sch.parallel(loops[chosen])
+            return
+    count, taken = 1, 0
+    while taken < len(loops) and count < PARALLEL_PIECES:
+        count *= sizes[taken] or 1
+        taken += 1
+    sch.parallel(fuse_all(sch, loops[:taken]))
+
+
+def is_symbolic(func: tirx.PrimFunc) -> bool:
+    """Whether an extent of a parameter is not known at compile time."""
+    buffers = [param for param in func.params if tirx.is_buffer_var(param)]
+    return any(extent(size) is None for buffer in buffers for size in buffer.shape)
+
+
+def axes_of(sch: Schedule, block: SBlockRV) -> list[Axis]:
+    """The axes of a block, without its accesses: also where its loops have been changed."""
+    axes = sch.get(block).iter_vars
+    return [Axis(a.var, extent(a.dom.extent), int(a.iter_type), a.dom.extent) for a in axes]
+
+
+def schedule_others(
+    sch: Schedule,
+    done: list[SBlockRV],
+    machine: Machine,
+    schedule_block: Callable[[Schedule, BlockInfo, Machine], Schedule],
+) -> Schedule:
+    """Schedule the root-level blocks that a template has not touched (stages before and after its tile)."""
+    names = {str(sch.get(block).name_hint) for block in done}
+    for block in child_blocks(sch):
+        info = describe(sch, block) if str(sch.get(block).name_hint) not in names else None
+        if info is not None and info.is_plain:
+            sch = schedule_block(sch, info, machine)
+    return sch
+
+
+def vectorize_store(
+    sch: Schedule, before: list[LoopRV], inner: LoopRV, lanes: int, step: int, width: tirx.PrimExpr
+) -> None:
+    """Vectorize the write of a register tile along rows of `width` elements; `before` are its other loops.
+
+    Whole tiles are unrolled. The last tile of a row that is not a multiple of `step` has its last partial vector
+    peeled off.
+    """
+    size = extent(width)
+    vectors, lane = sch.split(inner, [None, lanes])
+    sch.vectorize(lane)
+    if size is not None and size % step == 0:
+        for loop in (*before, vectors):
+            sch.unroll(loop)
+    else:
+        sch.annotate(vectors, PEEL, 1)

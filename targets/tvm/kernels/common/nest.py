@@ -1,0 +1,247 @@
+"""Takes a fused function apart, and puts it together again around a loop nest of a kernel family's own.
+
+A family that knows every register and loop that it wants writes its nest as statements instead of asking for it by
+schedule primitives. What Relax fused behind its anchor comes with it:
+
+    fused = take_apart(func, "conv_direct", machine)     # None for a function of another family
+    data, weight = fused.inputs
+    def nest():                                          # uses tvm.script's IRBuilder
+        with T.parallel(0, rows) as y: ...; fused.store([n, c, y, x, lane], value)
+    return put_together(fused, nest)
+
+`fused.store` writes one element of the result: the anchor's value, after bias, residual, activation and whatever else
+is computed element by element from it. Blocks that read the result in another way keep a generic schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import ir, s_tir, tirx
+from tvm.s_tir import Schedule, ScheduleError
+from tvm.s_tir.schedule import SBlockRV
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from graphopt.targets.tvm.cpu import generic as generic_cpu
+from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common import statements
+from graphopt.targets.tvm.kernels.common.computes import long
+from graphopt.targets.tvm.machine import Machine
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A fused function with its anchor set free."""
+
+    func: tirx.PrimFunc
+    anchor: s_tir.SBlock
+    """The anchor's block: its annotations hold the plan."""
+    inputs: tuple[tirx.Buffer, ...]
+    """The buffers that the anchor reads, in the order of its compute definition."""
+    output: tirx.Buffer
+    """What the anchor itself writes."""
+    finals: tuple[s_tir.SBlock, ...]
+    """The blocks that compute element by element what becomes of the anchor's result."""
+    keeps_output: bool
+    """Something other than `finals` reads the anchor's own result."""
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Extents of the anchor's result, which may be written into a part of something larger."""
+        return tuple(axis.dom.extent for axis in self.anchor.iter_vars if int(axis.iter_type) == facts.SPATIAL)
+
+    def plan(self) -> tuple[int, ...]:
+        """The numbers that the family put into the annotation `plan`."""
+        return tuple(int(number) for number in self.anchor.annotations["plan"])
+
+    def store(self, indices: Sequence[Any], value: Any) -> None:
+        """Emit the stores of what follows from `value`, the anchor's result at `indices`."""
+        indices = [long(index) for index in indices]
+        if self.keeps_output:
+            axes = [axis for axis in self.anchor.iter_vars if int(axis.iter_type) == facts.SPATIAL]
+            places = {axis.var: index for axis, index in zip(axes, indices, strict=True)}
+            written = self.anchor.body.indices
+            T.buffer_store(self.output, value, [self._renamed(index, places, value) for index in written])
+        for block in self.finals:
+            body = block.body
+            places = {axis.var: index for axis, index in zip(block.iter_vars, indices, strict=True)}
+            T.buffer_store(
+                body.buffer,
+                self._renamed(body.value, places, value),
+                [self._renamed(index, places, value) for index in body.indices],
+            )
+
+    def _renamed(self, expr: Any, places: dict[Any, Any], value: Any) -> Any:
+        def load(node: ir.TensorLoad) -> Any:
+            return value if node.source.same_as(self.output) else node
+
+        def variable(var: tirx.Var) -> Any:
+            return next((place for old, place in places.items() if old.same_as(var)), var)
+
+        return tvm_ffi.structural_map(expr, [(ir.TensorLoad, load), (tirx.Var, variable)], order="post")
+
+
+def take_apart(func: tirx.PrimFunc, kernel: str, machine: Machine) -> Fused | None:
+    """The parts of a function whose anchor is annotated as `kernel`; None for any other one.
+
+    Its result may have a first extent, the batch, that is not known.
+    """
+    sch = Schedule(tvm.IRModule({"main": func}))
+    anchor = facts.find_anchor(sch, (kernel,))
+    if anchor is None or any(axis.size is None for axis in facts.axes_of(sch, anchor)[1:]):
+        return None
+    output = sch.get(anchor).writes[0].source
+    finals = _finals(sch, anchor)
+    names = [str(sch.get(block).name_hint) for block in (anchor, *finals)]
+    sch = facts.schedule_others(sch, [anchor, *finals], machine, generic_cpu.schedule_block)
+    blocks = [sch.get(sch.get_sblock(name)) for name in names]
+    free = tuple(blocks[1:])
+    return Fused(
+        sch.mod["main"],
+        blocks[0],
+        _reads(blocks[0]),
+        output,
+        free,
+        keeps_output=not free or _is_read_elsewhere(sch, output, names),
+    )
+
+
+def put_together(fused: Fused, nest: Callable[[], None]) -> tirx.PrimFunc:
+    """The function with the statements that `nest` emits in the place of the anchor and what `fused.store` covers."""
+    with IRBuilder() as builder, T.prim_func():
+        nest()
+    made = builder.get().body
+    realize = fused.func.body
+    root = realize.block
+    names = [str(block.name_hint) for block in (fused.anchor, *fused.finals)]
+    parts = list(root.body) if isinstance(root.body, tirx.SeqStmt) else [root.body]
+    own = [index for index, part in enumerate(parts) if any(name in names for name in _block_names(part))]
+    parts[own[-1]] = made
+    parts = [part for index, part in enumerate(parts) if index not in own[:-1]]
+    allocated = [buffer for buffer in root.alloc_buffers if fused.keeps_output or not buffer.same_as(fused.output)]
+    block = s_tir.SBlock(
+        root.iter_vars,
+        root.reads,
+        root.writes,
+        root.name_hint,
+        parts[0] if len(parts) == 1 else tirx.SeqStmt(parts),
+        root.init,
+        allocated,
+        root.match_buffers,
+        root.annotations,
+    )
+    return fused.func.with_body(s_tir.SBlockRealize(realize.iter_values, realize.predicate, block))
+
+
+def _finals(sch: Schedule, anchor: SBlockRV) -> list[SBlockRV]:
+    """Inline what is computed element by element from the anchor's result; the blocks of that kind that are left."""
+    own = {str(sch.get(block).name_hint) for block in _elementwise(sch, anchor)}
+    changed = True
+    while changed:
+        changed = False
+        for name in sorted(own):
+            block = sch.get_sblock(name)
+            readers = [str(sch.get(reader).name_hint) for reader in sch.get_consumers(block)]
+            if readers and all(reader in own for reader in readers):
+                try:
+                    sch.compute_inline(block)
+                except ScheduleError:
+                    continue
+                own.discard(name)
+                changed = True
+                break
+    ordered = [block for block in facts.child_blocks(sch) if str(sch.get(block).name_hint) in own]
+    if not ordered:
+        return []
+    # A block that is not one of them and stands between must not wait for the nest, nor the nest for it.
+    first, last = facts.index_of(sch, anchor), facts.index_of(sch, ordered[-1])
+    return ordered if last - first == len(ordered) else []
+
+
+def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
+    """The blocks behind the anchor whose axes are its own, and that read its result, or what follows from it, there."""
+    shape = [axis.extent for axis in facts.axes_of(sch, anchor) if axis.kind == facts.SPATIAL]
+    known = [sch.get(anchor).writes[0].source]
+    for block in facts.child_blocks(sch)[facts.index_of(sch, anchor) + 1 :]:
+        stmt = sch.get(block)
+        axes = stmt.iter_vars
+        same = len(axes) == len(shape) and all(
+            int(axis.iter_type) == facts.SPATIAL and tvm_ffi.structural_equal(axis.dom.extent, size)
+            for axis, size in zip(axes, shape, strict=True)
+        )
+        if not same or not isinstance(stmt.body, tirx.BufferStore):
+            continue
+        loads: list[ir.TensorLoad] = []
+        tvm_ffi.structural_walk(stmt.body, [(ir.TensorLoad, loads.append)])
+        read = [load for load in loads if any(load.source.same_as(buffer) for buffer in known)]
+        if read and all(facts.is_identity(load.indices, axes) for load in read):
+            if facts.is_identity(stmt.body.indices, axes):
+                known.append(stmt.body.buffer)
+            yield block
+
+
+def _reads(block: s_tir.SBlock) -> tuple[tirx.Buffer, ...]:
+    """The buffers that a reduction reads, without its own result, in the order in which its body loads them."""
+    loads: list[ir.TensorLoad] = []
+    tvm_ffi.structural_walk(block.body, [(ir.TensorLoad, loads.append)])
+    written = block.writes[0].source
+    found: list[Any] = []
+    for load in loads:
+        if not load.source.same_as(written) and not any(load.source.same_as(buffer) for buffer in found):
+            found.append(load.source)
+    return tuple(found)
+
+
+def _is_read_elsewhere(sch: Schedule, buffer: tirx.Buffer, names: Sequence[str]) -> bool:
+    others = [block for block in facts.child_blocks(sch) if str(sch.get(block).name_hint) not in names]
+    return any(region.source.same_as(buffer) for block in others for region in sch.get(block).reads)
+
+
+def _block_names(part: tirx.Stmt) -> list[str]:
+    found: list[str] = []
+    tvm_ffi.structural_walk(part, [(s_tir.SBlock, lambda block: found.append(str(block.name_hint)))])
+    return found
+
+
+def serial(extent: Any) -> Any:
+    """A loop from 0 with a 64-bit variable (context manager that gives the variable)."""
+    return T.serial(long(0), long(extent))
+
+
+def parallel(extent: Any) -> Any:
+    """A loop from 0 whose iterations are spread over threads; a plain loop where there is only one iteration."""
+    alone = facts.extent(extent) in (0, 1)
+    return serial(extent) if alone else T.parallel(long(0), long(extent))
+
+
+def spread(extent: Any, work: Any) -> Any:
+    """A loop from 0 that runs on several threads unless its `work`, in operations, is known to be too little."""
+    operations = facts.extent(work)
+    few = operations is not None and operations < facts.SERIAL_WORK
+    return serial(extent) if few else parallel(extent)
+
+
+def vectorized(lanes: int) -> Any:
+    """A loop from 0 that becomes one vector."""
+    return T.vectorized(long(0), long(lanes))
+
+
+def prefetch(buffer: Any, index: Sequence[Any], level: int) -> None:
+    """Emit a request for the cache line of an element, which may lie outside the buffer."""
+    T.evaluate(statements.prefetch(buffer, index, level).value)
+
+
+def even_split(size: int, most: int) -> list[tuple[int, int, int]]:
+    """`size` cut into as few pieces of at most `most` as possible, all equal or one less.
+
+    Returns runs (first position, length of a piece, number of pieces), at most two.
+    """
+    pieces = -(-size // most)
+    short, longer = size // pieces, size % pieces
+    runs = [(0, short + 1, longer), (longer * (short + 1), short, pieces - longer)]
+    return [run for run in runs if run[2] and run[1]]

@@ -1,0 +1,167 @@
+"""How a convolution in plain layout is computed: its fixed numbers, and the register tile chosen for a machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.targets.tvm.kernels.common.computes import accumulator
+from graphopt.targets.tvm.machine import Machine
+
+USUAL_WIDTH = 64
+"""Columns that a row of unknown width is taken to have: a tile as wide would be filled with little of a small image."""
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A convolution's fixed numbers, one entry per spatial dimension in the tuples."""
+
+    out_channels: int
+    in_channels: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
+    groups: int = 1
+
+    def out_size(self, axis: int, size: Any) -> Any:
+        """Extent of an output dimension for an input extent (an int or a TVM expression)."""
+        padded = size + self.pads_begin[axis] + self.pads_end[axis]
+        return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[axis] + 1
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """How a convolution is computed: chosen by `plan_conv`, the same for the same arguments."""
+
+    spec: ConvSpec
+    method: str
+    """"channels" or "rows"."""
+    lanes: int
+    """Elements of a vector."""
+    tile: int
+    """Positions of a row ("channels"), vectors along a row ("rows") in a register tile."""
+    channel_tile: int
+    """Vectors of channels ("channels"), channels ("rows") in a register tile."""
+    flat: bool
+    """All spatial dimensions are one (a 1x1 convolution without stride and padding)."""
+    padded: bool
+    """A padding stage copies the input."""
+    accumulate: str
+    """Type of the accumulators."""
+
+    @property
+    def group_out(self) -> int:
+        return self.spec.out_channels // self.spec.groups
+
+    @property
+    def group_in(self) -> int:
+        return self.spec.in_channels // self.spec.groups
+
+    @property
+    def channel_block(self) -> int:
+        """Output channels in the innermost dimension of the packed weight."""
+        return self.lanes if self.method == "channels" else self.channel_tile
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of output channels in a group."""
+        return -(-self.group_out // self.channel_block)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return () if self.flat else self.spec.kernel
+
+    @property
+    def packed_shape(self) -> tuple[int, ...]:
+        return (self.spec.groups, self.blocks, self.group_in, *self.taps, self.channel_block)
+
+
+def plan_conv(spec: ConvSpec, shape: Sequence[int | None], dtype: str, machine: Machine) -> ConvPlan:
+    """The plan for data of `shape` (N, C, spatial..., None where not known) and `dtype`."""
+    space = list(shape[2:])
+    plain = not any(spec.pads_begin) and not any(spec.pads_end)
+    flat = plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
+    flat = flat and None not in space  # dividing by a symbolic width costs more than the remainder of a row
+    width: int | None
+    if flat:
+        width = math.prod(s or 0 for s in space)
+    else:
+        width = None if space[-1] is None else spec.out_size(len(space) - 1, space[-1])
+    best = min(
+        (*_rows(spec, width, flat, plain, dtype, machine), *_channels(spec, width, flat, plain, dtype, machine)),
+        key=lambda scored: scored[0],
+    )
+    return best[1]
+
+
+def _cost_of_padding(spec: ConvSpec, padded: bool, plain: bool, lanes: int) -> float:
+    """Vector operations per output vector for a copy that only this plan needs."""
+    return 2.0 * spec.in_channels / spec.out_channels if padded and plain else 0.0
+
+
+Scored = tuple[float, ConvPlan]
+
+
+def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str, machine: Machine) -> list[Scored]:
+    acc = accumulator(dtype)
+    full = machine.lanes(acc)
+    lanes = full if width is None else min(full, 1 << max(0, (width - 1).bit_length()))
+    group_out = spec.out_channels // spec.groups
+    reduction = spec.in_channels // spec.groups * math.prod(spec.kernel)
+    found = []
+    for channels in (1, 2, 4, 6, 8):
+        for vectors in range(1, 9):
+            if channels > group_out or channels * vectors > machine.accumulators:
+                continue
+            if spec.groups > 1 and group_out % channels:
+                continue  # a tile would span two groups
+            wide = 1 << 30 if width is None else width
+            if vectors > 1 and (vectors - 1) * lanes >= wide:
+                continue
+            step = lanes * vectors
+            tiles = -(-wide // step)
+            fits = plain and width is not None and width % step == 0 and spec.strides[-1] == 1
+            waste = tiles * step / wide if width is not None else 1 + step / (2 * USUAL_WIDTH)
+            waste *= full / lanes
+            waste *= -(-group_out // channels) * channels / group_out
+            # Per multiply-add of a vector: loads of the tile's operands, and stalls when there are few accumulators.
+            loads = 0.5 * (channels + vectors) / (channels * vectors)
+            stall = max(1.0, 8 / (channels * vectors))
+            padded = not fits
+            cost = reduction * waste * max(1.0, loads * 2) * stall + 1
+            cost += _cost_of_padding(spec, padded, plain, lanes)
+            plan = ConvPlan(spec, "rows", lanes, vectors, channels, flat, padded, acc)
+            found.append((cost, plan))
+    return found
+
+
+def _channels(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str, machine: Machine) -> list[Scored]:
+    acc = accumulator(dtype)
+    lanes = machine.lanes(acc)
+    group_out = spec.out_channels // spec.groups
+    reduction = spec.in_channels // spec.groups * math.prod(spec.kernel)
+    if group_out * 2 < lanes or (spec.groups > 1 and group_out % lanes):
+        return []
+    found = []
+    blocks = -(-group_out // lanes)
+    for tile in range(2, 15):
+        for channels in (1, 2, 4):
+            if channels * tile > machine.accumulators or blocks % channels:
+                continue
+            if width is not None and tile > width:
+                continue
+            waste = blocks * lanes / group_out
+            if width is not None:
+                waste *= -(-width // tile) * tile / width
+            padded = not plain or width is None or width % tile != 0
+            loads = 0.5 * (channels + tile) / (channels * tile)
+            stall = max(1.0, 8 / (channels * tile))
+            cost = reduction * waste * max(1.0, loads * 2) * stall + 1.5 * lanes
+            cost += _cost_of_padding(spec, padded, plain, lanes)
+            plan = ConvPlan(spec, "channels", lanes, tile, channels, flat, padded, acc)
+            found.append((cost, plan))
+    return found

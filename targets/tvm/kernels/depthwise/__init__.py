@@ -1,0 +1,1 @@
+"""Depthwise convolution of channel-blocked activations."""

@@ -1,0 +1,1 @@
+"""Direct convolution of channel-blocked activations."""

@@ -1,0 +1,1 @@
+"""Local response normalization of channel-blocked activations."""

@@ -1,0 +1,131 @@
+"""Matrix products: (..., M, K) by (..., K, N), batch dimensions broadcast as in numpy.
+
+For a frontend:
+
+    plan = MatmulPlan.default(MatmulWorkload(m, n, k, "float32", packed=True), machine)  # None: size not known
+    packed = pack_matrix(weight, plan)                    # numpy K x N, at compile time; N and K known
+    out = call_matmul_packed(builder, a, packed_expr, plan)         # relax: (..., M, N)
+    out = call_matmul(builder, a, b, plan, transpose_b=False)       # both known only at run time
+
+Bias, residual and activation that follow are fused. The right operand is read in panels of one tile's columns,
+(N / width, K, width); one that is only known at run time is packed first, unless few rows read it. With `transpose_a`
+or `transpose_b` an operand comes as (..., K, M) or (..., N, K). fp16 and bf16 are summed in fp32, 8- and 16-bit
+integers in int32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, long, reduce_axis, simplified
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan
+
+Right = Callable[[Sequence[Any], Any, Any], Any]
+"""The right operand's element for a batch index, a k and a column."""
+
+DIRECT_ROWS = 12
+"""Rows up to which a matrix that is not packed is read where it is: packing would cost more than it saves."""
+
+
+def pack_matrix(matrix: np.ndarray, plan: MatmulPlan) -> np.ndarray:
+    """A constant right operand (K, N) in the layout `plan.packed_shape`; missing columns are zero."""
+    panels, k, width = plan.packed_shape
+    padded = np.pad(matrix, [(0, 0), (0, panels * width - matrix.shape[1])])
+    return np.ascontiguousarray(padded.reshape(k, panels, width).transpose(1, 0, 2))
+
+
+def matmul_packed(a: te.Tensor, packed: te.Tensor, plan: MatmulPlan, transpose_a: bool = False) -> te.Tensor:
+    """`a` (..., M, K) by a matrix packed by `pack_matrix`: (..., M, N) of the type of `a`."""
+    assert plan.workload.n is not None
+    width = plan.width
+
+    def right(_batch: Sequence[Any], k: Any, column: Any) -> Any:
+        return packed(column // width, k, column % width)
+
+    return _product(a, list(a.shape[:-2]), plan, long(plan.workload.n), right, transpose_a)
+
+
+def matmul(
+    a: te.Tensor, b: te.Tensor, plan: MatmulPlan, transpose_b: bool = False, transpose_a: bool = False
+) -> te.Tensor:
+    """`a` (..., M, K) by `b` (..., K, N), or (..., N, K) with `transpose_b`: (..., M, N) of the type of `a`."""
+    batch = _broadcast(list(a.shape[:-2]), list(b.shape[:-2]))
+    columns, depth = (b.shape[-2], b.shape[-1]) if transpose_b else (b.shape[-1], b.shape[-2])
+    m = plan.workload.m
+    if not transpose_b and m is not None and m <= DIRECT_ROWS:
+        return _product(
+            a, batch, plan, columns, lambda outer, k, n: b(*_aligned(outer, b.shape[:-2]), k, n), transpose_a
+        )
+    width = plan.width
+    exact = isinstance(columns, tirx.IntImm) and int(columns) % width == 0
+
+    def element(*index: Any) -> Any:
+        *outer, panel, k, lane = index
+        column = panel * width + lane
+        value = b(*outer, column, k) if transpose_b else b(*outer, k, column)
+        return value if exact else tirx.if_then_else(column < columns, value, tirx.const(0, b.dtype))
+
+    shape = [*b.shape[:-2], (columns + width - 1) // width, depth, width]
+    panels = te.compute([simplified(size) for size in shape], element, name="pack")
+
+    def right(outer: Sequence[Any], k: Any, column: Any) -> Any:
+        return panels(*_aligned(outer, b.shape[:-2]), column // width, k, column % width)
+
+    return _product(a, batch, plan, columns, right, transpose_a)
+
+
+def _broadcast(left: list[Any], right: list[Any]) -> list[Any]:
+    """Batch dimensions of the result."""
+    rank = max(len(left), len(right))
+    left, right = [1] * (rank - len(left)) + left, [1] * (rank - len(right)) + right
+    return [r if _is_one(x) else x for x, r in zip(left, right, strict=True)]
+
+
+def _is_one(size: Any) -> bool:
+    return isinstance(size, int | tirx.IntImm) and int(size) == 1
+
+
+def _aligned(index: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
+    """The batch index of an operand with these batch dimensions: the trailing ones, 0 where it is broadcast."""
+    own = index[len(index) - len(shape) :]
+    return [0 if _is_one(size) else i for i, size in zip(own, shape, strict=True)]
+
+
+def _product(
+    a: te.Tensor, batch: list[Any], plan: MatmulPlan, columns: Any, right: Right, transpose_a: bool
+) -> te.Tensor:
+    k, m = (a.shape[-2], a.shape[-1]) if transpose_a else (a.shape[-1], a.shape[-2])
+    inner = reduce_axis(k, "k")
+
+    def product(*index: Any) -> Any:
+        *outer, row, column = index
+        place = (inner, row) if transpose_a else (row, inner)
+        value = a(*_aligned(outer, a.shape[:-2]), *place).astype(plan.accumulate)
+        return te.sum(value * right(outer, inner, column).astype(plan.accumulate), axis=inner)
+
+    shape = [simplified(size) for size in (*batch, m, columns)]
+    tile = [plan.rows, plan.vectors, plan.lanes, plan.k_block, plan.m_block, int(plan.workload.packed)]
+    anchor = te.compute(shape, product, name="matmul", attrs={"kernel": "matmul", "tile": tile})
+    return te.compute(shape, lambda *index: anchor(*index).astype(a.dtype), name="matmul_out")
+
+
+def _call(builder: relax.BlockBuilder, compute: Callable[..., te.Tensor], *args: relax.Expr) -> relax.Call:
+    return builder.call_te(
+        compute, *args, primfunc_name_hint="matmul", primfunc_attrs={"op_pattern": OUT_EWISE_FUSABLE}
+    )
+
+
+def call_matmul_packed(builder: relax.BlockBuilder, a: relax.Expr, packed: relax.Expr, plan: MatmulPlan) -> relax.Call:
+    """`matmul_packed` on relax expressions, not yet bound to a variable."""
+    return _call(builder, lambda x, w: matmul_packed(x, w, plan), a, packed)
+
+
+def call_matmul(
+    builder: relax.BlockBuilder, a: relax.Expr, b: relax.Expr, plan: MatmulPlan, transpose_b: bool = False
+) -> relax.Call:
+    """`matmul` on relax expressions, not yet bound to a variable."""
+    return _call(builder, lambda x, y: matmul(x, y, plan, transpose_b), a, b)

@@ -1,0 +1,125 @@
+"""How a matrix product is computed: the register tile and the cache blocks, for a size and a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from graphopt.targets.tvm.kernels.common.computes import accumulator
+from graphopt.targets.tvm.machine import Machine
+
+PANEL_BYTES = 192 << 10
+"""Part of the right matrix that is to stay in the second-level cache while tiles of rows pass over it."""
+LINE_BYTES = 64
+SPARE_REGISTERS = 1
+"""Registers beside the sums and operands of a tile: with none left, operands are not loaded ahead."""
+BLOCK_ROWS = 128
+"""Rows that a job computes before it goes on to the next part of the right matrix."""
+LOAD, LATENCY = 0.5, 4.0
+"""Cycles of a vector load or multiply-add with two units for each, and from a multiply-add to the next on its sum."""
+
+
+@dataclass(frozen=True)
+class MatmulWorkload:
+    """A product of (..., m, k) by (..., k, n): sizes (None where not known) and element type of the operands.
+
+    `packed`: the right matrix is a constant, packed when the model is compiled.
+    """
+
+    m: int | None
+    n: int | None
+    k: int | None
+    dtype: str
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class MatmulPlan:
+    """The tile of a product.
+
+    `lanes`: columns in a vector of accumulators. `rows`, `vectors`: height and width (in vectors) of the tile that
+    stays in registers. `k_block`: how much of K is summed at once before the next tile of rows (0: all of it).
+    `m_block`: about how many rows make a job.
+    """
+
+    workload: MatmulWorkload
+    lanes: int
+    rows: int
+    vectors: int
+    k_block: int
+    m_block: int
+    accumulate: str
+
+    @property
+    def width(self) -> int:
+        """Columns of a tile, and of a panel of a packed matrix."""
+        return self.lanes * self.vectors
+
+    @property
+    def packed_shape(self) -> tuple[int, int, int]:
+        """Shape of a packed constant: panels, K, columns of a panel; N and K must be known."""
+        work = self.workload
+        assert work.n is not None
+        assert work.k is not None
+        return (-(-work.n // self.width), work.k, self.width)
+
+    @staticmethod
+    def default(work: MatmulWorkload, machine: Machine) -> MatmulPlan:
+        """The tile that needs the fewest cycles by the model of `_cycles`."""
+        return next(candidates(work, machine))
+
+
+def candidates(work: MatmulWorkload, machine: Machine) -> Iterator[MatmulPlan]:
+    """Plans worth measuring, the best guess first."""
+    acc = accumulator(work.dtype)
+    lanes = machine.lanes(acc)
+    if work.n is not None and 0 < work.n < lanes:
+        lanes = 1 << (work.n - 1).bit_length()
+    tiles = sorted(_tiles(work, lanes, machine), key=lambda tile: _cycles(work, lanes, *tile))
+    for rows, vectors in tiles[:4]:
+        first = _blocked(MatmulPlan(work, lanes, rows, vectors, 0, BLOCK_ROWS, acc))
+        yield first
+        if first.k_block:
+            yield replace(first, k_block=0)
+
+
+def _tiles(work: MatmulWorkload, lanes: int, machine: Machine) -> Iterator[tuple[int, int]]:
+    """Rows and vectors of tiles that fit the registers; panels are whole cache lines where there are enough columns."""
+    columns = 2 if work.n is None else max(1, -(-work.n // lanes))
+    line = max(1, LINE_BYTES // (machine.vector_bytes))
+    if columns < line:
+        line = columns
+    for rows in range(1, min(12, work.m or 4) + 1):
+        most = min(columns, machine.accumulators // rows)
+        for vectors in range(line, most + 1, line):
+            operands = min(rows, vectors) + 1 + SPARE_REGISTERS
+            if rows * vectors + operands <= machine.registers or (rows, vectors) == (1, line):
+                yield rows, vectors
+
+
+def _cycles(work: MatmulWorkload, lanes: int, rows: int, vectors: int) -> float:
+    """Estimated cycles for each step of K; where a size is not known, for the tile's share of one large product."""
+
+    def tile(height: int, width: int) -> float:
+        if not height or not width:
+            return 0.0
+        # Loads run beside the sums, and cost little where those take longer; those of the panel may come from afar.
+        return max(height * width * LOAD, (height + width) * LOAD, LATENCY) + 0.05 * height + 0.15 * width
+
+    m, columns = work.m or rows * 8, vectors * 8 if work.n is None else -(-work.n // lanes)
+    panels, rest = divmod(columns, vectors)
+    count = -(-m // rows)
+    low = m // count
+    heights = [(low + 1, m - low * count), (low, count - (m - low * count))]
+    cycles = sum(n * (panels * tile(height, vectors) + tile(height, rest)) for height, n in heights)
+    return cycles / (m * columns)
+
+
+def _blocked(plan: MatmulPlan) -> MatmulPlan:
+    """The plan with K in blocks, where a panel exceeds the cache and enough tiles of rows use a block again."""
+    work = plan.workload
+    size = 2 if work.dtype in ("float16", "bfloat16") else 4
+    if work.m is None or work.k is None or work.m <= plan.rows:
+        return plan
+    blocks = -(-work.k * plan.width * size // PANEL_BYTES)
+    return plan if blocks < 2 else replace(plan, k_block=-(-work.k // blocks))

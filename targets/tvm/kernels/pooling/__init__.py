@@ -1,0 +1,1 @@
+"""Pooling of channel-blocked activations."""

@@ -1,0 +1,1 @@
+"""The k first elements of each row in order."""

@@ -1,0 +1,1 @@
+"""From graphopt's IR to Relax: the walk over the graph, the emitter, operands, symbols, provenance."""

@@ -1,0 +1,417 @@
+"""The state of one lowering: emits kernels, keeps weights and symbolic sizes, and records what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, s_tir, te, tirx
+
+from graphopt.ir import Value
+from graphopt.targets.tvm.kernels.plans import Plans
+from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.provenance import Layer
+from graphopt.targets.tvm.lowering.registry import Declined
+from graphopt.targets.tvm.lowering.symbols import Symbols, unique
+from graphopt.targets.tvm.machine import Machine
+
+EMBED_BYTES = 1024
+"""Constants up to this size become part of the code; larger ones are parameters, kept in one mapped file."""
+
+_FLOATS = ["float16", "bfloat16", "float32", "float64"]
+_INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+TENSOR_TYPES = frozenset([*_FLOATS, *_INTEGERS, "bool"])
+"""Element types that kernels are made for."""
+
+OFFSET = 1 << 40
+"""Added to numbers read at run time while they pass through TVM's shapes, which it takes to be never negative."""
+
+LowerNodes = Callable[..., "list[Operand | None]"]
+"""Lowers the nodes of a graph (`Graph`), with a mapping of its inputs to operands if it has any."""
+
+Compute = Callable[..., "te.Tensor | Sequence[te.Tensor]"]
+OPAQUE = 8  # TOpPattern: nothing is fused with it
+Build = Callable[[list[tirx.Buffer], tirx.Buffer], tirx.Stmt]
+Tensors = list[te.Tensor]  # inside Context, `te` is a method
+
+
+class Context:
+    """What converters work with; see `Call` for the view of one node."""
+
+    def __init__(
+        self,
+        builder: relax.BlockBuilder,
+        parameters: list[relax.Var],
+        machine: Machine | None = None,
+        plans: Plans | None = None,
+    ) -> None:
+        """`parameters` is the growing parameter list of the function that `builder` builds.
+
+        With a `machine`, operators are lowered to the kernels made for it, as `plans` say; without, to plain
+        definitions.
+        """
+        self.builder = builder
+        self.machine = machine
+        self.plans = plans or Plans(machine)
+        self.symbols = Symbols()
+        self.weights: list[tuple[str, Operand]] = []
+        self.label = ""
+        self.layers: list[Layer] = []
+        self.sources: dict[str, int] = {}
+        self.parameters = parameters
+        self.lower_nodes: LowerNodes
+        self.operand_of: Callable[[Value], Operand | None]
+        self.define: Callable[[Value, Operand], None]
+        self._weight_names: set[str] = set()
+        self._local: list[Operand] = []
+        self._depth = 0
+        self._inside_layer = False
+        self.prologue: list[relax.Binding] = []
+        self.is_pure = True
+
+    # --- layers
+
+    def begin(self, layer: Layer) -> None:
+        """What is emitted from here on is for `layer`."""
+        self.label = clean_name(layer.names[0])
+        if not self._inside_layer:
+            self.layers.append(layer)
+
+    @contextmanager
+    def inside_layer(self) -> Iterator[None]:
+        """Whatever begins meanwhile is part of the present layer: the nodes of an operator's function body."""
+        outer, self._inside_layer = self._inside_layer, True
+        try:
+            yield
+        finally:
+            self._inside_layer = outer
+
+    # --- sizes
+
+    def dim(self, size: Dim) -> Dim:
+        """A number or a plain variable equal to `size`, defined in the emitted code if it is new."""
+        return self.symbols.derived(size, self._define)
+
+    def shape(self, sizes: Sequence[Dim]) -> tuple[Dim, ...]:
+        return tuple(self.dim(size) for size in sizes)
+
+    def _define(self, size: tirx.Expr, var: tirx.Var) -> None:
+        """Have the compiled code define a variable: at its start, unless code must run to find the value."""
+        self._match(size, var, early=not self.symbols.is_late(size))
+
+    def _match(self, value: Dim, pattern: Dim, *, early: bool) -> None:
+        """Define `pattern` as `value` if it is a new variable, else check that they are equal.
+
+        The value goes through a call that TVM cannot look through. TVM would put the definition in the place of the
+        variable otherwise, and its fusion then fails on kernels that take the size as an argument.
+        """
+        shape = relax.ShapeExpr([_extent(value)])
+        kind, wanted = relax.ShapeType(ndim=1), relax.ShapeType([_extent(pattern)])
+        if early:
+            opaque, result = relax.Var("size", kind), relax.Var("size", wanted)
+            call = relax.op.call_pure_packed("vm.builtin.copy", shape, ty_args=kind)
+            self.prologue += [relax.VarBinding(opaque, call), relax.MatchCast(result, opaque, wanted)]
+        else:
+            self._match_late(_call_packed("vm.builtin.copy", shape, ty_args=kind), wanted)
+
+    def _match_late(self, call: relax.Expr, wanted: relax.ShapeType) -> None:
+        """Bind or check what a call gives, where the code stands.
+
+        Calls that are not pure stay outside the blocks that TVM fuses: inside of one, it would move kernels in front
+        of the definition of the sizes that they use.
+        """
+        self.builder.match_cast(self.builder.emit(call), wanted)
+        self.barrier()
+
+    def barrier(self) -> None:
+        """End a block of pure code: sizes matched before it can be used by the code behind it."""
+        nothing = relax.ShapeExpr([tirx.IntImm("int64", 0)])
+        self.builder.emit(_call_packed("vm.builtin.copy", nothing, ty_args=relax.ShapeType(ndim=1)))
+        self.is_pure = False
+
+    def same(self, left: Dim, right: Dim) -> bool:
+        """Whether two sizes are certainly equal."""
+        return self.symbols.equal(left, right)
+
+    def check_equal(self, left: Dim, right: Dim) -> None:
+        """Have the compiled code check that two sizes are equal. Raises Declined if they never are."""
+        if isinstance(left, int) and isinstance(right, int) and left != right:
+            raise Declined(f"a size of {left} where {right} is needed")
+        if isinstance(left, int) and not isinstance(right, int):
+            left, right = right, left
+        self._match(self.symbols.expand(left), self.dim(right), early=not self._is_late(left, right))
+        if self._depth == 0:
+            self.symbols.assume_equal(left, right)
+
+    def check_positive(self, size: Dim) -> None:
+        """Have the compiled code check that a size is not 0, where that is not known."""
+        if isinstance(size, int) or self.symbols.is_positive(size):
+            return
+        one = tirx.IntImm("int64", 1)
+        self.check_equal(tirx.min(self.symbols.expand(size), one), 1)
+        self.symbols.assume_positive(size)
+
+    def _is_late(self, *sizes: Dim) -> bool:
+        return self._depth > 0 or any(self.symbols.is_late(self.symbols.expand(size)) for size in sizes)
+
+    @contextmanager
+    def branch(self) -> Iterator[list[relax.BindingBlock]]:
+        """What is emitted meanwhile goes into blocks of its own (the list is filled at the end), seen only there."""
+        blocks: list[relax.BindingBlock] = []
+        saved, local = self.symbols.scope(), self._local
+        self._local = []
+        self._depth += 1
+        self.builder.begin_scope(None)
+        self.builder._begin_binding_block()
+        try:
+            yield blocks
+        finally:
+            blocks.append(self.builder._end_block())
+            self.builder.end_scope()
+            self.symbols.leave(saved)
+            for operand in self._local:
+                operand.expr = None
+            self._local = local
+            self._depth -= 1
+
+    # --- values
+
+    def constant(self, value: Any, dtype: str | None = None) -> Operand:
+        return Operand.constant(np.asarray(value, None if dtype is None else np.dtype(dtype)))
+
+    def scalars(self, operand: Operand) -> np.ndarray:
+        """The elements of an integer operand as numbers and expressions, read from a tensor at run time if need be.
+
+        Raises Declined if their count is not known, or they are not integers.
+        """
+        if operand.is_host:
+            return operand.scalars()
+        if operand.size is None:
+            raise Declined("the number of elements of a shape-like input is not known before running")
+        if operand.is_float:
+            raise Declined("needs the value of a floating-point input before running")
+        flat = self.te(_flatten_with_offset(operand), operand, name="sizes")
+        names = [self.symbols.fresh("v", largest=2 * OFFSET, late=True) for _ in range(operand.size)]
+        result = np.empty(operand.size, object)
+        result[:] = [name - tirx.IntImm("int64", OFFSET) for name in names]
+        if names:
+            kind = relax.ShapeType(ndim=len(names))
+            read = _call_packed("vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=kind)
+            self._match_late(read, relax.ShapeType(names))
+        if operand.dtype == "bool":
+            result[:] = [tirx.NE(item, tirx.IntImm("int64", 0)) for item in result]
+        return result.reshape([int(d) for d in operand.shape])
+
+    def tensor(self, operand: Operand) -> relax.Expr:
+        """The operand as something that a kernel can read."""
+        if operand.expr is None:
+            self.check_dtype(operand.dtype)
+            if operand.elements is not None:
+                operand.expr = self.te(_host_scalars(operand)).expr
+                self._local.append(operand)
+            elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
+                operand.expr = self._weight(operand)
+            else:
+                operand.expr = relax.const(tvm.runtime.tensor(np.asarray(operand.array, order="C")))
+        return operand.expr
+
+    def check_dtype(self, dtype: str) -> None:
+        if dtype not in TENSOR_TYPES:
+            raise Declined(f"no kernels for element type {dtype}")
+
+    def _weight(self, operand: Operand) -> relax.Var:
+        name = unique(clean_name(operand.name or "weight"), self._weight_names)
+        var = relax.Var(name, relax.TensorType([int(d) for d in operand.shape], operand.dtype))
+        self.parameters.append(var)
+        self.weights.append((name, operand))
+        return var
+
+    def require(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
+        """The operand, after it was made sure that it has `shape`: proven, or checked when the code runs.
+
+        It keeps its own way of writing its sizes. Raises Declined if they certainly differ.
+        """
+        if operand.rank != len(shape):
+            raise Declined(f"rank {operand.rank} where {len(shape)} is needed")
+        for have, want in zip(operand.shape, shape):
+            if isinstance(have, int) and isinstance(want, int) and have != want:
+                raise Declined(f"shape {list(operand.shape)} where {list(shape)} is needed")
+        for have, want in zip(operand.shape, shape):
+            if not self.same(have, want):
+                self.check_equal(have, want)
+        return operand
+
+    def broadcast(self, operands: Sequence[Operand]) -> tuple[list[Operand], tuple[Dim, ...]]:
+        """The common shape of numpy broadcasting, and the operands with every size either 1 or that of the result.
+
+        A symbolic size is taken to be that of the result; where that cannot be proven it is checked at run time.
+        """
+        rank = max(operand.rank for operand in operands)
+        shape: list[Dim] = [1] * rank
+        for axis in range(rank):
+            sizes = [o.shape[axis - rank] for o in operands if o.rank >= rank - axis]
+            numbers = {size for size in sizes if isinstance(size, int) and size != 1}
+            if len(numbers) > 1:
+                raise Declined(f"sizes {sorted(numbers)} do not broadcast")
+            symbolic = [size for size in sizes if not isinstance(size, int)]
+            shape[axis] = next(iter(numbers)) if numbers else symbolic[0] if symbolic else 1
+        return [self._stretchable(operand, shape) for operand in operands], tuple(shape)
+
+    def _stretchable(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
+        tail = shape[len(shape) - operand.rank :]
+        wanted = [have if isinstance(have, int) and have == 1 else want for have, want in zip(operand.shape, tail)]
+        return operand if operand.is_constant and operand.size == 1 else self.require(operand, wanted)
+
+    # --- kernels
+
+    def te(
+        self, function: Compute, *operands: Operand, name: str = "", attributes: dict[str, Any] | None = None
+    ) -> Operand:
+        """Emit one kernel with one output; see `te_many`."""
+        return self.te_many(function, *operands, name=name, attributes=attributes)[0]
+
+    def te_many(
+        self, function: Compute, *operands: Operand, name: str = "", attributes: dict[str, Any] | None = None
+    ) -> list[Operand]:
+        """Emit the kernel that `function` computes from one tensor per operand; returns its outputs.
+
+        `attributes` are put on the kernel.
+        `function` may use any symbolic size of the model: the ones that its tensors do not carry become
+        parameters of the kernel.
+        """
+        arguments = [self.tensor(operand) for operand in operands]
+        inputs = [
+            te.placeholder([_extent(d) for d in operand.shape], operand.dtype, name=f"x{i}")
+            for i, operand in enumerate(operands)
+        ]
+        result = function(*inputs)
+        outputs = [result] if isinstance(result, te.Tensor) else list(result)
+        for output in outputs:
+            self.check_dtype(str(output.dtype))
+            assert all(isinstance(d, tirx.IntImm | tirx.Var) for d in output.shape), f"{self.label}: {output.shape}"
+        extra = self._extra_symbols(inputs, outputs)
+        kernel = s_tir.renew_defs(te.create_prim_func([*inputs, *extra, *outputs], "int64"))
+        kernel = kernel.with_attrs(attributes) if attributes else kernel
+        variable = self.builder.add_func(
+            kernel.without_attr("global_symbol"), name or getattr(function, "__name__", "kernel")
+        )
+        shapes = [self.shape([plain(d) for d in output.shape]) for output in outputs]
+        types = [relax.TensorType(list(shape), str(output.dtype)) for shape, output in zip(shapes, outputs)]
+        call = relax.call_tir(variable, [*arguments, *extra], types if len(types) > 1 else types[0])
+        emitted = self.emit(call)
+        if len(outputs) == 1:
+            return [Operand(str(outputs[0].dtype), shapes[0], expr=emitted)]
+        return [
+            Operand(str(output.dtype), shape, expr=self.emit(relax.TupleGetItem(emitted, i)))
+            for i, (shape, output) in enumerate(zip(shapes, outputs))
+        ]
+
+    def statement(
+        self, build: Build, operands: Sequence[Operand], shape: Sequence[Dim], dtype: str, name: str
+    ) -> Operand:
+        """Emit a kernel that is given as a statement: `build` makes it from the operands' buffers and the result's.
+
+        Nothing is fused with it. It may use any symbolic size of the model, as those of `te_many` may.
+        """
+        arguments = [self.tensor(operand) for operand in operands]
+        buffers = [
+            tirx.decl_buffer([_extent(d) for d in operand.shape], operand.dtype, f"x{i}", layout=None)
+            for i, operand in enumerate(operands)
+        ]
+        sizes = self.shape(shape)
+        result = tirx.decl_buffer([_extent(d) for d in sizes], dtype, "y", layout=None)
+        body = build(buffers, result)
+        carried = {dim for one in [*buffers, result] for dim in one.shape if isinstance(dim, tirx.Var)}
+        used = tirx.analysis.undefined_vars(body, [*buffers, result])
+        extra = [var for var in dict.fromkeys(used) if var in self.symbols and var not in carried]
+        kernel = tirx.PrimFunc([*buffers, *extra, result], body)
+        kernel = s_tir.renew_defs(kernel.with_attrs({"s_tir": True, "tirx.noalias": True, "op_pattern": OPAQUE}))
+        variable = self.builder.add_func(kernel, name)
+        call = relax.call_tir(variable, [*arguments, *extra], relax.TensorType(list(sizes), dtype))
+        return Operand(dtype, sizes, expr=self.emit(call))
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        """Bind an expression to a variable that carries the label of the node being lowered."""
+        var = self.builder.emit(expr, name_hint=self.label)
+        self.sources[var.name] = len(self.layers) - 1
+        return var
+
+    def _extra_symbols(self, inputs: Tensors, outputs: Tensors) -> list[tirx.Var]:
+        """Symbolic sizes used but not carried by a shape, in an order that depends on the kernel alone."""
+        carried = {dim for tensor in [*inputs, *outputs] for dim in tensor.shape if isinstance(dim, tirx.Var)}
+        body = te.create_prim_func([*inputs, *outputs], "int64").body
+        used = list(tirx.analysis.undefined_vars(body))
+        for tensor in [*inputs, *outputs]:
+            for dim in tensor.shape:
+                if not isinstance(dim, tirx.IntImm):
+                    used += tirx.analysis.undefined_vars(dim)
+        return [var for var in dict.fromkeys(used) if var in self.symbols and var not in carried]
+
+
+def _call_packed(name: str, argument: relax.Expr, ty_args: relax.ShapeType) -> relax.Call:
+    """A call of a runtime function that TVM takes to have effects."""
+    return relax.Call(relax.ExternFunc(name), [argument], ty_args=[ty_args])
+
+
+def _extent(dim: Dim) -> tirx.Expr:
+    return tirx.IntImm("int64", dim) if isinstance(dim, int) else dim
+
+
+def plain(dim: Any) -> Dim:
+    """A dimension with constants as Python ints."""
+    return int(dim) if isinstance(dim, int | tirx.IntImm) else dim
+
+
+def clean_name(name: str) -> str:
+    """`name` with everything that is not a letter, a digit or an underscore replaced."""
+    text = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "value"
+    return f"_{text}" if text[0].isdigit() else text
+
+
+def scalar(value: Any, dtype: str) -> tirx.Expr:
+    """A Python number or an integer expression as an expression of `dtype`."""
+    if isinstance(value, bool | int | float | np.generic):
+        return tirx.const(bool(value) if dtype == "bool" else value, dtype)
+    return value.astype(dtype) if str(value.ty.dtype if hasattr(value, "ty") else value.dtype) != dtype else value
+
+
+def _host_scalars(operand: Operand) -> Compute:
+    assert operand.elements is not None
+    elements = [scalar(item, operand.dtype) for item in operand.elements.ravel()]
+    shape = operand.elements.shape
+
+    def sizes() -> te.Tensor:
+        def pick(*index: tirx.Expr) -> tirx.Expr:
+            flat: Any = 0
+            for i, extent in zip(index, shape):
+                flat = flat * extent + i
+            result = elements[-1]
+            for place in range(len(elements) - 2, -1, -1):
+                result = tirx.Select(flat == place, elements[place], result)
+            return result
+
+        return define(shape, pick, name="sizes")
+
+    return sizes
+
+
+def _flatten_with_offset(operand: Operand) -> Compute:
+    shape = [int(d) for d in operand.shape]
+
+    def sizes(x: te.Tensor) -> te.Tensor:
+        def element(flat: tirx.Expr) -> tirx.Expr:
+            index: list[tirx.Expr] = []
+            for extent in reversed(shape):
+                index.insert(0, tirx.indexmod(flat, extent))
+                flat = tirx.indexdiv(flat, extent)
+            value = tirx.max(tirx.min(x(*index).astype("int64"), limit), -limit)
+            return value + limit
+
+        limit = tirx.IntImm("int64", OFFSET)
+        return define((operand.size,), element, name="sizes")
+
+    return sizes

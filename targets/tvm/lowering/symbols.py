@@ -1,0 +1,179 @@
+"""The symbolic sizes of a model: names, what is known about them, and proofs over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+
+from graphopt.targets.tvm.lowering.operand import Dim
+
+LARGEST = 10**9
+"""What every size of a model is taken to be at most; exporters write it to mean "to the end"."""
+
+
+class Symbols:
+    """Symbolic integers, each a `tirx.Var`, with the definition of those that follow from others."""
+
+    def __init__(self) -> None:
+        self.analyzer = tvm.sym.Analyzer()
+        self._named: dict[str, tirx.Var] = {}
+        self._known: dict[tirx.Var, tirx.Expr | None] = {}
+        self._derived: dict[str, tirx.Var] = {}
+        self._names: set[str] = set()
+        self._late: dict[tirx.Var, None] = {}
+        self._hidden: set[tirx.Var] = set()
+        self._positive: set[str] = set()
+        self._checked: set[frozenset[str]] = set()
+
+    def size(self, name: str | None) -> tirx.Var:
+        """The size that a model calls `name`; a fresh one for each call with None."""
+        if name is None:
+            return self.fresh("d")
+        if name not in self._named:
+            self._named[name] = self.fresh(name)
+        return self._named[name]
+
+    def fresh(self, hint: str, *, largest: int = LARGEST, late: bool = False) -> tirx.Var:
+        """A new integer of which nothing is known but that it is not negative and at most `largest`.
+
+        A `late` one is not known from the shapes of the inputs alone: code must run to find it.
+        """
+        clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in hint) or "d"
+        # Names are unique: expressions are told apart by their text.
+        name = unique(clean if not clean[0].isdigit() else f"d{clean}", self._names)
+        var = tirx.Var(name, "int64")
+        self._known[var] = None
+        if late:
+            self._late[var] = None
+        self.analyzer.update(var, tvm.sym.ConstIntBound(0, largest))
+        return var
+
+    def __contains__(self, var: tirx.Var) -> bool:
+        return var in self._known
+
+    def simplify(self, expr: Dim) -> Dim:
+        """An equal expression as short as the analyzer can make it; a Python int if it is a constant."""
+        if isinstance(expr, int):
+            return expr
+        result = self.analyzer.simplify(expr)
+        return int(result) if isinstance(result, tirx.IntImm) else result
+
+    def expand(self, expr: Dim) -> Dim:
+        """`expr` over the model's own sizes: derived ones replaced by their definitions, then simplified."""
+        if isinstance(expr, int):
+            return expr
+
+        return self.simplify(self._substitute(expr))
+
+    def _substitute(self, expr: tirx.Expr) -> tirx.Expr:
+        def definition(var: tirx.Var) -> tirx.Expr:
+            known = self._known.get(var)
+            return var if known is None else known
+
+        return tvm_ffi.structural_map(expr, (tvm.ir.Var, definition), order="post")
+
+    def derived(self, expr: Dim, bind: Callable[[tirx.Expr, tirx.Var], None]) -> Dim:
+        """A constant or a plain variable that equals `expr`, so that kernels see no arithmetic in their shapes.
+
+        `bind` is called with the definition when a new variable is needed.
+        """
+        full = self.expand(expr)
+        if isinstance(full, int | tirx.Var):
+            return full
+        key = str(full)
+        if key not in self._derived:
+            for known in self._derived.values():
+                if self.equal(full, known):
+                    return known
+            var = self.fresh("d", late=self.is_late(full))
+            bind(full, var)
+            self._known[var] = full
+            self._derived[key] = var
+        return self._derived[key]
+
+    def equal(self, left: Dim, right: Dim) -> bool:
+        """Whether two sizes are certainly the same."""
+        if isinstance(left, int) and isinstance(right, int):
+            return left == right
+        if left is right or self._pair(left, right) in self._checked:
+            return True
+        return self.always(tirx.EQ(_expr(self.expand(left)), _expr(self.expand(right))))
+
+    def assume_equal(self, left: Dim, right: Dim) -> None:
+        """From now on two sizes are the same: the compiled code checks it."""
+        self._checked.add(self._pair(left, right))
+
+    def is_positive(self, size: Dim) -> bool:
+        """Whether a size is certainly not 0, or is checked not to be."""
+        full = self.expand(size)
+        if isinstance(full, int):
+            return full > 0
+        return str(full) in self._positive or self.always(full > tirx.IntImm("int64", 0))
+
+    def assume_positive(self, size: Dim) -> None:
+        """From now on a size is known not to be 0: the compiled code checks it."""
+        self._positive.add(str(self.expand(size)))
+
+    def _pair(self, left: Dim, right: Dim) -> frozenset[str]:
+        return frozenset((str(self.expand(left)), str(self.expand(right))))
+
+    def always(self, condition: tirx.Expr | bool) -> bool:
+        """Whether a condition over sizes certainly holds."""
+        return condition if isinstance(condition, bool) else bool(self.analyzer.can_prove(condition))
+
+    def decide(self, condition: tirx.Expr | bool) -> tirx.Expr | bool:
+        """A condition as True or False where that can be proven, else unchanged."""
+        if isinstance(condition, bool):
+            return condition
+        full = self._substitute(condition)
+        if self.analyzer.can_prove(full):
+            return True
+        if self.analyzer.can_prove(tirx.Not(full)):
+            return False
+        return condition
+
+    def is_late(self, size: Dim) -> bool:
+        """Whether code must run before a size is known."""
+        return not isinstance(size, int) and any(var in self._late for var in tirx.analysis.undefined_vars(size))
+
+    def scope(self) -> Scope:
+        """What is known now; `leave` goes back to it."""
+        return Scope(dict(self._derived), len(self._late))
+
+    def leave(self, scope: Scope) -> None:
+        """Late sizes found since `scope` were bound inside a branch that is now closed: they are not used again."""
+        self._hidden.update(list(self._late)[scope.late :])
+        kept = {key: var for key, var in self._derived.items() if var not in self._hidden}
+        self._derived = scope.derived | kept
+
+    def is_visible(self, size: Dim) -> bool:
+        """Whether a size can be computed here: none of its variables was bound in a closed branch."""
+        if isinstance(size, int):
+            return True
+        return not any(var in self._hidden for var in tirx.analysis.undefined_vars(size))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The derived sizes, and the number of late ones, at some moment."""
+
+    derived: dict[str, tirx.Var]
+    late: int
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """`name`, or `name` with the first number that makes it new; adds it to `taken`."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
+
+
+def _expr(value: Dim) -> tirx.Expr:
+    return tirx.IntImm("int64", value) if isinstance(value, int) else value

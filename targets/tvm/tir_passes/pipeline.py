@@ -1,0 +1,70 @@
+"""The TIR pipeline for scheduled CPU functions: from blocks to vector loops, then TVM's own lowering.
+
+TVM's pipeline narrows indices to 32 bits before it partitions and vectorizes loops. In a function with symbolic
+extents, which stay 64 bits wide, that leaves additions of both widths (an error in `LoopPartition`) and vector
+indices that are no longer recognized as contiguous (a gather for every load). Here loops are partitioned and
+vectorized first, and only scalars are narrowed. Common subexpressions are left to LLVM: TVM's pass moves them in front
+of the variables they use.
+
+Importing this module registers the pipeline: `relax.build(mod, target, tir_pipeline=PIPELINE)`.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
+
+from graphopt.targets.tvm.tir_passes.alignment import any_address
+from graphopt.targets.tvm.tir_passes.border import split_border
+from graphopt.targets.tvm.tir_passes.let_loops import serialize_refused_lets
+from graphopt.targets.tvm.tir_passes.nan_tests import compare_bits_for_nan
+from graphopt.targets.tvm.tir_passes.peel import peel
+from graphopt.targets.tvm.tir_passes.stack import keep_locals_on_stack
+from graphopt.targets.tvm.tir_passes.transpose import transpose_tiles
+
+PIPELINE = "graphopt-cpu"
+
+
+def _passes() -> list[tvm.transform.Pass]:
+    blocks, loops = s_tir.transform, tirx.transform
+    return [
+        blocks.CanonicalizeLoop(),
+        blocks.LowerInitBlock(),
+        blocks.PlanAndUpdateBufferAllocationLocation(),
+        blocks.ConvertBlocksToOpaque(),
+        blocks.CompactBufferAllocation(),
+        blocks.LowerMatchBuffer(),
+        blocks.StmtSimplify(),
+        blocks.LowerOpaqueBlock(),
+        loops.FlattenBuffer(),
+        loops.BF16ComputeLegalize(),
+        split_border(),
+        peel(),
+        transpose_tiles(),
+        compare_bits_for_nan(),
+        serialize_refused_lets(),
+        loops.VectorizeLoop(True),
+        loops.NarrowDataType(32),
+        loops.StorageRewrite(),
+        keep_locals_on_stack(),
+        loops.UnrollLoop(),
+        loops.StmtSimplify(),
+        loops.RemoveNoOp(),
+        blocks.RewriteUnsafeSelect(),
+        loops.FP8ComputeLegalize(),
+        loops.VerifyMemory(),
+        loops.AnnotateEntryFunc(),
+        loops.SplitHostDevice(),
+        loops.MakePackedAPI(),
+        any_address(),
+        loops.FP8StorageLegalize(),
+        loops.BF16StorageLegalize(),
+    ]
+
+
+def _pipeline() -> tuple[tvm.transform.Pass, object, object]:
+    return tvm.transform.Sequential(_passes()), finalize_host_passes, finalize_device_passes
+
+
+tirx.register_tir_pipeline(PIPELINE, _pipeline)

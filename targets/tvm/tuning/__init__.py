@@ -1,0 +1,1 @@
+"""Measuring which plans and schedules are fastest, and the records of it."""

@@ -1,0 +1,102 @@
+"""What this machine can do at most, measured: the arithmetic of its vector units, and reading from its memory.
+
+Arithmetic: a loop of nothing but independent fused multiply-adds on registers (12 vectors, more than the latency times
+the units of any processor that vectors are made for), so no kernel of the same instruction set computes faster.
+Memory: a sum over an array that is many times larger than any cache. Both are compiled for the target, run on as many
+threads as asked for, and the best of many runs counts.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from tvm.script import tirx as T
+
+from graphopt.driver.backend import Peak
+from graphopt.hardware import processor as cpu
+from graphopt.hardware.target import Target
+from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.machine import machine_of
+
+_ACCUMULATORS = 12
+_STEPS = 1 << 18  # multiply-adds of each accumulator: about a millisecond
+_ELEMENTS = 1 << 26  # floats to read: 256 MiB
+_RUNS = 100
+_SHARE_ALL_CPUS = -3  # the thread pool's mode in which no thread is pinned to one CPU, as in graphopt.runtime
+
+
+def measure_peak(target: Target, threads: int) -> Peak:
+    """Float32 operations and bytes read per second on this machine, with the target's instructions."""
+    made_for = tvm_target(target)
+    lanes = machine_of(made_for).lanes("float32")
+    with made_for:
+        built = tvm.compile(tvm.IRModule({"flops": _flops(lanes, threads), "read": _read(lanes, threads)}), made_for)
+    few = tvm.runtime.tensor(np.full(lanes, 0.5, np.float32))
+    result = tvm.runtime.tensor(np.zeros(threads * _ACCUMULATORS * lanes, np.float32))
+    many = tvm.runtime.tensor(np.ones(_ELEMENTS // (threads * _ACCUMULATORS * lanes) * len(result.numpy()), np.float32))
+    tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CPUS, threads, [str(n) for n in cpu.allowed()])
+    operations = 2 * lanes * _ACCUMULATORS * _STEPS * threads
+    size = many.numpy().nbytes
+    return Peak(
+        flops=operations / _best(lambda: built["flops"](few, result), _RUNS),
+        bytes=size / _best(lambda: built["read"](many, result), _RUNS // 5),
+    )
+
+
+def _best(run: Any, times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _flops(lanes: int, threads: int) -> Any:
+    count = _ACCUMULATORS
+    steps = _STEPS
+
+    @T.prim_func
+    def flops(x: T.Buffer((lanes,), "float32"), y: T.Buffer((threads * count * lanes,), "float32")):  # type: ignore
+        T.func_attr({"global_symbol": "flops", "tirx.noalias": True})
+        for t in T.parallel(threads):
+            a = T.alloc_buffer((count * lanes,), "float32", scope="local")
+            for i in T.unroll(count):
+                a[T.Ramp(i * lanes, 1, lanes)] = T.Broadcast(T.float32(1), lanes)
+            for _ in T.serial(steps):
+                for i in T.unroll(count):
+                    a[T.Ramp(i * lanes, 1, lanes)] = (
+                        a[T.Ramp(i * lanes, 1, lanes)] * x[T.Ramp(0, 1, lanes)] + x[T.Ramp(0, 1, lanes)]
+                    )
+            for i in T.unroll(count):
+                y[T.Ramp((t * count + i) * lanes, 1, lanes)] = a[T.Ramp(i * lanes, 1, lanes)]
+
+    return flops
+
+
+def _read(lanes: int, threads: int) -> Any:
+    count = _ACCUMULATORS
+    steps = _ELEMENTS // (threads * count * lanes)
+
+    size = threads * steps * count * lanes
+
+    @T.prim_func
+    def read(x: T.Buffer((size,), "float32"), y: T.Buffer((threads * count * lanes,), "float32")):  # type: ignore
+        T.func_attr({"global_symbol": "read", "tirx.noalias": True})
+        for t in T.parallel(threads):
+            a = T.alloc_buffer((count * lanes,), "float32", scope="local")
+            for i in T.unroll(count):
+                a[T.Ramp(i * lanes, 1, lanes)] = T.Broadcast(T.float32(0), lanes)
+            for k in T.serial(steps):
+                for i in T.unroll(count):
+                    a[T.Ramp(i * lanes, 1, lanes)] = (
+                        a[T.Ramp(i * lanes, 1, lanes)] + x[T.Ramp(((t * steps + k) * count + i) * lanes, 1, lanes)]
+                    )
+            for i in T.unroll(count):
+                y[T.Ramp((t * count + i) * lanes, 1, lanes)] = a[T.Ramp(i * lanes, 1, lanes)]
+
+    return read

@@ -1,0 +1,74 @@
+"""Measuring on another machine, through TVM's RPC: the runner, and what runs in its worker."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from graphopt.driver.tuning import Remote
+from graphopt.errors import InputError
+from graphopt.targets.tvm.tuning.messages import last_line
+
+THREADS = 1
+REPEATS = 16
+"""More than here: wall time is disturbed more."""
+CONNECT_SECONDS = 10
+
+
+def remote_runner(remote: Remote, seconds: float) -> Any:
+    """A runner on a device of the tracker. Raises InputError as `check_remote` does."""
+    from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, RPCConfig, RPCRunner
+
+    check_remote(remote)
+    return RPCRunner(
+        RPCConfig(remote.host, remote.port, remote.key, session_timeout_sec=round(seconds)),
+        EvaluatorConfig(number=1, repeat=REPEATS, min_repeat_ms=0, enable_cpu_cache_flush=True),
+        f_run_evaluator=evaluate_remotely,
+    )
+
+
+def check_remote(remote: Remote) -> None:
+    """Raise InputError unless the tracker answers and knows a device of that key."""
+    from tvm import rpc
+
+    where = f"{remote.host}:{remote.port}"
+    try:
+        socket.create_connection((remote.host, remote.port), CONNECT_SECONDS).close()
+        with _impatient():
+            known = rpc.connect_tracker(remote.host, remote.port).summary()["server_info"]
+        found = any(server["key"] == f"server:{remote.key}" for server in known)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # any server may be there
+        reason = getattr(error, "strerror", None) or last_line(str(error))
+        raise InputError(
+            f"no tracker can be reached: {reason}",
+            where=where,
+            remedy="start one with `python -m tvm.exec.rpc_tracker`, and see that the address is right",
+        ) from None
+    if not found:
+        raise InputError(
+            f"the tracker knows no device of key '{remote.key}'",
+            where=where,
+            remedy="register one there: python -m tvm.exec.rpc_server --tracker HOST:PORT --key KEY",
+        )
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Within it, no connection is waited for without an end: TVM sets no limit to what a silent server takes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def evaluate_remotely(session: Any, module: Any, device: Any, config: Any, arguments: Sequence[Any]) -> list[float]:
+    """Seconds of wall time of each call, on one thread of the other machine."""
+    from tvm.s_tir.meta_schedule.runner.utils import run_evaluator_common
+
+    session.get_function("runtime.config_threadpool")(1, THREADS)
+    costs: list[float] = run_evaluator_common(module, device, config, arguments)
+    return costs

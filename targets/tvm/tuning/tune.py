@@ -1,0 +1,55 @@
+"""Tuning a model: its workloads are extracted by lowering it, measured, and recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graphopt.driver.backend import Progress
+from graphopt.driver.tuning import Tuned, Tuning
+from graphopt.errors import InputError, TargetError
+from graphopt.hardware.target import Target
+from graphopt.ir import Model
+from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.cpu.pipeline import fuse_only
+from graphopt.targets.tvm.kernels.plans import Plans
+from graphopt.targets.tvm.lowering.lower import lower
+from graphopt.targets.tvm.machine import machine_for
+from graphopt.targets.tvm.tuning.measure import TvmBench
+from graphopt.targets.tvm.tuning.records import Records
+from graphopt.targets.tvm.tuning.search import Search, functions_of
+from graphopt.targets.tvm.tuning.searched import Searched
+from graphopt.targets.tvm.tuning.spending import Measuring, Spending, spend
+from graphopt.targets.tvm.tuning.tuner import Tuner
+
+
+def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> list[Tuned]:
+    """Measure what `tuning.budget` allows for the workloads of `model` on `target`; the largest share of time first.
+
+    Raises TargetError, InputError, CompileError, and UnsupportedError as `lower` does.
+    """
+    if tuning.budget is None:
+        raise InputError("tuning needs a budget", remedy="Write a time as 5m, or a number of measurements as 200.")
+    if target.kind != "cpu":
+        raise TargetError(f"kernels for {target.kind} are not tuned yet", where=target.name)
+    if tuning.remote is None and not target.runs_here():
+        raise TargetError(
+            "this machine cannot run code for the target",
+            where=target.name,
+            remedy="Measure on one that can: --rpc HOST:PORT --rpc-key KEY.",
+        )
+    progress("finding workloads", 0.0)
+    folder = None if tuning.records is None else Path(tuning.records)
+    records = Records(target, folder)
+    plans = Plans(machine_for(target), records)
+    lowered = lower(model, plans.machine, plans)
+    made_for, functions = tvm_target(target), []
+    if tuning.search:
+        functions = functions_of(fuse_only(lowered.mod, made_for, plans.machine), lowered.layers, plans.machine)
+    if not plans.workloads and not functions:
+        return []
+    with TvmBench(target, tuning.remote) as bench:
+        spending = Spending(tuning.budget)
+        parts: list[Measuring] = [Tuner(plans, records, bench, spending, progress)]
+        if functions:
+            parts.append(Search(functions, made_for, Searched(target, folder), bench, spending, progress))
+        return spend(spending, parts)
