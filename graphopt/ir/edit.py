@@ -50,6 +50,13 @@ def rename_value(value: Value, name: str) -> None:
     graph.model._touch()
 
 
+def rename_node(node: Node, name: str) -> None:
+    """Give a node another name, which nodes of other graphs may have too."""
+    node.name = name
+    node.graph.model._names.setdefault(name, 1)
+    node.graph.model._touch()
+
+
 def set_tensor(value: Value, tensor: Tensor) -> None:
     """Make a value without a producer an initializer, or give an initializer other contents."""
     value.tensor = tensor
