@@ -23,7 +23,7 @@ class DecodeError(ValueError):
     """A stored value that is not of the declared form; the message begins with its place."""
 
 
-def key(name: str | None) -> dict[str, str | None]:
+def stored_as(name: str | None) -> dict[str, str | None]:
     """Metadata of a dataclass field that is stored under another name, or not at all (None)."""
     return {_KEY: name}
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.util.codec import DecodeError, decode, encode, key
+from graphopt.util.codec import DecodeError, decode, encode, stored_as
 
 
 class Level(Enum):
@@ -33,8 +33,8 @@ class Whole:
     pair: tuple[str, int]
     level: Level
     error: Mapping[str, float] | None
-    title: str = field(default="", metadata=key("pass"))
-    cache: int = field(default=0, metadata=key(None))
+    title: str = field(default="", metadata=stored_as("pass"))
+    cache: int = field(default=0, metadata=stored_as(None))
     anything: Any = None
     counts: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
