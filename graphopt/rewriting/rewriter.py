@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ class Rewriter:
             bind_attributes(nodes, attributes)
         names = tuple(dict.fromkeys(name for node in origin for name in node.origin))
         for node in nodes:
-            node.origin = names or node.origin
+            edit.describe(node, origin=names or node.origin)
             self.touched[node] = None
         return [mapping.get(value, value) for value in source.outputs]
 
@@ -116,7 +117,7 @@ class Rewriter:
         for use in old.uses:
             self._check_scope(new, use.node.graph)
         if new.tensor is None and not new.is_graph_input:
-            new.type = merge_types(new.type, old.type)
+            edit.set_type(new, merge_types(new.type, old.type))
         for use in old.uses:
             edit.replace_input(use.node, use.index, new)
             self.touched[use.node] = None
@@ -138,8 +139,8 @@ class Rewriter:
         return value.graph is graph and value.producer is not None and not value.is_graph_output
 
     def _identity(self, value: Value, graph: Graph) -> Value:
-        node = Node("Identity", name=graph.model.unique_name("Identity"))
-        node.origin = self.anchor.origin if self.anchor is not None else ()
+        origin = self.anchor.origin if self.anchor is not None else ()
+        node = Node("Identity", name=graph.model.unique_name("Identity"), origin=origin)
         edit.insert_node(graph, node)
         edit.set_inputs(node, [value])
         edit.set_outputs(node, [edit.new_value(graph, graph.model.unique_name(value.name), value.type)])
@@ -183,13 +184,29 @@ class Rewriter:
         outputs[index] = edit.new_value(node.graph, "")
         while len(outputs) > 1 and not outputs[-1].name:
             outputs.pop()
-        value.producer = None
         edit.set_outputs(node, outputs)
 
     def set_type(self, value: Value, type_: ValueType) -> None:
-        if value.type != type_:
-            value.type = type_
-            self.graph.model._touch()
+        """Say what type a value has; the version rises only where it had another."""
+        edit.set_type(value, type_)
+
+    @contextmanager
+    def lent_types(self) -> Iterator[Callable[[Value, ValueType], None]]:
+        """Lend values other types while the context lasts: it gives a function of a value and a type.
+
+        At the end each has its own type again, and the model's version is what it was: nothing was changed.
+        """
+        own: dict[Value, ValueType] = {}
+
+        def lend(value: Value, type_: ValueType) -> None:
+            own.setdefault(value, value.type)
+            edit.lend_type(value, type_)
+
+        try:
+            yield lend
+        finally:
+            for value, type_ in own.items():
+                edit.lend_type(value, type_)
 
     def set_tensor(self, value: Value, tensor: Tensor) -> None:
         """Give an initializer other contents."""
