@@ -6,12 +6,19 @@ others (random numbers, cryptography, cache control) still runs the code.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from graphopt.errors import TargetError
+
+LIMIT = "GRAPHOPT_HOST_FEATURES"
+"""The environment variable that has this processor taken for one with fewer instruction sets (see `limited`)."""
 
 # LLVM's name of a feature -> the flags of /proc/cpuinfo that together mean it.
 _X86_FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -67,6 +74,14 @@ _ARM_FLAGS: Mapping[str, tuple[str, ...]] = {
 }
 FEATURES: Mapping[str, Mapping[str, tuple[str, ...]]] = {"x86_64": _X86_FLAGS, "aarch64": _ARM_FLAGS}
 
+# The levels of the x86-64 psABI: what each adds to the one before.
+_X86_LEVELS: Mapping[str, tuple[str, ...]] = {
+    "x86-64": (),
+    "x86-64-v2": ("sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"),
+    "x86-64-v3": ("avx", "avx2", "f16c", "fma", "bmi", "bmi2", "lzcnt", "movbe"),
+    "x86-64-v4": ("avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"),
+}
+
 
 @dataclass(frozen=True)
 class Cpu:
@@ -95,9 +110,53 @@ def missing(required: tuple[str, ...], cpu: Cpu) -> list[str]:
     return [] if cpu.features is None else [name for name in required if name not in cpu.features]
 
 
-@functools.cache
 def current() -> Cpu:
-    """The processor that this process runs on."""
+    """The processor that this process runs on, with the instruction sets that `GRAPHOPT_HOST_FEATURES` leaves it.
+
+    Raises TargetError where that variable names what there is not, or what the processor lacks.
+    """
+    here = detected()
+    wanted = os.environ.get(LIMIT, "").strip()
+    return limited(here, wanted) if wanted else here
+
+
+def limited(here: Cpu, wanted: str) -> Cpu:
+    """`here` as a processor that has the instruction sets in `wanted` and no others.
+
+    `wanted` is a list with commas of LLVM's names of features and of levels of x86-64 (`x86-64-v3`, or
+    `x86-64-v3,avxvnni`). A level stands for all that it includes. Raises TargetError for an unknown name, and
+    for a feature that `here` lacks: code for it would crash.
+    """
+    table = FEATURES.get(here.machine, {})
+    levels = x86_levels() if here.machine == "x86_64" else {}
+    asked: set[str] = set()
+    for name in filter(None, (part.strip() for part in wanted.split(","))):
+        if name not in table and name not in levels:
+            near = difflib.get_close_matches(name, [*levels, *table], n=3, cutoff=0.4) or [*levels, *table]
+            raise TargetError(f"{here.machine} has no {name!r}", where=LIMIT, remedy=f"nearest: {', '.join(near)}")
+        asked.update(levels.get(name, (name,)))
+    features = tuple(name for name in table if name in asked)
+    if lacking := missing(features, here):
+        raise TargetError(
+            f"this processor ({here.model_name}) lacks {', '.join(lacking)}",
+            where=LIMIT,
+            remedy="ask for no more than it has, or unset the variable",
+        )
+    return dataclasses.replace(here, features=frozenset(features))
+
+
+def x86_levels() -> dict[str, tuple[str, ...]]:
+    """Each level of x86-64 with every feature that it includes, the lowest first."""
+    levels: dict[str, tuple[str, ...]] = {}
+    below: tuple[str, ...] = ()
+    for name, added in _X86_LEVELS.items():
+        levels[name] = below = (*below, *added)
+    return levels
+
+
+@functools.cache
+def detected() -> Cpu:
+    """The processor that this process runs on, as the kernel describes it."""
     try:
         fields = _fields(Path("/proc/cpuinfo").read_text(errors="replace"))
     except OSError:

@@ -10,6 +10,7 @@ from graphopt.errors import TargetError
 from graphopt.hardware import processor as cpu
 from graphopt.hardware import target
 from graphopt.hardware.target import Gpu, Target
+from graphopt.util.codec import decode, encode
 
 WHOLE = """
 summary = "a board"
@@ -31,7 +32,7 @@ def write(folder: Path, text: str, name: str = "arm-board.toml") -> Path:
 def test_every_shipped_target_loads_and_survives_a_round_trip(name):
     loaded = Target.load(name)
     assert loaded.name == name
-    assert Target.from_dict(loaded.to_dict()) == loaded
+    assert decode(Target, encode(loaded)) == loaded
     assert loaded.summary
     assert (loaded.gpu is not None) == (loaded.kind == "cuda")
     if loaded.kind == "cpu" and name != "host":
@@ -159,6 +160,55 @@ def test_host_without_some_features_of_its_model_is_the_best_generic_one(monkeyp
     assert Target.load("host").cpu == "x86-64-v3"
     assert not Target.load("x86:znver4").runs_here()
     assert not Target.load("arm").runs_here()
+
+
+def test_the_levels_of_x86_are_those_of_the_targets():
+    levels = cpu.x86_levels()
+    for name, level in (("x86:v1", "x86-64"), ("x86:v2", "x86-64-v2"), ("x86", "x86-64-v3"), ("x86:v4", "x86-64-v4")):
+        described = Target.load(name)
+        assert (described.cpu, set(described.features)) == (level, set(levels[level]))
+
+
+def zen4() -> cpu.Cpu:
+    features = set(Target.load("x86:znver4").features)
+    return machine("x86_64", {"vendor": "AuthenticAMD", "family": 25, "model": 0x61}, features)
+
+
+@pytest.mark.parametrize(
+    ("limit", "model", "bits"),
+    [
+        ("x86-64", "x86-64", 128),
+        ("x86-64-v2", "x86-64-v2", 128),
+        ("x86-64-v3", "x86-64-v3", 256),
+        (" x86-64-v4 , avx512vnni,", "x86-64-v4", 512),
+        ("", "znver4", 512),
+    ],
+)
+def test_the_host_is_taken_for_what_the_variable_leaves_of_it(monkeypatch, limit, model, bits):
+    monkeypatch.setenv(cpu.LIMIT, limit)
+    monkeypatch.setattr(cpu, "detected", zen4)
+    host = Target.load("host")
+    assert (host.cpu, host.vector_bits) == (model, bits)
+    assert ("avx512vnni" in host.features) == (bits == 512)
+    assert host.runs_here()
+    assert Target.load("x86:znver4").runs_here() == (limit == "")
+
+
+@pytest.mark.parametrize(
+    ("limit", "problem"),
+    [
+        ("x86-64-v4,avxvnni,amx-int8", r"GRAPHOPT_HOST_FEATURES: .*\(some processor\) lacks avxvnni, amx-int8\n"),
+        ("avx-2", r"GRAPHOPT_HOST_FEATURES: x86_64 has no 'avx-2'\n.*nearest: avx2"),
+        ("neon", "x86_64 has no 'neon'"),
+    ],
+)
+def test_more_than_the_processor_has_is_refused(monkeypatch, limit, problem):
+    monkeypatch.setenv(cpu.LIMIT, limit)
+    monkeypatch.setattr(cpu, "detected", zen4)
+    with pytest.raises(TargetError, match=problem):
+        Target.load("host")
+    with pytest.raises(TargetError, match=problem):
+        Target.load("x86").runs_here()
 
 
 def test_host_on_arm(monkeypatch):

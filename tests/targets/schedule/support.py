@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import tvm
 from tvm import te, tirx
-from tvm.target import codegen
 
+from graphopt.hardware.target import load
+from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.cpu.schedule import schedule_function
 from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 
-HOST = tvm.target.Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "num-cores": 2})
+HOST = tvm_target(replace(load("host"), cores=2))
 MACHINE: Machine = machine_of(HOST)
+"""The processor that runs the tests, for tests that run code. What a schedule looks like is asked for a named one."""
 
 
 def placeholder(shape: Sequence[object], dtype: str = "float32", name: str = "x") -> te.Tensor:

@@ -134,7 +134,8 @@ def test_what_follows_is_computed_on_the_tile(m: int, n: int, costly: bool) -> N
 def test_the_next_panel_and_the_residual_are_fetched_ahead(batch: tuple[int, ...]) -> None:
     """Whatever axes the left operand has: a wrong address costs time and changes no result."""
     m, k = 40, 64
-    plan = plan_matmul(m, 96, k, "float32", MACHINE, packed=True)
+    machine = machine_for(load("x86"))
+    plan = plan_matmul(m, 96, k, "float32", machine, packed=True)
     a, b, rest = random(*batch, m, k), random(k, 96), random(*batch, m, 96)
     x, w, r = (
         placeholder(a.shape, name="a"),
@@ -142,7 +143,7 @@ def test_the_next_panel_and_the_residual_are_fetched_ahead(batch: tuple[int, ...
         placeholder(rest.shape, name="r"),
     )
     total = matmul_packed(x, w, plan)
-    func = scheduled([x, w, r, te.compute(total.shape, lambda *at: total(*at) + r(*at), name="added")])
+    func = scheduled([x, w, r, te.compute(total.shape, lambda *at: total(*at) + r(*at), name="added")], machine)
     fetched: list[tirx.BufferLoad] = []
 
     def look(call: ir.Call) -> None:
