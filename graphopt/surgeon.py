@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from . import io
 from .errors import PassError
-from .ir import Graph, Model, Node, OpaqueType, infer_shapes
+from .ir import Graph, Model, Node, OpaqueType, edit, infer_shapes
 from .rewriting.passes import Fidelity, Pass, PassContext
 
 SurgeonFunction = Callable[[Any], Any]
@@ -105,6 +105,6 @@ def _restore_provenance(before: Model, after: Model) -> None:
     for node in after.graph.all_nodes():
         known = by_name.get(node.name) if node.name else None
         known = known or next((by_output[v.name] for v in node.outputs if v.name in by_output), None)
-        node.origin = known.origin if known is not None else ()
+        edit.describe(node, origin=known.origin if known is not None else ())
         if known is not None:
-            node.doc_string, node.metadata = known.doc_string, known.metadata
+            edit.describe(node, doc_string=known.doc_string, metadata=known.metadata)

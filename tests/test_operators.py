@@ -19,8 +19,8 @@ from tests.passes.layout.support import nodes, noise
 def model_with(body: str, inputs: str = "float[a,b,...] X", opset: int = 18) -> Model:
     header = f'<ir_version: 10, opset_import: ["" : {opset}, "graphopt" : 1]>'
     model = parse(f"{header} g ({inputs}) => (float[] Y) {{ {body} }}")
-    model.graph.outputs[0].type = None
     rewriter = Rewriter(model.graph)
+    rewriter.set_type(model.graph.outputs[0], None)
     for op_type in operators.OPERATORS:
         operators.declare(rewriter, op_type)
     verify(model)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.errors import InputError
+from graphopt.util.codec import decode
 from graphopt.util.tables import Table, format_seconds
 
 from .models import open_model
@@ -114,7 +115,7 @@ def _profile(
     from . import profile as shown
 
     def peak() -> Peak:
-        return backend.load().peak(Target.from_dict(session.manifest.target), session.threads)
+        return backend.load().peak(decode(Target, session.manifest.target), session.threads)
 
     before = peak()
     measured = profile(session, artifact, arrays, runs=runs, seconds=seconds)

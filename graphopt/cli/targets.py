@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graphopt.util.codec import encode
 from graphopt.util.tables import Table
 
 from .options import Json
@@ -40,7 +41,7 @@ def targets(
     for key in [name] if name else target.names():
         found = target.load(key)
         needs = [{"name": r.name, "met": r.met, "remedy": r.remedy} for r in compiler.probe(found)]
-        described[key] = {**found.to_dict(), "runs_here": found.runs_here(), "needs": needs}
+        described[key] = {**encode(found), "runs_here": found.runs_here(), "needs": needs}
     table = Table("targets", ("target", "summary", "compiles", "runs here"))
     for key, facts in described.items():
         missing = [need["name"] for need in facts["needs"] if not need["met"]]

@@ -21,6 +21,7 @@ from graphopt.rewriting.pipeline import Observer, Step
 from graphopt.rewriting.shapes import fix_shapes
 from graphopt.runtime import artifact as artifacts
 from graphopt.runtime.artifact import Artifact, Manifest
+from graphopt.util.codec import encode
 from graphopt.util.scratch import scratch
 
 from . import backend
@@ -196,7 +197,7 @@ def _manifest(target: Target, built: backend.Built, report: Report, runtime: Seq
         device=target.kind,
         machine=target.machine,
         features=target.features,
-        target=target.to_dict(),
+        target=encode(target),
         inputs=built.inputs,
         outputs=built.outputs,
         weights=built.weights,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from graphopt.errors import InputError
 
@@ -81,21 +78,6 @@ class Tuning:
             return Tuning(use_records=False)
         return Tuning(None if tune is None else Budget.parse(str(tune)), records=folder)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back."""
-        return dataclasses.asdict(self)
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Tuning:
-        """What `to_dict` wrote."""
-        budget, remote = values["budget"], values["remote"]
-        made = {
-            **values,
-            "budget": None if budget is None else Budget(**budget),
-            "remote": None if remote is None else Remote(**remote),
-        }
-        return Tuning(**made)
-
 
 @dataclass(frozen=True)
 class Tuned:
@@ -115,8 +97,3 @@ class Tuned:
     measured: int
     failed: int
     known: bool
-
-    @staticmethod
-    def of(values: Mapping[str, Any]) -> Tuned:
-        """From what `dataclasses.asdict` made of one."""
-        return Tuned(**values)

@@ -9,7 +9,6 @@ are in the parent's folder, and go with that.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import IO, Any
 from graphopt import errors, io
 from graphopt.errors import CompileError, GraphOptError
 from graphopt.hardware.target import Target
-from graphopt.runtime.artifact import Memory, TensorInfo, Weight, Workloads
+from graphopt.util.codec import decode, encode
 from graphopt.util.scratch import scratch
 
 from .backend import Built, Progress
@@ -46,25 +45,18 @@ def build(model: Path, target: Target, folder: Path, progress: Progress, tuning:
     Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way.
     """
     answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)))
-    return Built(
-        inputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["inputs"]),
-        outputs=tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in answer["outputs"]),
-        weights=tuple(Weight(w["dtype"], tuple(w["shape"]), w["offset"]) for w in answer["weights"]),
-        versions=answer["versions"],
-        memory=Memory.of(answer["memory"]),
-        workloads=Workloads.of(answer["workloads"]),
-    )
+    return decode(Built, answer["built"])
 
 
 def tune(model: Path, target: Target, progress: Progress, tuning: Tuning) -> list[Tuned]:
     """Measure what is fastest for the model in the file `model` on `target`. Raises as `build` does."""
     answer = _ask(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),))
-    return [Tuned.of(values) for values in answer["tuned"]]
+    return decode(list[Tuned], answer["tuned"])
 
 
 def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -> dict[str, Any]:
     paths = {"model": str(model), "folder": str(folder)}
-    return {"do": what, **paths, "target": target.to_dict(), "tuning": tuning.to_dict()}
+    return {"do": what, **paths, "target": encode(target), "tuning": encode(tuning)}
 
 
 def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...]) -> dict[str, Any]:
@@ -187,11 +179,11 @@ def main(work: Path) -> None:
 
 
 def _do(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    backend, model, target = load_backend(), io.load(Path(job["model"])), Target.from_dict(job["target"])
-    tuning = Tuning.from_dict(job["tuning"])
+    backend, model, target = load_backend(), io.load(Path(job["model"])), decode(Target, job["target"])
+    tuning = decode(Tuning, job["tuning"])
     if job["do"] == "tune":
-        return {"tuned": [dataclasses.asdict(one) for one in backend.tune(model, target, tuning, progress)]}
-    return dataclasses.asdict(backend.build(model, target, Path(job["folder"]), progress, tuning))
+        return {"tuned": encode(backend.tune(model, target, tuning, progress))}
+    return {"built": encode(backend.build(model, target, Path(job["folder"]), progress, tuning))}
 
 
 class _Heard(logging.Handler):

@@ -22,6 +22,7 @@ import platformdirs
 from graphopt.errors import TargetError
 from graphopt.hardware import processor as host_cpu
 from graphopt.hardware import target_file
+from graphopt.util.codec import decode, encode, stored_as
 
 _ENTRY_POINTS = "graphopt.targets"
 
@@ -60,8 +61,8 @@ class Target:
     l2_kib: int = 256
     l3_kib: int = 0
     gpu: Gpu | None = None
-    detect: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    source: Path | None = field(default=None, compare=False, repr=False)
+    detect: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False, metadata=stored_as(None))
+    source: Path | None = field(default=None, compare=False, repr=False, metadata=stored_as(None))
 
     @property
     def family(self) -> str:
@@ -87,20 +88,6 @@ class Target:
         """Whether this machine's processor can run the host code (a GPU is not looked for)."""
         here = host_cpu.current()
         return here.machine == self.machine and not host_cpu.missing(self.features, here)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back; the same for equal targets."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
-        values.update(features=list(self.features), tuning=list(self.tuning))
-        values["gpu"] = None if self.gpu is None else dataclasses.asdict(self.gpu)
-        return values
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Target:
-        """The target that `to_dict` wrote."""
-        made = {**values, "features": tuple(values["features"]), "tuning": tuple(values["tuning"])}
-        made["gpu"] = None if values["gpu"] is None else Gpu(**values["gpu"])
-        return Target(**made)
 
     @staticmethod
     def load(name: str | os.PathLike[str]) -> Target:
@@ -215,7 +202,7 @@ def _read(path: Path, chain: tuple[str, ...]) -> Target:
     values: dict[str, Any] = {}
     if base_name is not None:
         base = host() if base_name == "host" else _named(base_name, (*chain, str(path)))
-        values = base.to_dict()
+        values = encode(base)
     for key, value in table.items():
         if key == "features":
             values[key] = list(dict.fromkeys([*values.get(key, ()), *value]))
@@ -229,7 +216,7 @@ def _read(path: Path, chain: tuple[str, ...]) -> Target:
     values.setdefault("gpu", None)
     values.setdefault("features", [])
     values.setdefault("tuning", [])
-    return dataclasses.replace(Target.from_dict(values), detect=table.get("detect", {}), source=path)
+    return dataclasses.replace(decode(Target, values), detect=table.get("detect", {}), source=path)
 
 
 def _name_of(path: Path) -> str:

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from graphopt.errors import ModelError
-from graphopt.ir import Model, Tensor
+from graphopt.ir import Model, Tensor, edit
 from graphopt.ir.read_proto import read_model
 from graphopt.ir.tensor import map_file
 from graphopt.ir.tensor_proto import raw_data, write_tensor
@@ -44,7 +44,7 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
         return _read(_decode(source, "model bytes"), None, "model bytes")
     path = Path(source)
     model = _read(_decode(_read_file(path), str(path)), path.parent, str(path))
-    model.path = path
+    edit.describe(model, path=path)
     return model
 
 

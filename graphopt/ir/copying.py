@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from . import edit
 from .attribute import Attribute, AttributeKind
-from .graph import Graph, NodeList
+from .frozen import write
+from .graph import Graph
 from .model import Function, Model
 from .node import Node, Value
 
@@ -17,43 +18,38 @@ Rename = Callable[[str], str]
 def copy_model(model: Model) -> Model:
     """An independent copy of a model."""
     copy = Model()
-    for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
-        setattr(copy, name, getattr(model, name))
-    copy.doc_string, copy.metadata, copy.path = model.doc_string, model.metadata, model.path
-    copy.training_info = model.training_info
-    copy._opsets = dict(model._opsets)
-    copy._names = dict(model._names)
+    edit.describe(copy, **{name: getattr(model, name) for name in _MODEL_FIELDS})
+    copy._opsets.update(model._opsets)
+    copy._names.update(model._names)
     copy_graph(model.graph, copy.graph, {})
-    copy._functions = {key: _copy_function(function, copy) for key, function in model._functions.items()}
-    copy._version = model._version
+    copy._functions.update((key, _copy_function(function, copy)) for key, function in model._functions.items())
+    write(copy, "_version", model._version)
     return copy
+
+
+_MODEL_FIELDS = (
+    *("ir_version", "producer_name", "producer_version", "domain", "model_version"),
+    *("doc_string", "metadata", "path", "training_info"),
+)
 
 
 def replace_contents(model: Model, source: Model) -> None:
     """Make the main graph, functions and imported opsets of `model` copies of those of `source`."""
     graph = model.graph
     for node in list(graph.all_nodes()):
-        node._graph = None
-    graph.nodes = NodeList()
-    graph._holders = {}
-    graph._inputs, graph._outputs, graph._values, graph._initializers = [], [], {}, {}
+        write(node, "_graph", None)
+    graph._clear()
     copy_graph(source.graph, graph, {})
-    model._functions = {key: _copy_function(function, model) for key, function in source._functions.items()}
-    model._opsets = dict(source._opsets)
-    model.ir_version = max(model.ir_version, source.ir_version)
+    write(model, "_functions", {key: _copy_function(function, model) for key, function in source._functions.items()})
+    write(model, "_opsets", dict(source._opsets))
+    edit.describe(model, ir_version=max(model.ir_version, source.ir_version))
     model._touch()
 
 
 def _copy_function(function: Function, model: Model) -> Function:
     body = Graph(model)
     copy_graph(function.graph, body, {})
-    return replace(
-        function,
-        graph=body,
-        defaults=dict(function.defaults),
-        opsets=dict(function.opsets),
-        metadata=dict(function.metadata),
-    )
+    return replace(function, graph=body)
 
 
 def copy_graph(source: Graph, target: Graph, mapping: dict[Value, Value], rename: Rename = str) -> None:
@@ -61,9 +57,15 @@ def copy_graph(source: Graph, target: Graph, mapping: dict[Value, Value], rename
 
     Values of outer scopes that are not in the mapping are captured as they are. `rename` makes the new names.
     """
-    target.name, target.doc_string, target.metadata = source.name, source.doc_string, source.metadata
-    target.sparse_initializers = dict(source.sparse_initializers)
-    target.quantization_annotations = source.quantization_annotations
+    write(target, "name", source.name)
+    edit.describe(
+        target,
+        doc_string=source.doc_string,
+        metadata=source.metadata,
+        quantization_annotations=source.quantization_annotations,
+    )
+    target._sparse_initializers.clear()
+    target._sparse_initializers.update(source._sparse_initializers)
     for value in source._inputs:
         _copy_value(value, target, mapping, rename)
     edit.set_graph_inputs(target, [mapping[value] for value in source._inputs])
@@ -89,10 +91,11 @@ def copy_contents(
 
 def _copy_value(value: Value, target: Graph, mapping: dict[Value, Value], rename: Rename) -> None:
     copy = edit.new_value(target, rename(value.name) if value.name else "", value.type)
-    copy.doc_string, copy.metadata = value.doc_string, value.metadata
-    denoted = value.graph.denoted_types.get(value)
+    write(copy, "doc_string", value.doc_string)
+    write(copy, "metadata", value.metadata)
+    denoted = value._graph._denoted_types.get(value)
     if denoted is not None:
-        target.denoted_types[copy] = denoted
+        target._denoted_types[copy] = denoted
     mapping[value] = copy
 
 

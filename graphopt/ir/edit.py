@@ -6,8 +6,10 @@ Each keeps every back reference right (uses, producers, graph outputs, names) an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .attribute import Attribute, AttributeKind
+from .frozen import Frozen, write
 from .graph import Graph
 from .node import Node, Use, Value
 from .tensor import Tensor
@@ -32,7 +34,7 @@ def forget_value(value: Value) -> None:
     if value.name and graph._values.get(value.name) is value:
         del graph._values[value.name]
         graph._initializers.pop(value.name, None)
-    graph.denoted_types.pop(value, None)
+    graph._denoted_types.pop(value, None)
     graph.model._touch()
 
 
@@ -44,40 +46,75 @@ def rename_value(value: Value, name: str) -> None:
         del graph._values[value.name]
     if graph._initializers.pop(value.name, None) is not None:
         graph._initializers[name] = value
-    value.name = name
+    write(value, "name", name)
     graph._values[name] = value
     graph.model._names.setdefault(name, 1)
     graph.model._touch()
 
 
+def rename_node(node: Node, name: str) -> None:
+    """Give a node another name, which nodes of other graphs may have too."""
+    write(node, "name", name)
+    node.graph.model._names.setdefault(name, 1)
+    node.graph.model._touch()
+
+
+def set_type(value: Value, type_: ValueType) -> None:
+    """Say what type a value has; nothing happens where it is that already."""
+    if value.type != type_:
+        write(value, "type", type_)
+        value._graph.model._touch()
+
+
+def lend_type(value: Value, type_: ValueType) -> None:
+    """Set a type that is taken back before anybody else looks: the version stays."""
+    write(value, "type", type_)
+
+
+def describe(item: Frozen, **fields: Any) -> None:
+    """Set what describes a model, graph, node or value that is being made: notes, origin, versions, carried messages.
+
+    Such things mean nothing to what is computed, so that the model's version stays.
+    """
+    for name, content in fields.items():
+        assert name in _DESCRIPTIVE, name
+        write(item, name, content)
+
+
+_DESCRIPTIVE = {
+    *("doc_string", "metadata", "origin", "path", "training_info", "quantization_annotations"),
+    *("ir_version", "producer_name", "producer_version", "domain", "model_version"),
+}
+
+
 def set_tensor(value: Value, tensor: Tensor) -> None:
     """Make a value without a producer an initializer, or give an initializer other contents."""
-    value.tensor = tensor
-    value.type = TensorType(tensor.dtype, tensor.shape)
+    write(value, "tensor", tensor)
+    write(value, "type", TensorType(tensor.dtype, tensor.shape))
     value._graph._initializers[value.name] = value
     value._graph.model._touch()
 
 
 def set_graph_inputs(graph: Graph, inputs: Sequence[Value]) -> None:
     for value in graph._inputs:
-        value._is_input = False
-    graph._inputs = list(inputs)
+        write(value, "_is_input", False)
+    write(graph, "_inputs", list(inputs))
     for value in graph._inputs:
-        value._is_input = True
+        write(value, "_is_input", True)
     graph.model._touch()
 
 
 def set_graph_outputs(graph: Graph, outputs: Sequence[Value]) -> None:
     for value in graph._outputs:
         value._output_of.remove(graph)
-    graph._outputs = list(outputs)
+    write(graph, "_outputs", list(outputs))
     for value in graph._outputs:
         value._output_of.append(graph)
     graph.model._touch()
 
 
 def insert_node(graph: Graph, node: Node, before: Node | None = None) -> None:
-    node._graph = graph
+    write(node, "_graph", graph)
     graph.nodes._insert(node, before)
     if node.name:
         graph.model._names.setdefault(node.name, 1)
@@ -88,7 +125,7 @@ def set_inputs(node: Node, inputs: Sequence[Value | None]) -> None:
     for index, value in enumerate(node._inputs):
         if value is not None:
             del value._uses[Use(node, index)]
-    node._inputs = tuple(inputs)
+    write(node, "_inputs", tuple(inputs))
     for index, value in enumerate(node._inputs):
         if value is not None:
             value._uses[Use(node, index)] = None
@@ -100,7 +137,7 @@ def replace_input(node: Node, index: int, value: Value | None) -> None:
     old = node._inputs[index]
     if old is not None:
         del old._uses[Use(node, index)]
-    node._inputs = (*node._inputs[:index], value, *node._inputs[index + 1 :])
+    write(node, "_inputs", (*node._inputs[:index], value, *node._inputs[index + 1 :]))
     if value is not None:
         value._uses[Use(node, index)] = None
     node.graph.model._touch()
@@ -108,11 +145,11 @@ def replace_input(node: Node, index: int, value: Value | None) -> None:
 
 def set_outputs(node: Node, outputs: Sequence[Value]) -> None:
     for value in node._outputs:
-        value.producer = None
-    node._outputs = tuple(outputs)
+        write(value, "producer", None)
+    write(node, "_outputs", tuple(outputs))
     for index, value in enumerate(node._outputs):
-        value.producer = node
-        value.index = index
+        write(value, "producer", node)
+        write(value, "index", index)
     node.graph.model._touch()
 
 
@@ -125,9 +162,9 @@ def set_attribute(node: Node, name: str, attribute: Attribute | None) -> None:
         node._attributes.pop(name, None)
     else:
         node._attributes[name] = attribute
-    node._subgraphs = tuple(g for a in node._attributes.values() for g in _graphs_in(a))
+    write(node, "_subgraphs", tuple(g for a in node._attributes.values() for g in _graphs_in(a)))
     for subgraph in node._subgraphs:
-        subgraph._parent = node
+        write(subgraph, "_parent", node)
     if node._subgraphs:
         node.graph._holders[node] = None
     else:
@@ -149,7 +186,7 @@ def release_graph(graph: Graph) -> None:
         set_graph_outputs(nested, ())
         for inner in nested.nodes:
             set_inputs(inner, ())
-            inner._graph = None
+            write(inner, "_graph", None)
 
 
 def detach_node(node: Node) -> None:
@@ -162,7 +199,7 @@ def detach_node(node: Node) -> None:
         forget_value(value)
     graph.nodes._remove(node)
     graph._holders.pop(node, None)
-    node._graph = None
+    write(node, "_graph", None)
     graph.model._touch()
 
 

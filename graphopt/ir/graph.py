@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from .frozen import Frozen, write
 from .node import Node, Value
 
 if TYPE_CHECKING:
     from .model import Model
 
 
-class NodeList:
+class NodeList(Frozen):
     """The nodes of a graph in order: a doubly linked list.
 
     Iteration goes on safely while nodes are inserted and removed: a removed node is not visited, a node inserted
@@ -21,10 +22,17 @@ class NodeList:
     then, so that what was put in its place is not visited.
     """
 
+    __slots__ = ("_length", "_root")
+
+    _root: Node
+    _length: int
+
     def __init__(self) -> None:
-        self._root = Node("", name="<root>")
-        self._root._previous = self._root._next = self._root
-        self._length = 0
+        root = Node("", name="<root>")
+        write(root, "_previous", root)
+        write(root, "_next", root)
+        write(self, "_root", root)
+        write(self, "_length", 0)
 
     def __len__(self) -> int:
         return self._length
@@ -61,37 +69,77 @@ class NodeList:
         following = before or self._root
         previous = following._previous
         assert previous is not None
-        node._previous, node._next = previous, following
-        previous._next = following._previous = node
-        self._length += 1
+        write(node, "_previous", previous)
+        write(node, "_next", following)
+        write(previous, "_next", node)
+        write(following, "_previous", node)
+        write(self, "_length", self._length + 1)
 
     def _remove(self, node: Node) -> None:
         previous, following = node._previous, node._next
         assert previous is not None
         assert following is not None
-        previous._next, following._previous = following, previous
-        self._length -= 1
+        write(previous, "_next", following)
+        write(following, "_previous", previous)
+        write(self, "_length", self._length - 1)
 
 
-class Graph:
+class Graph(Frozen):
     """A graph of ONNX operators: the main graph of a model, the body of a function, or an attribute of a node."""
 
+    __slots__ = (
+        "__weakref__",
+        "_denoted_types",
+        "_holders",
+        "_initializers",
+        "_inputs",
+        "_model",
+        "_outputs",
+        "_parent",
+        "_sparse_initializers",
+        "_values",
+        "doc_string",
+        "metadata",
+        "name",
+        "nodes",
+        "quantization_annotations",
+    )
+
+    name: str
+    doc_string: str
+    metadata: Mapping[str, str]
+    nodes: NodeList
+    quantization_annotations: tuple[bytes, ...]
+    _model: Model
+    _parent: Node | None
+    _inputs: list[Value]
+    _outputs: list[Value]
+    _values: dict[str, Value]
+    _initializers: dict[str, Value]
+    _holders: dict[Node, None]
+    _sparse_initializers: dict[str, bytes]
+    _denoted_types: dict[Value, bytes]
+
     def __init__(self, model: Model, name: str = "", parent: Node | None = None) -> None:
-        self.name = name
-        self.doc_string = ""
-        self.metadata: Mapping[str, str] = MappingProxyType({})
-        self.nodes = NodeList()
-        self._model = model
-        self._parent = parent
-        self._inputs: list[Value] = []
-        self._outputs: list[Value] = []
-        self._values: dict[str, Value] = {}
-        self._initializers: dict[str, Value] = {}
-        self._holders: dict[Node, None] = {}  # the nodes that hold nested graphs, so that finding these needs no search
+        write(self, "name", name)
+        write(self, "doc_string", "")
+        write(self, "metadata", MappingProxyType({}))
+        write(self, "_model", model)
+        write(self, "_parent", parent)
         # Carried, not interpreted: serialized onnx.SparseTensorProto by name, and quantization annotations.
-        self.sparse_initializers: dict[str, bytes] = {}
-        self.quantization_annotations: tuple[bytes, ...] = ()
-        self.denoted_types: dict[Value, bytes] = {}  # serialized onnx.TypeProto of values that carry denotations
+        write(self, "_sparse_initializers", {})
+        write(self, "quantization_annotations", ())
+        write(self, "_denoted_types", {})  # serialized onnx.TypeProto of values that carry denotations
+        self._clear()
+
+    def _clear(self) -> None:
+        """Drop everything in it; only for new graphs and for those about to be filled anew."""
+        write(self, "nodes", NodeList())
+        write(self, "_inputs", [])
+        write(self, "_outputs", [])
+        write(self, "_values", {})
+        write(self, "_initializers", {})
+        write(self, "_holders", {})  # the nodes that hold nested graphs, so that finding these needs no search
 
     @property
     def model(self) -> Model:
@@ -116,6 +164,16 @@ class Graph:
         too.
         """
         return MappingProxyType(self._initializers)
+
+    @property
+    def sparse_initializers(self) -> Mapping[str, bytes]:
+        """Serialized onnx.SparseTensorProto by the name of the value that each gives; carried, not interpreted."""
+        return MappingProxyType(self._sparse_initializers)
+
+    @property
+    def denoted_types(self) -> Mapping[Value, bytes]:
+        """The serialized onnx.TypeProto of each value whose type carries denotations."""
+        return MappingProxyType(self._denoted_types)
 
     @property
     def version(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import shape_inference
 
+from . import edit
+from .frozen import write
 from .graph import Graph
 from .model import Model
 from .node import Node, Value
@@ -33,10 +35,8 @@ def infer_shapes(model: Model) -> None:
         inferred = shape_inference.infer_shapes(proto, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         return  # contradictory declarations: what the model itself says is all there is
-    changed = _update(model.graph, inferred.graph)
-    if changed:
-        model._touch()
-    model._inferred_version = model.version
+    _update(model.graph, inferred.graph)
+    write(model, "_inferred_version", model.version)
 
 
 def without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
@@ -47,28 +47,22 @@ def without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
     return onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape, raw_data=b"")
 
 
-def _update(root: Graph, root_proto: onnx.GraphProto) -> bool:
-    changed = False
+def _update(root: Graph, root_proto: onnx.GraphProto) -> None:
     stack = [(root, root_proto)]
     while stack:
         graph, proto = stack.pop()
         for info in (*proto.value_info, *proto.output):
             value = graph.find(info.name)
             if value is not None and value.tensor is None and not value.is_graph_input:
-                changed |= _merge(value, read_type(info.type))
+                _merge(value, read_type(info.type))
         for node, node_proto in zip(graph.nodes, proto.node, strict=True):
             if node.subgraphs:
                 graphs = [g for a in node_proto.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
                 stack.extend(zip(node.subgraphs, graphs, strict=True))
-    return changed
 
 
-def _merge(value: Value, found: ValueType) -> bool:
-    merged = merge_types(value.type, found)
-    if merged == value.type:
-        return False
-    value.type = merged
-    return True
+def _merge(value: Value, found: ValueType) -> None:
+    edit.set_type(value, merge_types(value.type, found))
 
 
 def merge_types(known: ValueType, found: ValueType) -> ValueType:
@@ -94,11 +88,17 @@ def _merge_dims(known: Dim, found: Dim) -> Dim:
 
 def infer_node(node: Node) -> None:
     """Fill in the types of one node's outputs from those of its inputs; nodes with nested graphs are left alone."""
+    for value, type_ in node_types(node).items():
+        _merge(value, type_)
+
+
+def node_types(node: Node) -> dict[Value, ValueType]:
+    """What ONNX's inference says of a node's outputs, from its inputs alone; nothing for a node with nested graphs."""
     model = node.graph.model
     schema = find_schema(node.op_type, node.domain, model.opsets.get(node.domain, 0))
     inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
     if schema is None or node.subgraphs or any(value.type is None for value in inputs):
-        return
+        return {}
     proto = onnx.NodeProto()
     write_node(node, proto)
     types: dict[str, onnx.TypeProto] = {}
@@ -112,7 +112,5 @@ def infer_node(node: Node) -> None:
     try:
         found = shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
-        return  # the node's inputs are not what its schema expects: the verifier and the oracle will say so
-    for value in node.outputs:
-        if value.name in found:
-            _merge(value, read_type(found[value.name]))
+        return {}  # the node's inputs are not what its schema expects: the verifier and the oracle will say so
+    return {value: read_type(found[value.name]) for value in node.outputs if value.name in found}

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from .attribute import Attribute
+from .frozen import Frozen, write
 from .graph import Graph
 
 FunctionKey = tuple[str, str, str]
 """Domain, name and overload of a function."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Function:
     """A function of the model: an operator with its meaning given as a graph (onnx.FunctionProto)."""
 
@@ -24,36 +25,72 @@ class Function:
     graph: Graph
     overload: str = ""
     attributes: tuple[str, ...] = ()
-    defaults: dict[str, Attribute] = field(default_factory=dict)
-    opsets: dict[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, Attribute] = field(default_factory=dict)
+    opsets: Mapping[str, int] = field(default_factory=dict)
     doc_string: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("defaults", "opsets", "metadata"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def key(self) -> FunctionKey:
         return self.domain, self.name, self.overload
 
 
-class Model:
+class Model(Frozen):
     """A model in memory. `graphopt.load` makes one, `graphopt.save` writes one, only a `Rewriter` changes one."""
 
+    __slots__ = (
+        "__weakref__",
+        "_functions",
+        "_inferred_version",
+        "_names",
+        "_opsets",
+        "_version",
+        "doc_string",
+        "domain",
+        "graph",
+        "ir_version",
+        "metadata",
+        "model_version",
+        "path",
+        "producer_name",
+        "producer_version",
+        "training_info",
+    )
+
+    ir_version: int
+    producer_name: str
+    producer_version: str
+    domain: str
+    model_version: int
+    doc_string: str
+    metadata: Mapping[str, str]
+    path: Path | None
+    training_info: tuple[bytes, ...]
+    graph: Graph
+    _opsets: dict[str, int]
+    _functions: dict[FunctionKey, Function]
+    _names: dict[str, int]
+    _version: int
+    _inferred_version: int
+
     def __init__(self) -> None:
-        self.ir_version = 0
-        self.producer_name = ""
-        self.producer_version = ""
-        self.domain = ""
-        self.model_version = 0
-        self.doc_string = ""
-        self.metadata: Mapping[str, str] = MappingProxyType({})
-        self.path: Path | None = None
-        # Carried, not interpreted: serialized onnx.TrainingInfoProto.
-        self.training_info: tuple[bytes, ...] = ()
-        self._opsets: dict[str, int] = {}
-        self._functions: dict[FunctionKey, Function] = {}
-        self._version = 0
-        self._inferred_version = -1  # the version that shape inference last saw: it has nothing new to say of it
-        self._names: dict[str, int] = {}
-        self.graph = Graph(self)
+        for name in ("producer_name", "producer_version", "domain", "doc_string"):
+            write(self, name, "")
+        write(self, "ir_version", 0)
+        write(self, "model_version", 0)
+        write(self, "metadata", MappingProxyType({}))
+        write(self, "path", None)
+        write(self, "training_info", ())  # carried, not interpreted: serialized onnx.TrainingInfoProto
+        write(self, "_opsets", {})
+        write(self, "_functions", {})
+        write(self, "_names", {})
+        write(self, "_version", 0)
+        write(self, "_inferred_version", -1)  # what shape inference last saw: it has nothing new to say of it
+        write(self, "graph", Graph(self))
 
     @property
     def opsets(self) -> Mapping[str, int]:
@@ -101,7 +138,7 @@ class Model:
         return name
 
     def _touch(self) -> None:
-        self._version += 1
+        write(self, "_version", self._version + 1)
 
     def __repr__(self) -> str:
         return f"<Model {self.name!r}: {len(self.graph.nodes)} nodes, opset {self.opset}>"

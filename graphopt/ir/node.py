@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .attribute import Attribute, AttributeKind
+from .frozen import Frozen, write
 from .tensor import Tensor
 from .types import DType, Shape, TensorType, ValueType
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 ORIGIN = "graphopt.origin"
 """The metadata key under which a file keeps the origin of a node that has another name than the user's node had."""
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 class Use(NamedTuple):
     """One use of a value: input `index` of `node`."""
@@ -25,7 +28,7 @@ class Use(NamedTuple):
     index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
 
 
-class Value:
+class Value(Frozen):
     """One tensor that flows through a graph: a graph input, an initializer or the output of a node.
 
     Values are compared and hashed by identity. An optional output that a node does not produce is a value
@@ -47,18 +50,30 @@ class Value:
         "type",
     )
 
+    name: str
+    type: ValueType
+    tensor: Tensor | None
+    producer: Node | None
+    index: int
+    doc_string: str
+    metadata: Mapping[str, str]
+    _graph: Graph
+    _is_input: bool
+    _uses: dict[Use, None]
+    _output_of: list[Graph]
+
     def __init__(self, graph: Graph, name: str, type_: ValueType = None) -> None:
-        self.name = name
-        self.type = type_
-        self.tensor: Tensor | None = None
-        self.producer: Node | None = None
-        self.index = 0
-        self.doc_string = ""
-        self.metadata: Mapping[str, str] = MappingProxyType({})
-        self._graph = graph
-        self._is_input = False
-        self._uses: dict[Use, None] = {}
-        self._output_of: list[Graph] = []
+        write(self, "name", name)
+        write(self, "type", type_)
+        write(self, "tensor", None)
+        write(self, "producer", None)
+        write(self, "index", 0)
+        write(self, "doc_string", "")
+        write(self, "metadata", _NOTHING)
+        write(self, "_graph", graph)
+        write(self, "_is_input", False)
+        write(self, "_uses", {})
+        write(self, "_output_of", [])
 
     @property
     def graph(self) -> Graph:
@@ -133,7 +148,7 @@ class Value:
         return f"<Value {self.name!r} {self.type}>"
 
 
-class Node:
+class Node(Frozen):
     """One operator application. Compared and hashed by identity.
 
     `origin` names the nodes of the user's model that it came from, so that every message and profile can speak of
@@ -158,6 +173,21 @@ class Node:
         "overload",
     )
 
+    op_type: str
+    domain: str
+    name: str
+    overload: str
+    origin: tuple[str, ...]
+    doc_string: str
+    metadata: Mapping[str, str]
+    _graph: Graph | None
+    _inputs: tuple[Value | None, ...]
+    _outputs: tuple[Value, ...]
+    _attributes: dict[str, Attribute]
+    _subgraphs: tuple[Graph, ...]
+    _previous: Node | None
+    _next: Node | None
+
     def __init__(
         self,
         op_type: str,
@@ -169,20 +199,20 @@ class Node:
         doc_string: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        self.op_type = op_type
-        self.domain = "" if domain == "ai.onnx" else domain
-        self.name = name
-        self.overload = overload
-        self.origin = origin
-        self.doc_string = doc_string
-        self.metadata: Mapping[str, str] = MappingProxyType(dict(metadata or {}))
-        self._graph: Graph | None = None
-        self._inputs: tuple[Value | None, ...] = ()
-        self._outputs: tuple[Value, ...] = ()
-        self._attributes: dict[str, Attribute] = {}
-        self._subgraphs: tuple[Graph, ...] = ()
-        self._previous: Node | None = None
-        self._next: Node | None = None
+        write(self, "op_type", op_type)
+        write(self, "domain", "" if domain == "ai.onnx" else domain)
+        write(self, "name", name)
+        write(self, "overload", overload)
+        write(self, "origin", origin)
+        write(self, "doc_string", doc_string)
+        write(self, "metadata", MappingProxyType(dict(metadata)) if metadata else _NOTHING)
+        write(self, "_graph", None)
+        write(self, "_inputs", ())
+        write(self, "_outputs", ())
+        write(self, "_attributes", {})
+        write(self, "_subgraphs", ())
+        write(self, "_previous", None)
+        write(self, "_next", None)
 
     @property
     def graph(self) -> Graph:

@@ -13,6 +13,7 @@ from graphopt.errors import ModelError
 
 from . import edit
 from .attribute import Attribute, AttributeKind
+from .frozen import write
 from .graph import Graph
 from .model import Function, Model
 from .node import ORIGIN, Node, Value
@@ -27,12 +28,18 @@ def read_model(proto: onnx.ModelProto, folder: Path | None = None, name: str = "
     """
     reader = _Reader(folder, name)
     model = Model()
-    model.ir_version = proto.ir_version
-    model.producer_name, model.producer_version = proto.producer_name, proto.producer_version
-    model.domain, model.model_version, model.doc_string = proto.domain, proto.model_version, proto.doc_string
-    model.metadata = _metadata(proto.metadata_props)
-    model.training_info = tuple(info.SerializeToString() for info in proto.training_info)
-    model._opsets = {_domain(entry.domain): entry.version for entry in proto.opset_import}
+    edit.describe(
+        model,
+        ir_version=proto.ir_version,
+        producer_name=proto.producer_name,
+        producer_version=proto.producer_version,
+        domain=proto.domain,
+        model_version=proto.model_version,
+        doc_string=proto.doc_string,
+        metadata=_metadata(proto.metadata_props),
+        training_info=tuple(info.SerializeToString() for info in proto.training_info),
+    )
+    model._opsets.update((_domain(entry.domain), entry.version) for entry in proto.opset_import)
     for function in proto.functions:
         read = reader.function(function, model)
         if read.key in model._functions:
@@ -104,9 +111,13 @@ class _Reader:
     def graph(self, proto: onnx.GraphProto, graph: Graph, overridable: bool = True) -> None:
         """Fill `graph`. Before IR version 4 every initializer had to be listed as an input: `overridable` False
         takes those out of the inputs, as ONNX Runtime does."""
-        graph.name, graph.doc_string = proto.name, proto.doc_string
-        graph.metadata = _metadata(proto.metadata_props)
-        graph.quantization_annotations = tuple(a.SerializeToString() for a in proto.quantization_annotation)
+        write(graph, "name", proto.name)
+        edit.describe(
+            graph,
+            doc_string=proto.doc_string,
+            metadata=_metadata(proto.metadata_props),
+            quantization_annotations=tuple(a.SerializeToString() for a in proto.quantization_annotation),
+        )
         initialized = {tensor.name for tensor in proto.initializer}
         inputs = [i for i in proto.input if overridable or i.name not in initialized]
         edit.set_graph_inputs(graph, [self._declare(graph, info) for info in inputs])
@@ -115,10 +126,10 @@ class _Reader:
             if value.tensor is not None:
                 raise ModelError(f"initializer '{tensor.name}' is there twice", where=self.name)
             edit.set_tensor(value, read_tensor(tensor, self.folder, self.name))
-            value.doc_string, value.metadata = tensor.doc_string, _metadata(tensor.metadata_props)
+            edit.describe(value, doc_string=tensor.doc_string, metadata=_metadata(tensor.metadata_props))
         for sparse in proto.sparse_initializer:
             self._new_value(graph, sparse.values.name)
-            graph.sparse_initializers[sparse.values.name] = sparse.SerializeToString()
+            graph._sparse_initializers[sparse.values.name] = sparse.SerializeToString()
         self._nodes(proto.node, graph)
         for info in (*proto.value_info, *proto.output):
             known = graph.find(info.name)
@@ -161,13 +172,12 @@ class _Reader:
 
     def _describe(self, value: Value, info: onnx.ValueInfoProto) -> None:
         try:
-            value.type = read_type(info.type) or value.type
+            edit.set_type(value, read_type(info.type) or value.type)
         except ValueError:
             raise ModelError(f"'{info.name}' has an unknown element type", where=self.name) from None
-        value.doc_string = info.doc_string
-        value.metadata = _metadata(info.metadata_props)
+        edit.describe(value, doc_string=info.doc_string, metadata=_metadata(info.metadata_props))
         if _is_denoted(info.type):
-            value.graph.denoted_types[value] = info.type.SerializeToString()
+            value._graph._denoted_types[value] = info.type.SerializeToString()
 
     def _resolve(self, graph: Graph, name: str, user: str) -> Value:
         scope: Graph | None = graph
@@ -241,7 +251,7 @@ class _Reader:
             {a.name: self._attribute(a, holder) for a in proto.attribute_proto},
             {_domain(entry.domain): entry.version for entry in proto.opset_import},
             proto.doc_string,
-            dict(_metadata(proto.metadata_props)),
+            _metadata(proto.metadata_props),
         )
 
     def sort(self, root: Graph) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import onnx
@@ -36,14 +36,14 @@ def verify(model: Model) -> None:
 
 
 def _problems(model: Model) -> Iterator[str]:
-    roots = [(model.graph, dict(model.opsets))]
-    roots += [(f.graph, f.opsets or dict(model.opsets)) for f in model.functions.values()]
+    roots: list[tuple[Graph, Mapping[str, int]]] = [(model.graph, model.opsets)]
+    roots += [(f.graph, f.opsets or model.opsets) for f in model.functions.values()]
     for root, opsets in roots:
         for graph in root.all_graphs():
             yield from _graph_problems(graph, opsets, model)
 
 
-def _graph_problems(graph: Graph, opsets: dict[str, int], model: Model) -> Iterator[str]:
+def _graph_problems(graph: Graph, opsets: Mapping[str, int], model: Model) -> Iterator[str]:
     if graph.model is not model:
         yield f"graph '{graph.name}' belongs to another model"
     yield from _value_problems(graph)
@@ -95,7 +95,7 @@ def _value_problems(graph: Graph) -> Iterator[str]:
         yield f"graph '{graph.name}' gives the same value out twice"
 
 
-def _schema_problems(node: Node, opsets: dict[str, int], model: Model) -> Iterator[str]:
+def _schema_problems(node: Node, opsets: Mapping[str, int], model: Model) -> Iterator[str]:
     if (node.domain, node.op_type, node.overload) in model.functions:
         return
     version = opsets.get(node.domain)

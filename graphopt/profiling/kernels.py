@@ -5,7 +5,6 @@ One entry for each call of a kernel, in the order in which the compiled `main` m
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from graphopt.errors import ArtifactError
 from graphopt.runtime import artifact
+from graphopt.util.codec import decode, encode
 
 KERNELS = "kernels.json"
 
@@ -38,7 +38,7 @@ class Kernel:
 
 def write_kernels(kernels: Sequence[Kernel], folder: Path) -> None:
     """Write `kernels.json` into an artifact's folder: the same bytes for the same kernels."""
-    rows = [json.dumps(dataclasses.asdict(kernel), ensure_ascii=False) for kernel in kernels]
+    rows = [json.dumps(encode(kernel), ensure_ascii=False) for kernel in kernels]
     text = '{"kernels": [\n' + ",\n".join(rows) + "\n]}\n"
     (folder / KERNELS).write_text(text, encoding="utf-8")
 
@@ -47,17 +47,7 @@ def read_kernels(folder: Path) -> list[Kernel]:
     """The kernels of an artifact. Raises ArtifactError when the list is missing or damaged."""
     try:
         table = json.loads(artifact.member(folder, KERNELS).read_text(encoding="utf-8"))
-        return [
-            Kernel(
-                function=str(row["function"]),
-                layers=tuple(str(name) for name in row["layers"]),
-                operators=tuple(str(name) for name in row["operators"]),
-                flops=None if row["flops"] is None else int(row["flops"]),
-                bytes=None if row["bytes"] is None else int(row["bytes"]),
-                schedule=str(row["schedule"]),
-            )
-            for row in table["kernels"]
-        ]
+        return decode(list[Kernel], table["kernels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise ArtifactError(f"{KERNELS} {what}", where=str(folder), remedy="compile the model again") from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from graphopt.util.codec import decode, encode, stored_as
 from graphopt.util.tables import Table, format_seconds
 
-if TYPE_CHECKING:
-    from .passes import Fidelity
+from .passes import Fidelity
 
 
 @dataclass
@@ -22,7 +22,7 @@ class StepResult:
     numerical verification measured, or None where it did not measure.
     """
 
-    name: str
+    name: str = field(metadata=stored_as("pass"))
     options: Mapping[str, Any]
     fidelity: Fidelity
     path: str = ""
@@ -33,41 +33,6 @@ class StepResult:
     counts: dict[str, int] = field(default_factory=dict)
     misses: dict[str, int] = field(default_factory=dict)
     error: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The step as JSON's own types; fidelity by its lower-case name."""
-        return {
-            "pass": self.name,
-            "options": dict(self.options),
-            "path": self.path,
-            "fidelity": self.fidelity.name.lower(),
-            "seconds": self.seconds,
-            "changed": self.changed,
-            "nodes_before": self.nodes_before,
-            "nodes_after": self.nodes_after,
-            "counts": dict(self.counts),
-            "misses": dict(self.misses),
-            "error": self.error,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> StepResult:
-        """The step that `to_json` wrote. Raises KeyError where something is missing."""
-        from .passes import Fidelity
-
-        return cls(
-            name=data["pass"],
-            options=data["options"],
-            fidelity=Fidelity[data["fidelity"].upper()],
-            path=data["path"],
-            seconds=data["seconds"],
-            changed=data["changed"],
-            nodes_before=data["nodes_before"],
-            nodes_after=data["nodes_after"],
-            counts=dict(data["counts"]),
-            misses=dict(data["misses"]),
-            error=data["error"],
-        )
 
 
 @dataclass
@@ -84,8 +49,6 @@ class Report:
 
         What it promises for any model is `Pipeline.fidelity`.
         """
-        from .passes import Fidelity
-
         return max((step.fidelity for step in self.steps if step.changed), default=Fidelity.EXACT)
 
     @property
@@ -115,20 +78,13 @@ class Report:
         return {(step.name, reason): n for step in last.values() for reason, n in step.misses.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON's own types."""
-        return {
-            "pipeline": self.pipeline,
-            "fidelity": self.fidelity.name.lower(),
-            "error": self.error,
-            "seconds": self.seconds,
-            "steps": [step.to_json() for step in self.steps],
-        }
+        """Return the report as JSON's own types, with what is computed from the steps beside them."""
+        return {"fidelity": encode(self.fidelity), "error": self.error, **encode(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
-        """The report that `to_json` wrote. Raises KeyError where something is missing."""
-        steps = [StepResult.from_json(step) for step in data["steps"]]
-        return cls(data["pipeline"], steps, data["seconds"])
+        """Return the report that `to_json` wrote. Raises DecodeError for anything else."""
+        return decode(cls, {name: value for name, value in data.items() if name not in ("fidelity", "error")})
 
     def table(self, *, all_steps: bool = False) -> Table:
         """One row a pass, its runs added up; passes that changed nothing only with `all_steps`."""

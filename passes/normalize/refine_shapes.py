@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from graphopt.ir import Dim, Graph, Node, Shape, TensorType, Value
-from graphopt.ir.infer import infer_node
+from graphopt.ir import Dim, Graph, Node, Shape, TensorType, Value, ValueType
+from graphopt.ir.facts import Kind, operators
+from graphopt.ir.infer import node_types
 from graphopt.passes.matching.facts import OLD_OPSET, normalized_axes
 from graphopt.passes.matching.shape_facts import Item, ShapeFacts
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext, Rewriter
@@ -33,10 +34,13 @@ class RefineShapes(Pass):
             context.miss(OLD_OPSET.reason)
             return
         for inner in list(graph.all_graphs()):
-            refinement = _Refinement(ShapeFacts(context), context.rewriter(inner))
-            for node in inner.nodes:
-                refinement.visit(node)
-            refinement.finish()
+            rewriter = context.rewriter(inner)
+            with rewriter.lent_types() as lend:
+                refinement = _Refinement(ShapeFacts(context), rewriter, lend)
+                for node in inner.nodes:
+                    refinement.visit(node)
+                found = {value: value.shape for value in refinement.declared}
+            refinement.finish(found)
             context.count("values refined", refinement.refined)
 
 
@@ -46,6 +50,7 @@ class _Refinement:
 
     facts: ShapeFacts
     rewriter: Rewriter
+    lend: Callable[[Value, ValueType], None]
     changed: set[Value] = field(default_factory=set)
     shorter: dict[str, set[Dim]] = field(default_factory=dict)
     """By symbol: sizes of which it is the smaller of that one and some number (or of which it is one itself)."""
@@ -66,18 +71,10 @@ class _Refinement:
 
     def _infer_again(self, node: Node) -> None:
         """ONNX's inference with the better sizes of the inputs; its own new symbols are not taken."""
-        before = [value.type for value in node.outputs]
         symbols = {d for v in node.inputs if v is not None and v.shape is not None for d in v.shape}
-        for value in node.outputs:
-            if isinstance(value.type, TensorType) and value.type.shape is not None:
-                bare = tuple(d if isinstance(d, int) else None for d in value.type.shape)
-                value.type = TensorType(value.type.dtype, bare)
-        infer_node(node)
-        after = [value.shape for value in node.outputs]
-        for value, old, shape in zip(node.outputs, before, after):
-            value.type = old
-            if shape is not None:
-                self._assign(value, tuple(d if isinstance(d, int) or d in symbols else None for d in shape))
+        for value, type_ in node_types(node).items():
+            if isinstance(type_, TensorType) and type_.shape is not None:
+                self._assign(value, tuple(d if isinstance(d, int) or d in symbols else None for d in type_.shape))
 
     def _assign(self, value: Value, shape: Shape) -> None:
         """Give a value the sizes found."""
@@ -92,18 +89,17 @@ class _Refinement:
         self.refined += 1
         if value.is_graph_output:
             self.declared.setdefault(value, type_)
-            value.type = TensorType(type_.dtype, merged)
+            self.lend(value, TensorType(type_.dtype, merged))
         else:
             self.rewriter.set_type(value, TensorType(type_.dtype, merged))
 
-    def finish(self) -> None:
-        """Give the graph outputs the names back that they were declared with: those were lent for this walk."""
+    def finish(self, found: Mapping[Value, Shape | None]) -> None:
+        """Give the graph outputs the sizes found, with the names that they were declared with."""
         for value, type_ in self.declared.items():
-            found = value.shape
-            assert found is not None
-            declared = type_.shape or (None,) * len(found)
-            kept = tuple(b if a is None or isinstance(b, int) else a for a, b in zip(declared, found))
-            value.type = type_
+            shape = found[value]
+            assert shape is not None
+            declared = type_.shape or (None,) * len(shape)
+            kept = tuple(b if a is None or isinstance(b, int) else a for a, b in zip(declared, shape))
             self.refined -= kept == type_.shape
             self.rewriter.set_type(value, TensorType(type_.dtype, kept))
 
@@ -225,12 +221,8 @@ def _constant_of_shape(node: Node, refinement: _Refinement) -> Shape | None:
     return None if target is None or target.scalar else tuple(_size(item) for item in target.items)
 
 
-_ELEMENTWISE = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Mean", "Sum", "And", "Or", "Xor", "Where", "BitShift"),
-    *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
-)
 _RULES: dict[str, Callable[[Node, _Refinement], Shape | None]] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(operators(Kind.BROADCAST), _elementwise),
     "Reshape": _reshape,
     "Expand": _expand,
     "Slice": _slice,

@@ -14,6 +14,7 @@ from graphopt.driver.tuning import Budget, Remote, Tuned, Tuning
 from graphopt.errors import InputError
 from graphopt.hardware.target import Target
 from graphopt.proof.oracle import Reference
+from graphopt.util.codec import decode, encode
 from tests.cli.conftest import Run
 from tests.helpers import model_of
 
@@ -171,9 +172,9 @@ def test_what_travels_to_the_child_arrives() -> None:
         Tuning(search=True),
         choose_tuning("5m", None, "[::1]:9190", "pi"),
     ):
-        assert Tuning.from_dict(json.loads(json.dumps(tuning.to_dict()))) == tuning
+        assert decode(Tuning, json.loads(json.dumps(encode(tuning)))) == tuning
     assert Remote.parse("[::1]:9190", "pi") == Remote("::1", 9190, "pi")
     with pytest.raises(InputError):
         Tuning.of("soon")
     one = Tuned("conv", 2, "a", 1.0, "b", 0.5, 3, 0, False)
-    assert Tuned.of(json.loads(json.dumps(one.__dict__))) == one
+    assert decode(Tuned, json.loads(json.dumps(encode(one)))) == one

@@ -12,6 +12,7 @@ from graphopt.data.meaning import Kind, Meaning, meaning_of
 from graphopt.errors import InputError
 from graphopt.ir import infer_shapes
 from graphopt.proof.oracle import Reference
+from graphopt.rewriting.rewriter import Rewriter
 from tests.helpers import model_of, value_named
 
 TABLE = {"table": np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)}
@@ -109,7 +110,7 @@ def test_equal_names_are_equal_sizes_and_sums_add_up() -> None:
     text = text.replace("past + S", "total")
     model = model_of(text.replace("total", "T"))
     value = value_named(model, "M")
-    value.type = type(value.type)(value.dtype, ("B", "past + S"))
+    Rewriter(model.graph).set_type(value, type(value.type)(value.dtype, ("B", "past + S")))
     inputs = generate(model).inputs
     assert inputs["P"].shape[0] == inputs["X"].shape[0]
     assert inputs["M"].shape[1] == inputs["P"].shape[1] + inputs["X"].shape[1]

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import io
 from graphopt.errors import ModelError
-from graphopt.ir import DType, Tensor, verify
+from graphopt.ir import DType, Tensor, edit, verify
 from graphopt.ir.text import parse, to_text
 from graphopt.rewriting.rewriter import Rewriter
 
@@ -215,7 +215,7 @@ def test_weights_written_by_hand_are_a_proper_message(tmp_path: Path, array: np.
     """`save` puts large weights behind the message itself; parsers must see what `to_proto` says."""
     model = parse('<ir_version: 11, opset_import: ["": 23]> g (float[2] x) => (float[2] y) { y = Relu(x) }')
     weight = Rewriter(model.graph).constant(array, "w")
-    weight.doc_string = "documented"
+    edit.describe(weight, doc_string="documented")
     path = tmp_path / "m.onnx"
     io.save(model, path)
     assert onnx.load(path) == io.to_proto(model)

@@ -7,6 +7,7 @@ import pytest
 
 from graphopt.errors import VerificationError
 from graphopt.ir import Attribute, AttributeKind, DType, Model, Tensor, TensorType, edit, infer_shapes, verify
+from graphopt.ir.frozen import write
 from graphopt.ir.text import parse, to_text
 from graphopt.rewriting.rewriter import Rewriter
 
@@ -99,7 +100,7 @@ def test_unique_names() -> None:
 def test_a_deep_graph_needs_no_recursion() -> None:
     """20,000 nodes in a row: walking, sorting, copying, verifying and inferring shapes."""
     model = Model()
-    model.ir_version = 10
+    edit.describe(model, ir_version=10)
     edit.set_graph_inputs(model.graph, [edit.new_value(model.graph, "x", TensorType(DType.FLOAT, (2,)))])
     rewriter = Rewriter(model.graph)
     rewriter.set_opset("", 22)
@@ -186,15 +187,15 @@ def test_dtype_knows_every_onnx_element_type() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda g: setattr(g.find("h"), "producer", None), "nothing makes 'h'"),
+        (lambda g: write(g.find("h"), "producer", None), "nothing makes 'h'"),
         (lambda g: g.find("x")._uses.clear(), "does not know that"),
-        (lambda g: setattr(g.find("h"), "name", "other"), "listed under the name"),
+        (lambda g: write(g.find("h"), "name", "other"), "listed under the name"),
         (lambda g: edit.set_inputs(g.nodes.first, []), "has 0 inputs"),
-        (lambda g: setattr(g.nodes.first, "op_type", "Nonsense"), "has no operator Nonsense"),
+        (lambda g: write(g.nodes.first, "op_type", "Nonsense"), "has no operator Nonsense"),
         (lambda g: edit.set_attribute(g.nodes.first, "alpha", Attribute.of(1)), "unknown \\['alpha'\\]"),
         (lambda g: edit.set_graph_outputs(g, [g.find("y"), g.find("y")]), "twice"),
         (lambda g: edit.set_inputs(g.nodes.first, [g.nodes.last.subgraphs[0].find("a")]), "out of scope"),
-        (lambda g: setattr(g.nodes.first, "domain", "nowhere"), ""),
+        (lambda g: write(g.nodes.first, "domain", "nowhere"), ""),
     ],
 )
 def test_verifier(spoil: object, message: str) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from graphopt.targets.tvm.kernels.common import expand
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.tuning.messages import last_line
 from graphopt.targets.tvm.tuning.records import SHIPPED, Database
+from graphopt.util.codec import decode, encode
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,28 +70,17 @@ class Found:
 
     def to_line(self) -> str:
         """The record as a line of JSON, without the line's end."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(encode(self), separators=(",", ":"))
 
     @staticmethod
     def of_line(line: str) -> Found:
         """What `to_line` wrote. Raises ValueError, TypeError or LookupError for anything else."""
-        table = json.loads(line)
-        seconds, trace = table["seconds"], table["trace"]
-        if (seconds is None) != (trace is None):
+        found = decode(Found, json.loads(line))
+        if (found.seconds is None) != (found.trace is None):
             raise ValueError("a schedule without its time, or a time without its schedule")
-        if trace is not None:
-            check(trace)
-        return Found(
-            target=str(table["target"]),
-            toolchain=str(table["toolchain"]),
-            workload=str(table["workload"]),
-            function=str(table["function"]),
-            general=float(table["general"]),
-            seconds=None if seconds is None else float(seconds),
-            trace=trace,
-            measured=int(table["measured"]),
-            time=float(table["time"]),
-        )
+        if found.trace is not None:
+            check(found.trace)
+        return found
 
 
 def check(trace: Any) -> None:

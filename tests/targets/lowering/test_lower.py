@@ -9,6 +9,7 @@ import pytest
 
 from graphopt.errors import UnsupportedError
 from graphopt.operators import DOMAIN, OPERATORS
+from graphopt.rewriting.rewriter import Rewriter
 from graphopt.targets.tvm.converters import find, operators
 from graphopt.targets.tvm.lowering.lower import lower, unsupported
 from tests.helpers import model_of
@@ -57,7 +58,7 @@ def test_a_reason_is_given() -> None:
 def test_an_input_of_unknown_rank_is_declined() -> None:
     model = model_of("g (float[N] x) => (float[N] z) { z = Relu(x) }")
     proto_type = type(model.graph.inputs[0].type)
-    model.graph.inputs[0].type = proto_type(model.graph.inputs[0].dtype, None)
+    Rewriter(model.graph).set_type(model.graph.inputs[0], proto_type(model.graph.inputs[0].dtype, None))
     (problem,) = unsupported(model)
     assert "--input" in problem.reason
 
