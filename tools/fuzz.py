@@ -2,11 +2,11 @@
 
     python tools/fuzz.py [--seeds FIRST:LAST] [--jobs N] [--limit SECONDS] [--every-level] [--findings FOLDER]
 
-Each seed is a graph of two to twelve nodes of any operators, dtypes, attributes and opsets, with fixed or open sizes and
-now and then special numbers. It is optimized at -O0 to -O3 and each result is run in ONNX Runtime; it is compiled at
-one level (at all with --every-level) and run. Graphs that ONNX Runtime refuses are skipped, and what graphopt declares
-unsupported is counted. A failure is made small and written into a folder of its own. Exit status: 0 nothing was found,
-1 something was.
+Each seed is a graph of two to twelve nodes of any operators, dtypes, attributes and opsets, with fixed or open sizes
+and now and then special numbers. It is optimized at -O0 to -O3 and each result is run in ONNX Runtime; it is compiled
+at one level (at all with --every-level) and run. Graphs that ONNX Runtime refuses are skipped, and what graphopt
+declares unsupported is counted. A failure is made small and written into a folder of its own. Exit status: 0 nothing
+was found, 1 something was.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _work(connection: Connection) -> None:
         except EOFError:
             return
         case = make(what) if isinstance(what, int) else what
-        connection.send((check(case, optimize, build), case.operators()))
+        connection.send(check(case, optimize, build))
 
 
 class Worker:
@@ -59,21 +59,21 @@ class Worker:
         self._process: Any = None
         self._done = 0
 
-    def check(self, what: int | Case, optimize: Sequence[str], build: Sequence[str]) -> tuple[Finding, str]:
-        """The finding, and the operators of the graph."""
+    def check(self, what: int | Case, optimize: Sequence[str], build: Sequence[str]) -> Finding:
+        """What became of the case, or of that of a seed."""
         starting = self._ready()
         self._done += 1
-        self._pipe.send((what, optimize, build))
-        if not self._pipe.poll(self.limit + starting):
-            self.close()
-            return Finding("failed", _stage(optimize, build), f"more than {self.limit:.0f} seconds"), ""
         try:
-            answer: tuple[Finding, str] = self._pipe.recv()
-        except EOFError:
+            self._pipe.send((what, optimize, build))
+            if not self._pipe.poll(self.limit + starting):
+                self.close()
+                return Finding("failed", _stage(optimize, build), f"more than {self.limit:.0f} seconds")
+            answer: Finding = self._pipe.recv()
+        except (EOFError, BrokenPipeError):
             self._process.join()
             status = self._process.exitcode
             self.close()
-            return Finding("failed", _stage(optimize, build), f"the process died with status {status}"), ""
+            return Finding("failed", _stage(optimize, build), f"the process died with status {status}")
         return answer
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ def small(worker: Worker, seed: int, finding: Finding) -> tuple[Case, Finding]:
     if kind == "crash":
         return case, finding
     stages = ([level], []) if kind == "optimize" else ([], [level])
-    return shrink(case, finding, lambda smaller: worker.check(smaller, *stages)[0])
+    return shrink(case, finding, lambda smaller: worker.check(smaller, *stages))
 
 
 def run(seeds: Sequence[int], jobs: int, limit: float, every: bool, findings: Path) -> collections.Counter[str]:
@@ -128,7 +128,7 @@ def run(seeds: Sequence[int], jobs: int, limit: float, every: bool, findings: Pa
                 seed = next(rest, None)
             if seed is None:
                 break
-            finding, operators = worker.check(seed, LEVELS, levels_of(seed, every))
+            finding = worker.check(seed, LEVELS, levels_of(seed, every))
             if finding.failed:
                 case, finding = small(worker, seed, finding)
                 place = write(case, finding, findings / f"seed_{seed}")

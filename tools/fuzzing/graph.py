@@ -27,11 +27,16 @@ PARTS = {"float32": 3e-3, "float64": 1e-5}
 """How far a value and its neighbour may part, relative to the largest element, by dtype (else 5e-2)."""
 
 EXACT = frozenset(
-    """Abs And ArgMax ArgMin BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Concat Constant
-    ConstantOfShape DepthToSpace Dropout Equal Expand EyeLike Flatten Floor Gather GatherElements GatherND
-    GlobalMaxPool Greater GreaterOrEqual Hardmax Identity IsInf IsNaN Less LessOrEqual Max MaxPool Min Neg NonZero Not
-    OneHot Or Pad Range ReduceMax ReduceMin Relu Reshape ReverseSequence Round Scatter ScatterElements ScatterND Shape
-    Sign Size Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unsqueeze Where Xor If Cast CastLike""".split()
+    values.words(
+        """
+        Abs And ArgMax ArgMin BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip
+        Concat Constant ConstantOfShape DepthToSpace Dropout Equal Expand EyeLike Flatten Floor Gather
+        GatherElements GatherND GlobalMaxPool Greater GreaterOrEqual Hardmax Identity IsInf IsNaN Less
+        LessOrEqual Max MaxPool Min Neg NonZero Not OneHot Or Pad Range ReduceMax ReduceMin Relu Reshape
+        ReverseSequence Round Scatter ScatterElements ScatterND Shape Sign Size Slice SpaceToDepth Split
+        Squeeze Tile TopK Transpose Trilu Unsqueeze Where Xor If Cast CastLike
+        """
+    )
 )
 """Operators whose results are not rounded, or in one way only."""
 
@@ -47,8 +52,7 @@ class Value:
     name: str
     array: np.ndarray
     near: np.ndarray
-    constant: bool = False
-    fill: Callable[[tuple[int, ...]], np.ndarray] | None = None  # of an input whose numbers may be of another shape
+    free: bool = False  # an input whose sizes may be others
 
     @property
     def dtype(self) -> str:
@@ -114,9 +118,7 @@ class Growing:
     ) -> Value:
         """A value of one of the dtypes with a rank in `low`..`high`: an earlier one, or else a new one."""
         fitting = [
-            v
-            for v in self.values
-            if v.dtype in dtypes and low <= len(v.shape) <= high and (where is None or where(v))
+            v for v in self.values if v.dtype in dtypes and low <= len(v.shape) <= high and (where is None or where(v))
         ]
         if fitting and self.flip(0.75):
             return self.choice([*fitting, *fitting[-2:] * 2])
@@ -132,14 +134,10 @@ class Growing:
         """A new input, or now and then a constant, of any numbers."""
         if self.flip(0.35):
             return self.constant(values.numbers(self.random, dtype, shape))
+        return self.input(values.numbers(self.random, dtype, shape), free=True)
 
-        def fill(wanted: tuple[int, ...]) -> np.ndarray:
-            return values.numbers(self.random, dtype, wanted)
-
-        return self.input(fill(shape), fill)
-
-    def input(self, array: np.ndarray, fill: Callable[[tuple[int, ...]], np.ndarray] | None = None) -> Value:
-        value = Value(self._name("x"), array, array, fill=fill)
+    def input(self, array: np.ndarray, free: bool = False) -> Value:
+        value = Value(self._name("x"), array, array, free)
         self.inputs.append(value)
         self.values.append(value)
         return value
@@ -147,7 +145,7 @@ class Growing:
     def constant(self, array: Any, dtype: str | None = None) -> Value:
         """A constant of these elements: an initializer or the output of a node."""
         array = np.asarray(array, None if dtype is None else values.numpy_dtype(dtype))
-        value = Value(self._name("c"), array, array, constant=True)
+        value = Value(self._name("c"), array, array)
         tensor = helper.make_tensor(value.name, int(DType.of(array)), array.shape, array.tobytes(), raw=True)
         if self.flip(0.2) and self.opset >= 9:
             self.nodes.append(helper.make_node("Constant", [], [value.name], value=tensor))
@@ -271,4 +269,3 @@ def parted(array: np.ndarray, near: np.ndarray) -> float:
         return 0.0
     largest = float(np.abs(a[finite]).max())
     return float(np.abs(a[finite] - b[finite]).max()) / (largest or 1.0)
-

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tools.fuzzing.graph import Growing, Refused, Value
-from tools.fuzzing.operators import axes_of, axis_of, dtypes_of, maker
-from tools.fuzzing.values import is_float, numbers
+from tools.fuzzing.operators import axes_of, axis_of, dtypes_of, finite, maker
+from tools.fuzzing.values import is_float, numbers, words
 
 
 def floats(g: Growing, op: str) -> tuple[str, ...]:
@@ -14,8 +14,12 @@ def floats(g: Growing, op: str) -> tuple[str, ...]:
 
 
 @maker(
-    *"ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split(),
-    "ReduceSumSquare",
+    *words(
+        """
+        ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+        ReduceSum ReduceSumSquare
+        """
+    )
 )
 def reduce(g: Growing, op: str) -> list[Value]:
     value = g.pick(dtypes_of(g, op), 0, 4)
@@ -36,6 +40,8 @@ def cumulative(g: Growing, op: str) -> list[Value]:
 @maker("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")
 def along(g: Growing, op: str) -> list[Value]:
     value = g.pick(floats(g, op), 1, 4)
+    if op == "Hardmax" and not finite(value):
+        raise Refused("undefined")
     return g.add(op, value, axis=axis_of(g, value) if g.flip(0.8) else None, p=g.choice((1, 2)))
 
 
@@ -82,7 +88,10 @@ def layer_norm(g: Growing, op: str) -> list[Value]:
 
 @maker("LRN")
 def lrn(g: Growing, op: str) -> list[Value]:
-    return g.add(op, g.pick(("float32",), 4, 4), size=g.choice((1, 3, 5)), alpha=0.01, beta=g.choice((0.75, 0.5)))
+    """Of numbers: ONNX Runtime sums along the channels, where a NaN stays in the sum beyond its window."""
+    return g.add(
+        op, g.pick(("float32",), 4, 4, where=finite), size=g.choice((1, 3, 5)), alpha=0.01, beta=g.choice((0.75, 0.5))
+    )
 
 
 def window(g: Growing, spatial: tuple[int, ...], padded: bool = True) -> dict[str, object]:
@@ -166,7 +175,7 @@ def pool(g: Growing, op: str) -> list[Value]:
 
 @maker("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 def global_pool(g: Growing, op: str) -> list[Value]:
-    return g.add(op, g.pick(floats(g, op), 3, 5, where=lambda v: v.array.size > 0), p=g.choice((1, 2)))
+    return g.add(op, g.pick(floats(g, op), 3, 5, where=lambda v: v.array.size > 0 and finite(v)), p=g.choice((1, 2)))
 
 
 @maker("Resize", "Upsample")
@@ -178,7 +187,7 @@ def resize(g: Growing, op: str) -> list[Value]:
     mode = g.choice(modes)
     if op == "Upsample":
         scales = [max(1.0, s) for s in scales]
-        return g.add(op, value, mode=mode, **({"scales": scales} if g.opset < 9 else {"named": {"scales": scaled(g, scales)}}))
+        return g.add(op, value, mode=mode, named={"scales": scales if g.opset < 9 else scaled(g, scales)})
     if g.opset < 11:
         return g.add(op, value, scaled(g, scales), mode=mode)
     places = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
@@ -204,7 +213,7 @@ def scaled(g: Growing, scales: list[float]) -> Value:
 @maker("Attention")
 def attention(g: Growing, op: str) -> list[Value]:
     batch, heads, queries, keys, depth = g.choice((1, 2)), g.choice((2, 4)), g.choice((1, 3)), g.choice((1, 5)), 4
-    few = g.choice((heads, 1 if heads % 1 == 0 else heads))
+    few = g.choice((heads, 1))
     query = g.fresh("float32", (batch, heads, queries, depth))
     key, value = (g.fresh("float32", (batch, few, keys, depth)) for _ in range(2))
     mask = [g.fresh(g.choice(("float32", "bool")), (queries, keys))] if g.flip(0.4) else []

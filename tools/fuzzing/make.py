@@ -15,10 +15,20 @@ from graphopt.proof.oracle import Reference
 from tools.fuzzing import layers, shaping
 from tools.fuzzing.graph import Case, Growing, Value, parted
 from tools.fuzzing.operators import MAKERS
+from tools.fuzzing.values import words
 
 assert layers
 assert shaping  # whose makers register themselves
 OPSETS = range(7, 26)
+COMMON = frozenset(
+    words(
+        """
+        Add Sub Mul Div Conv MatMul Gemm Reshape Transpose Concat Slice Gather Relu Clip Sigmoid Softmax
+        ReduceMean Cast BatchNormalization MaxPool Unsqueeze Squeeze Shape Where Split
+        """
+    )
+)
+"""Operators that are drawn more often, as they are in networks: what passes look for is made of them."""
 TRIES = 40
 """Nodes that may be refused before a graph stays as small as it is."""
 SLACK = 16
@@ -32,18 +42,19 @@ def make(seed: int) -> Case:
     grown = Growing(seed, opset)
     wanted = rng.randint(2, 12)
     known = [op for op in sorted(MAKERS) if _has(op, opset)]
+    weights = [4 if op in COMMON else 1 for op in known]
     for _ in range(TRIES + wanted):
         if sum(node.op_type != "Constant" for node in grown.nodes) >= wanted:
             break
-        grown.attempt(MAKERS[rng.choice(known)])
+        grown.attempt(MAKERS[rng.choices(known, weights)[0]])
     return Case(seed, _model(grown, rng), {v.name: v.array for v in grown.inputs}, _slack(grown))
 
 
-def other_sizes(case: Case, fills: int = 2) -> Iterator[dict[str, np.ndarray]]:
+def other_sizes(case: Case, count: int = 2) -> Iterator[dict[str, np.ndarray]]:
     """Further inputs of a model with open sizes, at other sizes that ONNX Runtime takes."""
     rng = random.Random(case.seed + 1)
     symbols = sorted({d.dim_param for i in case.model.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param})
-    for _ in range(fills if symbols else 0):
+    for _ in range(count if symbols else 0):
         sizes = {symbol: rng.choice((0, 1, 2, 3, 6, 9)) for symbol in symbols}
         given = {}
         for info in case.model.graph.input:
@@ -80,8 +91,9 @@ def _model(grown: Growing, rng: random.Random) -> onnx.ModelProto:
     for value in grown.inputs:
         dims: list[int | str] = list(value.shape)
         for axis, size in enumerate(value.shape):
-            if open_sizes and rng.random() < 0.4 and value.fill is not None:
-                dims[axis] = symbols.setdefault(size, f"n{len(symbols)}") if rng.random() < 0.8 else f"{value.name}_{axis}"
+            if open_sizes and value.free and rng.random() < 0.4:
+                own = rng.random() < 0.2
+                dims[axis] = f"{value.name}_{axis}" if own else symbols.setdefault(size, f"n{len(symbols)}")
         infos.append(helper.make_tensor_value_info(value.name, int(DType.of(value.array)), dims))
     outputs = [
         helper.make_tensor_value_info(v.name, int(DType.of(v.array)), [None] * len(v.shape)) for v in _results(grown)

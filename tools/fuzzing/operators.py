@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from tools.fuzzing.graph import Growing, Refused, Value
-from tools.fuzzing.values import DTYPES, FLOATS, INTEGERS, is_float, numbers
+from tools.fuzzing.values import DTYPES, FLOATS, INTEGERS, is_float, numbers, words
 
 Maker = Callable[[Growing], list[Value]]
 MAKERS: dict[str, Maker] = {}
@@ -39,6 +39,11 @@ def dtypes_of(g: Growing, op: str, index: int = 0) -> tuple[str, ...]:
     return tuple(d for d in DTYPES if d in {names.get(text, text) for text in texts})
 
 
+def of_shape(g: Growing, dtype: str, shape: tuple[int, ...]) -> Value:
+    """A value of that dtype and shape, an earlier one or a new one."""
+    return g.pick((dtype,), where=lambda v: v.shape == shape, shape=lambda: shape)
+
+
 def axis_of(g: Growing, value: Value, beyond: int = 0) -> int:
     rank = len(value.shape) + beyond
     if rank == 0:
@@ -53,9 +58,14 @@ def axes_of(g: Growing, value: Value) -> list[int]:
 
 
 @maker(
-    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Elu Erf Exp Floor Identity IsInf IsNaN LeakyRelu Log Neg".split(),
-    *"Not Reciprocal Relu Round Selu Celu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Tan Tanh HardSigmoid".split(),
-    *"HardSwish Mish Gelu Swish Shrink BitwiseNot Size Shape Dropout ThresholdedRelu".split(),
+    *words(
+        """
+        Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Elu Erf Exp Floor Identity IsInf IsNaN
+        LeakyRelu Log Neg Not Reciprocal Relu Round Selu Celu Sigmoid Sign Sin Sinh Softplus Softsign
+        Sqrt Tan Tanh HardSigmoid HardSwish Mish Gelu Swish Shrink BitwiseNot Size Shape Dropout
+        ThresholdedRelu
+        """
+    )
 )
 def unary(g: Growing, op: str) -> list[Value]:
     """Whatever has one input; attributes by their kind."""
@@ -74,8 +84,12 @@ def unary(g: Growing, op: str) -> list[Value]:
 
 
 @maker(
-    *"Add Sub Mul Div Pow Mod And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual".split(),
-    *"BitShift BitwiseAnd BitwiseOr BitwiseXor PRelu".split(),
+    *words(
+        """
+        Add Sub Mul Div Pow Mod And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual BitShift
+        BitwiseAnd BitwiseOr BitwiseXor PRelu
+        """
+    )
 )
 def binary(g: Growing, op: str) -> list[Value]:
     """Two operands that broadcast, in either order, or one twice."""
@@ -102,6 +116,11 @@ def power(g: Growing, base: Value) -> Value:
     dtype = base.dtype if g.opset < 12 or g.flip() else g.choice(("float32", "int64", "int32"))
     array = np.asarray(g.random.choices(exponents, k=base.shape[-1])) if base.shape and g.flip(0.3) else exponents[0]
     return g.constant(array, dtype)
+
+
+def finite(value: Value) -> bool:
+    """Whether a value holds numbers alone, no NaN and no infinity."""
+    return not is_float(value.array) or bool(np.isfinite(value.array.astype(np.float64)).all())
 
 
 def fits(a: Value, b: Value) -> bool:
@@ -174,8 +193,7 @@ def matmul(g: Growing, op: str) -> list[Value]:
     k, n = left.shape[-1], g.choice((1, 2, 5, 8, 16, 33))
     batch = g.choice(((), (), left.shape[:-2], (1,) * len(left.shape[:-2])))
     shape = g.choice(((*batch, k, n), (*batch, k, n), (k,)))
-    right = g.pick((left.dtype,), where=lambda v: v.shape == shape, shape=lambda: shape)
-    return g.add(op, left, right)
+    return g.add(op, left, of_shape(g, left.dtype, shape))
 
 
 @maker("Gemm")
@@ -214,25 +232,25 @@ def quantize(g: Growing, op: str) -> list[Value]:
     scale = g.constant(np.random.default_rng(g.random.getrandbits(32)).uniform(0.02, 0.3, shape), dtype)
     to = g.choice(("uint8", "int8")) if op == "QuantizeLinear" else value.dtype
     zero = g.constant(np.full(shape, 0 if to == "int32" else g.choice((0, 0, 3, 100))), to)
-    if op == "QuantizeLinear" and not np.isfinite(value.array.astype(np.float64)).all():
+    if op == "QuantizeLinear" and not finite(value):
         raise Refused("undefined")
     return g.add(op, value, scale, *([zero] if g.flip(0.8) else []), axis=axis)
 
 
 @maker("DynamicQuantizeLinear")
 def dynamic_quantize(g: Growing, op: str) -> list[Value]:
-    return g.add(op, g.pick(("float32",), 1, 4, where=lambda v: bool(np.isfinite(v.array).all() and v.array.size)))
+    return g.add(op, g.pick(("float32",), 1, 4, where=lambda v: finite(v) and v.array.size > 0))
 
 
 @maker("Einsum")
 def einsum(g: Growing, op: str) -> list[Value]:
-    equation = g.choice(("ij,jk->ik", "bij,bjk->bik", "ij->ji", "bij,kj->bik", "i,j->ij", "ij->", "bii->bi", "ij,ij->i"))
+    equation = g.choice(
+        ("ij,jk->ik", "bij,bjk->bik", "ij->ji", "bij,kj->bik", "i,j->ij", "ij->", "bii->bi", "ij,ij->i")
+    )
     sizes = {letter: g.choice((1, 2, 3, 5)) for letter in "bijk"}
     dtype = g.choice(("float32", "float64", "int32"))
-    operands = [
-        g.pick((dtype,), where=lambda v, s=shape: v.shape == s, shape=lambda s=shape: s)  # type: ignore[misc]
-        for shape in (tuple(sizes[x] for x in term) for term in equation.split("->")[0].split(","))
-    ]
+    terms = equation.split("->")[0].split(",")
+    operands = [of_shape(g, dtype, tuple(sizes[letter] for letter in term)) for term in terms]
     return g.add(op, *operands, equation=equation)
 
 
@@ -243,9 +261,9 @@ def condition(g: Growing, op: str) -> list[Value]:
     chosen = g.pick(("bool",), where=lambda v: v.array.size == 1 and len(v.shape) < 2, shape=lambda: ())
     branches = {}
     for key in ("then_branch", "else_branch"):
-        inner = helper.make_node(g.choice(("Abs", "Neg", "Identity")), [value.name], [f"{key}{g.random.getrandbits(30)}"])
+        inner = helper.make_node(g.choice(("Abs", "Neg", "Identity")), [value.name], [f"{key}_{len(g.nodes)}"])
         element = helper.np_dtype_to_tensor_dtype(value.array.dtype)
         info = helper.make_tensor_value_info(inner.output[0], element, [None] * len(value.shape))
         branches[key] = helper.make_graph([inner], key, [], [info])
-    node = helper.make_node("If", [chosen.name], [f"if{g.random.getrandbits(30)}"], **branches)
+    node = helper.make_node("If", [chosen.name], [f"if_{len(g.nodes)}"], **branches)
     return g.append(node, [chosen, value] if chosen is not value else [chosen])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tools.fuzzing.graph import Growing, Refused, Value
-from tools.fuzzing.operators import NUMBERS, axes_of, axis_of, dtypes_of, maker
+from tools.fuzzing.operators import NUMBERS, axes_of, axis_of, dtypes_of, maker, of_shape
 from tools.fuzzing.values import any_size, is_float
 
 
@@ -69,9 +69,9 @@ def concat(g: Growing, op: str) -> list[Value]:
     axis = axis_of(g, first)
     rest = []
     for _ in range(g.random.randint(0, 2)):
-        shape = list(first.shape)
-        shape[axis] = any_size(g.random)
-        rest.append(g.pick((first.dtype,), where=lambda v, s=tuple(shape): v.shape == s, shape=lambda s=tuple(shape): s))  # type: ignore[misc]
+        sizes = list(first.shape)
+        sizes[axis] = any_size(g.random)
+        rest.append(of_shape(g, first.dtype, tuple(sizes)))
     return g.add(op, *g.random.sample([first, *rest], 1 + len(rest)), axis=axis)
 
 
@@ -196,7 +196,8 @@ def one_hot(g: Growing, op: str) -> list[Value]:
     depth = g.choice((1, 3, 5))
     which = indices(g, depth, g.choice(((), (3,), (2, 3))))
     dtype = g.choice(("float32", "int64", "int32"))
-    return g.add(op, which, g.parameter(depth), g.constant(g.choice(([0, 1], [5, 2])), dtype), axis=axis_of(g, which, 1))
+    values = g.constant(g.choice(([0, 1], [5, 2])), dtype)
+    return g.add(op, which, g.parameter(depth), values, axis=axis_of(g, which, 1))
 
 
 @maker("EyeLike", "Trilu")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,8 @@ def write(case: Case, finding: Finding, folder: Path) -> Path:
     np.savez(folder / "inputs_0.npz", **_plain(case.inputs))
     np.savez(folder / "expected_0.npz", **_plain(expected(case.model, case.inputs) or {}))
     title = f"seed {case.seed}, {finding.stage}: {finding.text.strip().splitlines()[-1][:300] if finding.text else ''}"
-    lines = [title, "", finding.text.strip(), "", onnx.printer.to_text(case.model)]
-    (folder / "README").write_text("\n".join(lines) + "\n")
+    text = [line if len(line) < 300 else f"{line[:300]} ..." for line in onnx.printer.to_text(case.model).splitlines()]
+    (folder / "README").write_text("\n".join([title, "", finding.text.strip(), "", *text]) + "\n")
     level = finding.stage.rpartition(" ")[2] or "O2"
     (folder / "repro.py").write_text(_REPRODUCER.format(title=title.replace("\\", ""), name=folder.name, level=level))
     return folder
@@ -73,7 +73,7 @@ def _plain(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: a if a.dtype.kind != "V" else a.astype(np.float32) for name, a in arrays.items()}
 
 
-def _smaller(case: Case):  # type: ignore[no-untyped-def]
+def _smaller(case: Case) -> Iterator[Case]:
     """Cases with one thing less, those that cut most first."""
     graph = case.model.graph
     if len(graph.output) > 1:
@@ -147,7 +147,7 @@ def _cut(case: Case, node: onnx.NodeProto) -> Case | None:
     return _pruned(made, list(made.model.graph.output))
 
 
-def _moved_up(case: Case, node: onnx.NodeProto):  # type: ignore[no-untyped-def]
+def _moved_up(case: Case, node: onnx.NodeProto) -> Iterator[Case]:
     """The model that ends at an operand of its last node."""
     produced = {name for other in case.model.graph.node for name in other.output}
     for name in dict.fromkeys(node.input):

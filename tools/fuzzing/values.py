@@ -15,6 +15,11 @@ _SPECIAL = (0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-30, -1e-30,
 _SIZES = (1, 2, 3, 4, 5, 7, 8, 16)
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text, for long lists of names."""
+    return tuple(text.split())
+
+
 def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
