@@ -11,66 +11,15 @@ import math
 from collections.abc import Callable
 
 from graphopt.ir import Node, Value
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-MOVES = _names(
-    """
-    Cast CastLike CenterCropPad Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace
-    Expand EyeLike Flatten Gather GatherElements GatherND Identity If Loop OneHot Optional
-    OptionalGetElement OptionalHasElement Pad Range Reshape ReverseSequence Scan ScatterElements ScatterND
-    SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength Shape Size Slice
-    SpaceToDepth Split SplitToSequence Squeeze TensorScatter Tile Transpose Trilu Unique Unsqueeze
-    graphopt::FromBlocked graphopt::ToBlocked
-    """
-)
-ELEMENTWISE = _names(
-    """
-    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil
-    Celu Clip Cos Cosh DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Floor Gelu
-    Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min
-    Mish Mod Mul Neg Not Or PRelu Pow QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
-    Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
-    """
-)
-REDUCTIONS = _names(
-    """
-    ArgMax ArgMin CumSum GlobalAveragePool GlobalMaxPool ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
-    """
-)
-PER_ELEMENT = {
-    "BatchNormalization": 2,
-    "GroupNormalization": 7,
-    "InstanceNormalization": 7,
-    "LayerNormalization": 7,
-    "LogSoftmax": 5,
-    "LpNormalization": 3,
-    "MeanVarianceNormalization": 5,
-    "RMSNormalization": 4,
-    "RotaryEmbedding": 3,
-    "Softmax": 5,
-}
+from graphopt.ir.facts import facts_of
 
 
 def count_flops(node: Node) -> int | None:
     """Arithmetic operations of one run of `node`; None where a shape or the operator is unknown."""
-    op = node.op if node.domain == "graphopt" else node.op_type
-    if node.domain not in ("", "graphopt"):
-        return None
-    if op in MOVES:
-        return 0
+    facts, counter = facts_of(node.op), _COUNTERS.get(node.op)
     try:
-        if op in ELEMENTWISE:
-            return _elements(node.output)
-        if op in REDUCTIONS:
-            return _elements(node.input(0))
-        if op in PER_ELEMENT:
-            return PER_ELEMENT[op] * _elements(node.output)
-        counter = _COUNTERS.get(op)
+        if facts.flops is not None:
+            return facts.flops * _elements(node.input(0) if facts.flops_of_input else node.output) if facts.flops else 0
         return counter(node) if counter else None
     except _UnknownShape:
         return None

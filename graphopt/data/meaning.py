@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.ir import DType, Node, Shape, Use, Value
+from graphopt.ir import DType, Shape, Use, Value
+from graphopt.ir.facts import Role, facts_of
 
 
 class Kind(enum.IntEnum):
@@ -48,11 +49,11 @@ class Meaning:
 
 def meaning_of(value: Value) -> Meaning:
     """The tightest meaning that the uses of a graph input give it; its name decides where they say nothing."""
-    found = [meaning for use in _real_uses(value, _ARRANGING) if (meaning := _read(use)) is not None]
+    found = [meaning for use in _real_uses(value, _hands_on) if (meaning := _read(use)) is not None]
     found = [_fit(meaning, value) for meaning in found]
     if not found and value.dtype is not None and value.dtype.is_integer:
         # Exporters wrap negative indices with arithmetic (`where(x < 0, x + rows, x)`) before they look them up.
-        read = (_read(use) for use in _real_uses(value, _ARITHMETIC))
+        read = (_read(use) for use in _real_uses(value, _wraps))
         found = [meaning for meaning in read if meaning is not None and meaning.kind is Kind.INDEX]
     if not found:
         return _by_name(value)
@@ -65,45 +66,30 @@ def meaning_of(value: Value) -> Meaning:
     return same[0]
 
 
-# Operators that hand the values of these inputs on, however they are arranged.
-_ARRANGING: dict[str, tuple[int, ...] | None] = {
-    "Identity": (0,),
-    "Cast": (0,),
-    "CastLike": (0,),
-    "Reshape": (0,),
-    "Flatten": (0,),
-    "Squeeze": (0,),
-    "Unsqueeze": (0,),
-    "Transpose": (0,),
-    "Expand": (0,),
-    "Slice": (0,),
-    "Split": (0,),
-    "Tile": (0,),
-    "Gather": (0,),
-    "Concat": None,
-}
-
-_ARITHMETIC: dict[str, tuple[int, ...] | None] = {
-    **_ARRANGING,
-    "Add": None,
-    "Mul": None,
-    "Where": (1, 2),
-    "Max": None,
-    "Min": None,
-    "Clip": (0,),
-}
+# Operators by which exporters make an index that counts from the end one from the front.
+_WRAPPING = ("Add", "Mul", "Where", "Max", "Min", "Clip")
 
 
-def _real_uses(value: Value, passing: Mapping[str, tuple[int, ...] | None]) -> Iterator[Use]:
+def _hands_on(use: Use) -> bool:
+    """Whether the elements of an input are those of the result, however they are arranged."""
+    facts = facts_of(use.node.op)
+    return facts.keeps_values and facts.is_data(use.index)
+
+
+def _wraps(use: Use) -> bool:
+    """Whether an index may still be one in the result."""
+    facts = facts_of(use.node.op)
+    return _hands_on(use) or (use.node.op in _WRAPPING and use.index not in facts.roles)
+
+
+def _real_uses(value: Value, passing: Callable[[Use], bool]) -> Iterator[Use]:
     """The uses of a value, and of what `passing` operators make of it, by operators that read it."""
     seen = {value}
     waiting = [value]
     while waiting:
         for use in waiting.pop().uses:
-            node = use.node
-            positions = passing.get(node.op, ())
-            if positions is None or use.index in positions:
-                fresh = [output for output in node.outputs if output not in seen]
+            if passing(use):
+                fresh = [output for output in use.node.outputs if output not in seen]
                 seen.update(fresh)
                 waiting.extend(fresh)
             else:
@@ -189,81 +175,37 @@ def _kind(kind: Kind) -> Callable[[Use], Meaning]:
     return lambda use: Meaning(kind, use=use)
 
 
-_SHAPE_INPUTS = {
-    "Reshape": (1,),
-    "Expand": (1,),
-    "Tile": (1,),
-    "ConstantOfShape": (0,),
-    "Slice": (1, 2, 3, 4),
-    "Pad": (1, 3),
-    "TopK": (1,),
-    "Upsample": (1,),
-    "Resize": (1, 2, 3),
-    "Squeeze": (1,),
-    "Unsqueeze": (1,),
-    "Split": (1,),
-    "SplitToSequence": (1,),
-    "Range": (0, 1, 2),
-    "Loop": (0, 1),
-    "CumSum": (1,),
-    "CumProd": (1,),
-    "DFT": (2,),
-    "TensorScatter": (2,),
-    "CenterCropPad": (1,),
-    "OneHot": (1,),
-    "Trilu": (1,),
-    "SequenceAt": (1,),
-    "SequenceInsert": (2,),
-    "SequenceErase": (1,),
-}
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-_SHAPE_INPUTS.update({f"Reduce{name}": (1,) for name in _REDUCTIONS})
-
 _Reader = Callable[[Use], Meaning | None]
-_READERS: dict[tuple[str, int], _Reader] = {
-    ("Gather", 1): _index,
-    ("GatherElements", 1): _index,
-    ("ScatterElements", 1): _index,
+_READERS: dict[Role, _Reader] = {
+    Role.INDEX: _index,
+    Role.LENGTH: _length,
+    Role.COMPARED: _compared,
+    Role.SUBTRACTED: _one_minus,
+    Role.SHAPE: _kind(Kind.SHAPE),
+    Role.MASK: _kind(Kind.MASK),
+    Role.NONZERO: _kind(Kind.NONZERO),
+    Role.POSITIVE: _kind(Kind.POSITIVE),
+    Role.UNIT: _kind(Kind.UNIT),
+}
+# Where the bound of an index or a length is not the size of an axis of the first input.
+_BOUNDED: dict[tuple[str, int], _Reader] = {
     ("GatherND", 1): _index_nd,
     ("ScatterND", 1): _index_nd,
     ("NegativeLogLikelihoodLoss", 1): _into(0, 1),
     ("SoftmaxCrossEntropyLoss", 1): _into(0, 1),
     ("com.microsoft::EmbedLayerNormalization", 0): _into(2, 0),
     ("com.microsoft::EmbedLayerNormalization", 1): _into(4, 0),
-    ("com.microsoft::EmbedLayerNormalization", 7): _kind(Kind.MASK),
     ("OneHot", 0): _one_hot,
-    ("Equal", 0): _compared,
-    ("Equal", 1): _compared,
-    ("Sub", 1): _one_minus,
-    ("Where", 0): _kind(Kind.MASK),
-    ("Not", 0): _kind(Kind.MASK),
-    ("LSTM", 4): _length,
-    ("GRU", 4): _length,
-    ("RNN", 4): _length,
-    ("ReverseSequence", 1): _length,
     ("Attention", 6): _into_length,
-    ("Div", 1): _kind(Kind.NONZERO),
-    ("Mod", 1): _kind(Kind.NONZERO),
-    ("BitShift", 1): _kind(Kind.UNIT),
-    ("Reciprocal", 0): _kind(Kind.NONZERO),
-    ("Pow", 0): _kind(Kind.POSITIVE),
-    ("Pow", 1): _kind(Kind.POSITIVE),
-    ("Clip", 2): _kind(Kind.POSITIVE),
-    ("BatchNormalization", 4): _kind(Kind.POSITIVE),
 }
-_READERS.update({(op, index): _kind(Kind.SHAPE) for op, places in _SHAPE_INPUTS.items() for index in places})
-_READERS.update({(op, 0): _kind(Kind.POSITIVE) for op in ("Sqrt", "Log", "Acosh")})
-_READERS.update({(op, 0): _kind(Kind.UNIT) for op in ("Acos", "Asin", "Atanh", "Bernoulli")})
-_READERS.update({(op, 1): _kind(Kind.POSITIVE) for op in ("QuantizeLinear", "DequantizeLinear")})
-_READERS.update({("QLinearConv", i): _kind(Kind.POSITIVE) for i in (1, 4, 6)})
-_READERS.update({("QLinearMatMul", i): _kind(Kind.POSITIVE) for i in (1, 4, 6)})
-_READERS["GridSample", 1] = _kind(Kind.UNIT)
 
 
 def _read(use: Use) -> Meaning | None:
-    node: Node = use.node
-    reader = _READERS.get((node.op, use.index))
-    return None if reader is None else reader(use)
+    role = facts_of(use.node.op).roles.get(use.index)
+    if role is None:
+        return None
+    reader = _BOUNDED.get((use.node.op, use.index)) or _READERS[role]
+    return reader(use)
 
 
 def _fit(meaning: Meaning, value: Value) -> Meaning:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Attribute, AttributeKind, Graph, Node, Tensor, Value
-from graphopt.passes.matching.facts import is_random, words
+from graphopt.ir.facts import Trait, facts_of
+from graphopt.passes.matching.facts import is_random
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _DOMAINS = ("", "ai.onnx.ml", "graphopt")  # others may hold operators that keep a state or draw random numbers
-_COMMUTATIVE = words("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor")
 _SMALL_BYTES = 1024
 
 
@@ -89,7 +89,7 @@ def _key(node: Node, context: PassContext) -> Hashable:
     attributes = tuple(sorted((name, _attribute_key(a)) for name, a in node.attributes.items()))
     outputs = tuple(bool(value.name) for value in node.outputs)
     inputs: Hashable = tuple(_input_key(value) for value in node.inputs)
-    if node.op in _COMMUTATIVE and isinstance(inputs, tuple):
+    if Trait.COMMUTATIVE in facts_of(node.op).traits and isinstance(inputs, tuple):
         inputs = frozenset(inputs)
     return node.op, attributes, inputs, outputs
 

@@ -9,18 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Graph, Node, Value
-from graphopt.passes.matching.facts import OLD_OPSET, producer_of, words
+from graphopt.ir.facts import facts_of
+from graphopt.passes.matching.facts import OLD_OPSET, producer_of
 from graphopt.passes.matching.reshaping import constant_target
 from graphopt.passes.matching.shape_facts import Item, Items, ShapeFacts, dimensions
 from graphopt.passes.matching.transposing import perm_of
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
-
-# Operators whose result has the shape of their first input.
-_SAME_SHAPE = words(
-    "Identity Cast Relu LeakyRelu Sigmoid Tanh Erf Exp Log Sqrt Abs Neg Floor Ceil Round Sign Not Clip "
-    "Gelu Elu Selu HardSigmoid HardSwish Softplus Softsign Reciprocal Softmax LogSoftmax "
-    "BatchNormalization LayerNormalization InstanceNormalization GroupNormalization Dropout"
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class _Folder:
         found = self._facts.learn(node)
         if found is not None and found.numbers is not None and node.output.uses:
             return lambda: self._fold(node, found)
-        if node.op_type in _SAME_SHAPE and node.inputs and node.inputs[0] is not None:
+        if facts_of(node.op).keeps_shape and node.inputs and node.inputs[0] is not None:
             source = node.inputs[0]
             self._origins[node.output] = self._origins.get(source, source)
         match node.op_type:

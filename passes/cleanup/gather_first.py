@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import Node, Value
-from graphopt.passes.matching.facts import producer_of, words
+from graphopt.ir.facts import Kind, Placement, operators
+from graphopt.passes.matching.facts import producer_of
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 # Each gives an element the same bits wherever it stands.
-_ELEMENTWISE = words("Cast Neg Add Sub Mul Div")
+_ELEMENTWISE = operators(Kind.COPY, Kind.UNARY, Kind.BROADCAST, placement=Placement.ANY)
 _DEEPEST = 8  # operators between the weights and the look-up
 
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Node, Value
+from graphopt.ir.facts import Trait, facts_of
 from graphopt.passes.matching.match import NOTHING, axis_of, below_opset, integers, number, produced_by
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 CONSUMERS = ("Conv", "AveragePool", "MaxPool")
-NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus")
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,10 @@ def _never_negative(value: Value) -> bool:
     node = value.producer
     if node is None:
         return False
-    if node.op in NEVER_NEGATIVE:
-        return True
+    if Trait.NONNEGATIVE in facts_of(node.op).traits and (
+        node.op != "Abs" or (value.dtype is not None and value.dtype.is_float)
+    ):
+        return True  # the absolute value of the smallest integer is that integer
     lowest = number(node.input(1)) if produced_by(value, "Clip") is not None else None
     return lowest is not None and lowest >= 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.ir import DType, Node, Value
+from graphopt.ir.facts import Kind, Trait, operators
 from graphopt.passes.layout._blocks import (
     NOTHING,
     UNKNOWN,
@@ -18,15 +19,11 @@ from graphopt.passes.layout._blocks import (
 )
 from graphopt.rewriting.passes import Miss, Rewriter
 
-UNARY = (
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Elu", "Erf"),
-    *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu"),
-    *("Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan"),
-    *("Tanh", "ThresholdedRelu"),
-)
+_PREDICATES = operators(traits=Trait.PREDICATE)
+UNARY = operators(Kind.UNARY) - _PREDICATES
 """Operators on one tensor of data; further inputs are scalars."""
 
-BROADCAST = ("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "PRelu", "Sub", "Sum")
+BROADCAST = operators(Kind.BROADCAST) - _PREDICATES
 """Operators on tensors that are broadcast against each other."""
 
 

@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 from graphopt.ir import Node, Shape, Tensor, Value
+from graphopt.ir.facts import Trait, facts_of
 from graphopt.rewriting.passes import Miss, PassContext
-
-
-def words(text: str) -> frozenset[str]:
-    """A set of operator names, written as one text."""
-    return frozenset(text.split())
-
-
-RANDOM_OPS = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
-)
-"""Operators of ONNX that answer differently each time."""
 
 OLD_OPSET = Miss("opset below 18")
 """Axes, pads and ratios became inputs by opset 18; before, a pass would have to read them from attributes."""
@@ -25,9 +15,10 @@ SMALL = 4096
 
 def is_random(node: Node, context: PassContext) -> bool:
     """Whether a node of ONNX's own domain may answer differently for the same inputs."""
-    if node.op_type in RANDOM_OPS:
-        return True
-    return node.op_type == "Dropout" and not is_inference_dropout(node, context)
+    traits = facts_of(node.op).traits
+    if Trait.RANDOM_IN_TRAINING in traits:
+        return not is_inference_dropout(node, context)
+    return Trait.RANDOM in traits
 
 
 def is_inference_dropout(node: Node, context: PassContext) -> bool:

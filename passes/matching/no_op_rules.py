@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from graphopt.ir import Node, Shape, Value
+from graphopt.ir.facts import Kind, Trait, operators
 from graphopt.passes.matching.facts import (
     SMALL,
     constant_ints,
@@ -291,8 +292,8 @@ RULES: Mapping[str, Rule] = {
     "And": _neutral(_all_true, (1, 0)),
     "Or": _neutral(_all_false, (1, 0)),
     "Xor": _neutral(_all_false, (1, 0)),
-    **dict.fromkeys(("Concat", "Sum", "Max", "Min", "Mean"), _single_input),
-    **dict.fromkeys(("ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceMean"), _reduce),
-    **dict.fromkeys(("Neg", "Not"), _undone),
-    **dict.fromkeys(("Relu", "Abs", "Floor", "Ceil", "Round", "Sign"), _repeated),
+    **dict.fromkeys(operators(traits=Trait.TRIVIAL | Trait.VARIADIC), _single_input),
+    **dict.fromkeys(operators(Kind.REDUCE, traits=Trait.TRIVIAL), _reduce),
+    **dict.fromkeys(operators(traits=Trait.INVOLUTION), _undone),
+    **dict.fromkeys(operators(traits=Trait.IDEMPOTENT), _repeated),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from graphopt.ir import Node
+from graphopt.ir.facts import Kind, operators
 from graphopt.passes.matching.facts import constant_ints, producer_of
 from graphopt.rewriting.passes import PassContext
 
-RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+RESHAPES = tuple(sorted(operators(Kind.VIEW)))
 """Operators that keep the elements and their order, and change only the shape."""
 
 Size = Hashable

@@ -8,24 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphopt.ir import DType, Node, Shape, Value
-from graphopt.passes.matching.facts import constant_ints, is_static, normalized_axes, producer_of, same_shape, words
+from graphopt.ir.facts import Kind, Placement, facts_of
+from graphopt.passes.matching.facts import constant_ints, is_static, normalized_axes, producer_of, same_shape
 from graphopt.rewriting.passes import PassContext
 
 Perm = tuple[int, ...]
 
-_ANY_FLOAT = words(
-    "Identity Cast Not Relu Abs Neg Floor Ceil Round Sign Sqrt Reciprocal IsNaN IsInf Clip LeakyRelu "
-    "HardSigmoid HardSwish ThresholdedRelu Softsign"
-)
-# Operators whose kernels give an element the same bits wherever it stands in a float16 or float32 tensor. Others (Log,
-# Sin, Softplus...) treat the last few elements of a tensor by another formula: moving elements moves roundings.
-_SINGLE_FLOAT = words("Exp Tanh Sigmoid Erf Gelu Swish")
-_ARITHMETIC = words("Add Sub Mul Div Sum And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual Where PRelu")
-_ALONG_AXIS = frozenset(("Softmax", "LogSoftmax"))
-# Of floats, sums depend on the order of the elements, and which of NaN and a number, or of 0.0 and -0.0, is the larger
-# depends on the kernel, which ONNX Runtime chooses by the shapes.
-_OF_INTEGERS = words("Max Min")
-_REDUCTIONS_OF_INTEGERS = words("ReduceMax ReduceMin ReduceSum ReduceProd")
+_SINGLE = (DType.FLOAT, DType.FLOAT16)
 _SMALL_BYTES = 1024
 
 
@@ -72,19 +61,31 @@ def step_through(node: Node, index: int, perm: Perm, context: PassContext) -> St
     """How `node`, whose input `index` is transposed by `perm`, runs on the input as it was; None if it cannot."""
     if node.domain or len(node.outputs) != 1:
         return None
-    op = node.op_type
-    if op in _ANY_FLOAT or (op in _SINGLE_FLOAT and node.output.dtype in (DType.FLOAT, DType.FLOAT16)):
-        return Step(node, (None, *node.inputs[1:]), perm) if index == 0 else None
-    integer = node.output.dtype is not None and node.output.dtype.is_integer
-    if op in _ARITHMETIC or (integer and op in _OF_INTEGERS):
-        return _elementwise(node, index, perm, context)
-    if op in _ALONG_AXIS:
-        return Step(node, (None,), perm, {"axis": perm[node.attr("axis", -1)]})
-    if op == "Concat":
-        return _concat(node, perm)
-    if integer and op in _REDUCTIONS_OF_INTEGERS:
-        return _reduction(node, perm, context) if index == 0 else None
-    return None
+    facts = facts_of(node.op)
+    if not _keeps_bits(facts.placement, node.output.dtype):
+        return None
+    match facts.kind:
+        case Kind.COPY | Kind.UNARY:
+            return Step(node, (None, *node.inputs[1:]), perm) if index == 0 else None
+        case Kind.BROADCAST:
+            return _elementwise(node, index, perm, context)
+        case Kind.SAME_SHAPE:
+            return Step(node, (None,), perm, {"axis": perm[node.attr("axis", -1)]})  # a softmax
+        case Kind.REDUCE:
+            return _reduction(node, perm, context) if index == 0 else None
+    return _concat(node, perm) if node.op == "Concat" else None
+
+
+def _keeps_bits(placement: Placement, dtype: DType | None) -> bool:
+    """Whether the elements of a result of this type stay the same bits wherever they stand."""
+    match placement:
+        case Placement.ANY:
+            return True
+        case Placement.HALF_AND_SINGLE:
+            return dtype in _SINGLE
+        case Placement.INTEGER:
+            return dtype is not None and dtype.is_integer
+    return False
 
 
 def _elementwise(node: Node, index: int, perm: Perm, context: PassContext) -> Step | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from graphopt.ir import Dim, Graph, Node, Shape, TensorType, Value, ValueType
+from graphopt.ir.facts import Kind, operators
 from graphopt.ir.infer import node_types
 from graphopt.passes.matching.facts import OLD_OPSET, normalized_axes
 from graphopt.passes.matching.shape_facts import Item, ShapeFacts
@@ -220,12 +221,8 @@ def _constant_of_shape(node: Node, refinement: _Refinement) -> Shape | None:
     return None if target is None or target.scalar else tuple(_size(item) for item in target.items)
 
 
-_ELEMENTWISE = (
-    *("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Mean", "Sum", "And", "Or", "Xor", "Where", "BitShift"),
-    *("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "BitwiseAnd", "BitwiseOr", "BitwiseXor"),
-)
 _RULES: dict[str, Callable[[Node, _Refinement], Shape | None]] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(operators(Kind.BROADCAST), _elementwise),
     "Reshape": _reshape,
     "Expand": _expand,
     "Slice": _slice,

@@ -85,3 +85,15 @@ def test_a_table_that_is_given_out_stays():
         "the table is used elsewhere too",
         weights=WEIGHTS,
     )
+
+
+def test_any_elementwise_operator_whose_bits_do_not_depend_on_the_place():
+    check_pass(
+        PASS,
+        "g (int64[N] I) => (float[N,4] Y) { f = Cast<to=1>(W) a = Abs(f) t = Clip(a, low, high) Y = Gather(t, I) }",
+        "g (int64[N] I) => (float[N,4] Y) { w = Gather(W, I) f = Cast<to=1>(w) a = Abs(f) Y = Clip(a, low, high) }",
+        weights={**WEIGHTS, "low": np.float32(1), "high": np.float32(9)},
+        inputs={"I": np.array([3, 49], np.int64)},
+    )
+    text = "g (int64[N] I) => (float[N,4] Y) { f = Cast<to=1>(W) t = Sin(f) Y = Gather(t, I) }"
+    check_declines(PASS, text, weights=WEIGHTS)

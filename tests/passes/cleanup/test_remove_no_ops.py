@@ -287,6 +287,14 @@ def test_an_old_opset_is_left_alone():
     )
 
 
+def test_bits_inverted_twice():
+    check_pass(
+        RemoveNoOps(),
+        "g (int32[4] X, int32[4] Z) => (int32[4] Y) { a = BitwiseNot(X) b = BitwiseNot(a) Y = BitwiseAnd(b, Z) }",
+        "g (int32[4] X, int32[4] Z) => (int32[4] Y) { Y = BitwiseAnd(X, Z) }",
+    )
+
+
 def test_a_chain_goes_in_one_run_without_recursion():
     count = 5_000
     chain = " ".join(f"v{i + 1} = Identity(v{i})" for i in range(count))
@@ -299,5 +307,5 @@ def test_a_chain_goes_in_one_run_without_recursion():
 
 def test_every_rule_is_tried_here():
     tried = {name.split()[0] for name in NO_OPS} | {"Relu", "Abs", "Floor", "Ceil", "Round", "Sign", "And", "Or", "Xor"}
-    others = {"Not", "Clip"}  # have their own tests
+    others = {"Not", "BitwiseNot", "Clip"}  # have their own tests
     assert set(RULES) - tried == {*others, "ReduceProd", "ReduceMin", "ReduceMean"}

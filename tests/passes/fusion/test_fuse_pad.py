@@ -86,6 +86,15 @@ def test_zeros_into_a_maximum_of_what_is_never_negative(op):
     check_pass(PASS, given, weights=weights((0, 0, 1, 1, 0, 0, 1, 1)), ops={kept: 1, "MaxPool": 1})
 
 
+def test_the_absolute_value_of_the_smallest_integer_is_negative():
+    text = (
+        "g (int8[1,2,4,4] X) => (int8[1,2,5,5] Y) { r = Abs(X) p = Pad(r, pads) "
+        "Y = MaxPool <kernel_shape = [2, 2]> (p) }"
+    )
+    given = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)}
+    check_declines(PASS, text, "padded with a number that can win over the data", weights=given)
+
+
 def test_a_maximum_that_rounds_its_size_up():
     pool = text("MaxPool <kernel_shape = [4, 4], ceil_mode = 1, strides = [2, 2]> (p)", "Pad(X, pads, lowest)")
     reason = "the pooling rounds its size up, which counts padding otherwise than data"
