@@ -204,8 +204,10 @@ def _transpose(call: Call, args: list[Elements]) -> Elements:
 
 @host("Flatten")
 def _flatten(call: Call, args: list[Elements]) -> Elements:
-    axis = call.axis(args[0].ndim + 1, 1)
-    return args[0].reshape(int(np.prod(args[0].shape[:axis])), -1)
+    axis = int(call.attr("axis", 1))  # from the end, -1 is in front of the last axis, and not behind it
+    shape = args[0].shape
+    axis = axis + len(shape) if axis < 0 else axis
+    return args[0].reshape(int(np.prod(shape[:axis])), int(np.prod(shape[axis:])))
 
 
 @host("Slice")
