@@ -16,6 +16,8 @@ import numpy as np
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Model, Node, Value
 
+from graphopt.compression.evaluation import Evaluation
+
 from .rewriter import Rewriter
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class PassContext:
 
     model: Model
     target: Target | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """What lossy passes need: samples, a validation set, the metric and its budget; empty where none were given."""
     gate: Callable[[Node], bool] | None = None
     """Asked before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
     counts: Counter[str] = field(default_factory=Counter)

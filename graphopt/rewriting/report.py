@@ -33,6 +33,8 @@ class StepResult:
     counts: dict[str, int] = field(default_factory=dict)
     misses: dict[str, int] = field(default_factory=dict)
     error: float | None = None
+    loss: float | None = None
+    """How much of the metric the model had lost after this lossy step, where a budget was given."""
 
 
 @dataclass
@@ -59,6 +61,11 @@ class Report:
     def error(self) -> float | None:
         """The largest error that numerical verification measured, or None if it measured nothing."""
         return max((step.error for step in self.steps if step.error is not None), default=None)
+
+    @property
+    def loss(self) -> float | None:
+        """How much of the metric lossy passes have lost in the end, or None if nobody measured it."""
+        return next((step.loss for step in reversed(self.steps) if step.loss is not None), None)
 
     @property
     def counts(self) -> dict[str, int]:
