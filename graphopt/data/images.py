@@ -161,7 +161,9 @@ def image_feeds(
             remedy="give a folder of .npz files instead",
         )
     if preprocess is None:
-        raise InputError("pictures need a rule that makes inputs of them (--preprocess)", where=str(path), remedy=_EXAMPLE)
+        raise InputError(
+            "pictures need a rule that makes inputs of them (--preprocess)", where=str(path), remedy=_EXAMPLE
+        )
     rule = Preprocess.parse(preprocess) if isinstance(preprocess, str) else preprocess
     value = next(iter(values.values()))
     _pillow()
@@ -191,8 +193,9 @@ def _labels(folder: Path) -> dict[str, int] | None:
         name, _, label = line.strip().replace(",", " ").rpartition(" ")
         if line.strip():
             if not label.isdecimal() or not name:
-                remedy = "write NAME CLASS on each line"
-                raise InputError(f"cannot read line {number}: '{line}'", where=str(path), remedy=remedy)
+                raise InputError(
+                    f"cannot read line {number}: '{line}'", where=str(path), remedy="write NAME CLASS on each line"
+                )
             labels[name.strip()] = int(label)
     return labels
 
@@ -201,7 +204,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise InputError(
-            "reading pictures needs the package Pillow", remedy="pip install 'graphopt[images]'"
-        ) from None
+        raise InputError("reading pictures needs the package Pillow", remedy="pip install 'graphopt[images]'") from None
     return Image

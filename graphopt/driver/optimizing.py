@@ -98,6 +98,17 @@ def evaluate_on(
     return Evaluation(opened, checked, chosen, budget, model.copy())
 
 
+def verification_feeds(
+    model: Model, evaluation: Evaluation, data: Mapping[str, Any] | None, seed: int
+) -> list[Mapping[str, Any]]:
+    """The inputs that passes are verified on: the first samples, or `data` with what it lacks generated from `seed`."""
+    from graphopt.data.inputs import verification_samples
+
+    if data is None and evaluation.samples is not None:
+        return list(evaluation.samples.first(_CHECKED_SAMPLES))
+    return [sample.inputs for sample in verification_samples(model, seed=seed, given=data)]
+
+
 def run_passes(
     model: Model,
     passes: Pipeline | str,
@@ -106,6 +117,7 @@ def run_passes(
     verify: bool | Tolerance = False,
     data: Mapping[str, Any] | None = None,
     evaluation: Evaluation | None = None,
+    feeds: Sequence[Mapping[str, Any]] = (),
     seed: int = 0,
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
@@ -113,12 +125,16 @@ def run_passes(
 ) -> Report:
     """Run `passes` over `model` itself, and report what each did.
 
-    `passes`: a pipeline or its text. `target`: what passes may specialize for. The structure is checked after each
-    pass that changed something. `verify`: the numbers are too, within a tolerance, by ONNX Runtime: on the first samples
-    of `evaluation`, else on `data` (arrays by input name; those missing are generated from `seed`). `evaluation`: what
-    lossy passes are given; where it has a budget, the model is measured after each of them. `reproducer`: a folder in
-    which a failure leaves what is needed to repeat it. `earlier`: the report of a pipeline that ran before, which the
-    result goes on with.
+    The structure is checked after each pass that changed something.
+
+    Arguments:
+        passes: a pipeline or its text.
+        target: what passes may specialize for.
+        verify: check the numbers too, within a tolerance, by ONNX Runtime: on `feeds`, or else on the first samples of
+            `evaluation`, or on `data` (arrays by input name; those missing are generated from `seed`).
+        evaluation: what lossy passes are given; where it has a budget, the model is measured after each of them.
+        reproducer: a folder in which a failure leaves what is needed to repeat it.
+        earlier: the report of a pipeline that ran before, which the result goes on with.
     """
     from graphopt.hardware.target import load as load_target
     from graphopt.proof.observers import CheckBudget, CheckNumbers, CheckStructure, CrashReproducer
@@ -130,8 +146,8 @@ def run_passes(
     numbers = None
     if verify is not False:
         tolerance = verify if isinstance(verify, Tolerance) else None
-        feeds = evaluation.samples.first(_CHECKED_SAMPLES) if evaluation.samples is not None and data is None else ()
-        numbers = CheckNumbers(data, samples=feeds, seed=seed, tolerance=tolerance)
+        feeds = feeds or verification_feeds(model, evaluation, data, seed)
+        numbers = CheckNumbers(samples=feeds, tolerance=tolerance)
         checks.append(numbers)
     if evaluation.budget is not None:
         checks.append(CheckBudget(evaluation))

@@ -210,8 +210,10 @@ def _pairs(expected: Outputs, got: Outputs) -> list[tuple[str, np.ndarray, np.nd
         if not isinstance(output, np.ndarray) or output.dtype.kind in "OSU" or not output.size:
             continue
         left, other = output.astype(np.float64), got.get(name)
-        same = isinstance(other, np.ndarray) and other.shape == left.shape
-        pairs.append((name, left, other.astype(np.float64) if same else np.full_like(left, np.nan)))
+        if isinstance(other, np.ndarray) and other.shape == left.shape:
+            pairs.append((name, left, other.astype(np.float64)))
+        else:
+            pairs.append((name, left, np.full_like(left, np.nan)))
     return pairs
 
 

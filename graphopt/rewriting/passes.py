@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from graphopt.compression.evaluation import Evaluation
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Model, Node, Value
-
-from graphopt.compression.evaluation import Evaluation
 
 from .rewriter import Rewriter
 

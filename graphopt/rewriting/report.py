@@ -38,12 +38,24 @@ class StepResult:
 
 
 @dataclass
+class Measured:
+    """What verifying the compiled code measured: over how many samples, and the figures of each output.
+
+    The figures are `elements`, and `mean`, `p99` and `max` of the errors relative to the output's largest value.
+    """
+
+    samples: int
+    outputs: dict[str, dict[str, float]]
+
+
+@dataclass
 class Report:
     """What a whole pipeline did, step by step, in the order in which the steps ran."""
 
     pipeline: str = ""
     steps: list[StepResult] = field(default_factory=list)
     seconds: float = 0.0
+    measured: Measured | None = None
 
     @property
     def fidelity(self) -> Fidelity:
@@ -86,12 +98,12 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON's own types, with what is computed from the steps beside them."""
-        return {"fidelity": encode(self.fidelity), "error": self.error, **encode(self)}
+        return {"fidelity": encode(self.fidelity), "error": self.error, "loss": self.loss, **encode(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
         """Return the report that `to_json` wrote. Raises DecodeError for anything else."""
-        return decode(cls, {name: value for name, value in data.items() if name not in ("fidelity", "error")})
+        return decode(cls, {name: value for name, value in data.items() if name not in ("fidelity", "error", "loss")})
 
     def table(self, *, all_steps: bool = False) -> Table:
         """One row a pass, its runs added up; passes that changed nothing only with `all_steps`."""
