@@ -21,8 +21,9 @@ from graphopt.rewriting.passes import Fidelity
 from graphopt.rewriting.pipeline import Observer
 from graphopt.rewriting.report import Measured, Report
 from graphopt.rewriting.shapes import fix_shapes
-from graphopt.runtime import artifact as artifacts
-from graphopt.runtime.artifact import Artifact, Manifest
+from graphopt.runtime.artifact import Artifact
+from graphopt.runtime.manifest import MODEL, REPORT, Manifest
+from graphopt.runtime.writing import write_manifest
 from graphopt.util.codec import encode
 from graphopt.util.scratch import scratch
 
@@ -108,11 +109,11 @@ def compile(
         reproducer=reproducer,
     )
     with _new_folder() as folder:
-        io.save(optimized, folder / artifacts.MODEL)
+        io.save(optimized, folder / MODEL)
         built = _build(lowered, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
-        _write_report(report, folder / artifacts.REPORT)
+        _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
-        artifacts.write_manifest(folder, _manifest(made_for, built, report, runtime))
+        write_manifest(folder, _manifest(made_for, built, report, runtime))
         result = Artifact(folder, temporary=True)
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
@@ -200,7 +201,7 @@ def _build(model: Model, target: Target, folder: Path, tuning: Tuning, progress:
 @contextmanager
 def _saved(model: Model) -> Iterator[Path]:
     with scratch("lowered") as place:
-        path = place / artifacts.MODEL
+        path = place / MODEL
         io.save(model, path)
         yield path
 
@@ -234,7 +235,7 @@ def _write_report(report: Report, path: Path) -> None:
 def _write_errors(result: Artifact, report: Report, errors: OutputErrors) -> None:
     """Put what was measured into the report, and the largest errors into the manifest."""
     report.measured = Measured(errors.samples, errors.to_json())
-    _write_report(report, result.folder / artifacts.REPORT)
+    _write_report(report, result.folder / REPORT)
     largest = {name: spread.largest for name, spread in errors.outputs.items()}
     result.manifest = dataclasses.replace(result.manifest, error=largest)
-    artifacts.write_manifest(result.folder, result.manifest)
+    write_manifest(result.folder, result.manifest)
