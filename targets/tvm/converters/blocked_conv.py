@@ -10,8 +10,7 @@ from tvm import te
 
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, long
-from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Operand

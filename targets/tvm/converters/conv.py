@@ -13,9 +13,10 @@ from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
 from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
 from graphopt.targets.tvm.kernels.conv.compute import conv as packed_conv
 from graphopt.targets.tvm.kernels.conv.compute import pack_weight
-from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, ConvSpec, plan_conv
+from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, plan_conv
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context

@@ -16,11 +16,14 @@ from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.depthwise import compute as depthwise
+from graphopt.targets.tvm.kernels.depthwise import plan as depthwise_plan
 from graphopt.targets.tvm.kernels.direct import compute as direct
+from graphopt.targets.tvm.kernels.direct import plan as direct_plan
 from graphopt.targets.tvm.kernels.matmul import compute as matmul
 from graphopt.targets.tvm.kernels.matmul import plan as matmul_plan
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.kernels.winograd import compute as winograd
+from graphopt.targets.tvm.kernels.winograd import plan as winograd_plan
 from graphopt.targets.tvm.machine import Machine
 
 Workload = ConvWorkload | MatmulWorkload
@@ -73,22 +76,24 @@ class Direct:
     def applies(self, workload: Workload) -> bool:
         return isinstance(workload, ConvWorkload) and not is_depthwise(workload)
 
-    def default(self, workload: ConvWorkload, machine: Machine) -> direct.DirectPlan:
-        return direct.plan_direct(workload, machine)
+    def default(self, workload: ConvWorkload, machine: Machine) -> direct_plan.DirectPlan:
+        return direct_plan.plan_direct(workload, machine)
 
-    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[direct.DirectPlan]:
-        return direct.candidates(workload, machine)
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[direct_plan.DirectPlan]:
+        return direct_plan.candidates(workload, machine)
 
-    def numbers(self, plan: direct.DirectPlan) -> tuple[int, ...]:
+    def numbers(self, plan: direct_plan.DirectPlan) -> tuple[int, ...]:
         return _integers(plan)
 
-    def packed_shape(self, workload: ConvWorkload, plan: direct.DirectPlan) -> tuple[int, ...]:
-        return (direct.packed_size(workload),)
+    def packed_shape(self, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> tuple[int, ...]:
+        return (direct_plan.packed_size(workload),)
 
-    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: direct.DirectPlan) -> np.ndarray:
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> np.ndarray:
         return direct.pack_weight(weight, workload, plan)
 
-    def compute(self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: direct.DirectPlan) -> te.Tensor:
+    def compute(
+        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: direct_plan.DirectPlan
+    ) -> te.Tensor:
         return direct.direct(data, packed, workload, plan)
 
 
@@ -99,25 +104,25 @@ class Winograd:
     version = 1
 
     def applies(self, workload: Workload) -> bool:
-        return isinstance(workload, ConvWorkload) and winograd.applies(workload)
+        return isinstance(workload, ConvWorkload) and winograd_plan.applies(workload)
 
-    def default(self, workload: ConvWorkload, machine: Machine) -> winograd.WinogradPlan | None:
-        return winograd.worth(workload, machine)
+    def default(self, workload: ConvWorkload, machine: Machine) -> winograd_plan.WinogradPlan | None:
+        return winograd_plan.worth(workload, machine)
 
-    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[winograd.WinogradPlan]:
-        return winograd.candidates(workload, machine)
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[winograd_plan.WinogradPlan]:
+        return winograd_plan.candidates(workload, machine)
 
-    def numbers(self, plan: winograd.WinogradPlan) -> tuple[int, ...]:
+    def numbers(self, plan: winograd_plan.WinogradPlan) -> tuple[int, ...]:
         return _integers(plan)
 
-    def packed_shape(self, workload: ConvWorkload, plan: winograd.WinogradPlan) -> tuple[int, ...]:
+    def packed_shape(self, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> tuple[int, ...]:
         return winograd.packed_shape(workload, plan)
 
-    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: winograd.WinogradPlan) -> np.ndarray:
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> np.ndarray:
         return winograd.pack_weight(weight, workload, plan)
 
     def compute(
-        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: winograd.WinogradPlan
+        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: winograd_plan.WinogradPlan
     ) -> te.Tensor:
         return winograd.winograd(data, packed, workload, plan)
 
@@ -131,23 +136,23 @@ class Depthwise:
     def applies(self, workload: Workload) -> bool:
         return isinstance(workload, ConvWorkload) and is_depthwise(workload)
 
-    def default(self, workload: ConvWorkload, machine: Machine) -> depthwise.DepthwisePlan:
-        return depthwise.plan_depthwise(workload, machine)
+    def default(self, workload: ConvWorkload, machine: Machine) -> depthwise_plan.DepthwisePlan:
+        return depthwise_plan.plan_depthwise(workload, machine)
 
-    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[depthwise.DepthwisePlan]:
-        return depthwise.candidates(workload, machine)
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[depthwise_plan.DepthwisePlan]:
+        return depthwise_plan.candidates(workload, machine)
 
-    def numbers(self, plan: depthwise.DepthwisePlan) -> tuple[int, ...]:
+    def numbers(self, plan: depthwise_plan.DepthwisePlan) -> tuple[int, ...]:
         return _integers(plan)
 
-    def packed_shape(self, workload: ConvWorkload, plan: depthwise.DepthwisePlan) -> tuple[int, ...]:
+    def packed_shape(self, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> tuple[int, ...]:
         return (-(-workload.spec.out_channels // workload.lanes), workload.geometry.taps, workload.lanes)
 
-    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: depthwise.DepthwisePlan) -> np.ndarray:
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> np.ndarray:
         return depthwise.pack_weight(weight, workload)
 
     def compute(
-        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: depthwise.DepthwisePlan
+        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan
     ) -> te.Tensor:
         return depthwise.depthwise(data, packed, workload, plan)
 
