@@ -19,8 +19,9 @@ from graphopt.hardware.target import Target
 from graphopt.hardware.target import load as load_target
 from graphopt.rewriting.pipeline import Observer, Step
 from graphopt.rewriting.shapes import fix_shapes
-from graphopt.runtime import artifact as artifacts
-from graphopt.runtime.artifact import Artifact, Manifest
+from graphopt.runtime.artifact import Artifact
+from graphopt.runtime.manifest import MODEL, REPORT, Manifest
+from graphopt.runtime.writing import write_manifest
 from graphopt.util.codec import encode
 from graphopt.util.scratch import scratch
 
@@ -92,12 +93,12 @@ def compile(
     )
     folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
     try:
-        io.save(optimized.model or lowered, folder / artifacts.MODEL)
+        io.save(optimized.model or lowered, folder / MODEL)
         built = _build(lowered, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
-        _write_report(report, folder / artifacts.REPORT)
+        _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
         manifest = _manifest(made_for, built, report, runtime)
-        artifacts.write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
         result = Artifact(folder, temporary=True)
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
@@ -187,7 +188,7 @@ def _build(model: Model, target: Target, folder: Path, tuning: Tuning, progress:
 @contextmanager
 def _saved(model: Model) -> Iterator[Path]:
     with scratch("lowered") as place:
-        path = place / artifacts.MODEL
+        path = place / MODEL
         io.save(model, path)
         yield path
 
@@ -236,4 +237,4 @@ def _measure(
         )
     error = {difference.name: difference.error for difference in comparison.differences}
     result.manifest = dataclasses.replace(result.manifest, error=error)
-    artifacts.write_manifest(result.folder, result.manifest)
+    write_manifest(result.folder, result.manifest)

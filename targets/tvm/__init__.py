@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from graphopt.driver.backend import Built, Peak, Progress, Requirement, Unsupported
 from graphopt.driver.tuning import Tuned, Tuning
 from graphopt.profiling.kernels import write_kernels
-from graphopt.runtime.artifact import LIBRARY, WEIGHTS, TensorInfo, Workloads
+from graphopt.runtime.manifest import LIBRARY, WEIGHTS, TensorInfo, Workloads
 from graphopt.targets.tvm.probe import requirements
 
 if TYPE_CHECKING:

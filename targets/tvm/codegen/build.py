@@ -17,7 +17,7 @@ from tvm.relax import vm_build
 from graphopt.driver.backend import Progress
 from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
-from graphopt.runtime.artifact import Memory, Weight
+from graphopt.runtime.manifest import Memory, Weight
 from graphopt.targets.tvm.codegen.embedded import embedded, write_assembly
 from graphopt.targets.tvm.codegen.link import link
 from graphopt.targets.tvm.cuda.nvcc import compile_cuda
