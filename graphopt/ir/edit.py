@@ -52,6 +52,13 @@ def rename_value(value: Value, name: str) -> None:
     graph.model._touch()
 
 
+def rename_node(node: Node, name: str) -> None:
+    """Give a node another name, which nodes of other graphs may have too."""
+    write(node, "name", name)
+    node.graph.model._names.setdefault(name, 1)
+    node.graph.model._touch()
+
+
 def set_type(value: Value, type_: ValueType) -> None:
     """Say what type a value has; nothing happens where it is that already."""
     if value.type != type_:

@@ -13,18 +13,22 @@ from graphopt.ir.copying import bind_attributes, copy_contents, replace_contents
 from graphopt.ir.infer import infer_node, merge_types
 from graphopt.ir.model import FunctionKey
 
+from .naming import Heirs
+
 
 class Rewriter:
     """Changes one graph, and the uses of its values in graphs nested in it.
 
     New nodes go in front of `anchor` (at the end without one) and inherit its origin. `touched` collects the nodes
-    that a driver should look at again: those made, and those that read something else than before.
+    that a driver should look at again: those made, and those that read something else than before. What replaces a node
+    or value takes over its name when that goes.
     """
 
     def __init__(self, graph: Graph, anchor: Node | None = None) -> None:
         self.graph = graph
         self.anchor = anchor
         self.touched: dict[Node, None] = {}
+        self._heirs = Heirs()
 
     # -- making ---------------------------------------------------------------------------------------------
 
@@ -43,14 +47,15 @@ class Rewriter:
     ) -> Node:
         """A new node. Attributes that are None are left out; output types that are not given are inferred.
 
-        `origin` lists the nodes that it stands for. Raises ValueError if an input is out of scope.
+        `origin` lists the nodes that it stands for; it is called `name`, or like the first of them that goes. Raises
+        ValueError if an input is out of scope.
         """
         before = before or self._live_anchor()
         sources = list(origin) or ([self.anchor] if self.anchor is not None else [])
         names = tuple(dict.fromkeys(name for node in sources for name in node.origin))
-        hint = name or next((node.name for node in sources if node.name), "") or op_type
+        hints = [name] if name else [node.name for node in sources if node.name] or [op_type]
         model = self.graph.model
-        node = Node(op_type, domain, model.unique_name(hint), origin=names)
+        node = Node(op_type, domain, model.unique_name(hints[0]), origin=names)
         edit.insert_node(self.graph, node, before)
         for value in inputs:
             self._check_scope(value, self.graph)
@@ -65,13 +70,15 @@ class Rewriter:
         if any(value.type is None for value in outputs):
             infer_node(node)
         self.touched[node] = None
+        self._heirs.add_node(node, hints)
         return node
 
     def constant(self, contents: np.ndarray | np.generic | Tensor | float | int | bool, name: str = "") -> Value:
-        """A new initializer."""
+        """A new initializer, called `name` once that is free."""
         tensor = contents if isinstance(contents, Tensor) else Tensor.of(contents)
         value = edit.new_value(self.graph, self.graph.model.unique_name(name or "constant"))
         edit.set_tensor(value, tensor)
+        self._heirs.add_value(value, name)
         return value
 
     def inline(
@@ -99,9 +106,10 @@ class Rewriter:
         if attributes is not None:
             bind_attributes(nodes, attributes)
         names = tuple(dict.fromkeys(name for node in origin for name in node.origin))
-        for node in nodes:
+        for node, copied in zip(nodes, source.nodes):
             edit.describe(node, origin=names or node.origin)
             self.touched[node] = None
+            self._heirs.add_node(node, [prefix + copied.name] if copied.name else [])
         return [mapping.get(value, value) for value in source.outputs]
 
     # -- rewiring -------------------------------------------------------------------------------------------
@@ -123,6 +131,8 @@ class Rewriter:
             self.touched[use.node] = None
         if old.is_graph_output:
             self._replace_output(old, new)
+        else:
+            self._heirs.replaced(old, new)
 
     def _replace_output(self, old: Value, new: Value) -> None:
         for graph in dict.fromkeys(old.output_of):
@@ -245,8 +255,18 @@ class Rewriter:
         used = [value.name for value in node.outputs if value.has_uses]
         if used:
             raise ValueError(f"{node.label} cannot be removed: {used} are in use")
+        graph = node.graph
+        nested = [inner for subgraph in node.subgraphs for inner in subgraph.all_nodes()]
         edit.detach_node(node)
         self.touched.pop(node, None)
+        for value in node.outputs:
+            self._heirs.value_gone(graph, value.name)
+        for gone in (node, *nested):
+            self._heirs.node_gone(gone.name, gone.op_type)
+
+    def _forget(self, value: Value) -> None:
+        edit.forget_value(value)
+        self._heirs.value_gone(value.graph, value.name)
 
     def remove_dead(self, node: Node) -> int:
         """Remove a node if nobody uses it, then every producer and initializer that only it needed.
@@ -268,14 +288,14 @@ class Rewriter:
                 if value.producer is not None and not value.producer.removed:
                     worklist.append(value.producer)
                 elif value.tensor is not None and not value.is_graph_input:
-                    edit.forget_value(value)
+                    self._forget(value)
         return removed
 
     def remove_initializer(self, value: Value) -> None:
         """Remove an initializer. Raises ValueError if it is used, or is a graph input too."""
         if value.has_uses or value.is_graph_input or value.tensor is None:
             raise ValueError(f"initializer '{value.name}' cannot be removed: it is in use, or no initializer")
-        edit.forget_value(value)
+        self._forget(value)
 
     # -- around the graph -----------------------------------------------------------------------------------
 

@@ -169,3 +169,42 @@ def test_constant_takes_arrays_scalars_and_tensors() -> None:
     assert rewriter.constant(np.float32(2)).type == TensorType(model.graph.find("x").dtype, ())
     first = rewriter.constant(np.arange(3), "k")
     assert rewriter.constant(first.tensor, "k").name == "k_1"
+
+
+def test_a_replacement_takes_over_names() -> None:
+    model = model_of(
+        "g (float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}> { [conv] c = Relu(x)  [bn] b = Mul(c, w)  y = Neg(b) }"
+    )
+    conv, bn, _ = model.graph.nodes
+    weight = model.graph.find("w")
+    rewriter = Rewriter(model.graph, bn)
+    new = rewriter.op("PRelu", [conv.inputs[0], rewriter.constant(np.ones(3, np.float32), "w")], origin=[conv, bn])
+    assert (new.name, new.output.name, new.inputs[1].name) == ("conv_1", "conv_1_out", "w_1")
+    rewriter.replace(bn, new.output)
+    assert (new.name, new.output.name, new.inputs[1].name) == ("conv", "b", "w")
+    assert model.graph.find("w") is new.inputs[1] is not weight
+    verify(model)
+
+
+def test_a_name_stays_with_what_is_still_there() -> None:
+    model = model_of(
+        "g (float[3] x) => (float[3] y, float[3] z) <float[3] w = {1, 2, 3}> "
+        "{ [conv] c = Relu(x)  [bn] b = Mul(c, w)  y = Add(b, c)  z = Neg(w) }"
+    )
+    conv, bn, _, _ = model.graph.nodes
+    rewriter = Rewriter(model.graph, bn)
+    new = rewriter.op("PRelu", [conv.inputs[0], rewriter.constant(np.ones(3, np.float32), "w")], origin=[conv, bn])
+    rewriter.replace(bn, new.output)
+    assert (new.name, new.output.name, new.inputs[1].name) == ("bn", "b", "w_1")
+    assert conv.name == "conv"
+
+
+def test_of_several_replacements_the_same_operator_takes_the_name() -> None:
+    model = model_of("g (float[2,3] x) => (float[2,3] y) { [s] t = Softmax(x)  y = Neg(t) }")
+    node = named(model, "Softmax")
+    rewriter = Rewriter(model.graph, node)
+    flat = rewriter.op("Flatten", [node.inputs[0]])
+    soft = rewriter.op("Softmax", [flat.output])
+    rewriter.replace(node, rewriter.op("Reshape", [soft.output, rewriter.op("Shape", [node.inputs[0]]).output]).output)
+    assert (soft.name, flat.name) == ("s", "s_1")
+    assert model.graph.find("t").producer.op_type == "Reshape"
