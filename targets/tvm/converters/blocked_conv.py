@@ -33,7 +33,7 @@ def _convolution(c: Call, *, blocked: bool) -> Operand:
     work, data = _workload(c, blocked), c[0]
     if blocked and work.geometry.is_subsampled:
         data, work = _subsampled(c.ctx, data, work)
-    chosen = c.ctx.plans.choose(work) or c.ctx.plans.define(work)
+    chosen = c.ctx.plans.choose(work, c[1].key) or c.ctx.plans.define(work)
     if chosen is None:
         raise Declined(f"no kernel convolves channel-blocked values of types {work.dtypes}")
     name = "conv" + "x".join(str(size) for size in c[1].shape[2:])
@@ -88,13 +88,14 @@ def _with_bias(ctx: Context, data: Operand, bias: Operand | None, work: ConvWork
     """The bias of each channel, added to the blocked result."""
     if bias is None:
         return data
-    array = bias.array
-    if array is None:
+    if not bias.is_constant:
         raise Declined("the bias is not a constant")
-    blocks = int(data.shape[1])
-    padded = np.pad(array, (0, blocks * work.lanes - len(array)))
-    shape = (1, blocks, *[1] * len(work.space), work.lanes)
-    column = Operand(dtype, shape, read=lambda: padded.reshape(shape), name=bias.name)
+    shape = (1, int(data.shape[1]), *[1] * len(work.space), work.lanes)
+
+    def blocked(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, (0, shape[1] * work.lanes - len(array))).reshape(shape)
+
+    column = bias.derived(shape, ("blocked", *shape), blocked)
 
     def add(x: Any, b: Any) -> Any:
         return x + b

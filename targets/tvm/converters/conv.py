@@ -51,7 +51,7 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
     if not isinstance(outputs, int) or not isinstance(depth, int) or outputs % groups:
         raise Declined("the number of channels is not known")
     work = _workload(data, weight, window, groups, dtype)
-    chosen = None if work is None else ctx.plans.choose(work)
+    chosen = None if work is None else ctx.plans.choose(work, weight.key)
     if work is not None and chosen is not None:
         name = "conv" + "x".join(map(str, window.kernel))
         return kernel(ctx, work, chosen, data, weight, name=name, out_space=window.output)

@@ -86,7 +86,7 @@ def fast_matmul(
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
     dtypes = Dtypes(a.dtype, b.dtype, wide(dtype), dtype)
     work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a, transpose_b)
-    chosen = ctx.plans.choose(work)
+    chosen = ctx.plans.choose(work, b.key if constant else None)
     return None if chosen is None else kernel(ctx, work, chosen, a, b, name=name)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -109,16 +109,28 @@ class Family(Protocol):
         """What a record keeps of a plan; different plans for a workload have different numbers."""
         return tuple(int(number) for number in dataclasses.astuple(plan))
 
+    def cost(self, workload: Any, plan: Plan, machine: Machine) -> float:
+        """The time that a plan is expected to take, to be compared with that of the family's others for a workload.
+
+        All take the same where a family does not say.
+        """
+        return 1.0
+
     def packed_shape(self, workload: Any, plan: Plan) -> tuple[int, ...]:
         """The shape of the weight as the kernel reads it, for a workload that `is_packed`."""
         ...
 
-    def pack(self, weight: np.ndarray, workload: Any, plan: Plan) -> np.ndarray:
-        """The weight as the kernel reads it: the same for equal weights, workloads and plans.
-
-        It takes time and memory, so it is called when weights are written and not when a plan is chosen.
-        """
+    def layout(self, workload: Any, plan: Plan) -> tuple[Hashable, ...]:
+        """What the packed weight depends on beside the weight: equal layouts of one weight are the same numbers."""
         ...
+
+    def pack(self, weight: np.ndarray, workload: Any, plan: Plan) -> np.ndarray:
+        """The weight as the kernel reads it: called when weights are written, not when a plan is chosen."""
+        ...
+
+    def parts(self, weight: np.ndarray, workload: Any, plan: Plan) -> Iterator[np.ndarray]:
+        """Yield what `pack` returns in consecutive parts, so that a large weight is never in memory twice."""
+        yield self.pack(weight, workload, plan)
 
     def compute(
         self, data: te.Tensor, weight: te.Tensor, workload: Any, plan: Plan, out_space: Sequence[Any] | None = None

@@ -6,12 +6,16 @@ kept: these are the workloads that a tuner has to measure, and the counts that t
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Hashable
 
 from graphopt.targets.tvm.kernels.families import FAMILIES, families_for
-from graphopt.targets.tvm.kernels.family import Family, Plan, Workload, find_plan
+from graphopt.targets.tvm.kernels.family import Family, Plan, Workload, every_plan, find_plan
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tuning.records import Records
+
+NEARLY = 1.1
+"""How much more time than its best plan a workload may be expected to take, to share a packed weight with another."""
 
 PLAIN = Machine(32, 16, 1)
 """Decides where no machine is given: any plan has the same meaning."""
@@ -36,21 +40,39 @@ class Plans:
         """How often each workload that can be tuned was asked for."""
         self.tuned: set[str] = set()
         """The keys of those that a record decided."""
+        self._layouts: defaultdict[tuple[Hashable, ...], set[Hashable]] = defaultdict(set)
+        """By weight and family, in what layouts the weight is packed already."""
 
-    def choose(self, workload: Workload) -> tuple[Family, Plan] | None:
-        """The family and its plan for a workload; None where no family computes it on this machine."""
-        if self.machine is None:
+    def choose(self, workload: Workload, weight: Hashable = None) -> tuple[Family, Plan] | None:
+        """Return the family and its plan for a workload; None where no family computes it on this machine.
+
+        Workloads that read the same `weight` agree on one layout of it where that costs little: another plan than the
+        best one is chosen then.
+        """
+        machine = self.machine
+        if machine is None:
             return None
-        families = families_for(workload, self.machine, self.device, self.families)
+        best = self._best(workload, machine)
+        if best is None or weight is None or not workload.is_packed:
+            return best
+        family, plan = best
+        known = self._layouts[family.name, weight]
+        if known and family.layout(workload, plan) not in known and workload.key not in self.tuned:
+            plan = _nearly_as_good(workload, family, plan, machine, known) or plan
+        known.add(family.layout(workload, plan))
+        return family, plan
+
+    def _best(self, workload: Workload, machine: Machine) -> tuple[Family, Plan] | None:
+        families = families_for(workload, machine, self.device, self.families)
         if not families:
             return None
         if workload.is_tunable:
             self.workloads[workload] += 1
-            measured = self._recorded(workload, families, self.machine)
+            measured = self._recorded(workload, families, machine)
             if measured is not None:
                 self.tuned.add(workload.key)
                 return measured
-        return _first(workload, families, self.machine)
+        return _first(workload, families, machine)
 
     def define(self, workload: Workload) -> tuple[Family, Plan] | None:
         """The family whose definition is plainest: for a device that has no kernel of its own for the workload.
@@ -84,3 +106,16 @@ def _first(workload: Workload, families: list[Family], machine: Machine) -> tupl
         if plan is not None:
             return family, plan
     raise AssertionError(f"no family computes {workload.key}")
+
+
+def _nearly_as_good(
+    workload: Workload, family: Family, best: Plan, machine: Machine, known: set[Hashable]
+) -> Plan | None:
+    """The plan that reads a weight as it is packed already, if it takes about as long as the best one."""
+
+    def cost(plan: Plan) -> float:
+        return family.cost(workload, plan, machine)
+
+    plans = [plan for plan in every_plan(family, workload, machine) if family.layout(workload, plan) in known]
+    found = min(plans, key=cost, default=None)
+    return found if found is not None and cost(found) <= NEARLY * cost(best) else None

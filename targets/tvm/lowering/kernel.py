@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
 from graphopt.targets.tvm.kernels.family import Family, Plan, Workload
 from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.packing import packed_weight
 
 
 def kernel(
@@ -28,7 +27,7 @@ def kernel(
     """
     family, plan = chosen
     if workload.is_packed:
-        weight = packed(weight, family, workload, plan)
+        weight = packed_weight(weight, family, workload, plan)
     return ctx.te(
         lambda x, w: family.compute(x, w, workload, plan, out_space),
         data,
@@ -36,17 +35,3 @@ def kernel(
         name=name,
         attributes={"op_pattern": OUT_EWISE_FUSABLE},
     )
-
-
-def packed(weight: Operand, family: Family, workload: Workload, plan: Plan) -> Operand:
-    """A constant weight as the plan's kernel reads it; packed when the operand is read, not before.
-
-    All packing is asked for here. The same weight, family, workload and plan give the same bytes.
-    """
-
-    def read() -> np.ndarray:
-        array = weight.array
-        assert array is not None
-        return family.pack(array, workload, plan)
-
-    return Operand(weight.dtype, family.packed_shape(workload, plan), read=read, name=weight.name)

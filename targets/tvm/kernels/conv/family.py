@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import te
 
 from graphopt.targets.tvm.kernels.conv import compute, cpu
-from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, PlainConvWorkload, candidates
+from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, PlainConvWorkload, candidates, cost
 from graphopt.targets.tvm.kernels.family import Family, Workload
 from graphopt.targets.tvm.machine import Machine
 
@@ -37,8 +37,14 @@ class PlainConv(Family):
     def numbers(self, plan: ConvPlan) -> tuple[int, ...]:
         return (int(plan.method == "rows"), plan.lanes, plan.tile, plan.channel_tile)
 
+    def cost(self, workload: PlainConvWorkload, plan: ConvPlan, machine: Machine) -> float:
+        return cost(workload, plan, machine)
+
     def packed_shape(self, workload: PlainConvWorkload, plan: ConvPlan) -> tuple[int, ...]:
         return plan.packed_shape
+
+    def layout(self, workload: PlainConvWorkload, plan: ConvPlan) -> tuple[Hashable, ...]:
+        return plan.channel_block, plan.packed_shape
 
     def pack(self, weight: np.ndarray, workload: PlainConvWorkload, plan: ConvPlan) -> np.ndarray:
         return compute.pack_weight(weight, plan)

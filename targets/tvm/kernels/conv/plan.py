@@ -98,6 +98,16 @@ class ConvPlan:
 
 def candidates(workload: PlainConvWorkload, machine: Machine) -> list[ConvPlan]:
     """The plans worth measuring, the best guess first."""
+    scored = sorted(_scored(workload, machine), key=lambda pair: pair[0])
+    return [plan for _, plan in scored[:WORTH_MEASURING]]
+
+
+def cost(workload: PlainConvWorkload, plan: ConvPlan, machine: Machine) -> float:
+    """Estimated vector operations of one of the plans for each vector of results."""
+    return next(score for score, other in _scored(workload, machine) if other == plan)
+
+
+def _scored(workload: PlainConvWorkload, machine: Machine) -> list[Scored]:
     spec, space = workload.spec, workload.space
     plain = not any(spec.pads_begin) and not any(spec.pads_end)
     flat = plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
@@ -108,11 +118,10 @@ def candidates(workload: PlainConvWorkload, machine: Machine) -> list[ConvPlan]:
     else:
         last = space[-1]
         width = None if last is None else spec.out_size(len(space) - 1, last)
-    scored = [
+    return [
         *_rows(spec, width, flat, plain, workload.dtypes, machine),
         *_channels(spec, width, flat, plain, workload.dtypes, machine),
     ]
-    return [plan for _, plan in sorted(scored, key=lambda pair: pair[0])[:WORTH_MEASURING]]
 
 
 def _cost_of_padding(spec: ConvSpec, padded: bool, plain: bool, lanes: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ class Depthwise(Family):
 
     def packed_shape(self, workload: ConvWorkload, plan: DepthwisePlan) -> tuple[int, ...]:
         return (-(-workload.spec.out_channels // workload.lanes), workload.geometry.taps, workload.lanes)
+
+    def layout(self, workload: ConvWorkload, plan: DepthwisePlan) -> tuple[Hashable, ...]:
+        return (workload.lanes,)
 
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: DepthwisePlan) -> np.ndarray:
         return compute.pack_weight(weight, workload)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.direct import compute, cpu
-from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, candidates, packed_size, plan_direct
+from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, candidates, cycles, packed_size, plan_direct
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
 from graphopt.targets.tvm.machine import Machine
 
@@ -31,8 +31,14 @@ class Direct(Family):
     def candidates(self, workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
         return candidates(workload, machine)
 
+    def cost(self, workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
+        return cycles(workload, plan, machine)
+
     def packed_shape(self, workload: ConvWorkload, plan: DirectPlan) -> tuple[int, ...]:
         return (packed_size(workload),)
+
+    def layout(self, workload: ConvWorkload, plan: DirectPlan) -> tuple[Hashable, ...]:
+        return workload.lanes, workload.blocked, workload.spec.groups, workload.is_banded, plan.vectors
 
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) -> np.ndarray:
         return compute.pack_weight(weight, workload, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from tvm import te
 
 from graphopt.targets.tvm.kernels.family import Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
-from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -38,11 +38,20 @@ class Matmul(Family):
     def numbers(self, plan: MatmulPlan) -> tuple[int, ...]:
         return (plan.lanes, plan.rows, plan.vectors, plan.k_block, plan.m_block)
 
+    def cost(self, workload: MatmulWorkload, plan: MatmulPlan, machine: Machine) -> float:
+        return cycles(plan)
+
     def packed_shape(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[int, ...]:
         return plan.packed_shape
 
+    def layout(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[Hashable, ...]:
+        return (plan.width,)
+
     def pack(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> np.ndarray:
         return compute.pack_matrix(weight, plan)
+
+    def parts(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> Iterator[np.ndarray]:
+        return compute.panels(weight, plan)
 
     def compute(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from tvm import te
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
 from graphopt.targets.tvm.kernels.winograd import compute, cpu
-from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan, applies, candidates, worth
+from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan, applies, candidates, cycles, worth
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -31,8 +31,14 @@ class Winograd(Family):
     def candidates(self, workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
         return candidates(workload, machine)
 
+    def cost(self, workload: ConvWorkload, plan: WinogradPlan, machine: Machine) -> float:
+        return cycles(workload, plan, machine)
+
     def packed_shape(self, workload: ConvWorkload, plan: WinogradPlan) -> tuple[int, ...]:
         return compute.packed_shape(workload, plan)
+
+    def layout(self, workload: ConvWorkload, plan: WinogradPlan) -> tuple[Hashable, ...]:
+        return workload.lanes, plan.outputs, plan.vectors
 
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: WinogradPlan) -> np.ndarray:
         return compute.pack_weight(weight, workload, plan)
