@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 import graphopt
@@ -23,6 +24,7 @@ CODE = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if "__pycache__" not in path.parts
 )
+MAPPED = ("passes", "targets")
 FILE_LINES = 450
 BODY_LINES = 50
 
@@ -95,17 +97,36 @@ def test_version() -> None:
 
 def imports(path: Path) -> Iterator[str]:
     """The absolute names of the modules that a file imports, relative imports resolved."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    package = ("graphopt", *parts) if parts[0] in ("passes", "targets") else parts
-    package = package[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    yield from imported_names(tree, path)
+
+
+def imports_when_run(path: Path) -> Iterator[str]:
+    """Those of `imports` that running the file may execute: all but the ones for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    yield from imported_names(tree, path)
+
+
+def imported_names(tree: ast.Module, path: Path) -> Iterator[str]:
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
+            base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join((*(["graphopt"] if parts[0] in ("passes", "targets") else []), *parts)).removesuffix(".__init__")
 
 
 def is_inside(name: str, package: str) -> bool:
@@ -129,6 +150,17 @@ def test_imports_point_one_way(folder: str, banned: list[str]) -> None:
         if any(is_inside(name, module) for module in banned)
     ]
     assert not wrong
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = {module_name(path): path for path in CODE if path.relative_to(ROOT).parts[0] in ("graphopt", *MAPPED)}
+    graph = nx.DiGraph()
+    for name, path in files.items():
+        names = set(imports_when_run(path)) & files.keys()
+        # `from package import module` is an import of the module: that its package is loaded too is no arrow.
+        graph.add_edges_from((name, found) for found in names if not any(is_inside(o, found) for o in names - {found}))
+    circles = [sorted(found) for found in nx.strongly_connected_components(graph) if len(found) > 1]
+    assert not circles
 
 
 def test_graphsurgeon_is_imported_in_one_place() -> None:

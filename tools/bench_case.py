@@ -29,7 +29,8 @@ from graphopt import io
 from graphopt.data import inputs
 from graphopt.proof.tolerance import compare
 from tools import peers, suite
-from tools.bench_worker import Worker, end_with_parent, peak_bytes, take_turns
+from tools.bench_turns import end_with_parent
+from tools.bench_worker import Worker, peak_bytes, take_turns
 
 
 @dataclass(frozen=True)

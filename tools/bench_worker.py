@@ -11,7 +11,6 @@ standard input is answered by a line with the seconds of some runs.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import signal
 import subprocess
@@ -26,24 +25,29 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from graphopt.profiling.bench import Runner, Timing
+from graphopt.profiling.bench import Timing
 from tools import peers
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-_TURN = 0.02  # seconds that a turn lasts about: quick models are run several times in it
-_MOST = 10
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+from tools.bench_turns import answer, end_with_parent, serve
 
 
 class Worker:
     """The parent's end: starts the process, which loads the model and runs it once.
 
+    Arguments:
+        name: of the runtime; the files `name.txt` (messages) and `name.npz` (outputs) are written into `folder`.
+        folder: where the model and its inputs are.
+        threads: for the runtime to use.
+        clock: "wall" or "cpu".
+        command: what to start in place of this file; it is given the other arguments and behaves like `main`.
+
     Raises RuntimeError with what it said if it could not.
     """
 
-    def __init__(self, name: str, folder: Path, threads: int, clock: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, threads: int, clock: str, command: Sequence[str] = (sys.executable, __file__)
+    ) -> None:
         self._messages = (folder / f"{name}.txt").open("w+", encoding="utf-8")
-        command = [sys.executable, __file__, name, str(folder), str(threads), clock]
+        command = [*command, name, str(folder), str(threads), clock]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages, text=True
         )
@@ -128,30 +132,6 @@ def peak_bytes(process: int | str = "self") -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def runs_in_a_turn(seconds: float) -> int:
-    """How many runs of so many seconds are timed in one turn."""
-    return max(1, min(_MOST, int(_TURN / max(seconds, 1e-9))))
-
-
-def serve(run: Runner, clock: str, lines: Any, answer: Any) -> None:
-    """Answer each of `lines` with the seconds of some runs."""
-    now = CLOCKS[clock]
-    for _ in lines:
-        start = time.perf_counter()
-        run()
-        times = []
-        for _ in range(runs_in_a_turn(time.perf_counter() - start)):
-            begun = now()
-            run()
-            times.append(now() - begun)
-        answer(times)
-
-
-def end_with_parent() -> None:
-    """Have this process killed when its parent ends, however that comes: a stopped one would stay for ever."""
-    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-
-
 def main(arguments: Sequence[str]) -> None:
     end_with_parent()
     name, folder, threads, clock = arguments[0], Path(arguments[1]), int(arguments[2]), arguments[3]
@@ -161,10 +141,6 @@ def main(arguments: Sequence[str]) -> None:
     outputs: Any = run()
     np.savez(folder / f"{name}.npz", **outputs)
     del outputs
-
-    def answer(what: Any) -> None:
-        print(f"@{json.dumps(what)}", flush=True)
-
     answer("ready")
     serve(run, clock, sys.stdin, answer)
 

@@ -70,7 +70,7 @@ def compile_(
     import graphopt
     from graphopt import io
     from graphopt.data import inputs as generated
-    from graphopt.runtime.artifact import check_replaceable
+    from graphopt.runtime.writing import check_replaceable
 
     from .watch import ReportKeeper, observers
 

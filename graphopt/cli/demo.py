@@ -60,7 +60,7 @@ def demo(
     from graphopt import runtime
     from graphopt.profiling.bench import interleave
     from graphopt.proof.oracle import Reference
-    from graphopt.runtime.artifact import check_replaceable
+    from graphopt.runtime.writing import check_replaceable
 
     output = Output(as_json)
     if out is not None:
@@ -109,7 +109,7 @@ class Findings:
 
     @property
     def library_bytes(self) -> int:
-        from graphopt.runtime.artifact import LIBRARY
+        from graphopt.runtime.manifest import LIBRARY
 
         return (self.artifact.folder / LIBRARY).stat().st_size
 
@@ -149,7 +149,7 @@ def _check(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _show(output: Output, found: Findings, out: Path | None) -> None:
-    from graphopt.runtime.artifact import WEIGHTS
+    from graphopt.runtime.manifest import WEIGHTS
 
     weights = (found.artifact.folder / WEIGHTS).stat().st_size
     output.table(found.report.table())

@@ -16,7 +16,7 @@ from .output import Output
 if TYPE_CHECKING:
     from graphopt.analysis.statistics import Statistics
     from graphopt.ir import Model
-    from graphopt.runtime.artifact import Manifest, Memory
+    from graphopt.runtime.manifest import Manifest, Memory
 
 
 def inspect(
@@ -50,7 +50,7 @@ def inspect(
     """
     from graphopt.analysis.statistics import measure
     from graphopt.rewriting.shapes import fix_shapes
-    from graphopt.runtime.artifact import read_manifest
+    from graphopt.runtime.manifest import read_manifest
 
     load_modules(load)
     output = Output(as_json)
@@ -132,7 +132,7 @@ def _artifact_tables(manifest: Manifest) -> list[Table]:
     table.add("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
     files = Table("files", ("file", "size"), right=frozenset({"size"}))
     for name, entry in manifest.files.items():
-        files.add(name, format_bytes(entry["bytes"]))
+        files.add(name, format_bytes(entry.bytes))
     return [table, files]
 
 

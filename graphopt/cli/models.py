@@ -19,7 +19,8 @@ def is_artifact(path: Path) -> bool:
 def open_model(path: Path) -> Model:
     """The model in an ONNX file, or the optimized model of an artifact. Raises ModelError or ArtifactError."""
     from graphopt import io
-    from graphopt.runtime.artifact import MODEL, Artifact
+    from graphopt.runtime.artifact import Artifact
+    from graphopt.runtime.manifest import MODEL
 
     if not is_artifact(path):
         return io.load(path)

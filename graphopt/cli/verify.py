@@ -65,7 +65,7 @@ def verify(
 
 def _fixed_shapes(candidate: Path) -> dict[str, tuple[int, ...]]:
     """The shapes that an artifact insists on."""
-    from graphopt.runtime.artifact import read_manifest
+    from graphopt.runtime.manifest import read_manifest
 
     if not is_artifact(candidate):
         return {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from graphopt.driver.tuning import Tuned, Tuning
-from graphopt.runtime.artifact import Memory, TensorInfo, Weight, Workloads
+from graphopt.runtime.manifest import Memory, TensorInfo, Weight, Workloads
 
 if TYPE_CHECKING:
     from graphopt.hardware.target import Target

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from . import edit
 from .attribute import Attribute, AttributeKind
 from .frozen import write
 from .graph import Graph
-from .model import Function, Model
 from .node import Node, Value
+
+if TYPE_CHECKING:
+    from .model import Function, Model
 
 Rename = Callable[[str], str]
 
 
 def copy_model(model: Model) -> Model:
     """An independent copy of a model."""
-    copy = Model()
+    copy = type(model)()
     edit.describe(copy, **{name: getattr(model, name) for name in _MODEL_FIELDS})
     copy._opsets.update(model._opsets)
     copy._names.update(model._names)

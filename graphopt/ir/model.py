@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from .attribute import Attribute
+from .copying import copy_model
 from .frozen import Frozen, write
 from .graph import Graph
 
@@ -118,8 +119,6 @@ class Model(Frozen):
 
     def copy(self) -> Model:
         """An independent copy that shares the (immutable) tensors."""
-        from .copying import copy_model
-
         return copy_model(self)
 
     def unique_name(self, hint: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphopt.errors import ArtifactError
-from graphopt.runtime import artifact
+from graphopt.runtime.members import member
 from graphopt.util.codec import decode, encode
 
 KERNELS = "kernels.json"
@@ -46,7 +46,7 @@ def write_kernels(kernels: Sequence[Kernel], folder: Path) -> None:
 def read_kernels(folder: Path) -> list[Kernel]:
     """The kernels of an artifact. Raises ArtifactError when the list is missing or damaged."""
     try:
-        table = json.loads(artifact.member(folder, KERNELS).read_text(encoding="utf-8"))
+        table = json.loads(member(folder, KERNELS).read_text(encoding="utf-8"))
         return decode(list[Kernel], table["kernels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"

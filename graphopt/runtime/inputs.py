@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.errors import ArtifactError, InputError
-from graphopt.runtime.artifact import TensorInfo, Weight
+from graphopt.runtime.manifest import TensorInfo, Weight
 
 _SIZES_KEPT = 8  # combinations of input shapes whose memory is kept for the next run
 _ALIGNMENT = 64  # what weights.bin promises of each weight's first byte

@@ -19,9 +19,12 @@ import tvm_ffi
 
 from graphopt.errors import ArtifactError, InputError
 from graphopt.hardware import processor as cpu
-from graphopt.runtime import artifact, tensors
+from graphopt.runtime import tensors
 from graphopt.runtime import threads as runtime_threads
+from graphopt.runtime.checks import check_files
 from graphopt.runtime.inputs import Inputs, dtype_of, slices
+from graphopt.runtime.manifest import LIBRARY, WEIGHTS, Manifest, TensorInfo, read_manifest
+from graphopt.runtime.members import member
 
 _DEVICES = {"cpu": 1, "cuda": 2}  # DLPack's device types
 _POOLED = 2  # the virtual machine's allocator that keeps freed memory for the next run
@@ -41,16 +44,16 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
     """
     count = runtime_threads.choose(threads)
     folder = Path(path)
-    manifest = artifact.read_manifest(folder)
+    manifest = read_manifest(folder)
     _check_machine(folder, manifest)
-    artifact.check_files(folder, manifest)
+    check_files(folder, manifest)
     return Session(folder, manifest, count)
 
 
 class Session:
     """A loaded model. `run` may be called from several threads; the calls wait for each other."""
 
-    def __init__(self, folder: Path, manifest: artifact.Manifest, threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
         self.manifest = manifest
         self.threads = threads
         self._where = str(folder)
@@ -75,12 +78,12 @@ class Session:
         self._to_array = tensors.from_cpu if on_cpu else tensors.from_gpu
 
     @property
-    def inputs(self) -> tuple[artifact.TensorInfo, ...]:
+    def inputs(self) -> tuple[TensorInfo, ...]:
         """The inputs that `run` takes: name, dtype, shape."""
         return self.manifest.inputs
 
     @property
-    def outputs(self) -> tuple[artifact.TensorInfo, ...]:
+    def outputs(self) -> tuple[TensorInfo, ...]:
         """The outputs that `run` returns: name, dtype, shape."""
         return self.manifest.outputs
 
@@ -123,14 +126,14 @@ class Session:
         if not self.manifest.weights:
             return []
         # Copy-on-write: DLPack cannot say that memory is read-only, and nothing writes to it.
-        data = np.memmap(folder / artifact.WEIGHTS, dtype=np.uint8, mode="c")
+        data = np.memmap(folder / WEIGHTS, dtype=np.uint8, mode="c")
         self._mapped.append(data.view(np.ndarray))
         return [tensors.to_cpu(array) for array in slices(data, self.manifest.weights, self._where)]
 
 
-def _start(folder: Path, manifest: artifact.Manifest) -> tuple[Any, Any]:
+def _start(folder: Path, manifest: Manifest) -> tuple[Any, Any]:
     """The library, and a virtual machine that runs it."""
-    library = tvm_ffi.load_module(str(folder.resolve() / artifact.LIBRARY))
+    library = tvm_ffi.load_module(str(folder.resolve() / LIBRARY))
     machine = library["vm_load_executable"]()
     device = _DEVICES[manifest.device]
     host = () if manifest.device == "cpu" else (_DEVICES["cpu"], 0, _POOLED)
@@ -138,7 +141,7 @@ def _start(folder: Path, manifest: artifact.Manifest) -> tuple[Any, Any]:
     return library, machine
 
 
-def _check_machine(folder: Path, manifest: artifact.Manifest) -> None:
+def _check_machine(folder: Path, manifest: Manifest) -> None:
     here = cpu.current()
     name = manifest.target.get("name", "?")
     if manifest.device not in _DEVICES:
@@ -157,13 +160,13 @@ def _check_machine(folder: Path, manifest: artifact.Manifest) -> None:
         )
 
 
-def _load_runtime(folder: Path, manifest: artifact.Manifest) -> None:
+def _load_runtime(folder: Path, manifest: Manifest) -> None:
     """Load TVM's runtime library once a process: the bundled one, or the installed one found without its package."""
     names = [_RUNTIME, *(["libtvm_runtime_cuda.so"] if manifest.device == "cuda" else [])]
     for name in names:
         if name in _loaded:
             continue
-        path = artifact.member(folder, name) if name in manifest.runtime else _installed(name)
+        path = member(folder, name) if name in manifest.runtime else _installed(name)
         if path is None:
             raise ArtifactError(
                 f"{name} is not here",
@@ -189,7 +192,7 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _load_remedy(manifest: artifact.Manifest) -> str:
+def _load_remedy(manifest: Manifest) -> str:
     if manifest.device == "cuda":
         return "a CUDA driver and GPU are needed on this machine"
     wanted = manifest.versions.get("apache-tvm", "?")

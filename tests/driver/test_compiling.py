@@ -23,7 +23,8 @@ from graphopt.errors import CompileError, ModelError, TargetError, UnsupportedEr
 from graphopt.ir import Tensor
 from graphopt.ir.text import parse
 from graphopt.rewriting.rewriter import Rewriter
-from graphopt.runtime.artifact import Artifact, Memory, Workloads
+from graphopt.runtime.artifact import Artifact
+from graphopt.runtime.manifest import Memory, Workloads
 from tests.compiled import inputs, model
 
 RELU = """<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"""
@@ -51,7 +52,7 @@ def test_what_can_be_compiled(tmp_path):
     sums = []
     for source in (made, proto, proto.SerializeToString(), tmp_path / "m.onnx"):
         artifact = graphopt.compile(source, passes="")
-        sums.append({name: entry["sha256"] for name, entry in artifact.manifest.files.items()})
+        sums.append({name: entry.sha256 for name, entry in artifact.manifest.files.items()})
     assert all(other == sums[0] for other in sums)
     assert made.version == version
 

@@ -18,7 +18,7 @@ from graphopt.hardware.target import Target
 from graphopt.profiling.kernels import KERNELS, Kernel, read_kernels, write_kernels
 from graphopt.profiling.picture import draw
 from graphopt.profiling.profile import Call, Profile, assign, profile, trace
-from graphopt.runtime.artifact import MANIFEST
+from graphopt.runtime.members import MANIFEST
 from tests.compiled import compiled, copy, expected, inputs
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from graphopt import runtime
 from graphopt.errors import ArtifactError
-from graphopt.runtime import artifact
+from graphopt.runtime import artifact, writing
 from graphopt.runtime.artifact import Artifact
 from tests.compiled import compiled, copy, expected, inputs
 
@@ -129,7 +129,7 @@ def test_a_failed_exchange_brings_back_what_was_there(tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
         replace(source, target)
 
-    monkeypatch.setattr(artifact.os, "replace", fail)
+    monkeypatch.setattr(writing.os, "replace", fail)
     with pytest.raises(ArtifactError, match="cannot be written: Input/output error"):
         compiled().save(folder)
     Artifact.load(folder)

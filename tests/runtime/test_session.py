@@ -20,7 +20,7 @@ from graphopt.errors import InputError
 from graphopt.hardware import processor as cpu
 from graphopt.ir.text import parse
 from graphopt.runtime import inputs as runtime_inputs
-from graphopt.runtime.artifact import TensorInfo
+from graphopt.runtime.manifest import TensorInfo
 from tests.compiled import compiled, expected, inputs
 
 SCRIPT = """

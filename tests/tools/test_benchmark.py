@@ -24,7 +24,8 @@ from tools import bench, bench_case, peers, suite
 from tools.bench_case import Job
 from tools.bench_chart import draw
 from tools.bench_ratio import ratio, summary
-from tools.bench_worker import Worker, peak_bytes, runs_in_a_turn, serve, take_turns
+from tools.bench_turns import runs_in_a_turn, serve
+from tools.bench_worker import Worker, peak_bytes, take_turns
 from tools.catalogue import ENCODERS, NAMES, SIZES, entry
 from tools.fetch_models import MODELS
 from tools.light import LIGHT

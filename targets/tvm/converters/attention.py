@@ -15,8 +15,9 @@ from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import concatenated, transposed
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
 from graphopt.targets.tvm.converters.window import int_expr
-from graphopt.targets.tvm.kernels.attention.compute import AttentionPlan, AttentionSpec
+from graphopt.targets.tvm.kernels.attention.compute import AttentionSpec
 from graphopt.targets.tvm.kernels.attention.cpu import attention as blocked_attention
+from graphopt.targets.tvm.kernels.attention.plan import AttentionPlan
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.operand import Dim, Operand

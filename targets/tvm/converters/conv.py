@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.matmul import agree
@@ -13,9 +12,10 @@ from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
 from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
 from graphopt.targets.tvm.kernels.conv.compute import conv as packed_conv
 from graphopt.targets.tvm.kernels.conv.compute import pack_weight
-from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, ConvSpec, plan_conv
+from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, plan_conv
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
@@ -96,13 +96,8 @@ def _plan(ctx: Context, data: Operand, weight: Operand, window: Window, groups: 
 
 def _packed(ctx: Context, data: Operand, weight: Operand, plan: ConvPlan, window: Window) -> Operand:
     """The machine's kernel with the weight packed once, here."""
-
-    def read() -> np.ndarray:
-        array = weight.array
-        assert array is not None
-        return pack_weight(array, plan)
-
-    packed = Operand(weight.dtype, plan.packed_shape, read=read, name=weight.name)
+    layout = ("conv", plan.channel_block, plan.packed_shape)
+    packed = weight.derived(plan.packed_shape, layout, lambda array: pack_weight(array, plan))
     name = "conv" + "x".join(map(str, plan.spec.kernel))
     attributes = {"op_pattern": OUT_EWISE_FUSABLE}
     return ctx.te(lambda x, w: packed_conv(x, w, plan, window.output), data, packed, name=name, attributes=attributes)

@@ -9,7 +9,8 @@ from tvm import te, tirx
 from graphopt.targets.tvm.converters.reduce import Reducer, multiply_all
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import product, wide
-from graphopt.targets.tvm.kernels.scan.compute import Scan, scan
+from graphopt.targets.tvm.kernels.scan.compute import Scan
+from graphopt.targets.tvm.kernels.scan.cpu import scan
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.operand import Operand

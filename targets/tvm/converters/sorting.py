@@ -13,7 +13,8 @@ from graphopt.targets.tvm.converters.cast import convert
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import product, unflatten, wide
 from graphopt.targets.tvm.converters.window import int_expr
-from graphopt.targets.tvm.kernels.topk import compute as topk
+from graphopt.targets.tvm.kernels.topk.compute import Order
+from graphopt.targets.tvm.kernels.topk.cpu import top_k as heap_top_k
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
@@ -31,16 +32,16 @@ def top_k(c: Call) -> list[Operand | None]:
         raise Declined(f"the first {count} of {length} elements")
     c.ctx.check_positive(length - count + 1)
     sizes = c.ctx.shape([*data.shape[:axis], count, *data.shape[axis + 1 :]])
-    order = topk.Order(wide(data.dtype), bool(c.attr("largest", 1)) or c.version < 11)
+    order = Order(wide(data.dtype), bool(c.attr("largest", 1)) or c.version < 11)
     if c.ctx.machine is None:
         return _ranked(c.ctx, data, axis, sizes, order)
     outer, inner = c.ctx.shape([product(data.shape[:axis]), product(data.shape[axis + 1 :])])
     rows = reshape_to(c.ctx, data, [outer, length, inner])
-    found = c.ctx.te_many(lambda x: topk.top_k(x, sizes[axis], order), rows, name="topk")
+    found = c.ctx.te_many(lambda x: heap_top_k(x, sizes[axis], order), rows, name="topk")
     return [reshape_to(c.ctx, result, sizes) for result in found]
 
 
-def _ranked(ctx: Context, data: Operand, axis: int, sizes: Sequence[Dim], order: topk.Order) -> list[Operand | None]:
+def _ranked(ctx: Context, data: Operand, axis: int, sizes: Sequence[Dim], order: Order) -> list[Operand | None]:
     """Each element counts how many stand before it; the one with k before it is the result's element k.
 
     Quadratic in the length of the axis, but a definition that GPUs can run in parallel; equals keep their order.

@@ -19,11 +19,11 @@ from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.cpu import rows as rows_cpu
 from graphopt.targets.tvm.kernels.common import expand
 from graphopt.targets.tvm.kernels.conv import cpu as conv_cpu
-from graphopt.targets.tvm.kernels.depthwise import compute as depthwise
+from graphopt.targets.tvm.kernels.depthwise import cpu as depthwise_cpu
 from graphopt.targets.tvm.kernels.direct import cpu as direct_cpu
-from graphopt.targets.tvm.kernels.lrn import compute as lrn
+from graphopt.targets.tvm.kernels.lrn import cpu as lrn_cpu
 from graphopt.targets.tvm.kernels.matmul import cpu as matmul_cpu
-from graphopt.targets.tvm.kernels.pooling import compute as pooling
+from graphopt.targets.tvm.kernels.pooling import cpu as pooling_cpu
 from graphopt.targets.tvm.kernels.winograd import cpu as winograd_cpu
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.machine import Machine
@@ -36,9 +36,9 @@ CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 CPU_RULES: tuple[CpuRule, ...] = (
     direct_cpu.schedule,
     winograd_cpu.schedule,
-    depthwise.schedule,
-    pooling.schedule,
-    lrn.schedule,
+    depthwise_cpu.schedule,
+    pooling_cpu.schedule,
+    lrn_cpu.schedule,
     conv_cpu.schedule,
     matmul_cpu.schedule,
     rows_cpu.schedule,

@@ -7,7 +7,7 @@ exactly, in a few integers. Adding a family means one more entry of `FAMILIES`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +16,14 @@ from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.depthwise import compute as depthwise
+from graphopt.targets.tvm.kernels.depthwise import plan as depthwise_plan
 from graphopt.targets.tvm.kernels.direct import compute as direct
+from graphopt.targets.tvm.kernels.direct import plan as direct_plan
 from graphopt.targets.tvm.kernels.matmul import compute as matmul
 from graphopt.targets.tvm.kernels.matmul import plan as matmul_plan
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.kernels.winograd import compute as winograd
+from graphopt.targets.tvm.kernels.winograd import plan as winograd_plan
 from graphopt.targets.tvm.machine import Machine
 
 Workload = ConvWorkload | MatmulWorkload
@@ -51,12 +54,24 @@ class Family(Protocol):
         """What a record keeps of a plan; different plans for a workload have different numbers."""
         ...
 
+    def cost(self, workload: Any, plan: Plan, machine: Machine) -> float:
+        """The time that a plan is expected to take, to be compared with that of the family's others for a workload."""
+        ...
+
     def packed_shape(self, workload: Any, plan: Plan) -> tuple[int, ...]:
         """The shape of the constant operand as the kernel reads it."""
         ...
 
+    def layout(self, workload: Any, plan: Plan) -> tuple[Hashable, ...]:
+        """What the packed operand depends on beside the weight: equal layouts of one weight are the same numbers."""
+        ...
+
     def pack(self, weight: np.ndarray, workload: Any, plan: Plan) -> np.ndarray:
         """The constant operand as the kernel reads it."""
+        ...
+
+    def parts(self, weight: np.ndarray, workload: Any, plan: Plan) -> Iterator[np.ndarray]:
+        """Yield what `pack` returns in consecutive parts, so that a large weight is never in memory twice."""
         ...
 
     def compute(self, data: te.Tensor, packed: te.Tensor, workload: Any, plan: Plan) -> te.Tensor:
@@ -73,22 +88,33 @@ class Direct:
     def applies(self, workload: Workload) -> bool:
         return isinstance(workload, ConvWorkload) and not is_depthwise(workload)
 
-    def default(self, workload: ConvWorkload, machine: Machine) -> direct.DirectPlan:
-        return direct.plan_direct(workload, machine)
+    def default(self, workload: ConvWorkload, machine: Machine) -> direct_plan.DirectPlan:
+        return direct_plan.plan_direct(workload, machine)
 
-    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[direct.DirectPlan]:
-        return direct.candidates(workload, machine)
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[direct_plan.DirectPlan]:
+        return direct_plan.candidates(workload, machine)
 
-    def numbers(self, plan: direct.DirectPlan) -> tuple[int, ...]:
+    def numbers(self, plan: direct_plan.DirectPlan) -> tuple[int, ...]:
         return _integers(plan)
 
-    def packed_shape(self, workload: ConvWorkload, plan: direct.DirectPlan) -> tuple[int, ...]:
-        return (direct.packed_size(workload),)
+    def cost(self, workload: ConvWorkload, plan: direct_plan.DirectPlan, machine: Machine) -> float:
+        return direct_plan.cycles(workload, plan, machine)
 
-    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: direct.DirectPlan) -> np.ndarray:
+    def packed_shape(self, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> tuple[int, ...]:
+        return (direct_plan.packed_size(workload),)
+
+    def layout(self, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> tuple[Hashable, ...]:
+        return workload.lanes, workload.blocked, workload.spec.groups, workload.is_banded, plan.vectors
+
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> np.ndarray:
         return direct.pack_weight(weight, workload, plan)
 
-    def compute(self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: direct.DirectPlan) -> te.Tensor:
+    def parts(self, weight: np.ndarray, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> Iterator[np.ndarray]:
+        yield self.pack(weight, workload, plan)
+
+    def compute(
+        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: direct_plan.DirectPlan
+    ) -> te.Tensor:
         return direct.direct(data, packed, workload, plan)
 
 
@@ -99,25 +125,36 @@ class Winograd:
     version = 1
 
     def applies(self, workload: Workload) -> bool:
-        return isinstance(workload, ConvWorkload) and winograd.applies(workload)
+        return isinstance(workload, ConvWorkload) and winograd_plan.applies(workload)
 
-    def default(self, workload: ConvWorkload, machine: Machine) -> winograd.WinogradPlan | None:
-        return winograd.worth(workload, machine)
+    def default(self, workload: ConvWorkload, machine: Machine) -> winograd_plan.WinogradPlan | None:
+        return winograd_plan.worth(workload, machine)
 
-    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[winograd.WinogradPlan]:
-        return winograd.candidates(workload, machine)
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[winograd_plan.WinogradPlan]:
+        return winograd_plan.candidates(workload, machine)
 
-    def numbers(self, plan: winograd.WinogradPlan) -> tuple[int, ...]:
+    def numbers(self, plan: winograd_plan.WinogradPlan) -> tuple[int, ...]:
         return _integers(plan)
 
-    def packed_shape(self, workload: ConvWorkload, plan: winograd.WinogradPlan) -> tuple[int, ...]:
+    def cost(self, workload: ConvWorkload, plan: winograd_plan.WinogradPlan, machine: Machine) -> float:
+        return winograd_plan.cycles(workload, plan, machine)
+
+    def packed_shape(self, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> tuple[int, ...]:
         return winograd.packed_shape(workload, plan)
 
-    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: winograd.WinogradPlan) -> np.ndarray:
+    def layout(self, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> tuple[Hashable, ...]:
+        return workload.lanes, plan.outputs, plan.vectors
+
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> np.ndarray:
         return winograd.pack_weight(weight, workload, plan)
 
+    def parts(
+        self, weight: np.ndarray, workload: ConvWorkload, plan: winograd_plan.WinogradPlan
+    ) -> Iterator[np.ndarray]:
+        yield self.pack(weight, workload, plan)
+
     def compute(
-        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: winograd.WinogradPlan
+        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: winograd_plan.WinogradPlan
     ) -> te.Tensor:
         return winograd.winograd(data, packed, workload, plan)
 
@@ -131,23 +168,34 @@ class Depthwise:
     def applies(self, workload: Workload) -> bool:
         return isinstance(workload, ConvWorkload) and is_depthwise(workload)
 
-    def default(self, workload: ConvWorkload, machine: Machine) -> depthwise.DepthwisePlan:
-        return depthwise.plan_depthwise(workload, machine)
+    def default(self, workload: ConvWorkload, machine: Machine) -> depthwise_plan.DepthwisePlan:
+        return depthwise_plan.plan_depthwise(workload, machine)
 
-    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[depthwise.DepthwisePlan]:
-        return depthwise.candidates(workload, machine)
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[depthwise_plan.DepthwisePlan]:
+        return depthwise_plan.candidates(workload, machine)
 
-    def numbers(self, plan: depthwise.DepthwisePlan) -> tuple[int, ...]:
+    def numbers(self, plan: depthwise_plan.DepthwisePlan) -> tuple[int, ...]:
         return _integers(plan)
 
-    def packed_shape(self, workload: ConvWorkload, plan: depthwise.DepthwisePlan) -> tuple[int, ...]:
+    def cost(self, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan, machine: Machine) -> float:
+        return 1.0
+
+    def packed_shape(self, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> tuple[int, ...]:
         return (-(-workload.spec.out_channels // workload.lanes), workload.geometry.taps, workload.lanes)
 
-    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: depthwise.DepthwisePlan) -> np.ndarray:
+    def layout(self, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> tuple[Hashable, ...]:
+        return (workload.lanes,)
+
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> np.ndarray:
         return depthwise.pack_weight(weight, workload)
 
+    def parts(
+        self, weight: np.ndarray, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan
+    ) -> Iterator[np.ndarray]:
+        yield self.pack(weight, workload, plan)
+
     def compute(
-        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: depthwise.DepthwisePlan
+        self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan
     ) -> te.Tensor:
         return depthwise.depthwise(data, packed, workload, plan)
 
@@ -170,11 +218,20 @@ class Matmul:
     def numbers(self, plan: MatmulPlan) -> tuple[int, ...]:
         return (plan.lanes, plan.rows, plan.vectors, plan.k_block, plan.m_block)
 
+    def cost(self, workload: MatmulWorkload, plan: MatmulPlan, machine: Machine) -> float:
+        return matmul_plan.cycles(plan)
+
     def packed_shape(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[int, ...]:
         return plan.packed_shape
 
+    def layout(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[Hashable, ...]:
+        return (plan.width,)
+
     def pack(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> np.ndarray:
         return matmul.pack_matrix(weight, plan)
+
+    def parts(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> Iterator[np.ndarray]:
+        return matmul.panels(weight, plan)
 
     def compute(self, data: te.Tensor, packed: te.Tensor, workload: MatmulWorkload, plan: MatmulPlan) -> te.Tensor:
         return matmul.matmul_packed(data, packed, plan)

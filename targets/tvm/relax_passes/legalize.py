@@ -8,8 +8,9 @@ from typing import Any
 from tvm import ir, relax
 
 from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
 from graphopt.targets.tvm.kernels.conv.compute import call_conv, pack_weight, pack_weight_te
-from graphopt.targets.tvm.kernels.conv.plan import ConvSpec, plan_conv
+from graphopt.targets.tvm.kernels.conv.plan import plan_conv
 from graphopt.targets.tvm.kernels.matmul.compute import call_matmul, call_matmul_packed, pack_matrix
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload
 from graphopt.targets.tvm.machine import Machine

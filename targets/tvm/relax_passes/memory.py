@@ -15,7 +15,7 @@ import tvm
 import tvm_ffi
 from tvm import relax, sym, tirx
 
-from graphopt.runtime.artifact import Memory
+from graphopt.runtime.manifest import Memory
 
 _PAGE = 4096  # the pool of the virtual machine hands out whole pages
 _ALLOCATIONS = {"relax.builtin.alloc_tensor", "relax.memory.alloc_storage"}

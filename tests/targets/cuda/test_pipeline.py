@@ -9,7 +9,7 @@ import pytest
 
 from graphopt import runtime
 from graphopt.errors import ArtifactError
-from graphopt.runtime import artifact
+from graphopt.runtime.manifest import LIBRARY
 from graphopt.targets.tvm.cuda.nvcc import find_nvcc
 from tests.compiled import compiled, expected, inputs
 
@@ -30,7 +30,7 @@ def test_the_artifact_holds_gpu_code_and_no_source():
     made = compiled("cuda:sm_90")
     assert made.manifest.device == "cuda"
     assert made.manifest.target["gpu"]["arch"] == "sm_90"
-    library = (made.folder / artifact.LIBRARY).read_bytes()
+    library = (made.folder / LIBRARY).read_bytes()
     assert b"\x50\xed\x55\xba" in library, "no fat binary"
     assert b"\x7fELF" in library[4:], "no code for the GPU itself"
     assert b"matmul_kernel" in library
@@ -40,7 +40,7 @@ def test_the_artifact_holds_gpu_code_and_no_source():
 def test_gpu_code_is_for_the_architecture_that_was_asked_for():
     """An ELF header of GPU code has the architecture in its flags (bits 8 to 15 since CUDA 12.8: 90 and 80)."""
     for name, number in (("cuda:sm_90", 90), ("cuda:sm_80", 80)):
-        library = (compiled(name).folder / artifact.LIBRARY).read_bytes()
+        library = (compiled(name).folder / LIBRARY).read_bytes()
         at = library.index(b"\x7fELF", 4)
         flags = int.from_bytes(library[at + 48 : at + 52], "little")
         assert number in (flags & 0xFF, flags >> 8 & 0xFF)

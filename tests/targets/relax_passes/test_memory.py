@@ -11,7 +11,7 @@ import pytest
 from graphopt import runtime
 from graphopt.driver import compiling as compiler
 from graphopt.ir.text import parse
-from graphopt.runtime.artifact import Memory
+from graphopt.runtime.manifest import Memory
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21]>'
 TENSOR = 64 * 64 * 4

@@ -7,8 +7,9 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from tvm import te
 
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
 from graphopt.targets.tvm.kernels.conv.compute import conv, pack_weight
-from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, ConvSpec, plan_conv
+from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, plan_conv
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 

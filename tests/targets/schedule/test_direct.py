@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.common.nest import even_split
-from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
 from graphopt.targets.tvm.kernels.depthwise import compute as depthwise
+from graphopt.targets.tvm.kernels.depthwise import plan as depthwise_plans
 from graphopt.targets.tvm.kernels.direct import compute as direct
-from graphopt.targets.tvm.kernels.direct.compute import DirectPlan
+from graphopt.targets.tvm.kernels.direct import plan as direct_plans
+from graphopt.targets.tvm.kernels.direct.plan import DirectPlan
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.blocks import check_convolution
 
@@ -43,7 +44,7 @@ def workload(
 
 
 def check(work: ConvWorkload, plan: DirectPlan | None = None, machine: Machine = AVX2) -> None:
-    plan = plan or direct.plan_direct(work, machine)
+    plan = plan or direct_plans.plan_direct(work, machine)
     check_convolution(
         work,
         machine,
@@ -161,18 +162,20 @@ def test_a_band_holds_the_groups_of_its_block() -> None:
     work = workload(72, 30, (3, 3), (1, 1), groups=3)
     # Blocks of outputs 0-7, 8-15, 16-23, 24-29 belong to groups 0, 0 and 1, 1 and 2, 2 of 24 inputs each.
     assert [work.band(block) for block in range(4)] == [(0, 3), (0, 6), (3, 6), (6, 3)]
-    assert direct.tiles_of(work, 2) == [(0, 1, 4)]
+    assert direct_plans.tiles_of(work, 2) == [(0, 1, 4)]
     assert work.group_in == 48
 
 
 def test_tiles_do_not_mix_bands() -> None:
     work = workload(136, 136, (3, 3), (1, 1), groups=4)
-    tiles = [(first + size * index, size) for first, size, count in direct.tiles_of(work, 3) for index in range(count)]
+    tiles = [
+        (first + size * index, size) for first, size, count in direct_plans.tiles_of(work, 3) for index in range(count)
+    ]
     assert tiles == [(0, 2), (2, 2), (4, 1), (5, 3), (8, 1), (9, 3), (12, 1), (13, 2), (15, 2)]
 
 
 def test_a_tile_of_one_vector_leaves_registers_for_what_taps_share() -> None:
-    assert direct.plan_direct(workload(64, 8, (56, 56), (3, 3)), AVX2).columns <= 10
+    assert direct_plans.plan_direct(workload(64, 8, (56, 56), (3, 3)), AVX2).columns <= 10
 
 
 @pytest.mark.parametrize(("columns", "vectors"), [(1, 1), (5, 2), (3, 4), (12, 1), (2, 5)])
@@ -200,25 +203,25 @@ def test_sums_wait_between_parts_of_the_input_channels(groups: int, chunk: int, 
 def test_bands_where_all_data_would_pass_many_times() -> None:
     """Eight large images; but not where weights weigh more, nor where all images stay in cache."""
     many = workload(256, 128, (56, 56), (1, 1), batch=8)
-    assert direct.plan_direct(many, AVX2).bands > 1
-    assert direct.plan_direct(workload(2048, 512, (7, 7), (1, 1), batch=8), AVX2).bands == 0
-    assert direct.plan_direct(workload(64, 128, (14, 14), (1, 1)), AVX2).bands == 0
+    assert direct_plans.plan_direct(many, AVX2).bands > 1
+    assert direct_plans.plan_direct(workload(2048, 512, (7, 7), (1, 1), batch=8), AVX2).bands == 0
+    assert direct_plans.plan_direct(workload(64, 128, (14, 14), (1, 1)), AVX2).bands == 0
 
 
 def test_parts_where_a_tile_of_weights_fills_the_cache() -> None:
     work = workload(512, 64, (14, 14), (3, 3), strides=(2, 2), pads=(1, 1, 1, 1))
-    plan = direct.plan_direct(work, AVX2)
+    plan = direct_plans.plan_direct(work, AVX2)
     assert plan.chunk > 0
     assert 64 % plan.chunk == 0
     check(work, plan)
-    assert direct.plan_direct(workload(64, 64, (14, 14), (1, 1)), AVX2).chunk == 0
+    assert direct_plans.plan_direct(workload(64, 64, (14, 14), (1, 1)), AVX2).chunk == 0
 
 
 def test_sums_that_wait_are_bounded() -> None:
     """However large the image is: with one long row, with many."""
     for kernel, pads in (((1, 1), (0, 0, 0, 0)), ((5, 5), (2, 2, 2, 2))):
         work = workload(2048, 64, (600, 500), kernel, pads=pads)
-        plan = direct.plan_direct(work, AVX2)
+        plan = direct_plans.plan_direct(work, AVX2)
         assert plan.chunk > 0
         assert 600 * 500 * plan.vectors * 8 * 4 / plan.bands <= 1 << 20
 
@@ -226,7 +229,7 @@ def test_sums_that_wait_are_bounded() -> None:
 def test_plans_respect_the_registers() -> None:
     for machine, outputs in itertools.product((AVX2, AVX512, NEON), (3, 64, 1000)):
         work = workload(64, outputs, (14, 14), (3, 3), pads=(1, 1, 1, 1), lanes=machine.lanes("float32"))
-        plans = [direct.plan_direct(work, machine), *direct.candidates(work, machine)]
+        plans = [direct_plans.plan_direct(work, machine), *direct_plans.candidates(work, machine)]
         assert all(0 < plan.columns * plan.vectors <= machine.accumulators for plan in plans)
         assert plans[0] in plans[1:]
 
@@ -244,7 +247,7 @@ def test_plans_respect_the_registers() -> None:
 def test_depthwise(shape: dict[str, Any]) -> None:
     channels = shape.pop("channels")
     work = workload(channels, channels, groups=channels, **shape)
-    for plan in depthwise.candidates(work, AVX2):
+    for plan in depthwise_plans.candidates(work, AVX2):
         check_convolution(
             work,
             AVX2,
@@ -257,8 +260,8 @@ def test_depthwise(shape: dict[str, Any]) -> None:
 def test_packed_weights_hold_every_number_once() -> None:
     work = workload(19, 50, (5, 7), (3, 3), pads=(1, 1, 1, 1))
     weight = np.arange(1, 50 * 19 * 9 + 1, dtype=np.float32).reshape(50, 19, 3, 3)
-    packed = direct.pack_weight(weight, work, direct.plan_direct(work, AVX2))
-    assert packed.shape == (direct.packed_size(work),)
+    packed = direct.pack_weight(weight, work, direct_plans.plan_direct(work, AVX2))
+    assert packed.shape == (direct_plans.packed_size(work),)
     assert sorted(packed[packed != 0]) == sorted(weight.ravel())
 
 

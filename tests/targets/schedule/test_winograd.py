@@ -9,10 +9,10 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.winograd import compute as family
-from graphopt.targets.tvm.kernels.winograd.compute import WinogradPlan
+from graphopt.targets.tvm.kernels.winograd import plan as planning
+from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan
 from graphopt.targets.tvm.kernels.winograd.toom_cook import POINTS, transforms
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.blocks import blocked, plain
@@ -88,10 +88,10 @@ def test_odd_sizes(outputs: int, space: tuple[int, int]) -> None:
     for index, pads in list(enumerate(PADS))[1 - sum(space) % 2 :: 2]:
         inputs, channels = CHANNELS[(index + sum(space)) % len(CHANNELS)]
         workload = workload_of(inputs, channels, space, pads, batch=1 + index % 2)
-        if not family.applies(workload):
-            assert min(family.out_space(workload)) < 1
+        if not planning.applies(workload):
+            assert min(planning.out_space(workload)) < 1
             continue
-        tiles = family.tiling(workload, outputs).tiles
+        tiles = planning.tiling(workload, outputs).tiles
         check(workload, plan_of(outputs, min(tiles, 1 + index), 3, 2, bool(index % 2)))
         tried += 1
     assert tried >= 1
@@ -100,7 +100,7 @@ def test_odd_sizes(outputs: int, space: tuple[int, int]) -> None:
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_channels_that_do_not_fill_their_vectors(channels: tuple[int, int]) -> None:
     workload = workload_of(*channels, (6, 9), batch=2)
-    plan = family.plan_winograd(workload, AVX2)
+    plan = planning.plan_winograd(workload, AVX2)
     assert plan is not None
     check(workload, plan)
     check(workload, plan_of(4, 2, 4, 3, True), epilogue=True)
@@ -119,8 +119,8 @@ def test_register_tiles(columns: int, vectors: int) -> None:
 
 def test_candidates_are_right() -> None:
     workload = workload_of(32, 32, (15, 14))
-    plans = family.candidates(workload, AVX2)
-    assert plans[0] == family.plan_winograd(workload, AVX2)
+    plans = planning.candidates(workload, AVX2)
+    assert plans[0] == planning.plan_winograd(workload, AVX2)
     assert len(set(plans)) == len(plans) > 6
     assert {plan.outputs for plan in plans} == set(POINTS)
     for plan in plans[::5]:
@@ -136,7 +136,7 @@ def test_many_channels_and_large_means_stay_exact(outputs: int, mean: float) -> 
 @pytest.mark.parametrize(("machine", "lanes"), [(MACHINE, MACHINE.lanes("float32")), (AVX512, 16), (NEON, 4)])
 def test_other_vectors(machine: Machine, lanes: int) -> None:
     workload = workload_of(40, 72, (15, 28), lanes=lanes)
-    plan = family.plan_winograd(workload, machine)
+    plan = planning.plan_winograd(workload, machine)
     assert plan is not None
     check(workload, plan, epilogue=True, machine=machine)
 
@@ -168,4 +168,4 @@ def test_transforms_are_exact(outputs: int) -> None:
     ],
 )
 def test_worth(workload: ConvWorkload, expected: bool) -> None:
-    assert (family.worth(workload, AVX2) is not None) is expected
+    assert (planning.worth(workload, AVX2) is not None) is expected

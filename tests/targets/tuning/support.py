@@ -9,8 +9,7 @@ from pathlib import Path
 from tvm import tirx
 
 from graphopt.hardware.target import Target
-from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.family import Workload, key
 from graphopt.targets.tvm.kernels.plans import Plans
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE

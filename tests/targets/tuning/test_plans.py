@@ -10,8 +10,7 @@ import pytest
 from tvm import tirx
 
 from graphopt.targets.tvm.cpu.schedule import schedule_function
-from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.family import (
     FAMILIES,
     Workload,

@@ -17,37 +17,11 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from graphopt.targets.tvm.kernels.common.statements import Expr
-from graphopt.targets.tvm.machine import Machine
 
 Read = Callable[[Expr, Expr, Expr, Expr], Expr]
 """An element for a batch, a head, a position and a place in the head (or, for a bias, a query and a key)."""
 Write = Callable[[Expr, Expr, Expr, Expr, Expr], tirx.Stmt]
 """Stores an element."""
-
-
-@dataclass(frozen=True)
-class AttentionPlan:
-    """`lanes` queries in a vector and `vectors` of them in a block; `rows` by `vectors` sums stay in registers; keys
-    come `keys` at a time."""
-
-    lanes: int
-    vectors: int
-    rows: int
-    keys: int
-
-    @property
-    def queries(self) -> int:
-        """Queries in a block."""
-        return self.lanes * self.vectors
-
-    @staticmethod
-    def default(machine: Machine) -> AttentionPlan:
-        """A tile that leaves registers for operands, and scores that fill half of the first-level cache."""
-        lanes = machine.lanes("float32")
-        count = 2 if lanes > 4 else 4
-        rows = 8 if machine.registers >= 32 and count == 2 else 4 if machine.registers >= 32 else 6 if count == 2 else 2
-        keys = max(64, machine.l1_bytes // 2 // (4 * lanes * count) // 64 * 64)
-        return AttentionPlan(lanes, count, rows, keys)
 
 
 @dataclass(frozen=True)

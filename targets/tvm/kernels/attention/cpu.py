@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from tvm import tirx
 
-from graphopt.targets.tvm.kernels.attention.compute import AttentionPlan, AttentionSpec
+from graphopt.targets.tvm.kernels.attention.compute import AttentionSpec
+from graphopt.targets.tvm.kernels.attention.plan import AttentionPlan
 from graphopt.targets.tvm.kernels.common import blocks as facts
 from graphopt.targets.tvm.kernels.common.math import exp_nonpositive
 from graphopt.targets.tvm.kernels.common.nest import even_split

@@ -1,4 +1,4 @@
-"""What the families of convolutions of channel-blocked values compute: all sizes of one convolution."""
+"""What the families of convolutions compute: the fixed numbers of one, and all its sizes where values are blocked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,25 @@ from tvm import tirx
 
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.windows import Geometry
-from graphopt.targets.tvm.kernels.conv.plan import ConvSpec
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """A convolution's fixed numbers, one entry per spatial dimension in the tuples."""
+
+    out_channels: int
+    in_channels: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
+    groups: int = 1
+
+    def out_size(self, axis: int, size: Any) -> Any:
+        """Extent of an output dimension for an input extent (an int or a TVM expression)."""
+        padded = size + self.pads_begin[axis] + self.pads_end[axis]
+        return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[axis] + 1
 
 
 @dataclass(frozen=True)

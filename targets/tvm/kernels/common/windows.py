@@ -7,15 +7,19 @@ row leave out those beside it. So no element is copied for padding and no bound 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.nest import even_split, serial
+
+UNROLLED_TAPS = 7
+"""Longer filters of one channel are left as loops: written out, they would not share more loads than registers hold."""
 
 Place = Callable[[int], list[Any]]
 """The input position that a tap reads for a column of a tile, one index an axis."""
@@ -264,3 +268,17 @@ def unflatten(position: Any, sizes: tuple[int, ...]) -> list[Any]:
         index.insert(0, position % size)
         position = position // size
     return [position, *index]
+
+
+def read_inside(
+    read: Callable[[Sequence[Any]], Any], geometry: Geometry, where: Sequence[Any], taps: Sequence[Any], fill: Any
+) -> Any:
+    """`read` at the position that `taps` reach from the output position `where`; `fill` outside the image."""
+    places, inside = [], []
+    for axis, (position, tap) in enumerate(zip(where, taps, strict=True)):
+        place = position * geometry.strides[axis] + tap * geometry.dilations[axis] - geometry.begin[axis]
+        places.append(place)
+        if geometry.begin[axis] or geometry.end[axis]:
+            inside += [place >= 0, place < geometry.space[axis]]
+    value = read(places)
+    return tirx.if_then_else(tirx.all(*inside), value, fill) if inside else value

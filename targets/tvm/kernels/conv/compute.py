@@ -29,7 +29,8 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, long, reduce_axis, simplified
-from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, ConvSpec
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
+from graphopt.targets.tvm.kernels.conv.plan import ConvPlan
 
 
 def pack_weight(weight: np.ndarray, plan: ConvPlan) -> np.ndarray:

@@ -5,32 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from graphopt.targets.tvm.kernels.common.computes import accumulator
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
 from graphopt.targets.tvm.machine import Machine
 
 USUAL_WIDTH = 64
 """Columns that a row of unknown width is taken to have: a tile as wide would be filled with little of a small image."""
-
-
-@dataclass(frozen=True)
-class ConvSpec:
-    """A convolution's fixed numbers, one entry per spatial dimension in the tuples."""
-
-    out_channels: int
-    in_channels: int
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads_begin: tuple[int, ...]
-    pads_end: tuple[int, ...]
-    groups: int = 1
-
-    def out_size(self, axis: int, size: Any) -> Any:
-        """Extent of an output dimension for an input extent (an int or a TVM expression)."""
-        padded = size + self.pads_begin[axis] + self.pads_end[axis]
-        return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[axis] + 1
 
 
 @dataclass(frozen=True)

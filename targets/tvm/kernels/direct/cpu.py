@@ -16,7 +16,8 @@ from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.common.nest import Fused
 from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL, SECOND_LEVEL
 from graphopt.targets.tvm.kernels.common.windows import Place, Run, for_tiles
-from graphopt.targets.tvm.kernels.direct.compute import KERNEL, DirectPlan, from_numbers, tiles_of
+from graphopt.targets.tvm.kernels.direct.compute import KERNEL, from_numbers
+from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, tiles_of
 from graphopt.targets.tvm.machine import Machine
 
 LINE = 16

@@ -23,15 +23,9 @@ from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.common.nest import Fused, even_split, serial, vectorized
 from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL
-from graphopt.targets.tvm.kernels.winograd.compute import (
-    KERNEL,
-    WinogradPlan,
-    from_numbers,
-    out_space,
-    packed_shape,
-    tiling,
-)
+from graphopt.targets.tvm.kernels.winograd.compute import KERNEL, from_numbers, packed_shape
 from graphopt.targets.tvm.kernels.winograd.linear import Registers, multiply_by_columns, multiply_by_rows, number
+from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan, out_space, tiling
 from graphopt.targets.tvm.kernels.winograd.toom_cook import transforms
 from graphopt.targets.tvm.machine import Machine
 

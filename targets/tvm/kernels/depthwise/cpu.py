@@ -1,0 +1,62 @@
+"""The loop nest of `depthwise.depthwise` for CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from graphopt.targets.tvm.kernels.common import nest
+from graphopt.targets.tvm.kernels.common.computes import long
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.nest import Fused
+from graphopt.targets.tvm.kernels.common.windows import UNROLLED_TAPS, Place, Run, for_tiles
+from graphopt.targets.tvm.kernels.depthwise.compute import KERNEL
+from graphopt.targets.tvm.machine import Machine
+
+
+def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
+    """The loop nest for a function whose anchor is `depthwise`; None for any other function."""
+    fused = nest.take_apart(func, KERNEL, machine)
+    if fused is None:
+        return None
+    columns, *rest = fused.plan()
+    workload = ConvWorkload.of(rest)
+    made = nest.put_together(fused, lambda: _emit(fused, workload, columns))
+    return made.with_attr("graphopt.schedule", f"depthwise convolution {columns}x{workload.lanes}")
+
+
+def _emit(fused: Fused, workload: ConvWorkload, columns: int) -> None:
+    geometry = workload.geometry
+    runs = geometry.runs(columns)
+    blocks = int(fused.shape[1])
+    with nest.parallel(fused.shape[0] * (blocks * geometry.rows)) as index:
+        place = [index // (blocks * geometry.rows), index // geometry.rows % blocks]
+        row = index % geometry.rows
+        for_tiles(runs, 0, 1, lambda run, column: _tile(fused, workload, place, run, row, column))
+
+
+def _tile(fused: Fused, workload: ConvWorkload, place: Sequence[Any], run: Run, row: Any, column: Any) -> None:
+    geometry, lanes = workload.geometry, workload.lanes
+    data, weight = fused.inputs
+    tile = T.alloc_buffer((run.length * lanes,), "float32", scope="local")
+    for position in range(run.length):
+        with nest.vectorized(lanes) as lane:
+            T.buffer_store(tile, tirx.const(0.0, "float32"), [long(position * lanes) + lane])
+
+    def products(tap: Any, positions: tuple[int, ...], source: Place) -> None:
+        for position in positions:
+            with nest.vectorized(lanes) as lane:
+                at = long(position * lanes) + lane
+                value = data[*place, *source(position), lane] * weight[place[1], tap, lane]
+                T.buffer_store(tile, tile[at] + value, [at])
+
+    # Written out along the row, so that neighbouring positions share the data that they both read.
+    unroll = workload.spec.kernel[geometry.axis] <= UNROLLED_TAPS
+    geometry.visit_taps(run, row, column, products, unroll=unroll)
+    for position in range(run.length):
+        with nest.vectorized(lanes) as lane:
+            index = [*place, *geometry.position(row, column + position), lane]
+            fused.store(index, tile[long(position * lanes) + lane])

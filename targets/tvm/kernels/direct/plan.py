@@ -1,0 +1,172 @@
+"""How a direct convolution of channel-blocked activations is computed: the register tile and the order of loops.
+
+`plan_direct` chooses in closed form, `candidates` lists what is worth measuring.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass
+
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.nest import even_split
+from graphopt.targets.tvm.machine import Machine
+
+
+@dataclass(frozen=True)
+class DirectPlan:
+    """How a workload is computed: the register tile, and the order of loops around it.
+
+    With `bands`, an image is cut into so many, and all output channels of one follow each other while its data stays in
+    cache; otherwise a tile's weights do, while all images pass. With a `chunk`, the rows pass once for each so many
+    blocks of input channels, whose weights then stay in the first-level cache; the sums wait in memory in between.
+    """
+
+    columns: int
+    vectors: int
+    bands: int = 0
+    chunk: int = 0
+
+    def to_ints(self) -> tuple[int, ...]:
+        return dataclasses.astuple(self)
+
+
+def tiles_of(workload: ConvWorkload, vectors: int) -> list[tuple[int, int, int]]:
+    """Tiles of up to `vectors` output blocks of a group, as runs (first block, size of a tile, tiles).
+
+    Blocks of a tile have the same band: those that hold the end of a group and the beginning of the next are by
+    themselves.
+    """
+    if not workload.is_banded:
+        return even_split(workload.blocks, vectors)
+    runs: list[tuple[int, int, int]] = []
+    blocks = 0
+    for _, alike in itertools.groupby(map(workload.band, range(workload.blocks))):
+        count = len(list(alike))
+        for first, size, tiles in even_split(count, vectors):
+            if runs and runs[-1][1] == size:
+                runs[-1] = (runs[-1][0], size, runs[-1][2] + tiles)
+            else:
+                runs.append((blocks + first, size, tiles))
+        blocks += count
+    return runs
+
+
+def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
+    """The tile that needs the fewest cycles by a count of multiply-adds, loads and latency."""
+    best = min(_tiles(workload, machine), key=lambda plan: cycles(workload, plan, machine))
+    return dataclasses.replace(best, bands=_bands(workload, best, machine), chunk=_chunk(workload, best, machine))
+
+
+def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
+    """The default first, and what else may be faster: the best tiles by the same count, in other orders of loops."""
+    best = sorted(_tiles(workload, machine), key=lambda plan: cycles(workload, plan, machine))[:6]
+    cut = max(1, -(-_data_bytes(workload) // (machine.l2_bytes // 2)))
+    found = []
+    for bands, chunked in ((0, True), (cut, False), (0, False), (4 * cut, False), (cut, True)):
+        for plan in best:
+            chunk = _chunk(workload, plan, machine) if chunked else 0
+            found.append(dataclasses.replace(plan, bands=bands, chunk=chunk))
+    return list(dict.fromkeys([plan_direct(workload, machine), *found]))
+
+
+def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
+    """Register tiles. Where data is not blocked, LLVM writes all taps of a row out and keeps what they share.
+
+    It keeps some of it in a tile of one vector too: a tile of all accumulators would spill.
+    """
+    most = machine.accumulators if workload.blocked else machine.accumulators * 3 // 4
+    alone = min(most, machine.registers - 6) if workload.geometry.taps > 1 else most
+    return [
+        DirectPlan(columns, vectors)
+        for columns in range(1, min(workload.geometry.width, most) + 1)
+        for vectors in range(1, min(workload.blocks, most // columns) + 1)
+        if vectors > 1 or columns <= alone
+    ]
+
+
+def _tile_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
+    """Weights of a tile of output channels."""
+    return 4 * workload.depth * plan.vectors * workload.lanes
+
+
+def _data_bytes(workload: ConvWorkload) -> int:
+    """What an image holds."""
+    return 4 * workload.spec.in_channels * math.prod(workload.space)
+
+
+def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
+    """Bands whose data half fill the second-level cache; 0 where more would have to be read again by them.
+
+    Without bands, all data passes once for each tile of output channels; with them, all weights for each band. Sums
+    that wait for the next chunk are not to take memory without bounds.
+    """
+    batch, data = workload.batch or 1, _data_bytes(workload)
+    near = machine.l2_bytes // 2
+    tiles = sum(count for _, _, count in tiles_of(workload, plan.vectors))
+    bands = max(1, -(-data // near))
+    weights = 4 * packed_size(workload)
+    if _chunk(workload, plan, machine) and _sums_bytes(workload, plan) > 4 * near:
+        return -(-_sums_bytes(workload, plan) // (4 * near))
+    if batch * data <= 4 * near or not workload.blocked:
+        return 0
+    return bands if batch * (data + bands * max(0, weights - near)) < 0.4 * batch * data * tiles else 0
+
+
+def _sums_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
+    """Sums of a tile of output channels over an image."""
+    geometry = workload.geometry
+    return 4 * geometry.rows * geometry.width * plan.vectors * workload.lanes
+
+
+def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
+    """Blocks of input channels whose weights nearly fill the first-level cache; 0 where a tile needs no chunks.
+
+    It needs them where its weights leave the data no room in the second-level cache, and gains by them where the sums
+    that wait take little room in the first. Where few tiles pass, weights are hardly used again at all.
+    """
+    geometry = workload.geometry
+    tiles = geometry.rows * -(-geometry.width // plan.columns)
+    full, rest = divmod(workload.group_in, workload.lanes)
+    if not workload.blocked or workload.is_banded or rest or tiles < 4:
+        return 0
+    weights = _tile_bytes(workload, plan)
+    small = _sums_bytes(workload, plan) <= machine.l1_bytes // 4
+    if weights <= (machine.l1_bytes if small else machine.l2_bytes // 4):
+        return 0
+    most = machine.l1_bytes * 3 // 4 * full // weights
+    return max((size for size in range(1, max(1, most) + 1) if full % size == 0), default=0)
+
+
+def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
+    """Cycles for one step of the reduction over a row and all channels of a group: what ports and latency allow.
+
+    Two multiply-adds and two loads a cycle, results after four cycles. Each load also takes a slot of the decoder, a
+    broadcast a little more, and weights that do not fit into the first-level cache come later. With chunks, the sums
+    are loaded and stored for each.
+    """
+    chunk = _chunk(workload, plan, machine)
+    room = machine.l1_bytes // 3 if workload.blocked else machine.l1_bytes * 3 // 4  # few channels of data pass
+    far = 0.0 if chunk or _tile_bytes(workload, plan) <= room else 0.1
+    exchange = 0.0
+    if chunk:
+        steps = chunk * workload.lanes * workload.geometry.taps
+        exchange = (2 if _sums_bytes(workload, plan) <= machine.l1_bytes // 4 else 4) / steps
+    total = 0.0
+    for _, columns, across in even_split(workload.geometry.width, plan.columns):
+        for first, vectors, down in tiles_of(workload, plan.vectors):
+            busy = max(columns * vectors / 2, 4, (columns + vectors) / 2)
+            loads = 0.14 * columns + (0.1 + far) * vectors + exchange * columns * vectors
+            share = 1.0
+            if workload.is_banded:  # how much of the widest band
+                tops = range(first, first + vectors * down, vectors)
+                share = sum(workload.band(block)[1] for block in tops) * workload.lanes / (down * workload.group_in)
+            total += across * down * (busy + loads) * share
+    return total
+
+
+def packed_size(workload: ConvWorkload) -> int:
+    """Elements of a packed weight."""
+    return workload.groups * workload.blocks * workload.depth * workload.lanes

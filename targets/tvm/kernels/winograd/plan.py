@@ -1,0 +1,185 @@
+"""How a Winograd convolution is computed, and whether it is expected to be faster than a direct one."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.nest import even_split
+from graphopt.targets.tvm.kernels.winograd.toom_cook import POINTS, TAPS
+from graphopt.targets.tvm.machine import Machine
+
+STRIP_BYTES = 4 << 20
+"""Of transformed inputs of a strip, which should stay in the last cache: each weight is read once a strip."""
+
+WORTH = 0.85
+"""Part of the cycles of a direct convolution up to which the loss of accuracy pays."""
+BYTES_PER_CYCLE = 4
+"""Of weights from memory, that one core gets; measured 13 GB/s at 3.4 GHz. Two cores use up the bandwidth."""
+
+MEETING = 5000
+"""Cycles for which threads wait for each other at the end of a parallel loop."""
+
+EXPOSED = 0.7
+"""Part of the time of reading weights from memory that is not hidden behind multiplying; measured 0.6 to 1."""
+
+
+@dataclass(frozen=True)
+class WinogradPlan:
+    """How a workload is computed.
+
+    `outputs` is m; the tiles of all images are cut into `strips` as equal as possible; a register tile holds
+    `columns` tiles by `vectors` vectors of output channels. With `by_strips` threads share the strips, otherwise the
+    channels of one strip after the other.
+    """
+
+    outputs: int
+    strips: int
+    columns: int
+    vectors: int
+    by_strips: bool
+
+    def to_ints(self) -> tuple[int, ...]:
+        return dataclasses.astuple(self)
+
+    @property
+    def size(self) -> int:
+        """Inputs of a tile along an axis."""
+        return self.outputs + TAPS - 1
+
+    @property
+    def frequencies(self) -> int:
+        return self.size**2
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The tiles that cover a workload's output: `down` x `across` in each of `images`."""
+
+    images: int
+    down: int
+    across: int
+
+    @property
+    def tiles(self) -> int:
+        return self.images * self.down * self.across
+
+
+def tiling(workload: ConvWorkload, outputs: int) -> Tiling:
+    """The tiles of `outputs` x `outputs` positions that cover the result."""
+    assert workload.batch is not None
+    height, width = out_space(workload)
+    return Tiling(workload.batch, -(-height // outputs), -(-width // outputs))
+
+
+def out_space(workload: ConvWorkload) -> tuple[int, int]:
+    """Height and width of the result."""
+    height, width = workload.geometry.out_space
+    return height, width
+
+
+def applies(workload: ConvWorkload) -> bool:
+    """A 3x3 convolution of blocked data with stride, dilation and group 1, all of its sizes known and positive."""
+    spec = workload.spec
+    plain = (spec.kernel, spec.strides, spec.dilations, spec.groups) == ((TAPS, TAPS), (1, 1), (1, 1), 1)
+    if not plain or not workload.blocked or not workload.batch or min(spec.in_channels, spec.out_channels) < 1:
+        return False
+    return min(spec.pads_begin + spec.pads_end) >= 0 and min(out_space(workload)) > 0
+
+
+def plan_winograd(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
+    """The plan that needs the fewest cycles by `cycles`; None where the algorithm does not apply."""
+    return min(_plans(workload, machine), key=lambda plan: cycles(workload, plan, machine), default=None)
+
+
+def worth(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
+    """The plan, if it is expected to need clearly fewer cycles than a direct convolution, which is exact; else None."""
+    plan = plan_winograd(workload, machine)
+    if plan is None or cycles(workload, plan, machine) > WORTH * direct_cycles(workload, machine):
+        return None
+    return plan
+
+
+def candidates(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
+    """The default and what else may be faster: both variants, the best register tiles, shorter and longer strips."""
+    found = set()
+    for outputs in POINTS:
+        plans = [plan for plan in _plans(workload, machine) if plan.outputs == outputs]
+        for plan in sorted(plans, key=lambda plan: cycles(workload, plan, machine))[:3]:
+            for strips in (plan.strips, -(-plan.strips // 2), 2 * plan.strips):
+                if strips <= tiling(workload, outputs).tiles:
+                    found.add(dataclasses.replace(plan, strips=strips))
+    return sorted(found, key=lambda plan: cycles(workload, plan, machine))
+
+
+def _plans(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
+    """Every register tile, threads sharing strips or channels; strips as long as the caches allow."""
+    if not applies(workload):
+        return []
+    found = []
+    for outputs in POINTS:
+        tiles = tiling(workload, outputs).tiles
+        for by_strips in (False, True):
+            for vectors in range(1, min(workload.blocks, machine.accumulators) + 1):
+                strips = -(-tiles // _longest(workload, outputs, vectors, machine))
+                if by_strips:
+                    strips = -(-strips // machine.cores) * machine.cores
+                if strips > tiles:
+                    continue
+                found += [
+                    WinogradPlan(outputs, strips, columns, vectors, by_strips)
+                    for columns in range(1, min(-(-tiles // strips), machine.accumulators // vectors) + 1)
+                ]
+    return found
+
+
+def _longest(workload: ConvWorkload, outputs: int, vectors: int, machine: Machine) -> int:
+    """Tiles of the longest strip whose inputs stay in the last cache and whose products in that of a core."""
+    frequencies = (outputs + TAPS - 1) ** 2
+    inputs = STRIP_BYTES // (4 * frequencies * workload.spec.in_channels)
+    products = machine.l2_bytes // (4 * frequencies * vectors * workload.lanes)
+    return max(1, min(inputs, products))
+
+
+def cycles(workload: ConvWorkload, plan: WinogradPlan, machine: Machine) -> float:
+    """Cycles that a plan needs on all cores of the machine, with weights that come from memory.
+
+    Two multiply-adds and two loads a cycle, results after four cycles. The transforms' share was measured for
+    F(4, 3), 160 and 115 cycles for a vector of tiles, and is taken to grow with the frequencies.
+    """
+    depth, lanes = workload.spec.in_channels, workload.lanes
+    tiles = tiling(workload, plan.outputs).tiles
+    panels = -(-workload.blocks // plan.vectors)
+    from_l2 = depth * plan.vectors * lanes * 4 > machine.l1_bytes // 2
+    strip = sum(
+        count * (depth * _step_cycles(columns, plan.vectors, from_l2) + 1.5 * columns * plan.vectors + 15)
+        for _, columns, count in even_split(-(-tiles // plan.strips), plan.columns)
+    )
+    products = plan.frequencies * panels * plan.strips * strip
+    transforming = plan.frequencies * tiles * (4.5 * -(-depth // lanes) + 3.2 * workload.blocks)
+    weights = plan.frequencies * depth * panels * plan.vectors * lanes
+    # What does not fit the last cache comes from memory for every strip.
+    reading = _memory_cycles(weights * (plan.strips if 4 * weights > STRIP_BYTES else 1), machine)
+    pieces = plan.strips if plan.by_strips else panels
+    uneven = -(-pieces // machine.cores) * machine.cores / pieces
+    meetings = 1 if plan.by_strips else 2 * plan.strips
+    return (products * uneven + transforming) / machine.cores + reading + MEETING * meetings
+
+
+def _step_cycles(columns: int, vectors: int, from_l2: bool) -> float:
+    loads = columns + vectors
+    return max(columns * vectors / 2, loads / 2, 4) + 0.1 * loads + (0.25 * vectors if from_l2 else 0)
+
+
+def _memory_cycles(weights: int, machine: Machine) -> float:
+    """Cycles that reading so many fp32 numbers from memory adds."""
+    return EXPOSED * 4 * weights / (BYTES_PER_CYCLE * min(machine.cores, 2))
+
+
+def direct_cycles(workload: ConvWorkload, machine: Machine) -> float:
+    """Cycles of a direct convolution at nine tenths of the peak."""
+    height, width = out_space(workload)
+    weights = TAPS**2 * workload.spec.in_channels * workload.blocks * workload.lanes
+    products = TAPS**2 * workload.spec.in_channels * workload.blocks * (workload.batch or 1) * height * width
+    return products * 0.5 / 0.9 / machine.cores + _memory_cycles(weights, machine)
