@@ -133,15 +133,15 @@ def _show_model_warnings() -> None:
     shown: set[str] = set()
     others = warnings.showwarning
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
         if not issubclass(category, ModelWarning):
-            others(message, category, *place)
+            others(message, category, filename, lineno, *rest)
         elif str(message) not in shown:
             shown.add(str(message))
             print(f"warning: {message}", file=sys.stderr)
 
     warnings.simplefilter("always", ModelWarning)
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]  # the rest is optional
 
 
 def _run_command(args: Sequence[str] | None) -> int:

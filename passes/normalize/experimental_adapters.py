@@ -60,7 +60,7 @@ def _crop(node: Node, rewriter: Rewriter) -> Value:
     scale = node.attr("scale")
     far = (1 << 62,) * 2
     if scale:
-        ends = (top + scale[0], left + scale[1])
+        ends: tuple[int, ...] = (top + scale[0], left + scale[1])
     else:
         ends = tuple(-border if border else end for border, end in zip((bottom, right), far))
     numbers = {"starts": (top, left), "ends": ends, "axes": (2, 3)}

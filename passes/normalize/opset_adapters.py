@@ -265,13 +265,14 @@ def _roi_align(node: Node, version: int, to: int) -> Answer:
 def _group_norm(node: Node, version: int, to: int) -> Answer:
     if version >= 21 or to < 21:
         return None
-    data = node.inputs[0]
-    if data is None or data.shape is None or len(data.shape) < 2 or not isinstance(data.shape[1], int):
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    if not isinstance(channels, int):
         return Decline("its channels are unknown, for each of which there is a scale and a bias since opset 21")
-    groups = node.attr("num_groups")
-    if data.shape[1] % groups:
+    repeats, rest = divmod(channels, node.attr("num_groups"))
+    if rest:
         return Decline("its groups do not divide its channels")
-    return lambda rewriter: _group_norm_per_channel(node, rewriter, data.shape[1] // groups)
+    return lambda rewriter: _group_norm_per_channel(node, rewriter, repeats)
 
 
 def _group_norm_per_channel(node: Node, rewriter: Rewriter, repeats: int) -> None:
@@ -297,8 +298,7 @@ def _mean_variance(node: Node, version: int, to: int) -> Answer:
     if not node.attr("normalize_variance", 1):
         return Decline("it does not normalize the variance, which it always does since opset 9")
     axes = (1, 2, 3) if node.attr("across_channels", 0) else (2, 3)
-    attributes = {"axes": (0, *axes)}
-    return lambda rewriter: _become(node, rewriter, node.op_type, node.inputs, attributes)
+    return lambda rewriter: _become(node, rewriter, node.op_type, node.inputs, {"axes": (0, *axes)})
 
 
 @_adapts("ThresholdedRelu")
