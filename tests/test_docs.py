@@ -8,6 +8,9 @@ block says more:
     <!-- write: PATH -->  the block becomes that file, and is not run by itself
     <!-- in: FOLDER -->   Python: modules of that folder can be imported
     <!-- ci: NAME -->     the block installs packages, and is run by .ci/run
+
+The README is followed as a new user follows it: all its blocks in one new shell that knows nothing of graphopt before
+the line that activates the environment, in a fresh checkout and in an empty folder.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from graphopt import registry
 from graphopt.cli.demo import MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>\w+): (?P<value>\S+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
@@ -54,7 +58,7 @@ def blocks(path: Path) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("guide", [guide for guide in GUIDES if guide != README], ids=lambda path: path.name)
 def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(MODEL, tmp_path / "model.onnx")
     shutil.copytree(ROOT / "docs" / "example_pass", tmp_path / "example_pass")
@@ -77,6 +81,91 @@ def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 sys.path.insert(0, str(tmp_path / block.value))
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(block.code, where, "exec"), names)
+
+
+@pytest.mark.parametrize("where", ["in a checkout", "in an empty folder"])
+def test_the_readme_works_for_a_new_user(where: str, tmp_path: Path) -> None:
+    """Python blocks see what those before them defined, as in one session."""
+    if where == "in a checkout":
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, tracked.split("\0")):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    installed(tmp_path / ".venv")
+    script, session = [], ""
+    for block in blocks(README):
+        if block.mark == "ci" or block.language not in RUN:
+            continue
+        script.append(f"echo README.md:{block.line} >&2")
+        if block.language == "python":
+            session += block.code
+            script.append(f"python - <<'END' > /dev/null\n{session}END")
+        else:
+            script.append(block.code)
+    assert "source .venv/bin/activate" in script[1]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env=new_shell(),
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def installed(place: Path) -> None:
+    """What the README's first line leaves at `place`: this interpreter's environment."""
+    place.mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        if (Path(sys.prefix) / name).exists():
+            (place / name).symlink_to(Path(sys.prefix) / name)
+    if not (place / "bin" / "activate").exists():  # the tests run in no virtual environment
+        (place / "bin").unlink()
+        (place / "bin").mkdir()
+        (place / "bin" / "activate").write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
+
+
+def new_shell() -> dict[str, str]:
+    """The environment of somebody who never heard of graphopt."""
+    here = Path(sys.executable).parent
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME") if name in os.environ}
+    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != here]
+    return {**kept, "PATH": os.pathsep.join(folders)}
+
+
+def test_the_root_of_a_checkout_is_a_place_to_import_graphopt_from(tmp_path: Path) -> None:
+    """There, the folder `graphopt` comes before the installed package, and its passes and targets lie beside it."""
+    script = """if True:
+        import sys
+        sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+        import graphopt, pathlib
+        assert pathlib.Path(graphopt.__file__).parent == pathlib.Path.cwd() / "graphopt", graphopt.__file__
+        from graphopt.cli.demo import MODEL
+        model, report = graphopt.optimize(MODEL)
+        print(sum(step.changed for step in report.steps))
+        artifact = graphopt.compile(MODEL)
+        print(artifact.manifest.target["name"])
+    """
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    changed, name = done.stdout.split()
+    assert int(changed) > 0
+    assert name == "host"
+
+
+def test_without_an_installation_one_line_says_what_to_do(tmp_path: Path) -> None:
+    """A checkout whose folder is found, in an environment that has its dependencies and not graphopt."""
+    shutil.copytree(ROOT / "graphopt", tmp_path / "graphopt", ignore=shutil.ignore_patterns("__pycache__"))
+    script = """if True:
+        import importlib.metadata as metadata
+        metadata.entry_points = lambda **_: []
+        import graphopt
+        graphopt.optimize("graphopt/demo/fashion.onnx")
+    """
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert f"graphopt is not installed for {sys.executable}" in done.stderr
+    assert f"-m pip install {tmp_path}" in done.stderr
 
 
 def run_bash(code: str, where: str) -> None:

@@ -66,16 +66,36 @@ for _name, _command in _COMMANDS.items():
 
 
 def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"graphopt {__version__}")
-        raise typer.Exit
+    """What a report of a fault should say: the versions of what generates code, and the processor."""
+    if not wanted:
+        return
+    from importlib import metadata
+
+    from graphopt.hardware import target
+
+    typer.echo(f"graphopt {__version__}")
+    for package in ("apache-tvm", "apache-tvm-ffi"):
+        try:
+            typer.echo(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            typer.echo(f"{package} is not installed")
+    try:
+        typer.echo(target.host().summary)
+    except GraphOptError as error:
+        typer.echo(f"this machine: {error.message}")
+    raise typer.Exit
 
 
 @app.callback()
 def common(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version",
+            help="Print the versions of graphopt and TVM and what this processor is, and exit.",
+            callback=_show_version,
+            is_eager=True,
+        ),
     ] = False,
     show_traceback: Annotated[
         bool,

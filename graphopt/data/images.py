@@ -213,5 +213,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise InputError("reading pictures needs the package Pillow", remedy="pip install 'graphopt[images]'") from None
+        raise InputError("reading pictures needs the package Pillow", remedy="pip install pillow") from None
     return Image
