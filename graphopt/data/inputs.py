@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -45,13 +45,21 @@ class Sample:
 _BEST = (True, True)
 
 
+class Judge(Protocol):
+    """What runs a model on generated inputs, or raises OracleError because they do not fit it."""
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Output]:
+        """Return the outputs by name."""
+        ...
+
+
 def generate(
     model: Model,
     *,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     given: Mapping[str, Any] | None = None,
-    reference: Reference | None = None,
+    reference: Judge | None = None,
 ) -> Sample:
     """Inputs that ONNX Runtime accepts, if possible such that outputs are finite and vary; the same for the same seed.
 
@@ -60,8 +68,8 @@ def generate(
     choice of sizes is accepted.
     """
     if reference is None:
-        with Reference(model) as reference:
-            return generate(model, seed=seed, shapes=shapes, given=given, reference=reference)
+        with Reference(model) as oracle:
+            return generate(model, seed=seed, shapes=shapes, given=given, reference=oracle)
     failure: OracleError | None = None
     for moods in candidates(model, seed=seed, shapes=shapes, given=given):
         samples: list[Sample] = []

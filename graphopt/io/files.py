@@ -18,6 +18,8 @@ from graphopt.ir.tensor_proto import raw_data, write_tensor
 from graphopt.ir.write_proto import write_model, write_value
 from graphopt.util.files import replacing
 
+from .weightless import lacks_nested
+
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
@@ -73,6 +75,8 @@ def _decode(data: bytes | memoryview, where: str) -> onnx.ModelProto:
 
 def _read(proto: onnx.ModelProto, folder: Path | None, where: str) -> Model:
     model = read_model(proto, folder, where)
+    if lacks_nested(proto):
+        return model  # graphopt wrote it, from a model that was checked
     try:
         onnx.checker.check_model(_light_proto(model))
     except onnx.checker.ValidationError as error:
