@@ -31,8 +31,8 @@ import pytest
 
 from graphopt import registry
 from graphopt.cli.demo import MODEL
+from tests.checkout import ROOT, copy_checkout
 
-ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
@@ -87,10 +87,7 @@ def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_readme_works_for_a_new_user(where: str, tmp_path: Path) -> None:
     """Python blocks see what those before them defined, as in one session."""
     if where == "in a checkout":
-        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        for name in filter(None, tracked.split("\0")):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tmp_path / name)
+        copy_checkout(tmp_path)
     installed(tmp_path / ".venv")
     script, session = [], ""
     for block in blocks(README):
@@ -184,10 +181,17 @@ def test_every_guide_holds_code_or_links() -> None:
         assert len(fences) == 2 * len(blocks(guide)), guide.name
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_links_lead_somewhere(guide: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", guide.read_text()):
-        assert (guide.parent / target).exists(), target
+PAGES = [*GUIDES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for file, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        heads = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+        assert not anchor or anchor in anchors, f"{file}#{anchor}"
 
 
 def test_the_example_package_passes_its_tests(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphopt import __version__
-from graphopt.errors import GraphOptError
+from graphopt.errors import GraphOptError, ModelWarning
 
 from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, targets, tune, verify
 
@@ -122,6 +123,28 @@ def _end(number: int, frame: object) -> None:
 
 def run_command(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; whatever goes wrong is printed as one message on stderr."""
+    with warnings.catch_warnings():
+        _show_model_warnings()
+        return _run_command(args)
+
+
+def _show_model_warnings() -> None:
+    """Print what is odd about a model on stderr, each thing once, however often the model is loaded."""
+    shown: set[str] = set()
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+        if not issubclass(category, ModelWarning):
+            others(message, category, filename, lineno, *rest)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    warnings.simplefilter("always", ModelWarning)
+    warnings.showwarning = show  # type: ignore[assignment]  # the rest is optional
+
+
+def _run_command(args: Sequence[str] | None) -> int:
     try:
         status = app(args=args, prog_name="graphopt", standalone_mode=False)
         if status == _TYPER_INTERRUPTED:
