@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from graphopt.compression.evaluation import Evaluation
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Model, Node, Value
 
@@ -48,6 +49,8 @@ class PassContext:
 
     model: Model
     target: Target | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """What lossy passes need: samples, a validation set, the metric and its budget; empty where none were given."""
     gate: Callable[[Node], bool] | None = None
     """Asked before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -114,11 +117,15 @@ _WORD = re.compile(r"[A-Za-z0-9_.:/+-]+")
 
 def format_option(value: Any) -> str:
     """An option's value as pipeline text."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(format_option, value))}]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         plain = _WORD.fullmatch(value)
-        looks_like_other = value in ("true", "false") or _is_number(value)
+        looks_like_other = value in ("true", "false", "none") or _is_number(value)
         return value if plain and not looks_like_other else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return repr(value)
 
