@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,8 +16,8 @@ from graphopt.errors import ModelError, ModelWarning
 from graphopt.ir import Model, Tensor, edit
 from graphopt.ir.declared import correct_declared_types
 from graphopt.ir.read_proto import read_model
-from graphopt.ir.tensor import map_file
-from graphopt.ir.tensor_proto import raw_data, write_tensor
+from graphopt.ir.tensor import HeldFile, map_file
+from graphopt.ir.tensor_proto import decode_raw, raw_data, write_tensor
 from graphopt.ir.write_proto import write_model, write_value
 from graphopt.util.files import replacing
 
@@ -52,8 +53,9 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
     if isinstance(source, bytes):
         return _read(_decode(source, "model bytes"), None, "model bytes")
     path = Path(source)
-    data = _read_file(path)
-    model = _read(_decode(_light(data, path), str(path)), path.parent, str(path))
+    data, places = _light(_read_file(path), path)
+    model = _read(_decode(data, str(path)), path.parent, str(path))
+    _hold(model, path, places)
     edit.describe(model, path=path)
     return model
 
@@ -70,15 +72,31 @@ def _read_file(path: Path) -> memoryview:
         raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from None
 
 
-def _light(data: memoryview, path: Path) -> bytes | memoryview:
-    """The serialized model, its large weights left where they are in the file, to be mapped when they are needed.
+def _light(data: memoryview, path: Path) -> tuple[bytes | memoryview, dict[str, tuple[int, int]]]:
+    """The serialized model without its large weights, and where in the file those are.
 
     Parsing would copy them, twice. A link to a file in another folder is parsed whole: external data must lie in the
     model's folder.
     """
     if len(data) < MAPPED_BYTES or path.resolve().parent != path.parent.resolve():
-        return data
-    return without_weights(data, path.resolve().name) or data
+        return data, {}
+    return without_weights(data, path.resolve().name) or (data, {})
+
+
+def _hold(model: Model, path: Path, places: Mapping[str, tuple[int, int]]) -> None:
+    """Have the large weights read from the file as it is now, also after another took its place."""
+    if not places:
+        return
+    file = HeldFile(path)
+    for name, (offset, length) in places.items():
+        value = model.graph.initializers[name]
+        assert value.tensor is not None
+        edit.set_tensor(value, _held(file, offset, length, value.tensor))
+
+
+def _held(file: HeldFile, offset: int, length: int, tensor: Tensor) -> Tensor:
+    dtype, shape = tensor.dtype, tensor.shape
+    return Tensor(dtype, shape, lambda: decode_raw(file.map(offset, length), dtype, shape), file.path)
 
 
 def _decode(data: bytes | memoryview, where: str) -> onnx.ModelProto:

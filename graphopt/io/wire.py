@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import onnx
+from google.protobuf.message import DecodeError
 
 MAPPED_BYTES = 1 << 20
 """Tensors from this size on stay in the file, which is mapped."""
@@ -26,28 +27,31 @@ class _Field(NamedTuple):
     end: int
 
 
-def without_weights(data: memoryview, location: str) -> bytes | None:
-    """Return the serialized model `data` with the large initializers of its graph as external data.
+def without_weights(data: memoryview, location: str) -> tuple[bytes, dict[str, tuple[int, int]]] | None:
+    """Return the serialized model `data` with the large initializers of its graph as external data, and their places.
 
-    `location` is the name of the file that `data` is. None if nothing is large, or if `data` is not a whole message:
-    whoever parses it says what is wrong.
+    `location` is the name of the file that `data` is; a place is offset and length. None if nothing is large, or if
+    `data` is not a whole message: whoever parses it says what is wrong.
     """
-    found = False
+    places: dict[str, tuple[int, int]] = {}
 
     def tensor(start: int, end: int) -> bytes:
-        nonlocal found
         fields = list(_fields(data, start, end))
         raw = [f for f in fields if f.number == onnx.TensorProto.RAW_DATA_FIELD_NUMBER]
         external = any(f.number == onnx.TensorProto.DATA_LOCATION_FIELD_NUMBER for f in fields)
         if external or len(raw) != 1 or raw[0].end - raw[0].start < MAPPED_BYTES:
             return bytes(data[start:end])
-        found = True
         rest = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
         entries = {"location": location, "offset": str(raw[0].start), "length": str(raw[0].end - raw[0].start)}
         for key, value in entries.items():
             rest.external_data.add(key=key, value=value)
         kept = (bytes(data[f.tag : f.end]) for f in fields if f.number != onnx.TensorProto.RAW_DATA_FIELD_NUMBER)
-        return b"".join(kept) + rest.SerializeToString()
+        head = b"".join(kept)
+        try:
+            places[onnx.TensorProto.FromString(head).name] = raw[0].start, raw[0].end - raw[0].start
+        except DecodeError:
+            raise ValueError("no tensor") from None
+        return head + rest.SerializeToString()
 
     def message(start: int, end: int, number: int, change: Callable[[int, int], bytes]) -> bytes:
         parts = []
@@ -66,7 +70,7 @@ def without_weights(data: memoryview, location: str) -> bytes | None:
         changed = message(0, len(data), onnx.ModelProto.GRAPH_FIELD_NUMBER, graph)
     except ValueError:
         return None
-    return changed if found else None
+    return (changed, places) if places else None
 
 
 def _fields(data: memoryview, start: int, end: int) -> Iterator[_Field]:

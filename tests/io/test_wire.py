@@ -63,8 +63,10 @@ def test_a_link_to_a_model_elsewhere(tmp_path: Path) -> None:
 def test_what_is_left_is_the_message_without_the_weight(tmp_path: Path) -> None:
     saved(tmp_path / "m.onnx")
     data = (tmp_path / "m.onnx").read_bytes()
-    light = without_weights(memoryview(data), "m.onnx")
-    assert light is not None
+    stripped = without_weights(memoryview(data), "m.onnx")
+    assert stripped is not None
+    light, places = stripped
+    assert list(places) == ["w"]
     assert len(light) < len(data) - MAPPED_BYTES
     (tmp_path / "light.onnx").write_bytes(light)
     read = onnx.load(tmp_path / "light.onnx")
