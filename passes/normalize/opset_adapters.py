@@ -74,6 +74,14 @@ def _axes(node: Node, version: int, to: int, changed: int) -> Answer:
     return lambda rewriter: _move_to_inputs(node, rewriter, {"axes": _int64(node.attr("axes"))}, 1)
 
 
+@_adapts("MeanVarianceNormalization")
+def _mean_variance(node: Node, version: int, to: int) -> Answer:
+    """Since opset 13 it is a function, in whose body ONNX's checker does not find an attribute's default."""
+    if version >= 13 or to < 13 or "axes" in node.attributes:
+        return None
+    return lambda rewriter: rewriter.set_attribute(node, "axes", [0, 2, 3])
+
+
 @_adapts("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(node: Node, version: int, to: int) -> Answer:
     """Before opset 13 the input was taken as a matrix: all axes from `axis` on belong together."""

@@ -215,6 +215,10 @@ class Context:
             if operand.elements is not None:
                 operand.expr = self.te(_host_scalars(operand)).expr
                 self._local.append(operand)
+            elif operand.size == 0:  # memory, and no constant: TVM cannot read one without elements back
+                shape = relax.ShapeExpr([int(d) for d in operand.shape])
+                operand.expr = self.emit(relax.op.builtin.alloc_tensor(shape, operand.dtype, 0))
+                self._local.append(operand)
             elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
                 operand.expr = self._weight(operand)
             else:
