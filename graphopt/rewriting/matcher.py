@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -80,6 +81,10 @@ class Search:
             return Miss(self._reason)
         part, value = self._reason
         return Miss(f"expected {part}, found {_described(value)}")
+
+    def first(self, part: Expression, value: Value) -> list[State]:
+        """One way in which a pattern matches a value by itself, or none."""
+        return list(itertools.islice(self.match(part, value, State()), 1))
 
     def match(self, part: Expression, value: Value | None, state: State) -> Iterator[State]:
         """Every way in which a pattern matches a value, given what was matched before."""
