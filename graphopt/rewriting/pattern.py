@@ -28,7 +28,8 @@ from .expressions import (
     op,
     optional,
 )
-from .matcher import Match, Search, State
+from .match import Match, State
+from .matcher import Search
 from .passes import Miss
 from .polynomial import OPERATORS
 from .values import ESCAPES, escapes
