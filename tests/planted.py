@@ -76,6 +76,17 @@ class WrongConstantPass(HarmlessPass):
 
 
 @dataclass(frozen=True)
+class ForTargetPass(WrongConstantPass):
+    """Writes ReLU as a maximum where the target has AVX-512, once with a wrong constant."""
+
+    name: ClassVar[str] = "planted-for-target"
+
+    def match(self, node: Node, context: PassContext) -> Any:
+        wide = context.target is not None and "avx512f" in context.target.features
+        return node if wide else Miss("the target has no wide vectors")
+
+
+@dataclass(frozen=True)
 class DroppedNodePass(HarmlessPass):
     """Writes ReLU as a maximum, and once forgets the node."""
 

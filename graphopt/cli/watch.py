@@ -22,7 +22,7 @@ class ReportKeeper(Observer):
         self.nodes_after = 0
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
-        self.nodes_before = _count(model)
+        self.nodes_before = self.nodes_before or _count(model)
 
     def end(self, model: Model, report: Report) -> None:
         self.report = report
@@ -36,10 +36,10 @@ class ShowProgress(Observer):
         self.progress = progress
         self.start = start
         self.end_ = end
-        self.expected = 1
+        self.expected = 0
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
-        self.expected = 2 * len(pipeline.passes) or 1
+        self.expected += 2 * len(pipeline.passes) or 1
 
     def before(self, step: Step, model: Model) -> None:
         done = min(step.index / self.expected, 1.0)
@@ -47,10 +47,13 @@ class ShowProgress(Observer):
 
 
 class TellLimit(PassLimit):
-    """A pass limit that says, when it was reached, at which rewrite the pipeline stood."""
+    """A pass limit that says at which rewrite a pipeline stood at its end."""
+
+    _told = ""
 
     def end(self, model: Model, report: Report) -> None:
-        if self.last:
+        if self.last != self._told:
+            self._told = self.last
             _say(f"pass limit: {self.done} rewrites were made, the last one in {self.last}")
 
 

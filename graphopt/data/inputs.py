@@ -82,6 +82,18 @@ def generate(
     )
 
 
+def verification_samples(
+    model: Model,
+    *,
+    seed: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    given: Mapping[str, Any] | None = None,
+    reference: Reference | None = None,
+) -> list[Sample]:
+    """The inputs that a model is verified on. See `generate` for the arguments and errors."""
+    return [generate(model, seed=seed, shapes=shapes, given=given, reference=reference)]
+
+
 def compare_with_oracle(
     model: Model, sample: Sample, outputs: Mapping[str, Output], tolerance: Tolerance | None = None
 ) -> Comparison:
@@ -112,7 +124,7 @@ def candidates(
     values = {value.name: value for value in required_inputs(model)}
     given, shapes = dict(given or {}), dict(shapes or {})
     for name in (*given, *shapes):
-        _check_name(model, values, name)
+        check_name(model, values, name)
     for name, array in given.items():
         check_input(model, values[name], array)
     meanings = {name: meaning_of(value) for name, value in values.items()}
@@ -154,7 +166,7 @@ def load_npz(path: str | Path, model: Model) -> dict[str, np.ndarray]:
     dtypes = {name: value.dtype.numpy for name, value in values.items() if value.dtype is not None}
     arrays = read_npz(Path(path), dtypes)
     for name, array in arrays.items():
-        _check_name(model, values, name)
+        check_name(model, values, name)
         check_input(model, values[name], array)
     return arrays
 
@@ -173,7 +185,7 @@ def check_input(model: Model, value: Value, array: Any) -> None:
     check_shape(model, value, array.shape)
 
 
-def _check_name(model: Model, values: Mapping[str, Value], name: str) -> None:
+def check_name(model: Model, values: Mapping[str, Value], name: str) -> None:
     if name not in values:
         near = difflib.get_close_matches(name, values, 1)
         remedy = f"did you mean '{near[0]}'?" if near else f"its inputs: {', '.join(values) or 'none'}"

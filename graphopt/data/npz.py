@@ -31,13 +31,13 @@ def read_npz(path: Path, dtypes: Mapping[str, np.dtype]) -> dict[str, np.ndarray
         if isinstance(file, np.ndarray):
             raise InputError("is a single array, not an .npz file", where=str(path), remedy=_REMEDY)
         with file:
-            return {name: _typed(file[name], dtypes.get(name)) for name in file.files}
+            return {name: typed(file[name], dtypes.get(name)) for name in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         message = f"cannot be read as an .npz file ({error})"
         raise InputError(message, where=str(path), remedy=_REMEDY) from error
 
 
-def _typed(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+def typed(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
     bare = array.dtype.kind == "V" and array.dtype.names is None
     return array.view(dtype) if dtype is not None and bare and dtype.itemsize == array.dtype.itemsize else array
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt import io
-from graphopt.errors import CompileError, VerificationError
+from graphopt.errors import CompileError
 from graphopt.hardware.target import Target
 from graphopt.hardware.target import load as load_target
-from graphopt.rewriting.pipeline import Observer, Step
+from graphopt.rewriting.passes import Fidelity
+from graphopt.rewriting.pipeline import Observer
+from graphopt.rewriting.report import Measured, Report
 from graphopt.rewriting.shapes import fix_shapes
 from graphopt.runtime.artifact import Artifact
 from graphopt.runtime.manifest import MODEL, REPORT, Manifest
@@ -27,16 +29,20 @@ from graphopt.util.scratch import scratch
 
 from . import backend
 from . import worker as child
-from .optimizing import DEFAULT_PIPELINE, run_passes
+from .measuring import measure
+from .optimizing import DEFAULT_PIPELINE, evaluate_on, run_passes, verification_feeds
 from .tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
     import onnx
 
+    from graphopt.compression.budget import Budget
+    from graphopt.data.images import Preprocess
     from graphopt.ir import Model
+    from graphopt.proof.metrics import Metric
+    from graphopt.proof.spread import OutputErrors
     from graphopt.proof.tolerance import Tolerance
     from graphopt.rewriting.pipeline import Pipeline
-    from graphopt.rewriting.report import Report
 
 
 def compile(
@@ -47,6 +53,11 @@ def compile(
     inputs: Mapping[str, Sequence[int]] | None = None,
     verify: bool | Tolerance = False,
     data: Mapping[str, Any] | None = None,
+    samples: Any = None,
+    validation: Any = None,
+    metric: Metric | str | None = None,
+    budget: Budget | str | float | None = None,
+    preprocess: Preprocess | str | None = None,
     seed: int = 0,
     tune: Tuning | str | int | None = None,
     bundle_runtime: bool = False,
@@ -56,16 +67,22 @@ def compile(
 ) -> Artifact:
     """Compile a model for a target.
 
-    `model`: a Model (it is not changed), a ModelProto, the bytes of one, or a path. `target`: a name, a path of a
-    TOML file, or a Target. `passes`: a pipeline or its text (None: "default"; "": none), behind which the backend adds
-    what it needs for the target, as the layout of activations. `inputs`: shapes to fix, by
-    input name; what is not fixed stays dynamic. `verify`: check every pass, and measure the compiled code, against
-    ONNX Runtime on `data` (arrays by input name) or on inputs generated from `seed`; the measured errors are in
-    the manifest (code for another machine cannot be measured here). `tune`: measure first which kernels are fastest,
-    for as long ("60s", "5m") or as many measurements (200) as said; None: use what was measured before; "off": not
-    even that. `bundle_runtime`: put the runtime libraries for
-    the target into the artifact. `reproducer`: a folder in which a pass that fails leaves what repeats it.
-    `progress` is told what is being done and how far it is (0 to 1).
+    Arguments:
+        model: a Model (it is not changed), a ModelProto, the bytes of one, or a path.
+        target: a name, a path of a TOML file, or a Target.
+        passes: a pipeline or its text (None: "default"; "": none). After it the backend's own pipeline for the target
+            runs, which lays out activations for instance.
+        inputs: shapes to fix, by input name; what is not fixed stays dynamic.
+        verify: check every pass, and measure the compiled code, against ONNX Runtime. The measured errors are in the
+            manifest (code for another machine cannot be measured here).
+        data: arrays by input name to verify on; what is missing is generated from `seed`.
+        samples, validation, metric, budget, preprocess: what lossy passes work with and are held to, and `samples` what
+            `verify` verifies on; see `graphopt.driver.optimizing.evaluate_on`.
+        tune: measure first which kernels are fastest, for as long ("60s", "5m") or as many measurements (200) as said;
+            None: use what was measured before; "off": not even that.
+        bundle_runtime: put the runtime libraries for the target into the artifact.
+        reproducer: a folder in which a pass that fails leaves what repeats it.
+        progress: is told what is being done and how far it is (0 to 1).
 
     The artifact lies in a temporary folder until `save`. Raises ModelError, TargetError, PipelineError, PassError,
     InputError, UnsupportedError (it lists all unsupported nodes), CompileError, and VerificationError when a check
@@ -78,32 +95,42 @@ def compile(
     original = io.load(model)
     fix_shapes(original, inputs or {})
     tell("optimizing", 0.02)
+    evaluation = evaluate_on(original, samples, validation, metric, budget, preprocess)
     lowered = original.copy()
-    pipeline = pipeline_for(made_for, passes)
-    optimized = _Optimized(len(pipeline.steps) - len(lowering(made_for).steps))
-    report = run_passes(
+    feeds = verification_feeds(original, evaluation, data, seed) if verify else []
+    optimized, report = optimize_for(
         lowered,
-        pipeline,
-        target=made_for,
+        made_for,
+        passes,
         verify=verify,
-        data=data,
-        seed=seed,
-        observers=[optimized, *observers],
+        evaluation=evaluation,
+        feeds=feeds,
+        observers=observers,
         reproducer=reproducer,
     )
-    folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
-    try:
-        io.save(optimized.model or lowered, folder / MODEL)
+    with _new_folder() as folder:
+        io.save(optimized, folder / MODEL)
         built = _build(lowered, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
         _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
-        manifest = _manifest(made_for, built, report, runtime)
-        write_manifest(folder, manifest)
+        write_manifest(folder, _manifest(made_for, built, report, runtime))
         result = Artifact(folder, temporary=True)
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
-            _measure(result, original, data, seed, verify)
+            every = evaluation.samples if data is None and evaluation.samples is not None else feeds
+            lossy, tolerance = report.fidelity is Fidelity.LOSSY, None if verify is True else verify
+            errors = measure(result.run, original, optimized, every, lossy=lossy, tolerance=tolerance)
+            _write_errors(result, report, errors)
         tell("done", 1.0)
+    return result
+
+
+@contextmanager
+def _new_folder() -> Iterator[Path]:
+    """A temporary folder for an artifact, which stays unless something goes wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
+    try:
+        yield folder
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
@@ -113,41 +140,27 @@ def compile(
                 remedy=child.ROOM,
             ) from error
         raise
-    return result
 
 
-def pipeline_for(target: Target, passes: Pipeline | str | None = None) -> Pipeline:
-    """What `compile` runs: `passes` (None: "default"), and behind them what the backend does for `target`.
+def optimize_for(
+    model: Model, target: Target, passes: Pipeline | str | None = None, **options: Any
+) -> tuple[Model, Report]:
+    """Run the two pipelines of a compilation on `model` itself; returns a copy from between them, and their report.
 
-    An empty pipeline stays empty. Raises PipelineError.
+    The first is `passes` (None: "default") and leaves a model that any runtime runs well, which is the copy. The second
+    is what the backend does for `target` alone, such as the layout of activations; it is left out after an empty first.
+    The second one's steps are held against what the first one left. `options` are those of `run_passes`.
     """
     from graphopt.rewriting.pipeline import Pipeline
 
     chosen = DEFAULT_PIPELINE if passes is None else passes
     pipeline = Pipeline.parse(chosen) if isinstance(chosen, str) else chosen
-    return Pipeline(pipeline.steps + lowering(target).steps) if pipeline.steps else pipeline
-
-
-def lowering(target: Target) -> Pipeline:
-    """What the backend does to an optimized model for `target` alone."""
-    from graphopt.rewriting.pipeline import Pipeline
-
-    return Pipeline.parse(backend.load().pipeline(target))
-
-
-class _Optimized(Observer):
-    """Keeps the model as it is before step `place` of the pipeline: one that any runtime runs well.
-
-    What follows serves the target's kernels, and would slow others down.
-    """
-
-    def __init__(self, place: int) -> None:
-        self.place = str(place)
-        self.model: Model | None = None
-
-    def before(self, step: Step, model: Model) -> None:
-        if self.model is None and step.path.partition(".")[0] == self.place:
-            self.model = model.copy()
+    lowering = Pipeline.parse(backend.load().pipeline(target) if pipeline.steps else "")
+    report = run_passes(model, pipeline, target=target, **options)
+    optimized = model.copy()
+    if lowering.steps:
+        report = run_passes(model, lowering, target=target, **options, earlier=report)
+    return optimized, report
 
 
 def tune(
@@ -171,7 +184,7 @@ def tune(
     lowered = io.load(model)
     fix_shapes(lowered, inputs or {})
     tell("optimizing", 0.02)
-    run_passes(lowered, pipeline_for(made_for, passes), target=made_for, observers=observers)
+    optimize_for(lowered, made_for, passes, observers=observers)
     with _saved(lowered) as path:
         return child.tune(path, made_for, lambda what, done: tell(what, 0.1 + 0.9 * done), tuning)
 
@@ -219,22 +232,10 @@ def _write_report(report: Report, path: Path) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def _measure(
-    result: Artifact, original: Model, data: Mapping[str, Any] | None, seed: int, verify: bool | Tolerance
-) -> None:
-    """Compare the compiled code with the original model, and write the errors into the manifest."""
-    from graphopt.data.inputs import compare_with_oracle, generate
-    from graphopt.proof.tolerance import Tolerance
-
-    sample = generate(original, given=data, seed=seed)
-    allowed = verify if isinstance(verify, Tolerance) else None
-    comparison = compare_with_oracle(original, sample, result.run(sample.inputs), allowed)
-    if not comparison.ok:
-        raise VerificationError(
-            f"the compiled code differs from the model:\n{comparison}",
-            where=original.name,
-            remedy="graphopt bisect finds the pass; if it finds none, report the model: the code generator is wrong",
-        )
-    error = {difference.name: difference.error for difference in comparison.differences}
-    result.manifest = dataclasses.replace(result.manifest, error=error)
+def _write_errors(result: Artifact, report: Report, errors: OutputErrors) -> None:
+    """Put what was measured into the report, and the largest errors into the manifest."""
+    report.measured = Measured(errors.samples, errors.to_json())
+    _write_report(report, result.folder / REPORT)
+    largest = {name: spread.largest for name, spread in errors.outputs.items()}
+    result.manifest = dataclasses.replace(result.manifest, error=largest)
     write_manifest(result.folder, result.manifest)

@@ -7,18 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphopt import io
+from graphopt.compression.budget import Budget
+from graphopt.compression.evaluation import Evaluation
 from graphopt.rewriting.pipeline import Observer, PassManager, Pipeline
 from graphopt.rewriting.shapes import fix_shapes
 
 if TYPE_CHECKING:
     import onnx
 
+    from graphopt.data.images import Preprocess
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
+    from graphopt.proof.metrics import Metric
     from graphopt.proof.tolerance import Tolerance
     from graphopt.rewriting.report import Report
 
 DEFAULT_PIPELINE = "default"
+_CHECKED_SAMPLES = 4
+"""How many samples of a set each pass is checked on; the result of all passes is measured on the whole set."""
 
 
 def optimize(
@@ -29,14 +35,20 @@ def optimize(
     target: Target | str | os.PathLike[str] | None = None,
     verify: bool | Tolerance = False,
     data: Mapping[str, Any] | None = None,
+    samples: Any = None,
+    validation: Any = None,
+    metric: Metric | str | None = None,
+    budget: Budget | str | float | None = None,
+    preprocess: Preprocess | str | None = None,
     seed: int = 0,
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
 ) -> tuple[Model, Report]:
     """Run `passes` over a copy of `model`; returns the new model and what each pass did.
 
-    `model`: a Model, a ModelProto, the bytes of one, or a path. `inputs`: shapes to fix, by input name. The other
-    arguments are those of `run_passes`. Raises ModelError, InputError, PipelineError, TargetError, PassError, and
+    `model`: a Model, a ModelProto, the bytes of one, or a path. `inputs`: shapes to fix, by input name. `samples`,
+    `validation`, `metric`, `budget`, `preprocess`: what lossy passes work with and are held to, see `evaluate_on`. The
+    other arguments are those of `run_passes`. Raises ModelError, InputError, PipelineError, TargetError, PassError, and
     VerificationError when a check fails.
     """
     copy = io.load(model)
@@ -47,11 +59,54 @@ def optimize(
         target=target,
         verify=verify,
         data=data,
+        evaluation=evaluate_on(copy, samples, validation, metric, budget, preprocess),
         seed=seed,
         observers=observers,
         reproducer=reproducer,
     )
     return copy, report
+
+
+def evaluate_on(
+    model: Model,
+    samples: Any = None,
+    validation: Any = None,
+    metric: Metric | str | None = None,
+    budget: Budget | str | float | None = None,
+    preprocess: Preprocess | str | None = None,
+) -> Evaluation:
+    """What lossy passes are given, from what `optimize` and `compile` take; checked before anything long starts.
+
+    `samples`: a path of an .npz or .npy file or of a folder of such files or of pictures, one feed or an iterable of
+    feeds (dictionaries of arrays by input name), or a function that returns one. `validation`: the same, with the
+    answers wanted among the arrays (by output name, or `labels`). `metric`: a name of `graphopt.proof.metrics.METRICS`
+    or `module:function`. `budget`: how much of it may be lost ("1%", 0.01). `preprocess`: how pictures become inputs.
+    Raises InputError for what cannot be read, does not fit the model, or cannot be judged.
+    """
+    from graphopt.data.samples import open_samples, open_validation
+    from graphopt.proof.metrics import Metric
+
+    if samples is None and validation is None and metric is None and budget is None:
+        return Evaluation()
+    opened = None if samples is None else open_samples(samples, model, preprocess)
+    checked = None if validation is None else open_validation(validation, model, preprocess)
+    chosen = Metric.parse(metric) if isinstance(metric, str) else metric
+    if chosen is None and budget is not None:
+        chosen = Metric.parse("error-mean")
+    if isinstance(budget, str | float | int):
+        budget = Budget.parse(budget) if isinstance(budget, str) else Budget(float(budget))
+    return Evaluation(opened, checked, chosen, budget, model.copy())
+
+
+def verification_feeds(
+    model: Model, evaluation: Evaluation, data: Mapping[str, Any] | None, seed: int
+) -> list[Mapping[str, Any]]:
+    """The inputs that passes are verified on: the first samples, or `data` with what it lacks generated from `seed`."""
+    from graphopt.data.inputs import verification_samples
+
+    if data is None and evaluation.samples is not None:
+        return list(evaluation.samples.first(_CHECKED_SAMPLES))
+    return [sample.inputs for sample in verification_samples(model, seed=seed, given=data)]
 
 
 def run_passes(
@@ -61,28 +116,42 @@ def run_passes(
     target: Target | str | os.PathLike[str] | None = None,
     verify: bool | Tolerance = False,
     data: Mapping[str, Any] | None = None,
+    evaluation: Evaluation | None = None,
+    feeds: Sequence[Mapping[str, Any]] = (),
     seed: int = 0,
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
+    earlier: Report | None = None,
 ) -> Report:
     """Run `passes` over `model` itself, and report what each did.
 
-    `passes`: a pipeline or its text. `target`: what passes may specialize for. The structure is checked after each
-    pass that changed something. `verify`: the numbers are too, within a tolerance, by ONNX Runtime, on `data` (arrays
-    by input name; those missing are generated from `seed`). `reproducer`: a folder in which a failure leaves what is
-    needed to repeat it.
+    The structure is checked after each pass that changed something.
+
+    Arguments:
+        passes: a pipeline or its text.
+        target: what passes may specialize for.
+        verify: check the numbers too, within a tolerance, by ONNX Runtime: on `feeds`, or else on the first samples of
+            `evaluation`, or on `data` (arrays by input name; those missing are generated from `seed`).
+        evaluation: what lossy passes are given; where it has a budget, the model is measured after each of them.
+        reproducer: a folder in which a failure leaves what is needed to repeat it.
+        earlier: the report of a pipeline that ran before, which the result goes on with.
     """
     from graphopt.hardware.target import load as load_target
-    from graphopt.proof.observers import CheckNumbers, CheckStructure, CrashReproducer
+    from graphopt.proof.observers import CheckBudget, CheckNumbers, CheckStructure, CrashReproducer
     from graphopt.proof.tolerance import Tolerance
 
     pipeline = Pipeline.parse(passes) if isinstance(passes, str) else passes
+    evaluation = evaluation or Evaluation()
     checks: list[Observer] = [CheckStructure()]
     numbers = None
     if verify is not False:
         tolerance = verify if isinstance(verify, Tolerance) else None
-        numbers = CheckNumbers(data, seed=seed, tolerance=tolerance)
+        feeds = feeds or verification_feeds(model, evaluation, data, seed)
+        numbers = CheckNumbers(samples=feeds, tolerance=tolerance)
         checks.append(numbers)
+    if evaluation.budget is not None:
+        checks.append(CheckBudget(evaluation))
     if reproducer is not None:
         checks.append(CrashReproducer(os.fspath(reproducer), numbers))
-    return PassManager(pipeline, [*checks, *observers], load_target(target) if target else None).run(model)
+    manager = PassManager(pipeline, [*checks, *observers], load_target(target) if target else None, evaluation)
+    return manager.run(model, earlier)

@@ -89,6 +89,10 @@ class Target:
         here = host_cpu.current()
         return here.machine == self.machine and not host_cpu.missing(self.features, here)
 
+    def to_toml(self) -> str:
+        """The description as a file that `load` reads, complete in itself."""
+        return target_file.write({name: value for name, value in encode(self).items() if name != "name"})
+
     @staticmethod
     def load(name: str | os.PathLike[str]) -> Target:
         """The target of that name, or the one described by the TOML file at that path.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,3 +131,14 @@ def _check(path: Path, table: Mapping[str, Any], keys: Mapping[str, Check], pref
             raise TargetError(f"unknown key {prefix + key!r}", where=str(path), remedy=f"nearest: {', '.join(near)}")
         if wrong := keys[key](value):
             raise TargetError(f"key {prefix + key!r} {wrong}, not {value!r}", where=str(path))
+
+
+def write(values: Mapping[str, Any]) -> str:
+    """The keys of a target as TOML text; those that are None are left out."""
+    plain = {key: value for key, value in values.items() if value is not None and not isinstance(value, Mapping)}
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    # What JSON says of a text, a number or a list of them means the same in TOML.
+    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
+    for key, table in tables.items():
+        lines += [f"\n[{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
+    return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from graphopt.rewriting.pipeline import Observer, PassManager, Pipeline, Step
 from .checks import Check
 
 if TYPE_CHECKING:
+    from graphopt.compression.evaluation import Evaluation
     from graphopt.hardware.target import Target
 
 
@@ -95,11 +96,13 @@ class Bisection:
         check: Check,
         target: Target | None = None,
         progress: Callable[[str], None] | None = None,
+        evaluation: Evaluation | None = None,
     ) -> None:
         self.model = model
         self.pipeline = pipeline
         self.check = check
         self.target = target
+        self.evaluation = evaluation
         self.progress = progress or (lambda text: None)
         self.checks = 0
 
@@ -149,7 +152,7 @@ class Bisection:
     def _run(self, pipeline: Pipeline, model: Model, observer: Observer) -> str:
         """Run a pipeline; returns what a pass that failed said."""
         try:
-            PassManager(pipeline, [observer], self.target).run(model)
+            PassManager(pipeline, [observer], self.target, self.evaluation).run(model)
         except _Stop:
             return ""
         except GraphOptError as error:
@@ -203,6 +206,7 @@ def bisect(
     *,
     target: Target | None = None,
     progress: Callable[[str], None] | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Culprit | None:
     """Find the first guilty step and rewrite of a pipeline; None if the whole pipeline passes the check.
 
@@ -210,11 +214,14 @@ def bisect(
     `command_check`, or any function. `model` is not changed. Raises VerificationError if it fails the
     check before any pass.
     """
-    return Bisection(model, pipeline, check, target, progress).find()
+    return Bisection(model, pipeline, check, target, progress, evaluation).find()
 
 
-def guilty_rewrite(
-    before: Model, pass_: Pass, check: Check, *, target: Target | None = None
-) -> tuple[Rewrite | None, str]:
-    """The first rewrite of one pass, run on `before`, with which the check fails, and the complaint then."""
-    return Bisection(before, Pipeline.of(pass_), check, target)._guilty_rewrite(before, pass_)
+def guilty_rewrite(step: Step, check: Check) -> tuple[Rewrite | None, str]:
+    """The first rewrite of a step, run anew on the model before it, with which the check fails, and the complaint then.
+
+    The step must have been lent its model (see `Observer.needs_before`); the pass finds the step's target again.
+    """
+    assert step.before is not None
+    search = Bisection(step.before, Pipeline.of(step.pass_), check, step.target, evaluation=step.evaluation)
+    return search._guilty_rewrite(step.before, step.pass_)

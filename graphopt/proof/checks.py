@@ -8,7 +8,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import onnx
 
 from graphopt import io
 from graphopt.errors import GraphOptError
-from graphopt.ir import Model, verify
+from graphopt.ir import DType, Model, verify
 from graphopt.ir.infer import without_weights
 from graphopt.ir.write_proto import write_model
 
 from .oracle import Reference
-from .tolerance import Comparison, Output, Tolerance, compare
+from .tolerance import Output, Tolerance, compare
 
 Check = Callable[[Model], str]
 
@@ -38,42 +39,57 @@ def type_conflict(model: Model) -> str:
     return ""
 
 
-def interface_conflict(before: Model, after: Model) -> str:
-    """Whether inputs or outputs changed: their names, order or dtypes."""
-    for kind in ("inputs", "outputs"):
-        left = [(value.name, value.dtype) for value in getattr(before.graph, kind) if not value.is_initializer]
-        right = [(value.name, value.dtype) for value in getattr(after.graph, kind) if not value.is_initializer]
-        if left != right:
-            return f"the {kind} were {_ports(left)} and are {_ports(right)}"
-    return ""
+@dataclass(frozen=True)
+class Interface:
+    """The inputs and outputs of a model: their names and dtypes, in order."""
+
+    inputs: tuple[tuple[str, DType | None], ...] = ()
+    outputs: tuple[tuple[str, DType | None], ...] = ()
+
+    @classmethod
+    def of(cls, model: Model) -> Interface:
+        """That of a model; initializers that a caller may override are not among its inputs."""
+        inputs, outputs = (
+            tuple((value.name, value.dtype) for value in values if not value.is_initializer)
+            for values in (model.graph.inputs, model.graph.outputs)
+        )
+        return cls(inputs, outputs)
+
+    def conflict(self, model: Model) -> str:
+        """How a model's interface differs from this one; empty if it does not."""
+        now = Interface.of(model)
+        for kind in ("inputs", "outputs"):
+            before, after = getattr(self, kind), getattr(now, kind)
+            if before != after:
+                return f"the {kind} were {_ports(before)} and are {_ports(after)}"
+        return ""
 
 
-def _ports(ports: list[Any]) -> str:
+def _ports(ports: tuple[tuple[str, DType | None], ...]) -> str:
     return ", ".join(f"{name} ({dtype.text if dtype else '?'})" for name, dtype in ports) or "none"
-
-
-def measure(
-    model: Model, inputs: Mapping[str, Any], expected: Mapping[str, Output], tolerance: Tolerance
-) -> tuple[dict[str, Output], Comparison]:
-    """What a model computes by ONNX Runtime, and how that compares with what is expected.
-
-    Raises OracleError if ONNX Runtime cannot load or run it.
-    """
-    with Reference(model) as reference:
-        outputs = reference.run(inputs)
-    return outputs, compare(expected, outputs, tolerance)
 
 
 def numbers_check(inputs: Mapping[str, Any], expected: Mapping[str, Output], tolerance: Tolerance) -> Check:
     """A check that a model is sound and computes `expected` from `inputs`, within the tolerance."""
+    return samples_check([inputs], [expected], tolerance)
+
+
+def samples_check(
+    samples: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Output]], tolerance: Tolerance
+) -> Check:
+    """A check that a model is sound and computes what is expected of each sample, within the tolerance."""
 
     def check(model: Model) -> str:
         try:
             verify(model)
-            _, comparison = measure(model, inputs, expected, tolerance)
+            with Reference(model) as reference:
+                for inputs, outputs in zip(samples, expected, strict=True):
+                    comparison = compare(outputs, reference.run(inputs), tolerance)
+                    if not comparison.ok:
+                        return str(comparison.worst)
         except GraphOptError as error:
             return error.message
-        return "" if comparison.ok else str(comparison.worst)
+        return ""
 
     return check
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphopt.data.inputs import generate
+from graphopt.data.inputs import verification_samples
 from graphopt.errors import GraphOptError, VerificationError
 from graphopt.ir import DType, Model
 from graphopt.rewriting.passes import Fidelity
@@ -13,7 +13,7 @@ from graphopt.rewriting.pipeline import Observer, Pipeline, Step
 from graphopt.rewriting.report import StepResult
 
 from .bisect import guilty_rewrite
-from .checks import measure, numbers_check
+from .checks import samples_check
 from .locate import first_difference
 from .oracle import OracleError, Reference
 from .tolerance import EXACT, Comparison, Difference, Output, Tolerance, compare
@@ -38,69 +38,80 @@ _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 class CheckNumbers(Observer):
     """Compares what the graph computes after each pass that changed it.
 
-    EXACT passes must give the same bits as the graph before the pass (any NaN equals any other), FLOAT
-    passes must stay within `tolerance` of it, and LOSSY passes within `budget` of the original model.
-    `inputs` are the user's own (those missing are generated), `shapes` fixes the shapes of generated ones.
-    Each step's `error` becomes the one measured against the original model.
+    EXACT passes must give the same bits as the graph before the pass (any NaN equals any other), FLOAT passes must stay
+    within `tolerance` of it. LOSSY passes must stay within `tolerance` of the original model, unless the run has a
+    budget, which `CheckBudget` holds them to. `inputs` are the user's own (those missing are generated), `shapes` fixes
+    the shapes of generated ones; `samples` are complete feeds to use instead, all of which are kept in memory. Each
+    step's `error` becomes the one measured against the original model.
 
     Raises InputError if no inputs can be made, OracleError if ONNX Runtime cannot run the model as it
     came, and VerificationError, which names the pass, the step, the worst output and the user's node, when
     a pass fails.
     """
 
+    needs_before = True
+
     def __init__(
         self,
         inputs: Mapping[str, Any] | None = None,
         *,
         shapes: Mapping[str, Sequence[int]] | None = None,
+        samples: Sequence[Mapping[str, Any]] = (),
         tolerance: Tolerance | None = None,
-        budget: Tolerance | None = None,
         seed: int = 0,
     ) -> None:
         self.given = inputs
         self.shapes = shapes
+        self.samples = list(samples)
         self.tolerance = tolerance or Tolerance()
-        self.budget = budget or self.tolerance
         self.seed = seed
-        self.inputs: dict[str, Any] = {}
-        self.original: dict[str, Output] = {}
-        self._before: Model | None = None
-        self._outputs: dict[str, Output] = {}
+        self.inputs: Mapping[str, Any] = {}
+        """Those that reproducers keep: of the sample that failed, or of the first."""
+        self._original: list[dict[str, Output]] = []
+        self._outputs: list[dict[str, Output]] = []
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
         with Reference(model) as reference:
-            sample = generate(model, seed=self.seed, shapes=self.shapes, given=self.given, reference=reference)
-        compare(sample.outputs, sample.outputs)  # raises if these inputs leave nothing to compare
-        self.inputs, self.original, self._outputs = sample.inputs, sample.outputs, sample.outputs
-        self._before = model.copy()
+            if not self.samples:
+                self.samples = [
+                    sample.inputs
+                    for sample in verification_samples(
+                        model, seed=self.seed, shapes=self.shapes, given=self.given, reference=reference
+                    )
+                ]
+            self._original = self._outputs = [reference.run(inputs) for inputs in self.samples]
+        compare(self._original[0], self._original[0])  # raises if these inputs leave nothing to compare
+        self.inputs = self.samples[0]
 
     def after(self, step: Step, model: Model, result: StepResult) -> None:
-        if not result.changed or self._before is None:
+        if not result.changed:
             return
         expected, tolerance = self._standard(step)
+        outputs, drift = [], 0.0
         try:
-            outputs, comparison = measure(model, self.inputs, expected, tolerance)
+            with Reference(model) as reference:
+                for inputs, wanted, original in zip(self.samples, expected, self._original, strict=True):
+                    self.inputs = inputs
+                    outputs.append(reference.run(inputs))
+                    if tolerance is None:
+                        continue
+                    comparison = compare(wanted, outputs[-1], tolerance)
+                    if not comparison.ok:
+                        raise self._failure(step, model, str(comparison.worst), comparison.worst)
+                    drift = max(drift, _drift(original, outputs[-1], comparison))
         except OracleError as error:
             raise self._failure(step, model, error.message, None) from error
-        if not comparison.ok:
-            raise self._failure(step, model, str(comparison.worst), comparison.worst)
-        result.error = self._drift(outputs, comparison)
+        self.inputs = self.samples[0]
+        result.error = drift if tolerance is not None else result.error
         self._outputs = outputs
-        self._before = model.copy()
 
-    def _standard(self, step: Step) -> tuple[dict[str, Output], Tolerance]:
-        """What a pass is held to: the outputs it must keep, and how nearly."""
-        assert self._before is not None
+    def _standard(self, step: Step) -> tuple[list[dict[str, Output]], Tolerance | None]:
+        """What a pass is held to: the outputs that it must keep, and how nearly (None: a budget decides)."""
+        assert step.before is not None
         fidelity = step.pass_.fidelity
         if fidelity is Fidelity.LOSSY:
-            return self.original, self.budget
-        return self._outputs, exact_standard(self._before) if fidelity is Fidelity.EXACT else self.tolerance
-
-    def _drift(self, outputs: dict[str, Output], comparison: Comparison) -> float:
-        """How far the outputs are from those of the original model."""
-        if outputs.keys() != self.original.keys():
-            return comparison.error
-        return compare(self.original, outputs, self.tolerance).error
+            return self._original, self.tolerance if step.evaluation.budget is None else None
+        return self._outputs, exact_standard(step.before) if fidelity is Fidelity.EXACT else self.tolerance
 
     def _failure(self, step: Step, model: Model, complaint: str, worst: Difference | None) -> VerificationError:
         parts = [f"{step.pass_.name} changed what the model computes: {complaint}"]
@@ -119,13 +130,18 @@ class CheckNumbers(Observer):
 
     def _guilty_node(self, step: Step, model: Model) -> str:
         """The rewrite that did it, by bisection over the rewrites of this one pass, or the first value that differs."""
-        assert self._before is not None
+        assert step.before is not None
         expected, tolerance = self._standard(step)
-        check = numbers_check(self.inputs, expected, tolerance)
+        tolerance = tolerance or self.tolerance
         try:
-            rewrite, _ = guilty_rewrite(self._before, step.pass_, check)
+            rewrite, _ = guilty_rewrite(step, samples_check(self.samples, expected, tolerance))
             if rewrite is not None:
                 return f"the guilty one is {rewrite}"
-            return first_difference(self._before, model, self.inputs, tolerance)
+            return first_difference(step.before, model, self.inputs, tolerance)
         except GraphOptError:
             return ""  # the failure itself is what must be told; its place could not be found
+
+
+def _drift(original: dict[str, Output], outputs: dict[str, Output], comparison: Comparison) -> float:
+    """How far the outputs are from those of the original model."""
+    return compare(original, outputs).error if outputs.keys() == original.keys() else comparison.error

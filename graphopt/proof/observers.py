@@ -1,7 +1,7 @@
 """What hangs on the pass manager: timing, changed-only printing, checks of structure, and a limit on rewrites.
 
-`CheckNumbers` (graphopt.proof.numerical) and `CrashReproducer` (graphopt.proof.reproducer) are observers too, and can
-be imported from here.
+`CheckNumbers` (graphopt.proof.numerical), `CheckBudget` (graphopt.proof.budget) and `CrashReproducer`
+(graphopt.proof.reproducer) are observers too, and can be imported from here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from graphopt.rewriting.report import Report, StepResult
 from graphopt.util.tables import format_seconds
 
 from .bisect import guilty_rewrite
-from .checks import interface_conflict, type_conflict
+from .budget import CheckBudget as CheckBudget
+from .checks import Interface, type_conflict
 from .numerical import CheckNumbers as CheckNumbers
 from .reproducer import CrashReproducer as CrashReproducer
 
@@ -72,37 +73,34 @@ class CheckStructure(Observer):
     the user's node.
     """
 
+    needs_before = True
+
     def __init__(self) -> None:
-        self._original: Model | None = None
-        self._before: Model | None = None
+        self._interface = Interface()
         self._typed = True
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
         verify(model)
-        self._original = self._before = model.copy()
+        self._interface = Interface.of(model)
         self._typed = not type_conflict(model)
 
     def after(self, step: Step, model: Model, result: StepResult) -> None:
-        if not result.changed or self._before is None:
-            return
-        complaint = self._complaint(model)
+        complaint = self._complaint(model) if result.changed else ""
         if complaint:
-            rewrite, _ = guilty_rewrite(self._before, step.pass_, self._complaint)
+            rewrite, _ = guilty_rewrite(step, self._complaint)
             guilty = f"; the guilty one is {rewrite}" if rewrite is not None else ""
             raise VerificationError(
                 f"the graph that {step.pass_.name} left is wrong: {complaint}{guilty}",
                 where=f"{model.name}: {step.label}",
                 remedy="this is a bug of the pass; leave it out of the pipeline, or report it",
             )
-        self._before = model.copy()
 
     def _complaint(self, model: Model) -> str:
-        assert self._original is not None
         try:
             verify(model)
         except VerificationError as error:
             return error.message
-        return (type_conflict(model) if self._typed else "") or interface_conflict(self._original, model)
+        return (type_conflict(model) if self._typed else "") or self._interface.conflict(model)
 
 
 class PassLimit(Observer):

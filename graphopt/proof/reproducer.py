@@ -13,9 +13,10 @@ import numpy as np
 
 from graphopt import io, registry
 from graphopt.errors import GraphOptError
+from graphopt.hardware import target as targets
+from graphopt.hardware.target import Target
 from graphopt.ir import Model
 from graphopt.rewriting.pipeline import Observer, Pipeline, Step
-from graphopt.rewriting.report import StepResult
 
 if TYPE_CHECKING:
     from .numerical import CheckNumbers
@@ -30,33 +31,21 @@ class CrashReproducer(Observer):
     the observer whose inputs to keep.
     """
 
+    needs_before = True
+
     def __init__(self, folder: str | Path, numbers: CheckNumbers | None = None) -> None:
         self.folder = Path(folder)
         self.numbers = numbers
         self.written: Path | None = None
-        self._before: Model | None = None
         self._pipeline = ""
-        self._stale = False
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
-        self._before = model.copy()
         self._pipeline = str(pipeline)
 
-    def after(self, step: Step, model: Model, result: StepResult) -> None:
-        # The observers behind this one may still fail: the copy before this step is needed until the next begins.
-        self._stale = result.changed
-
-    def before(self, step: Step, model: Model) -> None:
-        if self._stale:
-            self._before = model.copy()
-            self._stale = False
-
     def failed(self, step: Step, model: Model, error: GraphOptError) -> None:
-        if self._before is None:
-            return
         inputs = self.numbers.inputs if self.numbers is not None else {}
         try:
-            self.written = write_reproducer(self.folder, self._before, step, self._pipeline, error, inputs)
+            self.written = write_reproducer(self.folder, step, self._pipeline, error, inputs)
         except (GraphOptError, OSError) as failure:
             note = f"no reproducer could be written: {failure}"
         else:
@@ -66,13 +55,17 @@ class CrashReproducer(Observer):
 
 def write_reproducer(
     folder: Path,
-    before: Model,
     step: Step,
     pipeline: str,
     error: GraphOptError,
     inputs: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a reproducer into a new folder inside `folder`, and return that. Raises ModelError or OSError."""
+    """Write a reproducer of a failed step into a new folder inside `folder`, and return that.
+
+    The step must have been lent its model (see `Observer.needs_before`). Raises ModelError or OSError.
+    """
+    before = step.before
+    assert before is not None
     place = _free(folder.resolve() / _slug(f"{Path(before.name).stem}-step{step.index}-{step.pass_.name}"))
     place.mkdir(parents=True)
     model = place / "model.onnx"
@@ -87,6 +80,9 @@ def write_reproducer(
         "-o",
         str(place / "after.onnx"),
     ]
+    if step.target is not None:
+        command += ["--target", _target(step.target, place)]
+    command += step.evaluation.options()
     cls = type(step.pass_)
     if registry.is_loaded(cls):
         command += ["--load", inspect.getsourcefile(cls) or cls.__module__]
@@ -109,6 +105,15 @@ model.onnx is the model as it was before that pass. To run only this pass on it:
 
   {command}
 """
+
+
+def _target(target: Target, place: Path) -> str:
+    """How `--target` names a target: one that has no installed file of its name, as `host`, is written out."""
+    if target.name in targets.files() and targets.load(target.name) == target:
+        return target.name
+    path = place / "target.toml"
+    path.write_text(target.to_toml(), encoding="utf-8")
+    return str(path)
 
 
 def _slug(text: str) -> str:

@@ -218,6 +218,30 @@ def _numeric(name: str, expected: np.ndarray, got: np.ndarray, allowed: float) -
     return Difference(name, error, allowed, index, _plain(expected[index]), _plain(got[index]), elements=expected.size)
 
 
+def relative_errors(expected: Output, got: Output) -> list[np.ndarray]:
+    """The relative error of each element, an array for each array in an output.
+
+    Relative to the largest magnitude expected; what is equal has none, also a NaN or an infinity; where dtype, shape or
+    structure differ, or only one is finite, it is infinite. Elements that are no numbers differ by 1 or not at all.
+    """
+    if isinstance(expected, Mapping):
+        expected, got = list(expected.values()), list(got.values()) if isinstance(got, Mapping) else None
+    if isinstance(expected, list | tuple):
+        same = isinstance(got, list | tuple) and len(got) == len(expected)
+        others = got if same else [None] * len(expected)
+        return [errors for e, g in zip(expected, others) for errors in relative_errors(e, g)]
+    if expected is None or got is None:
+        return [] if expected is got else [np.full(np.shape(expected) or (1,), np.inf)]
+    left, right = np.asarray(expected), np.asarray(got)
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return [np.full(left.shape or (1,), np.inf)]
+    dtype = DType.of(left)
+    if left.size == 0 or not (_is_real(dtype) or dtype.is_integer):
+        return [np.asarray(left != right).astype(np.float64)]
+    errors = _relative(left, right).astype(np.float64)
+    return [np.where(_strange(left, right), np.inf, errors) if _is_real(dtype) else errors]
+
+
 def _relative(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
     """|got - expected| relative to the largest |expected|, 0 where both are the same infinity or both are NaN.
 

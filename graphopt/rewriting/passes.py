@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from graphopt.compression.evaluation import Evaluation
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Model, Node, Value
 
@@ -48,6 +49,8 @@ class PassContext:
 
     model: Model
     target: Target | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """What lossy passes need: samples, a validation set, the metric and its budget; empty where none were given."""
     gate: Callable[[Node], bool] | None = None
     """Asked before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
     counts: Counter[str] = field(default_factory=Counter)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
+from graphopt.compression.evaluation import Evaluation
 from graphopt.errors import GraphOptError, PassError
 from graphopt.ir import Model, Node, edit
 
@@ -68,6 +69,11 @@ class Step:
     index: int
     pass_: Pass
     path: str
+    target: Target | None = field(default=None, repr=False)
+    evaluation: Evaluation = field(default_factory=Evaluation, repr=False, compare=False)
+    before: Model | None = field(default=None, repr=False, compare=False)
+    """The model before this run, for observers that need it (`Observer.needs_before`): one copy, lent to all of them
+    until the run ends, and not to be changed."""
 
     @property
     def label(self) -> str:
@@ -76,7 +82,13 @@ class Step:
 
 
 class Observer:
-    """What may hang on the pass manager. Observers must not change the model; they may raise to stop the run."""
+    """What may hang on the pass manager. Observers must not change the model; they may raise to stop the run.
+
+    One with `needs_before` finds the model as it was before a pass in `step.before`. A compilation runs two pipelines,
+    the user's and the target's: `begin` and `end` are called for each, and steps are numbered on.
+    """
+
+    needs_before: ClassVar[bool] = False
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
         """Before the first pass."""
@@ -95,38 +107,61 @@ class Observer:
         """When a pass, or an observer after it, raised; the error is raised on afterwards."""
 
     def end(self, model: Model, report: Report) -> None:
-        """After the last pass."""
+        """After the last pass; the report holds the steps of earlier pipelines of the same run too."""
 
 
 class PassManager:
-    """Runs a pipeline over a model and notifies observers."""
+    """Runs a pipeline over a model and notifies observers.
 
-    def __init__(self, pipeline: Pipeline, observers: Sequence[Observer] = (), target: Target | None = None) -> None:
+    `target` and `evaluation` are what passes find in their context.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        observers: Sequence[Observer] = (),
+        target: Target | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> None:
         self.pipeline = pipeline
         self.observers = list(observers)
         self.target = target
+        self.evaluation = evaluation or Evaluation()
+        self._before: Model | None = None
 
-    def run(self, model: Model) -> Report:
+    def run(self, model: Model, earlier: Report | None = None) -> Report:
         """Change `model` by the pipeline's passes and report what they did.
 
-        Raises PassError if a pass raises or leaves a cycle, and whatever observers raise.
+        `earlier` is the report of a pipeline that ran before on the same model: the result goes on with it, as if both
+        had been one pipeline. Raises PassError if a pass raises or leaves a cycle, and whatever observers raise.
         """
-        report = Report(pipeline=str(self.pipeline))
+        earlier = earlier or Report()
+        report = Report(",".join(filter(None, (earlier.pipeline, str(self.pipeline)))), list(earlier.steps))
+        first = 1 + max((int(step.path.partition(".")[0]) for step in earlier.steps), default=-1)
         start = time.perf_counter()
         for observer in self.observers:
             observer.begin(model, self.pipeline)
-        for path, pass_ in _walk(self.pipeline.steps, "", lambda: model.version):
-            step = Step(len(report.steps), pass_, path)
+        for path, pass_ in _walk(self.pipeline.steps, "", lambda: model.version, first):
+            step = Step(len(report.steps), pass_, path, self.target, self.evaluation, self._lend(model))
             report.steps.append(self._run_step(step, model))
-        report.seconds = time.perf_counter() - start
+        self._before = None
+        report.seconds = earlier.seconds + time.perf_counter() - start
         for observer in self.observers:
             observer.end(model, report)
         return report
 
+    def _lend(self, model: Model) -> Model | None:
+        """The model as it is, copied if anybody needs it and the last copy is of another version."""
+        if not any(observer.needs_before for observer in self.observers):
+            return None
+        if self._before is None or self._before.version != model.version:
+            self._before = model.copy()
+        return self._before
+
     def _run_step(self, step: Step, model: Model) -> StepResult:
         for observer in self.observers:
             observer.before(step, model)
-        context = PassContext(model, self.target)
+        context = PassContext(model, self.target, self.evaluation)
         if self.observers:
             context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
         result = StepResult(
@@ -182,9 +217,11 @@ def _count_nodes(model: Model) -> int:
     return sum(len(graph.nodes) for graph in model.graph.all_graphs())
 
 
-def _walk(steps: tuple[grammar.Step, ...], prefix: str, version: Callable[[], int]) -> Iterator[tuple[str, Pass]]:
+def _walk(
+    steps: tuple[grammar.Step, ...], prefix: str, version: Callable[[], int], first: int = 0
+) -> Iterator[tuple[str, Pass]]:
     """The passes in the order in which they run; a fixpoint goes on while its rounds change the model."""
-    for index, step in enumerate(steps):
+    for index, step in enumerate(steps, first):
         path = f"{prefix}{index}"
         if isinstance(step, PassStep):
             yield path, step.pass_

@@ -33,6 +33,19 @@ class StepResult:
     counts: dict[str, int] = field(default_factory=dict)
     misses: dict[str, int] = field(default_factory=dict)
     error: float | None = None
+    loss: float | None = None
+    """How much of the metric the model had lost after this lossy step, where a budget was given."""
+
+
+@dataclass
+class Measured:
+    """What verifying the compiled code measured: over how many samples, and the figures of each output.
+
+    The figures are `elements`, and `mean`, `p99` and `max` of the errors relative to the output's largest value.
+    """
+
+    samples: int
+    outputs: dict[str, dict[str, float]]
 
 
 @dataclass
@@ -42,6 +55,7 @@ class Report:
     pipeline: str = ""
     steps: list[StepResult] = field(default_factory=list)
     seconds: float = 0.0
+    measured: Measured | None = None
 
     @property
     def fidelity(self) -> Fidelity:
@@ -59,6 +73,11 @@ class Report:
     def error(self) -> float | None:
         """The largest error that numerical verification measured, or None if it measured nothing."""
         return max((step.error for step in self.steps if step.error is not None), default=None)
+
+    @property
+    def loss(self) -> float | None:
+        """How much of the metric lossy passes have lost in the end, or None if nobody measured it."""
+        return next((step.loss for step in reversed(self.steps) if step.loss is not None), None)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -79,12 +98,12 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON's own types, with what is computed from the steps beside them."""
-        return {"fidelity": encode(self.fidelity), "error": self.error, **encode(self)}
+        return {"fidelity": encode(self.fidelity), "error": self.error, "loss": self.loss, **encode(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
         """Return the report that `to_json` wrote. Raises DecodeError for anything else."""
-        return decode(cls, {name: value for name, value in data.items() if name not in ("fidelity", "error")})
+        return decode(cls, {name: value for name, value in data.items() if name not in ("fidelity", "error", "loss")})
 
     def table(self, *, all_steps: bool = False) -> Table:
         """One row a pass, its runs added up; passes that changed nothing only with `all_steps`."""

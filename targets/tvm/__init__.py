@@ -69,7 +69,7 @@ class TvmBackend:
         progress("generating code", 0.5)
         memory = builder.build_library(scheduled, target, folder / LIBRARY, progress)
         progress("writing weights", 0.95)
-        weights = builder.write_weights([array for _, array in lowered.params], folder / WEIGHTS)
+        weights = builder.write_weights([operand for _, operand in lowered.params], folder / WEIGHTS)
         return Built(
             inputs=tuple(TensorInfo(i.name, i.dtype, tuple(i.shape)) for i in lowered.inputs),
             outputs=tuple(TensorInfo(o.name, o.dtype, tuple(o.shape)) for o in lowered.outputs),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,13 +8,28 @@ import numpy as np
 import pytest
 
 from graphopt import io, registry
+from graphopt.compression.budget import Budget
+from graphopt.compression.evaluation import Evaluation
+from graphopt.data.inputs import generate
+from graphopt.data.samples import Samples
 from graphopt.errors import GraphOptError, InputError, PassError, VerificationError
+from graphopt.hardware.target import load as load_target
 from graphopt.ir import Model, infer_shapes
-from graphopt.proof.observers import CheckNumbers, CheckStructure, CrashReproducer, PassLimit, PrintChanged, Timing
+from graphopt.proof.metrics import Metric
+from graphopt.proof.observers import (
+    CheckBudget,
+    CheckNumbers,
+    CheckStructure,
+    CrashReproducer,
+    PassLimit,
+    PrintChanged,
+    Timing,
+)
 from graphopt.proof.oracle import OracleError
 from graphopt.proof.tolerance import Tolerance
 from graphopt.rewriting.passes import Fidelity, Pass
-from graphopt.rewriting.pipeline import Observer, PassManager, Pipeline
+from graphopt.rewriting.pipeline import Observer, PassManager, Pipeline, Step
+from graphopt.rewriting.report import Report
 from tests import planted
 from tests.helpers import model_of, ops
 
@@ -76,14 +92,79 @@ def test_the_user_s_inputs_are_what_is_compared() -> None:
         run(layers(), planted.WrongConstantPass(), observers=[CheckNumbers({"Z": given["X"]})])
 
 
+def held_to(max_drop: float) -> tuple[Model, Evaluation]:
+    model = layers()
+    samples = Samples([generate(model, seed=seed).inputs for seed in range(3)], model)
+    return model, Evaluation(samples, metric=Metric.parse("error-max"), budget=Budget(max_drop), original=model.copy())
+
+
 def test_a_lossy_pass_is_held_to_its_budget_against_the_original() -> None:
-    numbers = CheckNumbers(budget=Tolerance.uniform(0.05))
-    report = PassManager(Pipeline.of(*[planted.LossyPass()] * 2), [numbers]).run(layers())
-    first, second = (step.error or 0 for step in report.steps)
+    model, evaluation = held_to(0.05)
+    observers = [CheckBudget(evaluation), CheckNumbers()]
+    report = PassManager(Pipeline.of(*[planted.LossyPass()] * 2), observers, evaluation=evaluation).run(model)
+    first, second = (step.loss or 0 for step in report.steps)
     assert 0 < first < second < 0.05
-    assert report.error == second
-    with pytest.raises(VerificationError, match=r"allowed 0\.002"):
-        run(layers(), *[planted.LossyPass()] * 4, observers=[CheckNumbers(budget=Tolerance.uniform(0.002))])
+    assert report.loss == second
+    assert Report.from_json(report.to_json()) == report
+    model, evaluation = held_to(0.002)
+    manager = PassManager(Pipeline.of(*[planted.LossyPass()] * 4), [CheckBudget(evaluation)], evaluation=evaluation)
+    with pytest.raises(VerificationError, match=r"loses too much: .*error-max.*0\.200% may be lost") as failure:
+        manager.run(model)
+    assert "planted-lossy" in failure.value.where
+
+
+def test_a_lossy_pass_without_a_budget_is_held_to_the_tolerance() -> None:
+    with pytest.raises(VerificationError, match=r"allowed 1e-06"):
+        run(layers(), planted.LossyPass(), observers=[CheckNumbers(tolerance=Tolerance.uniform(1e-6))])
+
+
+class _Lent(Observer):
+    """Keeps what was lent before each step."""
+
+    needs_before = True
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def before(self, step: Step, model: Model) -> None:
+        assert step.before is not None
+        assert step.before.version == model.version
+        self.steps.append(step)
+
+
+def test_observers_share_one_copy_which_is_made_anew_only_after_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Model] = []
+    copy = Model.copy
+    monkeypatch.setattr(Model, "copy", lambda model: made.append(copy(model)) or made[-1])
+    observers = [_Lent(), _Lent(), CheckStructure(), CheckNumbers(), CrashReproducer("nowhere")]
+    run(layers(), planted.HarmlessAddPass(), planted.HarmlessPass(), planted.HarmlessAddPass(), observers=observers)
+    first, second = observers[:2]
+    assert isinstance(first, _Lent)
+    assert isinstance(second, _Lent)
+    assert [step.before for step in first.steps] == [step.before for step in second.steps]
+    assert [step.before for step in first.steps] == [made[0], made[0], made[1]]
+    assert len(made) == 2
+
+
+def test_nothing_is_copied_where_nobody_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "copy", lambda model: pytest.fail("copied"))
+    run(layers(), planted.HarmlessPass(), observers=[Timing(lambda text: None)])
+
+
+def test_the_guilty_rewrite_of_a_pass_that_needs_the_target_is_found(tmp_path: Path) -> None:
+    """And its reproducer says for which target: without one the pass does nothing."""
+    target = load_target("x86:v4")
+    observers = [numbers := CheckNumbers(), crash := CrashReproducer(tmp_path, numbers)]
+    with pytest.raises(VerificationError, match="the guilty one is rewrite 6, at Relu 'layer5_relu'"):
+        PassManager(Pipeline.of(planted.ForTargetPass()), observers, target).run(layers())
+    assert crash.written is not None
+    assert "--target x86:v4" in (crash.written / "README.txt").read_text()
+    own = dataclasses.replace(target, name="host", cores=3)
+    with pytest.raises(VerificationError):
+        PassManager(Pipeline.of(planted.ForTargetPass()), observers, own).run(layers())
+    file = crash.written / "target.toml"
+    assert f"--target {file}" in (crash.written / "README.txt").read_text()
+    assert dataclasses.replace(load_target(file), name="host") == own
 
 
 def test_a_model_without_outputs_to_compare_is_an_error() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from graphopt.runtime.manifest import Memory, Weight
 from graphopt.targets.tvm.codegen.embedded import embedded, write_assembly
 from graphopt.targets.tvm.codegen.link import link
 from graphopt.targets.tvm.cuda.nvcc import compile_cuda
+from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.relax_passes.memory import Meter
 from graphopt.targets.tvm.relax_passes.order import order_shape_functions
 from graphopt.targets.tvm.relax_passes.weight_checks import trust_weights
@@ -142,12 +144,24 @@ def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
     return paths
 
 
-def write_weights(arrays: Sequence[np.ndarray], path: Path) -> tuple[Weight, ...]:
-    """Write the arrays one after the other, each at a multiple of 64 bytes; says where each lies."""
-    infos = []
+def write_weights(operands: Iterable[Operand], path: Path) -> tuple[Weight, ...]:
+    """Write constants one after the other, each at a multiple of 64 bytes; returns where each lies.
+
+    Each is packed while it is written, and what has the contents of another is written once.
+    """
+    infos, places = [], dict[bytes, int]()
     with path.open("wb") as file:
-        for array in arrays:
-            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            infos.append(Weight(array.dtype.name, tuple(array.shape), file.tell()))
-            file.write(np.ascontiguousarray(array).tobytes())
+        for operand in operands:
+            end = file.tell()
+            file.write(b"\0" * (-end % _ALIGNMENT))
+            start, hasher = file.tell(), hashlib.blake2b(digest_size=20)
+            for piece in operand.pieces():
+                data = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+                hasher.update(data)
+                file.write(data)
+            place = places.setdefault(hasher.digest(), start)
+            if place != start:
+                file.seek(end)
+                file.truncate()
+            infos.append(Weight(operand.dtype, tuple(int(size) for size in operand.shape), place))
     return tuple(infos)

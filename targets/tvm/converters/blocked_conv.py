@@ -14,6 +14,7 @@ from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWork
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.packing import packed_weight
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
@@ -31,15 +32,9 @@ def _convolution(c: Call, *, blocked: bool) -> Operand:
     work, data = _workload(c, blocked), c[0]
     if blocked and work.geometry.is_subsampled:
         data, work = _subsampled(c.ctx, data, work)
-    family, plan = c.ctx.plans.choose(work)
     weight = c[1]
-
-    def read() -> np.ndarray:
-        array = weight.array
-        assert array is not None
-        return family.pack(array, work, plan)
-
-    packed = Operand(weight.dtype, family.packed_shape(work, plan), read=read, name=weight.name)
+    family, plan = c.ctx.plans.choose(work, weight.key)
+    packed = packed_weight(weight, family, work, plan)
     result = c.ctx.te(
         lambda x, w: family.compute(x, w, work, plan),
         data,
@@ -96,13 +91,14 @@ def _with_bias(ctx: Context, data: Operand, bias: Operand | None, work: ConvWork
     """The bias of each channel, added to the blocked result."""
     if bias is None:
         return data
-    array = bias.array
-    if array is None:
+    if not bias.is_constant:
         raise Declined("the bias is not a constant")
-    blocks = int(data.shape[1])
-    padded = np.pad(array, (0, blocks * work.lanes - len(array)))
-    shape = (1, blocks, *[1] * len(work.space), work.lanes)
-    column = Operand(dtype, shape, read=lambda: padded.reshape(shape), name=bias.name)
+    shape = (1, int(data.shape[1]), *[1] * len(work.space), work.lanes)
+
+    def blocked(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, (0, shape[1] * work.lanes - len(array))).reshape(shape)
+
+    column = bias.derived(shape, ("blocked", *shape), blocked)
 
     def add(x: Any, b: Any) -> Any:
         return x + b

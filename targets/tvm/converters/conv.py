@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.matmul import agree
@@ -97,13 +96,8 @@ def _plan(ctx: Context, data: Operand, weight: Operand, window: Window, groups: 
 
 def _packed(ctx: Context, data: Operand, weight: Operand, plan: ConvPlan, window: Window) -> Operand:
     """The machine's kernel with the weight packed once, here."""
-
-    def read() -> np.ndarray:
-        array = weight.array
-        assert array is not None
-        return pack_weight(array, plan)
-
-    packed = Operand(weight.dtype, plan.packed_shape, read=read, name=weight.name)
+    layout = ("conv", plan.channel_block, plan.packed_shape)
+    packed = weight.derived(plan.packed_shape, layout, lambda array: pack_weight(array, plan))
     name = "conv" + "x".join(map(str, plan.spec.kernel))
     attributes = {"op_pattern": OUT_EWISE_FUSABLE}
     return ctx.te(lambda x, w: packed_conv(x, w, plan, window.output), data, packed, name=name, attributes=attributes)

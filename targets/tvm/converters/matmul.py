@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.reshape import reshape_to
@@ -14,11 +13,12 @@ from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
 from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
 from graphopt.targets.tvm.kernels.matmul import compute as kernels
-from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.packing import packed_weight
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_ROWS = 8
@@ -82,17 +82,18 @@ def fast_matmul(
 ) -> Operand | None:
     """The machine's own kernel, for float operands of which the inner size is known; None where there is none.
 
-    A constant second matrix is packed here, once.
+    A constant second matrix is packed when the weights are written.
     """
     m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
     if ctx.machine is None or a.dtype not in ("float32", "float16") or not isinstance(k, int):
         return None
     n = _known(b.shape[-2 if transpose_b else -1])
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
-    _, plan = ctx.plans.choose(MatmulWorkload(_known(m), n, k, a.dtype, constant))
+    work = MatmulWorkload(_known(m), n, k, a.dtype, constant)
+    family, plan = ctx.plans.choose(work, b.key if constant else None)
     attributes = {"op_pattern": OUT_EWISE_FUSABLE}
     if constant:
-        packed = Operand(b.dtype, plan.packed_shape, read=lambda: _packed(b, plan), name=b.name)
+        packed = packed_weight(b, family, work, plan)
         return ctx.te(
             lambda x, w: kernels.matmul_packed(x, w, plan, transpose_a), a, packed, name=name, attributes=attributes
         )
@@ -103,12 +104,6 @@ def fast_matmul(
 
 def _known(size: Dim) -> int | None:
     return size if isinstance(size, int) else None
-
-
-def _packed(matrix: Operand, plan: MatmulPlan) -> np.ndarray:
-    array = matrix.array
-    assert array is not None
-    return kernels.pack_matrix(array, plan)
 
 
 def _batch_shape(ctx: Context, heads: Sequence[Operand]) -> tuple[Dim, ...]:

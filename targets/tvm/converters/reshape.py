@@ -20,9 +20,8 @@ def reshape_to(ctx: Context, data: Operand, sizes: Sequence[Dim]) -> Operand:
     """The elements of `data` in row-major order as `sizes`, which must have the same product."""
     sizes = ctx.shape(sizes)
     if data.is_constant and all(isinstance(s, int) for s in sizes):
-        array = data.array
-        assert array is not None
-        return Operand.constant(array.reshape(sizes), data.name)
+        plain = [int(size) for size in sizes]
+        return data.derived(plain, ("reshape", *plain), lambda array: array.reshape(plain))
     if len(sizes) == data.rank and all(ctx.same(a, b) for a, b in zip(sizes, data.shape)):
         return data
     groups = _groups(ctx, data.shape, sizes)

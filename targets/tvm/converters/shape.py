@@ -140,8 +140,8 @@ def transposed(ctx: Context, data: Operand, order: Sequence[int]) -> Operand:
     if order == sorted(order):
         return data
     if data.is_constant:
-        sizes = [data.shape[axis] for axis in order]
-        return Operand(data.dtype, sizes, read=lambda: _reordered(data, order), name=data.name)
+        sizes = [int(data.shape[axis]) for axis in order]
+        return data.derived(sizes, ("transpose", *order), lambda array: np.transpose(array, order))
     moved = [axis for axis in order if not _is_one(data.shape[axis])]
     sizes = [data.shape[axis] for axis in order]
     if moved == sorted(moved):
@@ -154,12 +154,6 @@ def transposed(ctx: Context, data: Operand, order: Sequence[int]) -> Operand:
         return define(sizes, element, name="transpose")
 
     return ctx.te(transpose, data, name="transpose")
-
-
-def _reordered(data: Operand, order: Sequence[int]) -> np.ndarray:
-    array = data.array
-    assert array is not None
-    return np.transpose(array, order)
 
 
 def _is_one(size: Dim) -> bool:

@@ -7,7 +7,7 @@ exactly, in a few integers. Adding a family means one more entry of `FAMILIES`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,12 +54,24 @@ class Family(Protocol):
         """What a record keeps of a plan; different plans for a workload have different numbers."""
         ...
 
+    def cost(self, workload: Any, plan: Plan, machine: Machine) -> float:
+        """The time that a plan is expected to take, to be compared with that of the family's others for a workload."""
+        ...
+
     def packed_shape(self, workload: Any, plan: Plan) -> tuple[int, ...]:
         """The shape of the constant operand as the kernel reads it."""
         ...
 
+    def layout(self, workload: Any, plan: Plan) -> tuple[Hashable, ...]:
+        """What the packed operand depends on beside the weight: equal layouts of one weight are the same numbers."""
+        ...
+
     def pack(self, weight: np.ndarray, workload: Any, plan: Plan) -> np.ndarray:
         """The constant operand as the kernel reads it."""
+        ...
+
+    def parts(self, weight: np.ndarray, workload: Any, plan: Plan) -> Iterator[np.ndarray]:
+        """Yield what `pack` returns in consecutive parts, so that a large weight is never in memory twice."""
         ...
 
     def compute(self, data: te.Tensor, packed: te.Tensor, workload: Any, plan: Plan) -> te.Tensor:
@@ -85,11 +97,20 @@ class Direct:
     def numbers(self, plan: direct_plan.DirectPlan) -> tuple[int, ...]:
         return _integers(plan)
 
+    def cost(self, workload: ConvWorkload, plan: direct_plan.DirectPlan, machine: Machine) -> float:
+        return direct_plan.cycles(workload, plan, machine)
+
     def packed_shape(self, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> tuple[int, ...]:
         return (direct_plan.packed_size(workload),)
 
+    def layout(self, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> tuple[Hashable, ...]:
+        return workload.lanes, workload.blocked, workload.spec.groups, workload.is_banded, plan.vectors
+
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> np.ndarray:
         return direct.pack_weight(weight, workload, plan)
+
+    def parts(self, weight: np.ndarray, workload: ConvWorkload, plan: direct_plan.DirectPlan) -> Iterator[np.ndarray]:
+        yield self.pack(weight, workload, plan)
 
     def compute(
         self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: direct_plan.DirectPlan
@@ -115,11 +136,22 @@ class Winograd:
     def numbers(self, plan: winograd_plan.WinogradPlan) -> tuple[int, ...]:
         return _integers(plan)
 
+    def cost(self, workload: ConvWorkload, plan: winograd_plan.WinogradPlan, machine: Machine) -> float:
+        return winograd_plan.cycles(workload, plan, machine)
+
     def packed_shape(self, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> tuple[int, ...]:
         return winograd.packed_shape(workload, plan)
 
+    def layout(self, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> tuple[Hashable, ...]:
+        return workload.lanes, plan.outputs, plan.vectors
+
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: winograd_plan.WinogradPlan) -> np.ndarray:
         return winograd.pack_weight(weight, workload, plan)
+
+    def parts(
+        self, weight: np.ndarray, workload: ConvWorkload, plan: winograd_plan.WinogradPlan
+    ) -> Iterator[np.ndarray]:
+        yield self.pack(weight, workload, plan)
 
     def compute(
         self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: winograd_plan.WinogradPlan
@@ -145,11 +177,22 @@ class Depthwise:
     def numbers(self, plan: depthwise_plan.DepthwisePlan) -> tuple[int, ...]:
         return _integers(plan)
 
+    def cost(self, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan, machine: Machine) -> float:
+        return 1.0
+
     def packed_shape(self, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> tuple[int, ...]:
         return (-(-workload.spec.out_channels // workload.lanes), workload.geometry.taps, workload.lanes)
 
+    def layout(self, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> tuple[Hashable, ...]:
+        return (workload.lanes,)
+
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan) -> np.ndarray:
         return depthwise.pack_weight(weight, workload)
+
+    def parts(
+        self, weight: np.ndarray, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan
+    ) -> Iterator[np.ndarray]:
+        yield self.pack(weight, workload, plan)
 
     def compute(
         self, data: te.Tensor, packed: te.Tensor, workload: ConvWorkload, plan: depthwise_plan.DepthwisePlan
@@ -175,11 +218,20 @@ class Matmul:
     def numbers(self, plan: MatmulPlan) -> tuple[int, ...]:
         return (plan.lanes, plan.rows, plan.vectors, plan.k_block, plan.m_block)
 
+    def cost(self, workload: MatmulWorkload, plan: MatmulPlan, machine: Machine) -> float:
+        return matmul_plan.cycles(plan)
+
     def packed_shape(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[int, ...]:
         return plan.packed_shape
 
+    def layout(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[Hashable, ...]:
+        return (plan.width,)
+
     def pack(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> np.ndarray:
         return matmul.pack_matrix(weight, plan)
+
+    def parts(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> Iterator[np.ndarray]:
+        return matmul.panels(weight, plan)
 
     def compute(self, data: te.Tensor, packed: te.Tensor, workload: MatmulWorkload, plan: MatmulPlan) -> te.Tensor:
         return matmul.matmul_packed(data, packed, plan)

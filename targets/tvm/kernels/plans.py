@@ -6,13 +6,15 @@ kept: these are the workloads that a tuner has to measure, and the counts that t
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Hashable
 
 from graphopt.targets.tvm.kernels.family import (
     FAMILIES,
     Family,
     Plan,
     Workload,
+    every_plan,
     families_for,
     find_plan,
     is_tunable,
@@ -20,6 +22,9 @@ from graphopt.targets.tvm.kernels.family import (
 )
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tuning.records import Records
+
+NEARLY = 1.1
+"""How much more time than its best plan a workload may be expected to take, to share a packed weight with another."""
 
 PLAIN = Machine(32, 16, 1)
 """Decides where no machine is given: any plan has the same meaning."""
@@ -37,9 +42,37 @@ class Plans:
         """How often each workload that can be tuned was asked for."""
         self.tuned: set[str] = set()
         """The keys of those that a record decided."""
+        self._layouts: defaultdict[tuple[Hashable, ...], set[Hashable]] = defaultdict(set)
+        """By weight and family, in what layouts the weight is packed already."""
 
-    def choose(self, workload: Workload) -> tuple[Family, Plan]:
-        """The family and its plan for a workload."""
+    def choose(self, workload: Workload, weight: Hashable = None) -> tuple[Family, Plan]:
+        """Return the family and its plan for a workload.
+
+        Workloads that read the same `weight` agree on one layout of it where that costs little: another plan than the
+        best one is chosen then.
+        """
+        family, plan = self._best(workload)
+        if weight is None:
+            return family, plan
+        known = self._layouts[family.name, weight]
+        if known and family.layout(workload, plan) not in known:
+            plan = self._nearly_as_good(workload, family, plan, known) or plan
+        known.add(family.layout(workload, plan))
+        return family, plan
+
+    def _nearly_as_good(self, workload: Workload, family: Family, best: Plan, known: set[Hashable]) -> Plan | None:
+        """The plan that reads a weight as it is packed already, if it takes about as long as the best one."""
+        if key(workload) in self.tuned:
+            return None
+
+        def cost(plan: Plan) -> float:
+            return family.cost(workload, plan, self.machine)
+
+        plans = [plan for plan in every_plan(family, workload, self.machine) if family.layout(workload, plan) in known]
+        found = min(plans, key=cost, default=None)
+        return found if found is not None and cost(found) <= NEARLY * cost(best) else None
+
+    def _best(self, workload: Workload) -> tuple[Family, Plan]:
         families = families_for(workload)
         if self.defining:
             return families[-1], families[-1].default(workload, self.machine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,7 @@ class Context:
         self.operand_of: Callable[[Value], Operand | None]
         self.define: Callable[[Value, Operand], None]
         self._weight_names: set[str] = set()
+        self._weight_vars: dict[tuple[Hashable, ...], relax.Var] = {}
         self._local: list[Operand] = []
         self._depth = 0
         self._inside_layer = False
@@ -224,10 +225,14 @@ class Context:
             raise Declined(f"no kernels for element type {dtype}")
 
     def _weight(self, operand: Operand) -> relax.Var:
+        """The parameter that holds a large constant: one for all constants of the same key."""
+        if operand.key in self._weight_vars:
+            return self._weight_vars[operand.key]
         name = unique(clean_name(operand.name or "weight"), self._weight_names)
         var = relax.Var(name, relax.TensorType([int(d) for d in operand.shape], operand.dtype))
         self.parameters.append(var)
         self.weights.append((name, operand))
+        self._weight_vars[operand.key] = var
         return var
 
     def require(self, operand: Operand, shape: Sequence[Dim]) -> Operand:

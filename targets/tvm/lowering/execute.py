@@ -19,7 +19,7 @@ class Runner:
         with target:
             executable = tvm.compile(lowered.mod, target)
         self._machine = relax.VirtualMachine(executable, tvm.cpu())
-        self._params = [tvm.runtime.tensor(array) for _, array in lowered.params]
+        self._params = [tvm.runtime.tensor(np.asarray(operand.array, order="C")) for _, operand in lowered.params]
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs for inputs in the order of `Lowered.inputs`. Raises what TVM raises for wrong shapes."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import tvm
 from tvm import relax
 
@@ -46,11 +45,12 @@ class UnsupportedNode:
 class Lowered:
     """A Relax module whose `main` takes the graph's inputs and then `params`, in this order.
 
+    Parameters are read, and packed, when their elements are asked for.
     `layers` are the nodes that its kernels are for; an attribute of `main` says which (see `layers.py`).
     """
 
     mod: tvm.IRModule
-    params: list[tuple[str, np.ndarray]]
+    params: list[tuple[str, Operand]]
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     layers: list[Layer]
@@ -59,7 +59,7 @@ class Lowered:
 def lower(model: Model, machine: Machine | None = None, plans: Plans | None = None) -> Lowered:
     """Lower a model to Relax.
 
-    With a `machine`, convolutions and products become the kernels made for it, their constant weights packed now;
+    With a `machine`, convolutions and products become the kernels made for it, their constant weights packed for them;
     `plans`, for the same machine, say which, by closed forms if they are not given, and know afterwards what for.
     Constants above 1 KiB become trailing parameters of `main`; the attribute `num_input` says where they begin.
     Sizes that the model leaves open stay open, and are the same variable where the model gives them the same name;
@@ -121,7 +121,7 @@ class _Lowering:
             builder.emit_func_output(result)
         mod = relax.transform.ConvertToDataflow(min_size=1)(builder.finalize())
         mod["main"] = self._finished(mod["main"], builder).with_attr("num_input", number)
-        params = [] if self.problems else [(name, _content(op)) for name, op in self.ctx.weights]
+        params = [] if self.problems else self.ctx.weights
         return Lowered(with_sources(mod, self.ctx.sources), params, inputs, outputs, self.ctx.layers)
 
     def _finished(self, main: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
@@ -196,7 +196,9 @@ class _Lowering:
         if value not in self.values:
             tensor = value.tensor
             assert tensor is not None, f"{value.name} is used before it is made"
-            self.values[value] = Operand(tensor.dtype.text, tensor.shape, read=tensor.numpy, name=value.name)
+            self.values[value] = Operand(
+                tensor.dtype.text, tensor.shape, read=tensor.numpy, name=value.name, key=(tensor,)
+            )
         return self.values[value]
 
     def _node(self, node: Node) -> None:
@@ -220,12 +222,6 @@ class _Lowering:
 
 def _layer(node: Node) -> Layer:
     return Layer(tuple(node.origin) or (node.name or node.op_type,), node.op, count_flops(node))
-
-
-def _content(operand: Operand) -> np.ndarray:
-    array = operand.array
-    assert array is not None
-    return np.asarray(array, order="C")
 
 
 def _input_problem(value: Value) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -22,9 +22,12 @@ class Operand:
     - a tensor that the compiled code computes: `expr`.
 
     `expr` of the first two is filled in by the context when a kernel needs them as tensors.
+
+    `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
+    which several nodes read is stored once.
     """
 
-    __slots__ = ("_read", "dtype", "elements", "expr", "name", "shape")
+    __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "shape")
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Operand:
         elements: np.ndarray | None = None,
         expr: relax.Expr | None = None,
         name: str = "",
+        key: tuple[Hashable, ...] = (),
     ) -> None:
         self.dtype = dtype
         self.shape: tuple[Dim, ...] = tuple(shape)
@@ -42,6 +46,8 @@ class Operand:
         self.elements = elements
         self.expr = expr
         self.name = name
+        self.key = key or (object(),)
+        self._pieces: Callable[[], Iterator[np.ndarray]] | None = None
 
     @classmethod
     def constant(cls, array: np.ndarray, name: str = "") -> Operand:
@@ -54,6 +60,43 @@ class Operand:
         if all(isinstance(item, int | float | bool) for item in elements.ravel()):
             return cls.constant(elements.astype(np.dtype(dtype)))
         return cls(dtype, elements.shape, elements=elements)
+
+    def derived(
+        self,
+        shape: Sequence[int],
+        how: tuple[Hashable, ...],
+        change: Callable[[np.ndarray], np.ndarray],
+        pieces: Callable[[np.ndarray], Iterator[np.ndarray]] | None = None,
+    ) -> Operand:
+        """Return the constant that `change` makes of this one, of `shape`; nothing is read before it is asked for.
+
+        `how` names the change: of equal operands, changes of equal names are equal. `pieces` yields what `change`
+        returns in consecutive parts, where the whole would take much memory beside the original.
+        """
+
+        def read() -> np.ndarray:
+            array = self.array
+            assert array is not None
+            return change(array)
+
+        def parts() -> Iterator[np.ndarray]:
+            array = self.array
+            assert array is not None
+            assert pieces is not None
+            return pieces(array)
+
+        made = Operand(self.dtype, shape, read=read, name=self.name, key=(*self.key, *how))
+        made._pieces = None if pieces is None else parts
+        return made
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yield the elements of a host constant in row-major order, in parts of any shape; see `derived`."""
+        if self._pieces is not None:
+            yield from self._pieces()
+            return
+        array = self.array
+        assert array is not None
+        yield array
 
     @property
     def rank(self) -> int:

@@ -22,6 +22,7 @@ from graphopt.hardware.target import Target
 from graphopt.targets.tvm import TvmBackend
 from graphopt.targets.tvm.codegen import build, bundle, embedded, link
 from graphopt.targets.tvm.cuda import nvcc as gpu_compiler
+from graphopt.targets.tvm.lowering.operand import Operand
 
 CPU_TARGETS = [name for name in target.names() if Target.load(name).kind == "cpu"]
 
@@ -90,13 +91,39 @@ def test_nvcc_is_looked_for_where_the_user_says(tmp_path, monkeypatch):
 
 def test_weights_are_aligned_and_come_back(tmp_path):
     arrays = [np.arange(5, dtype=np.int8), np.float32([[1.5, 2], [3, 4]]).T, np.zeros((0, 3), np.float16), np.array(7)]
-    infos = build.write_weights(arrays, tmp_path / "weights.bin")
+    infos = build.write_weights([Operand.constant(array) for array in arrays], tmp_path / "weights.bin")
     data = (tmp_path / "weights.bin").read_bytes()
     for array, info in zip(arrays, infos):
         assert info.offset % 64 == 0
         assert (info.dtype, info.shape) == (array.dtype.name, array.shape)
         read = np.frombuffer(data, array.dtype, array.size, info.offset).reshape(array.shape)
         np.testing.assert_array_equal(read, array)
+
+
+def test_weights_of_the_same_contents_are_written_once(tmp_path):
+    one, other = np.arange(100, dtype=np.float32), np.ones(7, np.int8)
+    operands = [Operand.constant(array) for array in (one, other, one.copy(), other.copy(), -one)]
+    offsets = [info.offset for info in build.write_weights(operands, tmp_path / "weights.bin")]
+    assert offsets == [0, 448, 0, 448, 512]
+    assert (tmp_path / "weights.bin").stat().st_size == 512 + 400
+
+
+def test_weights_are_packed_one_after_the_other(tmp_path):
+    """None is asked for before the one before it is written."""
+    asked: list[int] = []
+
+    def weight(number: int) -> Operand:
+        def read() -> np.ndarray:
+            asked.append(number)
+            assert (tmp_path / "weights.bin").exists()
+            return np.full(64, number, np.float32)
+
+        return Operand("float32", (64,), read=read)
+
+    made = iter(weight(number) for number in range(3))
+    assert not asked
+    build.write_weights(made, tmp_path / "weights.bin")
+    assert asked == [0, 1, 2]
 
 
 SOURCE = """

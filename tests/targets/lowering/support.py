@@ -79,7 +79,7 @@ def run_for_machine(text: str, *inputs: Arrays, weights: Arrays | None = None) -
         module = fuse.fuse(made.mod, HOST, MACHINE)
         built = relax.build(module, HOST, relax_pipeline=_to_virtual_machine(Meter()), tir_pipeline=PIPELINE)
     machine = relax.VirtualMachine(built, tvm.cpu())
-    parameters = [tvm.runtime.tensor(array) for _, array in made.params]
+    parameters = [tvm.runtime.tensor(np.asarray(operand.array, order="C")) for _, operand in made.params]
     assert inputs, "nothing to run"
     results = []
     for given in inputs:

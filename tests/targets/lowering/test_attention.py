@@ -35,7 +35,7 @@ def check(
         module = fuse.fuse(made.mod, HOST, MACHINE)
         built = relax.build(module, HOST, relax_pipeline=_to_virtual_machine(Meter()), tir_pipeline=PIPELINE)
     machine = relax.VirtualMachine(built, tvm.cpu())
-    weights = [tvm.runtime.tensor(array) for _, array in made.params]
+    weights = [tvm.runtime.tensor(np.asarray(operand.array, order="C")) for _, operand in made.params]
     for given in inputs:
         tensors = [tvm.runtime.tensor(np.ascontiguousarray(given[info.name])) for info in made.inputs]
         result = machine["main"](*tensors, *weights).numpy()

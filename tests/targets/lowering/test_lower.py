@@ -21,7 +21,7 @@ def test_large_constants_are_parameters_and_small_ones_are_not() -> None:
     _, result = lowered("g (float[N, 20] x) => (float[N, 30] z) { y = MatMul(x, w)  z = Add(y, b) }", weights)
     main = result.mod["main"]
     assert [name for name, _ in result.params] == ["w"]
-    np.testing.assert_array_equal(result.params[0][1], weights["w"])
+    np.testing.assert_array_equal(result.params[0][1].array, weights["w"])
     assert int(main.attrs["num_input"]) == 1
     assert [param.name for param in main.params] == ["x", "w"]
 

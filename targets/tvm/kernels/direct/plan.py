@@ -56,13 +56,13 @@ def tiles_of(workload: ConvWorkload, vectors: int) -> list[tuple[int, int, int]]
 
 def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
     """The tile that needs the fewest cycles by a count of multiply-adds, loads and latency."""
-    best = min(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan, machine))
+    best = min(_tiles(workload, machine), key=lambda plan: cycles(workload, plan, machine))
     return dataclasses.replace(best, bands=_bands(workload, best, machine), chunk=_chunk(workload, best, machine))
 
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
     """The default first, and what else may be faster: the best tiles by the same count, in other orders of loops."""
-    best = sorted(_tiles(workload, machine), key=lambda plan: _cycles(workload, plan, machine))[:6]
+    best = sorted(_tiles(workload, machine), key=lambda plan: cycles(workload, plan, machine))[:6]
     cut = max(1, -(-_data_bytes(workload) // (machine.l2_bytes // 2)))
     found = []
     for bands, chunked in ((0, True), (cut, False), (0, False), (4 * cut, False), (cut, True)):
@@ -140,7 +140,7 @@ def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     return max((size for size in range(1, max(1, most) + 1) if full % size == 0), default=0)
 
 
-def _cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
+def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
     """Cycles for one step of the reduction over a row and all channels of a group: what ports and latency allow.
 
     Two multiply-adds and two loads a cycle, results after four cycles. Each load also takes a slot of the decoder, a

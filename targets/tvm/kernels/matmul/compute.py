@@ -15,7 +15,7 @@ integers in int32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,27 @@ DIRECT_ROWS = 12
 """Rows up to which a matrix that is not packed is read where it is: packing would cost more than it saves."""
 
 
+PART_BYTES = 8 << 20
+"""About how much of a matrix is packed at once."""
+
+
 def pack_matrix(matrix: np.ndarray, plan: MatmulPlan) -> np.ndarray:
     """A constant right operand (K, N) in the layout `plan.packed_shape`; missing columns are zero."""
-    panels, k, width = plan.packed_shape
-    padded = np.pad(matrix, [(0, 0), (0, panels * width - matrix.shape[1])])
-    return np.ascontiguousarray(padded.reshape(k, panels, width).transpose(1, 0, 2))
+    return np.concatenate([np.empty((0, *plan.packed_shape[1:]), matrix.dtype), *panels(matrix, plan)])
+
+
+def panels(matrix: np.ndarray, plan: MatmulPlan) -> Iterator[np.ndarray]:
+    """Yield `pack_matrix` in parts of some megabytes: (panels of the part, K, columns of a panel)."""
+    count, k, width = plan.packed_shape
+    step = max(1, PART_BYTES // max(1, k * width * matrix.itemsize))
+    for first in range(0, count, step):
+        some = min(step, count - first)
+        columns = matrix[:, first * width : (first + some) * width]
+        part = np.zeros((some, k, width), matrix.dtype)
+        whole, rest = divmod(columns.shape[1], width)
+        part[:whole] = columns[:, : whole * width].reshape(k, whole, width).transpose(1, 0, 2)
+        part[whole:, :, :rest] = columns[:, whole * width :]
+        yield part
 
 
 def matmul_packed(a: te.Tensor, packed: te.Tensor, plan: MatmulPlan, transpose_a: bool = False) -> te.Tensor:

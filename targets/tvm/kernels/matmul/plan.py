@@ -115,6 +115,11 @@ def _cycles(work: MatmulWorkload, lanes: int, rows: int, vectors: int) -> float:
     return cycles / (m * columns)
 
 
+def cycles(plan: MatmulPlan) -> float:
+    """Estimated cycles of a plan for each step of K, comparable between plans of one workload."""
+    return _cycles(plan.workload, plan.lanes, plan.rows, plan.vectors)
+
+
 def _blocked(plan: MatmulPlan) -> MatmulPlan:
     """The plan with K in blocks, where a panel exceeds the cache and enough tiles of rows use a block again."""
     work = plan.workload

@@ -1,0 +1,136 @@
+"""Whether graphopt does right by a case: optimized at every level, and compiled, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import graphopt
+from graphopt import io
+from graphopt.driver import worker
+from graphopt.errors import GraphOptError, UnsupportedError, VerificationError
+from graphopt.ir import DType
+from graphopt.proof.oracle import Reference
+from graphopt.proof.tolerance import Tolerance, compare
+from tools.fuzzing.graph import Case
+from tools.fuzzing.make import expected, other_sizes
+
+LEVELS = ("O0", "O1", "O2", "O3")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a case. `kind`: "ok", "skipped", "unsupported" or "failed"; `stage`: where, as "compile O2"."""
+
+    kind: str
+    stage: str = ""
+    text: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.kind == "failed"
+
+
+def build_in_process() -> None:
+    """Have `compile` run the compiler in this process: starting one for each of thousands of graphs takes longer.
+
+    What the compiler is asked and answers goes through JSON as it does otherwise.
+    """
+
+    def ask(job: dict[str, Any], progress: Any, *_: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(json.dumps(worker._do(job, progress)))
+        return answer
+
+    worker._ask = ask  # type: ignore[assignment]
+
+
+def check(case: Case, optimize: Iterable[str] = LEVELS, build: Iterable[str] = LEVELS) -> Finding:
+    """Optimize at some levels and compile at some, and compare. Equal code is not compiled twice."""
+    wanted = expected(case.model, case.inputs)
+    if wanted is None or not wanted:
+        return Finding("skipped")
+    runs = [(case.inputs, wanted)]
+    for given in other_sizes(case):
+        if (more := expected(case.model, given)) is not None and not _strange(more):
+            runs.append((given, more))
+    tolerance = tolerance_of(case, wanted)
+    for level in optimize:
+        if problem := _attempt(lambda level=level: _optimized(case, level, runs, tolerance)):  # type: ignore[misc]
+            return _finding(f"optimize {level}", problem)
+    for level in build:
+        if problem := _attempt(lambda level=level: _compiled(case, level, runs, tolerance)):  # type: ignore[misc]
+            return _finding(f"compile {level}", problem)
+    return Finding("ok")
+
+
+Runs = list[tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]
+
+
+def _finding(stage: str, problem: BaseException | str) -> Finding:
+    if isinstance(problem, UnsupportedError):
+        return Finding("unsupported", stage, str(problem))
+    if isinstance(problem, GraphOptError):
+        return Finding("failed", stage, f"{type(problem).__name__}: {problem}")
+    text = problem if isinstance(problem, str) else "".join(traceback.format_exception(problem))
+    return Finding("failed", stage, text)
+
+
+def _attempt(action: Any) -> BaseException | str:
+    """What went wrong, or an empty text."""
+    try:
+        return str(action())
+    except Exception as error:  # whatever is raised is the finding
+        return error
+
+
+def _optimized(case: Case, level: str, runs: Runs, tolerance: Tolerance) -> str:
+    model, _ = graphopt.optimize(case.model, level)
+    with Reference(model) as reference:
+        takes = {port.name for port in reference.inputs}
+        for given, wanted in runs:
+            fed = {name: array for name, array in given.items() if name in takes}
+            if problem := difference(wanted, reference.run(fed), tolerance):
+                return f"at {_sizes(given)}: {problem}"
+    return ""
+
+
+def _compiled(case: Case, level: str, runs: Runs, tolerance: Tolerance) -> str:
+    artifact = graphopt.compile(io.load(case.model), "host", level)
+    for given, wanted in runs:
+        if problem := difference(wanted, artifact.run(given), tolerance):
+            return f"at {_sizes(given)}: {problem}"
+    return ""
+
+
+def tolerance_of(case: Case, wanted: Mapping[str, np.ndarray]) -> Tolerance:
+    """What a dtype allows, and what the case's own rounding adds to it."""
+    usual = Tolerance()
+    return Tolerance(
+        outputs={
+            name: min(0.9, usual.allowed("", DType.of(array)) + case.slack.get(name, 0.0))
+            for name, array in wanted.items()
+        }
+    )
+
+
+def difference(wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], tolerance: Tolerance) -> str:
+    """What differs, or an empty text. Outputs without elements must have the same dtypes and shapes."""
+    try:
+        comparison = compare(wanted, got, tolerance)
+    except VerificationError:
+        return ""  # raised once all is found the same, where there are no elements
+    return "" if comparison.ok else str(comparison.worst)
+
+
+def _strange(outputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether some output has a NaN or an infinity: at other sizes it may hang on a rounding."""
+    return any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in outputs.values())
+
+
+def _sizes(given: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in given.items()) or "no inputs"

@@ -1,0 +1,114 @@
+"""The case of a seed: a model of two to twelve nodes at an opset, with inputs whose sizes may be open."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from graphopt.errors import GraphOptError
+from graphopt.ir import DType
+from graphopt.proof.oracle import Reference
+from tools.fuzzing import layers, shaping
+from tools.fuzzing.graph import Case, Growing, Value, parted
+from tools.fuzzing.operators import MAKERS
+from tools.fuzzing.values import words
+
+assert layers
+assert shaping  # whose makers register themselves
+OPSETS = range(7, 26)
+COMMON = frozenset(
+    words(
+        """
+        Add Sub Mul Div Conv MatMul Gemm Reshape Transpose Concat Slice Gather Relu Clip Sigmoid Softmax
+        ReduceMean Cast BatchNormalization MaxPool Unsqueeze Squeeze Shape Where Split
+        """
+    )
+)
+"""Operators that are drawn more often, as they are in networks: what passes look for is made of them."""
+TRIES = 40
+"""Nodes that may be refused before a graph stays as small as it is."""
+SLACK = 16
+"""How many times the distance of two right results an output may be off."""
+
+
+def make(seed: int) -> Case:
+    """The case of a seed; the same on every machine with the same ONNX Runtime."""
+    rng = random.Random(seed)
+    opset = rng.choice(OPSETS)
+    grown = Growing(seed, opset)
+    wanted = rng.randint(2, 12)
+    known = [op for op in sorted(MAKERS) if _has(op, opset)]
+    weights = [4 if op in COMMON else 1 for op in known]
+    for _ in range(TRIES + wanted):
+        if sum(node.op_type != "Constant" for node in grown.nodes) >= wanted:
+            break
+        grown.attempt(MAKERS[rng.choices(known, weights)[0]])
+    return Case(seed, _model(grown, rng), {v.name: v.array for v in grown.inputs}, _slack(grown))
+
+
+def other_sizes(case: Case, count: int = 2) -> Iterator[dict[str, np.ndarray]]:
+    """Further inputs of a model with open sizes, at other sizes that ONNX Runtime takes."""
+    rng = random.Random(case.seed + 1)
+    symbols = sorted({d.dim_param for i in case.model.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param})
+    for _ in range(count if symbols else 0):
+        sizes = {symbol: rng.choice((0, 1, 2, 3, 6, 9)) for symbol in symbols}
+        given = {}
+        for info in case.model.graph.input:
+            array = case.inputs[info.name]
+            dims = info.type.tensor_type.shape.dim
+            shape = tuple(sizes.get(d.dim_param, n) for d, n in zip(dims, array.shape))
+            given[info.name] = np.resize(array, shape).astype(array.dtype)
+        yield given
+
+
+def _has(op: str, opset: int) -> bool:
+    try:
+        return not onnx.defs.get_schema(op, opset, "").deprecated
+    except onnx.defs.SchemaError:
+        return False
+
+
+def _results(grown: Growing) -> list[Value]:
+    """The outputs: what no node reads, and rarely what one does."""
+    read = {name for node in grown.nodes for name in node.input}
+    read |= {n for node in grown.nodes for a in node.attribute for inner in a.g.node for n in inner.input}
+    return [v for v in grown.made if v.name not in read or grown.flip(0.1)]
+
+
+def _slack(grown: Growing) -> dict[str, float]:
+    return {v.name: SLACK * parted(v.array, v.near) for v in grown.made}
+
+
+def _model(grown: Growing, rng: random.Random) -> onnx.ModelProto:
+    open_sizes = rng.random() < 0.5
+    symbols: dict[int, str] = {}
+    read = {name for node in grown.nodes for name in node.input}
+    infos = []
+    for value in grown.inputs:
+        dims: list[int | str] = list(value.shape)
+        for axis, size in enumerate(value.shape):
+            if open_sizes and value.free and rng.random() < 0.4:
+                own = rng.random() < 0.2
+                dims[axis] = f"{value.name}_{axis}" if own else symbols.setdefault(size, f"n{len(symbols)}")
+        infos.append(helper.make_tensor_value_info(value.name, int(DType.of(value.array)), dims))
+    outputs = [
+        helper.make_tensor_value_info(v.name, int(DType.of(v.array)), [None] * len(v.shape)) for v in _results(grown)
+    ]
+    graph = helper.make_graph(
+        grown.nodes, f"seed_{grown.seed}", infos, outputs, [t for t in grown.initializers if t.name in read]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", grown.opset)], ir_version=10)
+
+
+def expected(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """What ONNX Runtime computes; None if it refuses the model or these inputs."""
+    try:
+        with Reference(model) as reference:
+            results: dict[str, np.ndarray] = reference.run(inputs)
+    except GraphOptError:
+        return None
+    return results
