@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 
+import ml_dtypes
+import numpy as np
 from tvm import tirx
 
 from graphopt.targets.tvm.converters.elementwise import Function, const, kind_of, maximum, minimum, select
@@ -37,22 +40,38 @@ def binary(op: str, function: Function, *, integer: Function | None = None, to: 
         return elementwise(c.ctx, lambda a, b: chosen(a.astype(kind), b.astype(kind)), operands, to or dtype, name)
 
 
+def opaque_zero(x: tirx.Expr) -> tirx.Expr:
+    """Hide a zero of a float type from TVM, which takes x * 0 and 0 / x for 0 and x + 0 for x.
+
+    IEEE 754 does not: x may be NaN, an infinity or -0.
+    """
+    if not isinstance(x, tirx.FloatImm) or x.value != 0 or kind_of(x) not in INTEGER_OF:
+        return x
+    kind, integer = kind_of(x), INTEGER_OF[kind_of(x)]
+    negative = tirx.reinterpret(kind, tirx.const(int(np.iinfo(integer).min), integer))
+    return negative if math.copysign(1, x.value) < 0 else tirx.abs(negative)
+
+
+INTEGER_OF = {"float16": "int16", "float32": "int32", "float64": "int64"}
+"""The integer type as wide as each float type, for writing floats by their bits."""
+
+
 def integer_division(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """Quotient towards zero. A divisor of zero gives 0: what hardware does then is no better defined by ONNX."""
     safe = select(tirx.EQ(b, const(0, b)), const(1, b), b)
     return select(tirx.EQ(b, const(0, b)), const(0, b), tirx.truncdiv(a, safe))
 
 
-binary("Add", lambda a, b: a + b)
+binary("Add", lambda a, b: opaque_zero(a) + opaque_zero(b))
 
 
 binary("Sub", lambda a, b: a - b)
 
 
-binary("Mul", lambda a, b: a * b)
+binary("Mul", lambda a, b: opaque_zero(a) * opaque_zero(b))
 
 
-binary("Div", lambda a, b: a / b, integer=integer_division)
+binary("Div", lambda a, b: opaque_zero(a) / b, integer=integer_division)
 
 
 binary("Equal", tirx.EQ, to="bool")
@@ -76,7 +95,8 @@ binary("And", tirx.And, to="bool")
 binary("Or", tirx.Or, to="bool")
 
 
-binary("Xor", lambda a, b: tirx.And(tirx.Or(a, b), tirx.Not(tirx.And(a, b))), to="bool")
+# As integers: TVM's simplifier makes `b <= a` of `not a < b`, which is another answer for NaN.
+binary("Xor", lambda a, b: tirx.NE(a.astype("int8"), b.astype("int8")), to="bool")
 
 
 binary("BitwiseAnd", lambda a, b: a & b)
@@ -157,12 +177,30 @@ def power(c: Call) -> Operand:
 
 
 def _integer_power(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Square and multiply over the six low bits of the exponent: larger ones overflow unless the base is 0 or +-1."""
+    """Square and multiply over the six low bits of the exponent, which are all that do not overflow.
+
+    For exponents that are negative or larger only bases of 0 and +-1 have integer results. Other powers round to 0 for
+    negative exponents; 0 to a negative exponent is the smallest integer, as a conversion of infinity gives.
+    """
     result, square = const(1, a), a
     for bit in range(6):
         result = select(tirx.NE(b & const(1 << bit, b), const(0, b)), result * square, result)
         square = square * square
-    return result
+    if kind_of(b).startswith("uint"):
+        return select(b < const(64, b), result, _power_of_unit(a, b, const(0, a)))
+    signed = not kind_of(a).startswith("uint")
+    pole = tirx.min_value(kind_of(a)) if signed else const(0, a)
+    of_zero = select(b < const(0, b), pole, const(0, a))
+    return select(tirx.And(b >= const(0, b), b < const(64, b)), result, _power_of_unit(a, b, of_zero))
+
+
+def _power_of_unit(a: tirx.Expr, b: tirx.Expr, of_zero: tirx.Expr) -> tirx.Expr:
+    """The power of a base of 0, 1 or -1 to any exponent; 0 for another base."""
+    odd = tirx.NE(b & const(1, b), const(0, b))
+    result = select(tirx.EQ(a, const(1, a)), const(1, a), const(0, a))
+    if not kind_of(a).startswith("uint"):
+        result = select(tirx.EQ(a, const(-1, a)), select(odd, const(-1, a), const(1, a)), result)
+    return select(tirx.EQ(a, const(0, a)), of_zero, result)
 
 
 @converter("PRelu")
@@ -216,6 +254,10 @@ def clip(c: Call) -> Operand:
     if c.version < 11:
         low = None if c.attr("min") is None else c.ctx.constant(c.attr("min"), data.dtype)
         high = None if c.attr("max") is None else c.ctx.constant(c.attr("max"), data.dtype)
+    if data.is_float:  # a bound that is left out is the lowest or largest finite number, as in ONNX Runtime
+        limits = ml_dtypes.finfo(np.dtype(data.dtype))
+        low = low or c.ctx.constant(limits.min, data.dtype)
+        high = high or c.ctx.constant(limits.max, data.dtype)
     operands = [data, *(bound for bound in (low, high) if bound is not None)]
 
     def function(x: tirx.Expr, *bounds: tirx.Expr) -> tirx.Expr:

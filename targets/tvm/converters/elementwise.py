@@ -150,7 +150,12 @@ unary("Ceil", tirx.ceil, integer=lambda x: x)
 unary("Round", round_even, integer=lambda x: x)
 
 
-unary("Not", tirx.Not)
+def _not(x: tirx.Expr) -> tirx.Expr:
+    """Computed as an integer: TVM's simplifier makes `b <= a` of `not a < b`, which is another answer for NaN."""
+    return tirx.EQ(x.astype("int8"), tirx.const(0, "int8"))
+
+
+unary("Not", _not)
 
 
 unary("BitwiseNot", tirx.bitwise_not)

@@ -233,10 +233,9 @@ def range_(c: Call) -> Operand:
         return _float_range(c)
     start, limit, step = (c.ctx.scalars(c[i]).reshape(-1)[0] for i in range(3))
     distance = int_expr(limit) - int_expr(start)
-    if isinstance(step, int) and step > 0:
-        count = (distance + (step - 1)) // step
-    else:
-        count = tirx.ceildiv(distance, int_expr(step))
+    count = -tirx.floordiv(-distance, int_expr(step))  # towards more, whatever the sign of the step
+    if isinstance(step, int):
+        count = (distance + (step - 1)) // step if step > 0 else (-distance + (-step - 1)) // -step
     size = c.ctx.dim(c.ctx.symbols.simplify(tirx.max(int_expr(0), count)))
 
     def arange() -> te.Tensor:

@@ -107,6 +107,14 @@ def all_of(conditions: Sequence[Any]) -> Any:
     return result
 
 
+def any_of(conditions: Sequence[Any]) -> Any:
+    """The disjunction of conditions; False for none."""
+    result: Any = False
+    for condition in conditions:
+        result = condition if result is False else tirx.Or(result, condition)
+    return result
+
+
 def where(condition: Any, value: tirx.Expr, other: tirx.Expr) -> tirx.Expr:
     """`value` where the condition holds; only then it is computed, so it may read out of range otherwise."""
     return value if condition is True else tirx.if_then_else(condition, value, other)
