@@ -19,7 +19,7 @@ from graphopt.errors import InputError
 from graphopt.ir import Model, Value
 from graphopt.proof.metrics import LABELS
 
-from .images import Preprocess, image_feeds
+from .images import Preprocess, check_rule, image_feeds, is_pictures
 from .inputs import check_input, check_name, required_inputs
 from .sample_files import Feed, file_feeds
 
@@ -51,7 +51,8 @@ class Samples:
         for number, feed in enumerate(self._open()):
             yield self._checked(feed, number)
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many there are; the first time they are gone through for it."""
         return self._gathered().count
 
@@ -199,8 +200,10 @@ class Validation:
                 )
             yield ValidationCase(self.samples._checked(inputs, number), answers)
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.samples.count
 
     @property
     def digest(self) -> str:
@@ -245,10 +248,11 @@ def _opener(
     """A function that begins to read the source anew."""
     if isinstance(source, str | Path):
         path = Path(source)
-        pictures = image_feeds(path, model, values, preprocess)
-        return pictures or file_feeds(path, model, values, extra)
-    if preprocess is not None:
-        raise InputError("a rule for pictures was given, and no folder of pictures", remedy="leave it out")
+        if is_pictures(path):
+            return image_feeds(path, model, values, preprocess)
+        check_rule(preprocess, [path])
+        return file_feeds(path, model, values, extra)
+    check_rule(preprocess, [source])
     if callable(source):
         made: Callable[[], Iterable[Any]] = source
         return made

@@ -103,11 +103,8 @@ class _Folder:
             return None
         # Expanding a dimension to its own size is expanding it to 1.
         padded = (1,) * (len(items.items) - len(dims)) + dims[max(0, len(dims) - len(items.items)) :]
-        wanted = [
-            1 if item == dim and not isinstance(item, int) else item
-            for item, dim in zip(items.items, padded, strict=True)
-        ]
-        constant = Items(tuple(wanted)).numbers
+        wanted = tuple(_expansion(item, dim) for item, dim in zip(items.items, padded, strict=True))
+        constant = Items(wanted).numbers
         return None if constant is None else lambda: self._set_constant(node, constant)
 
     def _set_constant(self, node: Node, constant: tuple[int, ...]) -> None:

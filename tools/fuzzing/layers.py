@@ -51,8 +51,11 @@ def mean_variance(g: Growing, op: str) -> list[Value]:
 
 
 def per_channel(g: Growing, value: Value, count: int, axis: int = 1) -> list[Value]:
-    size = value.shape[axis]
-    return [g.fresh(value.dtype, (size,)) for _ in range(count)]
+    """Weights for the channels: numbers, for ONNX Runtime multiplies them with one another first."""
+    made = [g.fresh(value.dtype, (value.shape[axis],)) for _ in range(count)]
+    if not all(finite(one) for one in made):
+        raise Refused("undefined")
+    return made
 
 
 @maker("BatchNormalization")

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.host import objects
+from graphopt.ir.shape_arithmetic import shape_of, size_of
+from graphopt.targets.tvm.converters.host import operand_of
 from graphopt.targets.tvm.converters.reshape import reshape_to
-from graphopt.targets.tvm.converters.tensors import product, where
+from graphopt.targets.tvm.converters.tensors import where
 from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
+from graphopt.targets.tvm.lowering.scalars import Scalars
 from graphopt.targets.tvm.relax_passes.concat import CONCAT
 
 
@@ -59,15 +61,12 @@ def constant(c: Call) -> Operand:
 
 @converter("Shape")
 def shape(c: Call) -> Operand:
-    start, end = c.attr("start", 0), c.attr("end", c[0].rank)
-    sizes = objects(None, (c[0].rank,))
-    sizes[:] = c[0].shape
-    return Operand.symbolic(sizes[slice(start, end)], "int64")
+    return operand_of(shape_of(c.node, c[0].shape))
 
 
 @converter("Size")
 def size(c: Call) -> Operand:
-    return Operand.symbolic(objects(c.ctx.symbols.simplify(product(c[0].shape))), "int64")
+    return operand_of(size_of(c[0].shape, Scalars(c.ctx.symbols)))
 
 
 @converter("ConstantOfShape")

@@ -179,7 +179,7 @@ def check_packages(names: Sequence[str]) -> None:
     """Raise CompileError if one of the packages that TVM's workers need is missing."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise CompileError(f"tuning needs {' and '.join(missing)}", remedy="pip install 'graphopt[tune]'")
+        raise CompileError(f"tuning needs {' and '.join(missing)}", remedy=f"pip install {' '.join(missing)}")
 
 
 # --- what runs in the builder's workers

@@ -47,6 +47,10 @@ def test_a_known_shape_is_a_constant():
         ("s = Shape(X) p = Gather(s, i0) q = Sub(p, p) k = Add(q, i2)", 2),
         ("s = Shape(X) p = Gather(s, i0) k = Mul(p, i0)", 0),
         ("s = Shape<start=1>(X) t = Concat<axis=0>(s, two) k = ReduceProd<keepdims=0>(t)", 24),
+        ("s = Shape<start=1>(X) m = Neg(s) f = ReduceMin<keepdims=0>(m) k = Max(f, i1)", 1),
+        ("s = Shape<start=1>(X) a, b = Split<num_outputs=2>(s) m = Mod(b, a) k = Squeeze(m)", 1),
+        ("s = Shape(X) p = Gather(s, i0) n = Less(p, i0) k = Where(n, i2, i1)", 1),
+        ("s = Shape<start=1>(X) m = Unsqueeze(s, zero) t = Transpose(m) g = Gather(t, i1) k = Squeeze(g)", 4),
         ("s = Shape<start=1>(X) e = Equal(s, four) w = Where(e, seven, s) k = ReduceProd<keepdims=0>(w)", 21),
     ],
 )
@@ -252,7 +256,7 @@ def test_in_a_nested_graph():
         "k = Gather(X, i0)",  # not a shape at all
         "s = Shape(F) p = Gather(s, i0) k = Mul(p, i2)",
         "s = Shape(F) p = Gather(s, i0) e = Equal(p, i2) k = Where(e, i1, i2)",  # N may be 2
-        "n = Neg(i1) e = Equal(X, n) w = Where(e, one, X) k = Squeeze(w)",  # any integer may be -1
+        "e = Equal(X, minus) w = Where(e, one, X) k = Squeeze(w)",  # any integer may be -1
         "s = Shape(F) p = Gather(s, i0) q = Sub(i0, p) k = Div(q, i2)",
     ],
 )

@@ -49,6 +49,15 @@ def test_slice_of_a_dynamic_axis_is_clamped() -> None:
     check(text, *({"x": noise(n)} for n in (2, 5, 9)))
 
 
+@pytest.mark.parametrize("axis", range(-3, 4))
+def test_flattened_from_either_end(axis: int) -> None:
+    """Computed here where the operand is known, and by a kernel where it is not."""
+    numbers = ", ".join(map(str, range(24)))
+    text = f"""g (float[2,3,4] x) => (float[A,B] y, int32[C,D] z) <int32[2,3,4] w = {{{numbers}}}>
+        {{ y = Flatten <axis = {axis}> (x)  z = Flatten <axis = {axis}> (w) }}"""
+    check(text, {"x": noise(2, 3, 4)})
+
+
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
 def test_padding_modes(mode: str) -> None:
     text = f"""g (float[2, N] x) => (float[2, M] z) <int64[4] p = {{0, 2, 0, 3}}>
