@@ -27,6 +27,14 @@ def _legacy_broadcast(c: Call) -> list[Operand]:
     return [a, b]
 
 
+def _is_number(x: tirx.Expr) -> tirx.Expr:
+    return tirx.EQ(tirx.isnan(x.astype("float32") if "16" in kind_of(x) else x).astype("int8"), tirx.const(0, "int8"))
+
+
+# TVM's simplifier takes x == x and x <= x for true: of NaN they are false.
+_OF_ITSELF = {"Equal": _is_number, "LessOrEqual": _is_number, "GreaterOrEqual": _is_number}
+
+
 def binary(op: str, function: Function, *, integer: Function | None = None, to: str | None = None) -> None:
     """Register a converter of two broadcast operands; `to` is the element type of the result if it differs."""
 
@@ -34,6 +42,8 @@ def binary(op: str, function: Function, *, integer: Function | None = None, to: 
     def convert(c: Call) -> Operand:
         operands = _legacy_broadcast(c)
         dtype = operands[0].dtype
+        if op in _OF_ITSELF and c.node.inputs[0] is c.node.inputs[1] and operands[0].is_float:
+            return elementwise(c.ctx, _OF_ITSELF[op], operands[:1], "bool", op.lower())
         kind = wide(dtype)
         chosen = integer if integer is not None and not operands[0].is_float else function
         name = op.lower()

@@ -16,7 +16,7 @@ from graphopt.targets.tvm.kernels.common.windows import Geometry
 from graphopt.targets.tvm.kernels.pooling import compute as pooling
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
-from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
@@ -89,6 +89,11 @@ def _pooled(c: Call, geometry: Geometry, kind: int) -> Operand:
     return c.ctx.te(lambda x: pooling.pool(x, geometry, kind, machine), c[0], name="pool", attributes=attributes)
 
 
+def _by_columns(flat: tirx.Expr, height: Dim, width: Dim) -> tirx.Expr:
+    """The column-major position in a plane of what lies at the row-major position `flat`."""
+    return tirx.indexmod(flat, int_expr(width)) * int_expr(height) + tirx.indexdiv(flat, int_expr(width))
+
+
 def _max_indices(c: Call, data: Operand, maxima: Operand, window: Window) -> Operand:
     """Where each of `maxima` lies in the flattened `data`; the first of equal ones, -1 where all are NaN.
 
@@ -107,17 +112,19 @@ def _max_indices(c: Call, data: Operand, maxima: Operand, window: Window) -> Ope
             place = [i - int_expr(low) for i, low in zip(_place(window, index, taps), window.begin)]
             inside = [t for i, s in zip(place, data.shape[2:]) for t in (i >= int_expr(0), i < int_expr(s))]
             flat: Any = int_expr(0)
-            axes = list(zip(place, data.shape[2:]))
-            for i, size in reversed(axes) if c.attr("storage_order", 0) else axes:
+            for i, size in zip(place, data.shape[2:]):
                 flat = flat * size + i
-            position = (n * data.shape[1] + ch) * product(data.shape[2:]) + flat
             found = tirx.EQ(where(all_of(inside), x(n, ch, *place), lowest(data.dtype)), largest(n, ch, *index))
-            return te.min(tirx.Select(tirx.And(all_of(inside), found), position, nowhere), axis=taps)
+            return te.min(tirx.Select(tirx.And(all_of(inside), found), flat, nowhere), axis=taps)
 
         least = define(sizes, element, name="max_pool_position")
-        return define(
-            sizes, lambda *i: tirx.Select(tirx.EQ(least(*i), nowhere), int_expr(-1), least(*i)), name="max_pool_indices"
-        )
+
+        def position(n: Any, ch: Any, *index: tirx.Expr) -> tirx.Expr:
+            flat, plane = least(n, ch, *index), (n * data.shape[1] + ch) * product(data.shape[2:])
+            found = plane + (_by_columns(flat, *data.shape[2:]) if c.attr("storage_order", 0) else flat)
+            return tirx.Select(tirx.EQ(flat, nowhere), int_expr(-1), found)
+
+        return define(sizes, position, name="max_pool_indices")
 
     return c.ctx.te(pool, data, maxima, name="max_pool_indices")
 
