@@ -19,8 +19,8 @@ from graphopt.errors import InputError
 from graphopt.ir import Model, Value
 from graphopt.proof.metrics import LABELS
 
+from .checking import check_input, check_name, required_inputs
 from .images import Preprocess, check_rule, image_feeds, is_pictures
-from .inputs import check_input, check_name, required_inputs
 from .sample_files import Feed, file_feeds
 
 _LOG = logging.getLogger(__name__)

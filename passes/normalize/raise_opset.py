@@ -8,12 +8,14 @@ from typing import ClassVar
 
 import onnx
 
-from graphopt.ir import Graph, Node
+from graphopt.ir import DType, Graph, Node
 from graphopt.ir.verify import RUNTIME_OPERATORS, find_schema
+from graphopt.passes.normalize.kernels import LACKING
 from graphopt.passes.normalize.opset_adapters import ADAPTERS, Adapt, Decline
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _OLDEST, _NEWEST = 7, 24
+_RUNTIME_NAMES = {DType.FLOAT: "float", DType.DOUBLE: "double"}
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class RaiseOpset(Pass):
     """Bring the model to a recent opset: attributes that became inputs, operators that were renamed.
 
     `to` is the opset, 24 at most: the changes up to there (onnx/docs/Changelog.md) were gone through one by one. The
-    model stays as it is if a single node cannot be brought there with the same meaning; each such node is counted as
-    a miss.
+    model goes less far where ONNX Runtime, which must be able to load the result, has a kernel for a node's operator
+    in an older version alone (`kernels.py` lists them). It stays as it is if a single node cannot be brought over with
+    the same meaning. Each such node is counted as a miss.
     """
 
     name: ClassVar[str] = "raise-opset"
@@ -39,20 +42,45 @@ class RaiseOpset(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         opset = context.model.opset
         bodies = [f for f in context.model.functions.values() if any(n.domain == "" for n in f.graph.all_nodes())]
-        if opset >= self.to or not (bodies or any(node.domain == "" for node in graph.all_nodes())):
+        to = self._goal(graph, opset, context)
+        if opset >= to or not (bodies or any(node.domain == "" for node in graph.all_nodes())):
             return
-        if any(any(plan_raising(function.graph, opset, self.to)) for function in bodies):
+        if any(any(plan_raising(function.graph, opset, to)) for function in bodies):
             context.miss("the model has functions whose bodies would have to change")
             return
-        plans, declines = plan_raising(graph, opset, self.to)
+        plans, declines = plan_raising(graph, opset, to)
         for node, reason in declines:
             context.miss(f"{node.op_type}: {reason}", node)
         if declines or not all(context.allow(node) for node, _ in plans):
             return
-        context.rewriter(graph).set_opset("", self.to)
+        context.rewriter(graph).set_opset("", to)
         for node, adapt in plans:
             adapt(context.rewriter(node.graph, node))
         context.count("nodes adapted", len(plans))
+
+    def _goal(self, graph: Graph, opset: int, context: PassContext) -> int:
+        """The newest opset up to `to` in which ONNX Runtime has as many kernels as in this one."""
+        goal = self.to
+        functions = [function.graph for function in context.model.functions.values()]
+        for node in (n for g in (graph, *functions) for n in g.all_nodes() if n.domain == ""):
+            limit = _last_with_kernel(node, opset)
+            if limit < self.to:
+                context.miss(f"{node.op_type}: ONNX Runtime has no kernel for it after opset {limit}", node)
+            goal = min(goal, limit)
+        return goal
+
+
+def _last_with_kernel(node: Node, opset: int) -> int:
+    """The newest opset for which ONNX Runtime has a kernel for a node, if it has one for `opset`."""
+    schema = find_schema(node.op_type, "", opset)
+    value = next((v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None), None)
+    name = None if value is None or value.dtype is None else _RUNTIME_NAMES.get(value.dtype, value.dtype.text)
+    limits = [
+        version - 1
+        for version, dtypes in LACKING.get(node.op_type, {}).items()
+        if schema is not None and version > schema.since_version and (name is None or name in dtypes)
+    ]
+    return min(limits, default=_NEWEST)
 
 
 def plan_raising(graph: Graph, opset: int, to: int) -> tuple[list[tuple[Node, Adapt]], list[tuple[Node, str]]]:

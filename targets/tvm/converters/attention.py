@@ -78,7 +78,7 @@ def _products(c: Call, heads: Heads, kind: str) -> Operand:
     """Queries times keys, unscaled, as `kind`."""
     size = heads.query.shape[3]
     if kind == heads.query.dtype and heads.repeat == 1:
-        fast = fast_matmul(c.ctx, heads.query, heads.key, transpose_b=True, name="attention_scores")
+        fast = fast_matmul(c.ctx, heads.query, heads.key, dtype=kind, transpose_b=True, name="attention_scores")
         if fast is not None:
             return fast
 
@@ -352,7 +352,7 @@ def attention(c: Call) -> list[Operand | None]:
 
     result = None
     if kind == dtype and heads.repeat == 1:
-        result = fast_matmul(c.ctx, weights, heads.value, name="attention_mix")
+        result = fast_matmul(c.ctx, weights, heads.value, dtype=dtype, name="attention_mix")
     if result is None:
         result = c.ctx.te(mix, weights, heads.value, name="attention_mix")
     if c[0].rank == 3:

@@ -105,8 +105,7 @@ binary("And", tirx.And, to="bool")
 binary("Or", tirx.Or, to="bool")
 
 
-# As integers: TVM's simplifier makes `b <= a` of `not a < b`, which is another answer for NaN.
-binary("Xor", lambda a, b: tirx.NE(a.astype("int8"), b.astype("int8")), to="bool")
+binary("Xor", lambda a, b: a ^ b, to="bool")
 
 
 binary("BitwiseAnd", lambda a, b: a & b)
@@ -187,30 +186,22 @@ def power(c: Call) -> Operand:
 
 
 def _integer_power(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Square and multiply over the six low bits of the exponent, which are all that do not overflow.
+    """Square and multiply over the six low bits of the exponent. 0 and +-1 take any other exponent too.
 
-    For exponents that are negative or larger only bases of 0 and +-1 have integer results. Other powers round to 0 for
-    negative exponents; 0 to a negative exponent is the smallest integer, as a conversion of infinity gives.
+    Where the exponent is negative, the reciprocal is brought towards zero.
     """
     result, square = const(1, a), a
     for bit in range(6):
         result = select(tirx.NE(b & const(1 << bit, b), const(0, b)), result * square, result)
         square = square * square
-    if kind_of(b).startswith("uint"):
-        return select(b < const(64, b), result, _power_of_unit(a, b, const(0, a)))
-    signed = not kind_of(a).startswith("uint")
-    pole = tirx.min_value(kind_of(a)) if signed else const(0, a)
-    of_zero = select(b < const(0, b), pole, const(0, a))
-    return select(tirx.And(b >= const(0, b), b < const(64, b)), result, _power_of_unit(a, b, of_zero))
-
-
-def _power_of_unit(a: tirx.Expr, b: tirx.Expr, of_zero: tirx.Expr) -> tirx.Expr:
-    """The power of a base of 0, 1 or -1 to any exponent; 0 for another base."""
-    odd = tirx.NE(b & const(1, b), const(0, b))
-    result = select(tirx.EQ(a, const(1, a)), const(1, a), const(0, a))
-    if not kind_of(a).startswith("uint"):
-        result = select(tirx.EQ(a, const(-1, a)), select(odd, const(-1, a), const(1, a)), result)
-    return select(tirx.EQ(a, const(0, a)), of_zero, result)
+    one, zero, odd = const(1, a), const(0, a), tirx.NE(b & const(1, b), const(0, b))
+    if not kind_of(b).startswith("u"):
+        result = select(b < const(0, b), zero, result)
+    result = select(tirx.And(tirx.EQ(a, zero), tirx.NE(b, const(0, b))), zero, result)
+    result = select(tirx.EQ(a, one), one, result)
+    if kind_of(a).startswith("u"):
+        return result
+    return select(tirx.EQ(a, const(-1, a)), select(odd, const(-1, a), one), result)
 
 
 @converter("PRelu")
@@ -264,10 +255,9 @@ def clip(c: Call) -> Operand:
     if c.version < 11:
         low = None if c.attr("min") is None else c.ctx.constant(c.attr("min"), data.dtype)
         high = None if c.attr("max") is None else c.ctx.constant(c.attr("max"), data.dtype)
-    if data.is_float:  # a bound that is left out is the lowest or largest finite number, as in ONNX Runtime
-        limits = ml_dtypes.finfo(np.dtype(data.dtype))
-        low = low or c.ctx.constant(limits.min, data.dtype)
-        high = high or c.ctx.constant(limits.max, data.dtype)
+    if data.is_float:  # a bound that is left out is the largest number of its sign, and no infinity
+        low = low or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).min), data.dtype)
+        high = high or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).max), data.dtype)
     operands = [data, *(bound for bound in (low, high) if bound is not None)]
 
     def function(x: tirx.Expr, *bounds: tirx.Expr) -> tirx.Expr:

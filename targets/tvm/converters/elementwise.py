@@ -150,12 +150,8 @@ unary("Ceil", tirx.ceil, integer=lambda x: x)
 unary("Round", round_even, integer=lambda x: x)
 
 
-def _not(x: tirx.Expr) -> tirx.Expr:
-    """Computed as an integer: TVM's simplifier makes `b <= a` of `not a < b`, which is another answer for NaN."""
-    return tirx.EQ(x.astype("int8"), tirx.const(0, "int8"))
-
-
-unary("Not", _not)
+# Not `tirx.Not`: TVM's simplifier makes `not a < b` into `b <= a`, which is another thing where one is NaN.
+unary("Not", lambda x: x ^ tirx.const(True, "bool"))
 
 
 unary("BitwiseNot", tirx.bitwise_not)

@@ -233,9 +233,13 @@ def range_(c: Call) -> Operand:
         return _float_range(c)
     start, limit, step = (c.ctx.scalars(c[i]).reshape(-1)[0] for i in range(3))
     distance = int_expr(limit) - int_expr(start)
-    count = -tirx.floordiv(-distance, int_expr(step))  # towards more, whatever the sign of the step
-    if isinstance(step, int):
-        count = (distance + (step - 1)) // step if step > 0 else (-distance + (-step - 1)) // -step
+    if not isinstance(step, int):
+        backward = int_expr(step) < int_expr(0)
+        distance = tirx.Select(backward, -distance, distance)
+        stride = tirx.Select(backward, -int_expr(step), int_expr(step))
+    else:
+        distance, stride = (distance, int_expr(step)) if step > 0 else (-distance, int_expr(-step))
+    count = tirx.floordiv(distance + stride - int_expr(1), stride)
     size = c.ctx.dim(c.ctx.symbols.simplify(tirx.max(int_expr(0), count)))
 
     def arange() -> te.Tensor:

@@ -14,7 +14,6 @@ from graphopt.targets.tvm.cpu.schedule import schedule
 from graphopt.targets.tvm.lowering.provenance import fuse_operators
 from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.relax_passes.concat import place_pieces
-from graphopt.targets.tvm.relax_passes.legalize import legalizers
 from graphopt.targets.tvm.relax_passes.order import order_symbols
 from graphopt.targets.tvm.relax_passes.overwrite import note_overwritable, overwrite
 from graphopt.targets.tvm.relax_passes.patterns import relax_broadcasts
@@ -44,7 +43,7 @@ def fuse_only(mod: tvm.IRModule, target: tvm.target.Target, machine: Machine) ->
             [
                 relax.backend.DispatchSampling(),
                 relax.backend.DispatchSortScan(),
-                relax.transform.LegalizeOps(legalizers(machine)),
+                relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
                 copy_constant_results,

@@ -40,11 +40,12 @@ def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> li
     progress("finding workloads", 0.0)
     folder = None if tuning.records is None else Path(tuning.records)
     records = Records(target, folder)
-    plans = Plans(machine_for(target), records)
-    lowered = lower(model, plans.machine, plans)
+    machine = machine_for(target)
+    plans = Plans(machine, records)
+    lowered = lower(model, machine, plans)
     made_for, functions = tvm_target(target), []
     if tuning.search:
-        functions = functions_of(fuse_only(lowered.mod, made_for, plans.machine), lowered.layers, plans.machine)
+        functions = functions_of(fuse_only(lowered.mod, made_for, machine), lowered.layers, machine)
     if not plans.workloads and not functions:
         return []
     with TvmBench(target, tuning.remote) as bench:
