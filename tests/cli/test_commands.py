@@ -24,6 +24,7 @@ COMMANDS = [
     "bench",
     "verify",
     "inspect",
+    "stats",
     "diff",
     "bisect",
     "passes",
