@@ -226,7 +226,8 @@ def _nearest_mode(node: Node) -> str | None:
 
     None where that is not known, or where some axes shrink and others grow: a Resize of today rounds all alike.
     """
-    scales = node.inputs[1].constant
+    given = node.input(1)
+    scales = None if given is None else given.constant
     values = np.ones(1) if scales is None else scales.numpy()
     if scales is None or ((values < 1).any() and (values > 1).any()):
         return "floor" if node.attr("mode", "nearest") != "nearest" else None
