@@ -44,7 +44,7 @@ json::Object read_manifest(const std::string& folder) {
   json::Value value = json::Parse(content.str(), &problem);
   if (!problem.empty()) throw std::runtime_error(folder + ": manifest.json is damaged: " + std::string(problem));
   json::Object manifest = value.cast<json::Object>();
-  if (get(manifest, "format").cast<int64_t>() != 2)
+  if (get(manifest, "format").cast<int64_t>() != 3)
     throw std::runtime_error(folder + ": has another format than this program reads");
   if (text(manifest, "device") != "cpu") throw std::runtime_error(folder + ": is not compiled for a CPU");
   if (text(manifest, "machine") != cpu::machine())

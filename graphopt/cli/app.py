@@ -20,7 +20,7 @@ import typer
 from graphopt import __version__
 from graphopt.errors import GraphOptError, ModelWarning
 
-from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, targets, tune, verify
+from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, stats, targets, tune, verify
 
 _TYPER_INTERRUPTED = 130
 """What typer returns for an interrupted command."""
@@ -56,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench.bench,
     "verify": verify.verify,
     "inspect": inspect.inspect,
+    "stats": stats.stats,
     "diff": diff.diff,
     "bisect": bisect.bisect,
     "passes": passes.passes,

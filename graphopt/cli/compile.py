@@ -56,6 +56,10 @@ def compile_(
         bool,
         typer.Option("--bundle-runtime", help="Put the runtime libraries for the target beside the code."),
     ] = False,
+    keep_model: Annotated[
+        bool,
+        typer.Option("--keep-model", help="Put the optimized model into the result, as model.onnx."),
+    ] = False,
     pass_limit: options.PassLimit = None,
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
@@ -64,7 +68,7 @@ def compile_(
 ) -> None:
     """Optimize a model and compile it to native code.
 
-    The result is a folder: native code, weights, the optimized model, and a report. `graphopt run` runs it,
+    The result is a folder: native code, weights, the graph without weights, and a report. `graphopt run` runs it,
     `graphopt bench` times it, `graphopt.runtime.load` loads it in Python, docs/deploy.md shows it in C++.
 
     \b
@@ -107,6 +111,7 @@ def compile_(
             seed=seed,
             tune=tuning,
             bundle_runtime=bundle_runtime,
+            keep_model=keep_model,
             observers=[watcher, *observers(progress, 0.02, 0.2, pass_limit, print_changed)],
             reproducer=reproducer,
             progress=progress,

@@ -147,7 +147,7 @@ def _runner(candidate: Path, threads: int) -> Callable[[Mapping[str, Any]], dict
     from graphopt.proof.oracle import Reference
 
     if is_artifact(candidate):
-        return runtime.load(candidate, threads=threads).run
+        return runtime.load(candidate, threads=threads, check="full").run
     model: Model = open_model(candidate)
     return Reference(model, threads=threads).run
 

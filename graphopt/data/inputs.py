@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,13 +43,21 @@ class Sample:
 _BEST = (True, True)
 
 
+class Judge(Protocol):
+    """What runs a model on generated inputs, or raises OracleError because they do not fit it."""
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Output]:
+        """Return the outputs by name."""
+        ...
+
+
 def generate(
     model: Model,
     *,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     given: Mapping[str, Any] | None = None,
-    reference: Reference | None = None,
+    reference: Judge | None = None,
 ) -> Sample:
     """Inputs that ONNX Runtime accepts, if possible such that outputs are finite and vary; the same for the same seed.
 
@@ -58,8 +66,8 @@ def generate(
     choice of sizes is accepted.
     """
     if reference is None:
-        with Reference(model) as reference:
-            return generate(model, seed=seed, shapes=shapes, given=given, reference=reference)
+        with Reference(model) as oracle:
+            return generate(model, seed=seed, shapes=shapes, given=given, reference=oracle)
     maker = Maker(model, seed=seed, shapes=shapes, given=given)
     return _accepted(maker, reference)[0]
 
@@ -68,7 +76,7 @@ _PLAIN = 4
 """Choices tried before relations among the sizes are looked for; those after them are larger, or stretch."""
 
 
-def _accepted(maker: Maker, reference: Reference) -> tuple[Sample, Choice, dict[str, int]]:
+def _accepted(maker: Maker, reference: Judge) -> tuple[Sample, Choice, dict[str, int]]:
     """The first sample that the oracle takes, and the choice of sizes that it is of; the maker keeps relations found.
 
     Raises InputError if none is accepted.
@@ -88,7 +96,7 @@ def _accepted(maker: Maker, reference: Reference) -> tuple[Sample, Choice, dict[
 
 
 def _best(
-    maker: Maker, choice: Choice, sizes: Mapping[str, int], reference: Reference, failures: list[OracleError]
+    maker: Maker, choice: Choice, sizes: Mapping[str, int], reference: Judge, failures: list[OracleError]
 ) -> Sample | None:
     """Of the moods that the oracle takes, the one whose outputs tell most."""
     samples: list[Sample] = []
@@ -104,7 +112,7 @@ def _best(
     return max(samples, key=lambda sample: sample.worth, default=None)
 
 
-def _relate(maker: Maker, reference: Reference) -> bool:
+def _relate(maker: Maker, reference: Judge) -> bool:
     """Find relations among the sizes with which the oracle takes the inputs; whether there are any."""
     if maker.relations:
         return False

@@ -16,11 +16,14 @@ from graphopt.errors import ArtifactError
 from graphopt.runtime.members import MANIFEST, member
 from graphopt.util.codec import DecodeError, decode, encode
 
-FORMAT = 2
+FORMAT = 3
 KIND = "graphopt artifact"
 LIBRARY = "lib.so"
 WEIGHTS = "weights.bin"
 MODEL = "model.onnx"
+"""The optimized model; only there when it was asked for."""
+GRAPH = "graph.onnx"
+"""Otherwise: the same without weights."""
 REPORT = "report.json"
 
 

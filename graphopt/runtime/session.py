@@ -33,20 +33,22 @@ _RUNTIME = "libtvm_runtime.so"
 _loaded: dict[str, Any] = {}
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
+def load(path: str | os.PathLike[str], threads: int | None = None, *, check: str = "code") -> Session:
     """Check the artifact at `path` and make it ready to run.
 
     `threads`: how many threads its kernels use. None takes the environment's TVM_NUM_THREADS, and without it one for
     each physical core. It is never more than the CPUs that this process may use; `Session.threads` tells.
+    `check`: "code" compares the sizes of all files and the SHA-256 of the libraries with the manifest; "full" the
+    SHA-256 of every file, for which the weights are read from end to end.
 
     Raises ArtifactError when the folder is incomplete, altered, of another format, or for another machine, and
-    InputError for a thread count below one.
+    InputError for a thread count below one or another `check`.
     """
     count = runtime_threads.choose(threads)
     folder = Path(path)
     manifest = read_manifest(folder)
     _check_machine(folder, manifest)
-    check_files(folder, manifest)
+    check_files(folder, manifest, check)
     return Session(folder, manifest, count)
 
 

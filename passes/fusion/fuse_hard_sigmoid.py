@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.matching.match import ESCAPES, NOTHING, below_opset, close, escapes, number, produced_by
-from graphopt.passes.matching.polynomial import expression, follow
+from graphopt.passes.matching.match import NOTHING, below_opset, produced_by
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.polynomial import expression, follow
+from graphopt.rewriting.values import ESCAPES, close, escapes, number
 
 
 @dataclass(frozen=True)

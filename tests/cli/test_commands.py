@@ -24,6 +24,7 @@ COMMANDS = [
     "bench",
     "verify",
     "inspect",
+    "stats",
     "diff",
     "bisect",
     "passes",
@@ -241,7 +242,7 @@ def test_bench_measures_both(run: Run, compiled: Path, mlp: Path) -> None:
     assert found["inputs"] == {"x": [8, 4]}
     assert found["ratio"] == pytest.approx(found["timings"]["onnxruntime"]["p50"] / found["timings"]["graphopt"]["p50"])
     assert found["timings"]["graphopt"]["runs"] == 3
-    assert run("bench", compiled, "--runs", 1, "--json").json["inputs"] == {"x": [1, 4]}
+    assert run("bench", compiled, "--model", mlp, "--runs", 1, "--json").json["inputs"] == {"x": [1, 4]}
     text = run("bench", compiled, "--runs", 3, "--baseline", "none").out
     assert "graphopt" in text
     assert "ONNX Runtime" not in text

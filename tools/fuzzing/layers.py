@@ -47,7 +47,12 @@ def along(g: Growing, op: str) -> list[Value]:
 
 @maker("MeanVarianceNormalization")
 def mean_variance(g: Growing, op: str) -> list[Value]:
-    return g.add(op, g.pick(floats(g, op), 4, 4), axes=g.choice((None, [0, 2, 3], [1], [2, 3])))
+    """Over several numbers: of one, ONNX Runtime takes the root of a rounding, negative or not."""
+    value = g.pick(floats(g, op), 4, 4)
+    axes = g.choice((None, [0, 2, 3], [1], [2, 3]))
+    if np.prod([value.shape[axis] for axis in axes or (0, 2, 3)]) < 3:
+        raise Refused("undefined")
+    return g.add(op, value, axes=axes)
 
 
 def per_channel(g: Growing, value: Value, count: int, axis: int = 1) -> list[Value]:

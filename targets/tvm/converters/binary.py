@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import ml_dtypes
 from tvm import tirx
 
 from graphopt.targets.tvm.converters.elementwise import Function, const, kind_of, maximum, minimum, select
@@ -76,7 +77,7 @@ binary("And", tirx.And, to="bool")
 binary("Or", tirx.Or, to="bool")
 
 
-binary("Xor", lambda a, b: tirx.And(tirx.Or(a, b), tirx.Not(tirx.And(a, b))), to="bool")
+binary("Xor", lambda a, b: a ^ b, to="bool")
 
 
 binary("BitwiseAnd", lambda a, b: a & b)
@@ -157,12 +158,22 @@ def power(c: Call) -> Operand:
 
 
 def _integer_power(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Square and multiply over the six low bits of the exponent: larger ones overflow unless the base is 0 or +-1."""
+    """Square and multiply over the six low bits of the exponent. 0 and +-1 take any other exponent too.
+
+    Where the exponent is negative, the reciprocal is brought towards zero.
+    """
     result, square = const(1, a), a
     for bit in range(6):
         result = select(tirx.NE(b & const(1 << bit, b), const(0, b)), result * square, result)
         square = square * square
-    return result
+    one, zero, odd = const(1, a), const(0, a), tirx.NE(b & const(1, b), const(0, b))
+    if not kind_of(b).startswith("u"):
+        result = select(b < const(0, b), zero, result)
+    result = select(tirx.And(tirx.EQ(a, zero), tirx.NE(b, const(0, b))), zero, result)
+    result = select(tirx.EQ(a, one), one, result)
+    if kind_of(a).startswith("u"):
+        return result
+    return select(tirx.EQ(a, const(-1, a)), select(odd, const(-1, a), one), result)
 
 
 @converter("PRelu")
@@ -216,6 +227,9 @@ def clip(c: Call) -> Operand:
     if c.version < 11:
         low = None if c.attr("min") is None else c.ctx.constant(c.attr("min"), data.dtype)
         high = None if c.attr("max") is None else c.ctx.constant(c.attr("max"), data.dtype)
+    if data.is_float:  # a bound that is left out is the largest number of its sign, and no infinity
+        low = low or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).min), data.dtype)
+        high = high or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).max), data.dtype)
     operands = [data, *(bound for bound in (low, high) if bound is not None)]
 
     def function(x: tirx.Expr, *bounds: tirx.Expr) -> tirx.Expr:

@@ -150,10 +150,10 @@ _reduction("ReduceSumSquare", te.sum, before=lambda x: x * x)
 _reduction("ReduceL1", te.sum, before=lambda x: tirx.abs(x) if "uint" not in str(x.ty.dtype) else x)
 
 
-_reduction("ReduceL2", te.sum, before=lambda x: x * x, after=lambda x: _root(x))
+_reduction("ReduceL2", te.sum, before=lambda x: x * x, after=lambda x: _in_floats(tirx.sqrt, x))
 
 
-_reduction("ReduceLogSum", te.sum, after=lambda x: tirx.log(x))
+_reduction("ReduceLogSum", te.sum, after=lambda x: _in_floats(tirx.log, x))
 
 
 _reduction("ReduceMax", _max)
@@ -162,9 +162,10 @@ _reduction("ReduceMax", _max)
 _reduction("ReduceMin", _min)
 
 
-def _root(x: tirx.Expr) -> tirx.Expr:
+def _in_floats(function: Callable[[tirx.Expr], tirx.Expr], x: tirx.Expr) -> tirx.Expr:
+    """`function` of a float; of an integer, computed in float64 and brought back towards zero."""
     kind = str(x.ty.dtype)
-    return tirx.sqrt(x) if kind.startswith("float") else tirx.sqrt(x.astype("float64")).astype(kind)
+    return function(x) if kind.startswith("float") else function(x.astype("float64")).astype(kind)
 
 
 @converter("ReduceMean")
@@ -189,7 +190,7 @@ def reduce_log_sum_exp(c: Call) -> Operand:
     if not axes:
         return data
     keep = bool(c.attr("keepdims", 1))
-    kind = wide(data.dtype)
+    kind = wide(data.dtype) if data.is_float else "float64"
     top = reduced(c.ctx, data, axes, _max, keep=True, name="max")
 
     def finite(x: tirx.Expr) -> tirx.Expr:
@@ -199,7 +200,11 @@ def reduce_log_sum_exp(c: Call) -> Operand:
 
     shifted = elementwise(c.ctx, lambda x, m: tirx.exp(x.astype(kind) - finite(m)), [data, top], kind, "exp")
     total = reduced(c.ctx, shifted, axes, te.sum, keep=True, name="sum")
-    result = elementwise(c.ctx, lambda s, m: tirx.log(s) + finite(m), [total, top], data.dtype, "logsumexp")
+
+    def joined(s: tirx.Expr, m: tirx.Expr) -> tirx.Expr:
+        return (tirx.log(s) + finite(m)).astype(data.dtype)
+
+    result = elementwise(c.ctx, joined, [total, top], data.dtype, "logsumexp")
     if keep:
         return result
     return reshape_to(c.ctx, result, [size for axis, size in enumerate(data.shape) if axis not in axes])
