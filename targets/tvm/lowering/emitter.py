@@ -11,6 +11,7 @@ import tvm
 from tvm import relax, s_tir, te, tirx
 
 from graphopt.ir import Value
+from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.kernels.plans import Plans
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
@@ -167,11 +168,11 @@ class Context:
         self._local = []
         self._depth += 1
         self.builder.begin_scope(None)
-        self.builder._begin_binding_block()
+        compat.begin_block(self.builder)
         try:
             yield blocks
         finally:
-            blocks.append(self.builder._end_block())
+            blocks.append(compat.end_block(self.builder))
             self.builder.end_scope()
             self.symbols.leave(saved)
             for operand in self._local:
@@ -251,25 +252,52 @@ class Context:
         return operand
 
     def broadcast(self, operands: Sequence[Operand]) -> tuple[list[Operand], tuple[Dim, ...]]:
-        """The common shape of numpy broadcasting, and the operands with every size either 1 or that of the result.
+        """Return the operands, and their common shape as numpy broadcasts them.
 
-        A symbolic size is taken to be that of the result; where that cannot be proven it is checked at run time.
+        A size of an operand is then 1, or that of the result, or an open one that may turn out to be either: kernels
+        read it through `converters.tensors.broadcast_read`. Whatever cannot be proven is checked at run time.
         """
         rank = max(operand.rank for operand in operands)
         shape: list[Dim] = [1] * rank
         for axis in range(rank):
             sizes = [o.shape[axis - rank] for o in operands if o.rank >= rank - axis]
-            numbers = {size for size in sizes if isinstance(size, int) and size != 1}
-            if len(numbers) > 1:
-                raise Declined(f"sizes {sorted(numbers)} do not broadcast")
-            symbolic = [size for size in sizes if not isinstance(size, int)]
-            shape[axis] = next(iter(numbers)) if numbers else symbolic[0] if symbolic else 1
-        return [self._stretchable(operand, shape) for operand in operands], tuple(shape)
+            shape[axis] = self._broadcast_size(sizes)
+        return list(operands), tuple(shape)
 
-    def _stretchable(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
-        tail = shape[len(shape) - operand.rank :]
-        wanted = [have if isinstance(have, int) and have == 1 else want for have, want in zip(operand.shape, tail)]
-        return operand if operand.is_constant and operand.size == 1 else self.require(operand, wanted)
+    def _broadcast_size(self, sizes: Sequence[Dim]) -> Dim:
+        numbers = {size for size in sizes if isinstance(size, int) and size != 1}
+        if len(numbers) > 1:
+            raise Declined(f"sizes {sorted(numbers)} do not broadcast")
+        symbolic = [size for size in sizes if not isinstance(size, int)]
+        result: Dim = next(iter(numbers)) if numbers else 1
+        for size in symbolic:
+            result = size if isinstance(result, int) and result == 1 else self._stretched(size, result)
+        return result
+
+    def _stretched(self, size: Dim, other: Dim) -> Dim:
+        """The size that an open one and another broadcast to."""
+        if self.same(size, other) or self.symbols.stretches(size, other):
+            return other
+        if self.symbols.stretches(other, size):
+            return size
+        result = other
+        if not isinstance(other, int):
+            # A size of its own, not an expression: those of a chain of broadcasts would double at each.
+            one = tirx.IntImm("int64", 1)
+            result = self.symbols.fresh("d", late=self._is_late(size, other))
+            self._match(tirx.Select(tirx.EQ(other, one), size, other), result, early=not self._is_late(size, other))
+        for given in (size, other):
+            self._check_stretches(given, result)
+        return result
+
+    def _check_stretches(self, size: Dim, result: Dim) -> None:
+        """Have the compiled code check that a size is 1 or `result`."""
+        if isinstance(size, int) or size is result:
+            return
+        found = tirx.Select(tirx.EQ(size, tirx.IntImm("int64", 1)), _extent(result), size)
+        self._match(found, result, early=not self._is_late(size, result))
+        if self._depth == 0:
+            self.symbols.assume_stretches(size, result)
 
     # --- kernels
 
