@@ -56,6 +56,12 @@ def compile_(
         bool,
         typer.Option("--bundle-runtime", help="Put the runtime libraries for the target beside the code."),
     ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact", help="Forgo kernels for which packed weights grow: a smaller result, and a slower one."
+        ),
+    ] = False,
     keep_model: Annotated[
         bool,
         typer.Option("--keep-model", help="Put the optimized model into the result, as model.onnx."),
@@ -112,6 +118,7 @@ def compile_(
             tune=tuning,
             bundle_runtime=bundle_runtime,
             keep_model=keep_model,
+            compact=compact,
             observers=[watcher, *observers(progress, 0.02, 0.2, pass_limit, print_changed)],
             reproducer=reproducer,
             progress=progress,

@@ -63,6 +63,7 @@ def compile(
     tune: Tuning | str | int | None = None,
     bundle_runtime: bool = False,
     keep_model: bool = False,
+    compact: bool = False,
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
     progress: backend.Progress | None = None,
@@ -83,6 +84,7 @@ def compile(
         tune: measure first which kernels are fastest, for as long ("60s", "5m") or as many measurements (200) as said;
             None: use what was measured before; "off": not even that.
         bundle_runtime: put the runtime libraries for the target into the artifact.
+        compact: forgo kernels for which packed weights grow, as those of Winograd convolutions: smaller, and slower.
         keep_model: put the optimized model into the artifact, which otherwise has its graph without weights.
         reproducer: a folder in which a pass that fails leaves what repeats it.
         progress: is told what is being done and how far it is (0 to 1).
@@ -94,6 +96,7 @@ def compile(
     tell = progress or (lambda what, done: None)
     made_for = load_target(target)
     tuning = Tuning.of(tune)
+    tuning = dataclasses.replace(tuning, compact=compact or tuning.compact)
     tell("reading the model", 0.0)
     original = io.load(model)
     fix_shapes(original, inputs or {})

@@ -59,7 +59,8 @@ class Tuning:
 
     `budget`: measure first; None: only look up what was measured before. `records`: a folder for the measurements
     instead of the one in the user's cache. `use_records=False`: neither, closed forms decide. `remote`: where to
-    measure; None: here. `search`: spend the budget on functions that no kernel family covers too.
+    measure; None: here. `search`: spend the budget on functions that no kernel family covers too. `compact`: take no
+    plan for which a packed weight grows where another does without, even if it is faster.
     """
 
     budget: Budget | None = None
@@ -67,6 +68,7 @@ class Tuning:
     use_records: bool = True
     remote: Remote | None = None
     search: bool = False
+    compact: bool = False
 
     @staticmethod
     def of(tune: Tuning | str | int | None, records: str | os.PathLike[str] | None = None) -> Tuning:

@@ -121,4 +121,6 @@ def _plans(device: Device, target: Target, tuning: Tuning) -> Plans:
     from graphopt.targets.tvm.tuning.records import Records
 
     use_records = tuning.use_records and device.machine is not None
-    return Plans(device.machine, Records(target, _folder(tuning)) if use_records else None, device.kind)
+    return Plans(
+        device.machine, Records(target, _folder(tuning)) if use_records else None, device.kind, compact=tuning.compact
+    )

@@ -6,6 +6,7 @@ kept: these are the workloads that a tuner has to measure, and the counts that t
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable
 
@@ -16,6 +17,9 @@ from graphopt.targets.tvm.tuning.records import Records
 
 NEARLY = 1.1
 """How much more time than its best plan a workload may be expected to take, to share a packed weight with another."""
+
+SMALL = 1.02
+"""How much larger than the smallest a packed weight may be that counts as compact."""
 
 PLAIN = Machine(32, 16, 1)
 """Decides where no machine is given: any plan has the same meaning."""
@@ -30,8 +34,13 @@ class Plans:
         records: Records | None = None,
         device: str = "cpu",
         families: tuple[Family, ...] = FAMILIES,
+        compact: bool = False,
     ) -> None:
-        """`device`: the kind of device whose schedules a family must have. Without a `machine` nothing is chosen."""
+        """`device`: the kind of device whose schedules a family must have. Without a `machine` nothing is chosen.
+
+        `compact`: only plans whose packed weights are about as small as any, and one layout of a weight where possible.
+        """
+        self.compact = compact
         self.machine = machine
         self.records = records
         self.device = device
@@ -55,12 +64,20 @@ class Plans:
         best = self._best(workload, machine)
         if best is None or weight is None or not workload.is_packed:
             return best
-        family, plan = best
+        family, plan = self._smallest(workload, best, machine) if self.compact else best
         known = self._layouts[family.name, weight]
         if known and family.layout(workload, plan) not in known and workload.key not in self.tuned:
-            plan = _nearly_as_good(workload, family, plan, machine, known) or plan
+            most = math.inf if self.compact else NEARLY
+            plan = _nearly_as_good(workload, family, plan, machine, known, most) or plan
         known.add(family.layout(workload, plan))
         return family, plan
+
+    def _smallest(self, workload: Workload, best: tuple[Family, Plan], machine: Machine) -> tuple[Family, Plan]:
+        """The best plan, if no other makes a smaller packed weight; else the first of those that do."""
+        families = families_for(workload, machine, self.device, self.families)
+        choices = [best, *((family, plan) for family in families for plan in every_plan(family, workload, machine))]
+        sizes = [math.prod(family.packed_shape(workload, plan)) for family, plan in choices]
+        return next(choice for choice, size in zip(choices, sizes) if size <= SMALL * min(sizes))
 
     def _best(self, workload: Workload, machine: Machine) -> tuple[Family, Plan] | None:
         families = families_for(workload, machine, self.device, self.families)
@@ -109,13 +126,13 @@ def _first(workload: Workload, families: list[Family], machine: Machine) -> tupl
 
 
 def _nearly_as_good(
-    workload: Workload, family: Family, best: Plan, machine: Machine, known: set[Hashable]
+    workload: Workload, family: Family, best: Plan, machine: Machine, known: set[Hashable], most: float
 ) -> Plan | None:
-    """The plan that reads a weight as it is packed already, if it takes about as long as the best one."""
+    """The plan that reads a weight as it is packed already, if it takes at most so many times as long as the best."""
 
     def cost(plan: Plan) -> float:
         return family.cost(workload, plan, machine)
 
     plans = [plan for plan in every_plan(family, workload, machine) if family.layout(workload, plan) in known]
     found = min(plans, key=cost, default=None)
-    return found if found is not None and cost(found) <= NEARLY * cost(best) else None
+    return found if found is not None and cost(found) <= most * cost(best) else None

@@ -92,6 +92,26 @@ def test_a_shared_layout_costs_little(rows: tuple[int, ...], columns: int) -> No
         assert plans.choose(work, "w") == (family, plan)
 
 
+def test_a_compact_plan_makes_no_weight_grow() -> None:
+    """Winograd's transformed weights are four times as large, and panels that do not divide the columns are padded."""
+    work = conv(64, 64, 28)
+    usual, compact = Plans(MACHINE).choose(work, "w"), Plans(MACHINE, compact=True).choose(work, "w")
+    assert usual is not None
+    assert compact is not None
+    assert usual[0].name == "conv_winograd"
+    assert compact[0].name == "conv_direct"
+    for columns in (96, 1000):
+        plans = Plans(MACHINE, compact=True)
+        layouts = set()
+        for m in (1, 20, 64):
+            product = MatmulWorkload(m, columns, 256, FLOAT32, packed=True)
+            chosen = plans.choose(product, "w")
+            assert chosen is not None
+            layouts.add(chosen[0].layout(product, chosen[1]))
+            assert np.prod(chosen[0].packed_shape(product, chosen[1])) <= 1.05 * 256 * columns
+        assert len(layouts) <= 2
+
+
 def test_weights_of_other_nodes_change_no_plan() -> None:
     plans = Plans(MACHINE)
     plans.choose(MatmulWorkload(1, 96, 256, FLOAT32, packed=True), "w")
