@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.ir import DType, Node, Value
 from graphopt.ir.facts import Trait, facts_of
 
 from .expressions import AnyOf, Arithmetic, Capture, Expression, Number, Op, Optional
+from .match import State
 from .passes import Miss
-from .polynomial import MAX_NODES, OPERATORS, Polynomial, expression
+from .polynomial import MAX_NODES, OPERATORS, Polynomial, PolynomialOf, expression
 from .values import close, number, tolerance
 
 MOST_STEPS = 1_000
 """Comparisons of a value with a pattern in one attempt: a bound for patterns of many commutative operators."""
 
 
-@dataclass(frozen=True)
-class Match:
-    """What a pattern matched: `root` and every other node of it, the values and numbers by name."""
-
-    root: Node
-    nodes: tuple[Node, ...]
-    values: dict[str, Value]
-    numbers: dict[str, float]
-    named: dict[str, Node]
-
-    def __getitem__(self, name: str) -> Value:
-        """The value that a capture stands for."""
-        return self.values[name]
-
-    def node(self, name: str) -> Node | None:
-        """The node that a named operator matched; None if it is an optional one that is not there."""
-        return self.named.get(name)
-
-
 Reason = str | tuple[Expression, Value | None]
 """A text, or what was expected and what was found; it is put into words only if it is reported."""
-
-
-@dataclass(frozen=True)
-class State:
-    """What was matched so far."""
-
-    values: dict[str, Value] = field(default_factory=dict)
-    numbers: dict[str, float] = field(default_factory=dict)
-    nodes: tuple[Node, ...] = ()
-    named: dict[str, Node] = field(default_factory=dict)
-    matched: dict[Op, Node] = field(default_factory=dict)
-
-    def with_nodes(self, *nodes: Node) -> State:
-        return replace(self, nodes=(*self.nodes, *(node for node in nodes if node not in self.nodes)))
 
 
 class Search:
@@ -63,6 +31,8 @@ class Search:
         self._anchor = anchors[0] if len(anchors) == 1 else None
         self._node = node
         self._steps = 0
+        self._cones: dict[Value, list[Value]] = {}
+        self._polynomials: dict[tuple[Value, ...], PolynomialOf | None] = {}
         self.progress = -1
         self._reason: Reason = ""
         self._always = False
@@ -80,6 +50,10 @@ class Search:
             return Miss(self._reason)
         part, value = self._reason
         return Miss(f"expected {part}, found {_described(value)}")
+
+    def first(self, part: Expression, value: Value) -> list[State]:
+        """One way in which a pattern matches a value by itself, or none."""
+        return list(itertools.islice(self.match(part, value, State()), 1))
 
     def match(self, part: Expression, value: Value | None, state: State) -> Iterator[State]:
         """Every way in which a pattern matches a value, given what was matched before."""
@@ -128,7 +102,7 @@ class Search:
         if not fits or (part.constant and value.constant is None):
             self._differs(part, value, state)
             return
-        yield replace(state, values={**state.values, part.name: value})
+        yield state._replace(values={**state.values, part.name: value})
 
     def _number(self, part: Number, value: Value, state: State) -> Iterator[State]:
         found, known = number(value), state.numbers.get(part.name)
@@ -139,7 +113,7 @@ class Search:
         if not fits or found is None:
             self._differs(part, value, state)
             return
-        yield replace(state, numbers={**state.numbers, part.name: found}) if part.name else state
+        yield state._replace(numbers={**state.numbers, part.name: found}) if part.name else state
 
     def _op(self, part: Op, value: Value, state: State) -> Iterator[State]:
         node = value.producer
@@ -158,7 +132,7 @@ class Search:
             self._differs(part, value, state)
             return
         named = {**state.named, part.name: node} if part.name else state.named
-        state = replace(state.with_nodes(node), named=named, matched={**state.matched, part: node})
+        state = state.with_nodes(node)._replace(named=named, matched={**state.matched, part: node})
         orders = [inputs[: len(part.inputs)]]
         if len(inputs) == len(part.inputs) == 2 and inputs[0] is not inputs[1] and _is_symmetric(node):
             orders.append(inputs[::-1])
@@ -186,18 +160,18 @@ class Search:
         node = value.producer
         if node is not None and node.op in part.links and node.output is value:
             named = {**state.named, part.name: node} if part.name else state.named
-            yield from self.match(part.inner, node.input(0), replace(state.with_nodes(node), named=named))
+            yield from self.match(part.inner, node.input(0), state.with_nodes(node)._replace(named=named))
         yield from self.match(part.inner, value, state)
 
     def _arithmetic(self, part: Arithmetic, value: Value, state: State) -> Iterator[State]:
         """Choose what each atom stands for among the values that `value` is computed from, and compare polynomials."""
-        cone = _cone(value)
+        cone = self._cone(value)
         atoms = sorted(part.atoms, key=lambda atom: isinstance(atom, Capture))
         for result, chosen in self._choices(atoms, cone, state, {}):
             # A captured value has the shape of the result; constants must fit beside it.
             order = sorted(range(len(atoms)), key=lambda i: not isinstance(part.atoms[i], Capture))
             variables = tuple(chosen[part.atoms[i]] for i in order)
-            found = expression(value, variables) if variables else None
+            found = self._expression(value, variables)
             self._steps += 1 if found is None else len(found.nodes)
             bound = None
             if found is not None:
@@ -207,6 +181,17 @@ class Search:
                 yield bound.with_nodes(*found.nodes)
             else:
                 self._differs(part, value, result)
+
+    def _cone(self, value: Value) -> list[Value]:
+        if value not in self._cones:
+            self._cones[value] = _cone(value)
+        return self._cones[value]
+
+    def _expression(self, value: Value, variables: tuple[Value, ...]) -> PolynomialOf | None:
+        key = (value, *variables)
+        if key not in self._polynomials:
+            self._polynomials[key] = expression(value, variables) if variables else None
+        return self._polynomials[key]
 
     def _choices(
         self, atoms: list[Expression], cone: list[Value], state: State, chosen: dict[Expression, Value]
@@ -281,7 +266,7 @@ def _coefficients(
         want = factor * numbers.get(name, 0.0) if name else factor
         if abs(have - want) > 2 * tolerance(dtype) * abs(want):
             return None
-    return replace(state, numbers=numbers)
+    return state._replace(numbers=numbers)
 
 
 def _has(node: Node, attributes: dict[str, Any]) -> bool:

@@ -28,7 +28,8 @@ from .expressions import (
     op,
     optional,
 )
-from .matcher import Match, Search, State
+from .match import Match, State
+from .matcher import Search
 from .passes import Miss
 from .polynomial import OPERATORS
 from .values import ESCAPES, escapes
@@ -62,6 +63,8 @@ class Pattern:
         """
         anchors = [part for part in self.root.parts() if isinstance(part, Op) and part.op_type == self.at]
         search = Search(self.root, anchors, node)
+        if anchors and not self._reaches(search, anchors, node):
+            return search.miss(self.near)
         for root in self._roots(node):
             for state in search.match(self.root, root.output, State()):
                 if anchors and not any(state.matched.get(anchor) is node for anchor in anchors):
@@ -71,8 +74,6 @@ class Pattern:
                 if reason is None:
                     return found
                 search.fail(len(state.nodes), reason.reason, always=True)
-        if search.progress < self.near:
-            self._explain(search, anchors, node)
         return search.miss(self.near)
 
     def _objection(self, found: Match) -> Miss | None:
@@ -80,11 +81,12 @@ class Pattern:
             return Miss(ESCAPES)
         return None if self.check is None else self.check(found)
 
-    def _explain(self, search: Search, anchors: list[Op], node: Node) -> None:
-        """Where nothing after `node` may be the root: find out how far the pattern matches up to it."""
-        for anchor in anchors:
-            for state in search.match(anchor, node.output, State()):
-                search.fail(len(state.nodes), self.root.expected or f"expected {self.root}")
+    def _reaches(self, search: Search, anchors: list[Op], node: Node) -> bool:
+        """Whether the pattern matches up to `node`: if it does not, nothing after it needs to be looked at."""
+        reached = [len(state.nodes) for anchor in anchors for state in search.first(anchor, node.output)]
+        if reached:
+            search.fail(max(reached), self.root.expected or (self.root, node.output))
+        return bool(reached)
 
     def _roots(self, node: Node) -> Iterator[Node]:
         """Nodes after `node`, itself included, that may be the root: those that operators of the pattern lead to."""

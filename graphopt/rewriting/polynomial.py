@@ -20,14 +20,14 @@ MAX_NODES = 16
 
 
 @dataclass(frozen=True)
-class Expression:
+class PolynomialOf:
     """A value as a polynomial, and the nodes that compute it from the variables."""
 
     polynomial: Polynomial
     nodes: tuple[Node, ...]
 
 
-def expression(value: Value, variables: tuple[Value, ...]) -> Expression | None:
+def expression(value: Value, variables: tuple[Value, ...]) -> PolynomialOf | None:
     """`value` as a polynomial in `variables`, or None if it is none, or not within a few nodes of them."""
     count = len(variables)
     known: dict[Value, Polynomial] = {
@@ -58,7 +58,7 @@ def expression(value: Value, variables: tuple[Value, ...]) -> Expression | None:
             return None
         known[current] = result
         nodes.append(node)
-    return Expression(known[value], tuple(nodes))
+    return PolynomialOf(known[value], tuple(nodes))
 
 
 def equals(polynomial: Polynomial, target: Polynomial, dtype: DType | None) -> bool:

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax, s_tir, te, tirx
 
 from graphopt.ir import Value
+from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.kernels.plans import Plans
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
@@ -167,11 +168,11 @@ class Context:
         self._local = []
         self._depth += 1
         self.builder.begin_scope(None)
-        self.builder._begin_binding_block()
+        compat.begin_block(self.builder)
         try:
             yield blocks
         finally:
-            blocks.append(self.builder._end_block())
+            blocks.append(compat.end_block(self.builder))
             self.builder.end_scope()
             self.symbols.leave(saved)
             for operand in self._local:
