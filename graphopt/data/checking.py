@@ -19,6 +19,11 @@ def required_inputs(model: Model) -> list[Value]:
     return [value for value in model.graph.inputs if not value.is_initializer]
 
 
+def optional_inputs(model: Model) -> list[Value]:
+    """The inputs that a caller may leave out: those with a default."""
+    return [value for value in model.graph.inputs if value.is_initializer]
+
+
 def check_input(model: Model, value: Value, array: Any) -> None:
     """Raise InputError unless the array has the dtype of the input and a shape that it allows."""
     if not isinstance(value.type, TensorType) or not isinstance(array, np.ndarray):

@@ -11,7 +11,7 @@ import onnx
 from graphopt.errors import InputError
 from graphopt.ir import DType, Model, OpaqueType, Value
 
-from .checking import check_input, check_name, required_inputs
+from .checking import check_input, check_name, optional_inputs, required_inputs
 from .fill import Mood, fill
 from .meaning import meaning_of
 from .relations import Relations, apply, different, guesses
@@ -36,12 +36,15 @@ class Maker:
         self.seed = seed
         self.values = {value.name: value for value in required_inputs(model)}
         self.given, shapes = dict(given or {}), dict(shapes or {})
-        for name in (*self.given, *shapes):
+        may_be_given = {**self.values, **{value.name: value for value in optional_inputs(model)}}
+        for name in shapes:
             check_name(model, self.values, name)
         for name, array in self.given.items():
-            check_input(model, self.values[name], array)
+            check_name(model, may_be_given, name)
+            check_input(model, may_be_given[name], array)
         self.meanings = {name: meaning_of(value) for name, value in self.values.items()}
-        fixed = {**shapes, **{n: a.shape for n, a in self.given.items() if hasattr(a, "shape")}}
+        shapes_given = {n: a.shape for n, a in self.given.items() if n in self.values and hasattr(a, "shape")}
+        fixed = {**shapes, **shapes_given}
         self.plan = Plan(model, self.values, fixed)
         self.relations: Relations = {}
 
@@ -73,7 +76,7 @@ class Maker:
 
     def make(self, choice: Choice, sizes: Mapping[str, int], mood: Mood = Mood.USUAL) -> dict[str, Any]:
         """One set of inputs, the same for the same seed."""
-        made: dict[str, Any] = {}
+        made: dict[str, Any] = {name: array for name, array in self.given.items() if name not in self.values}
         for index, (name, value) in enumerate(self.values.items()):
             rng = np.random.default_rng((self.seed, index))
             if name in self.given:

@@ -19,7 +19,7 @@ from graphopt.errors import InputError
 from graphopt.ir import Model, Value
 from graphopt.proof.metrics import LABELS
 
-from .checking import check_input, check_name, required_inputs
+from .checking import check_input, check_name, optional_inputs, required_inputs
 from .images import Preprocess, check_rule, image_feeds, is_pictures
 from .sample_files import Feed, file_feeds
 
@@ -41,6 +41,7 @@ class Samples:
     def __init__(self, source: Source, model: Model, preprocess: Preprocess | str | None = None) -> None:
         self.model = model
         self.values = {value.name: value for value in required_inputs(model)}
+        self._may_be_given = {**self.values, **{value.name: value for value in optional_inputs(model)}}
         self.path = Path(source) if isinstance(source, str | Path) else None
         self.origin = str(self.path or "samples")
         self._open = _opener(source, model, self.values, preprocess)
@@ -90,8 +91,8 @@ class Samples:
             feed = {next(iter(self.values)): feed}
         try:
             for name, array in feed.items():
-                check_name(self.model, self.values, name)
-                check_input(self.model, self.values[name], array)
+                check_name(self.model, self._may_be_given, name)
+                check_input(self.model, self._may_be_given[name], array)
             missing = [name for name in self.values if name not in feed]
             if missing:
                 raise InputError(f"input '{missing[0]}' is missing", where=self.model.name)

@@ -225,6 +225,7 @@ def _manifest(target: Target, built: backend.Built, report: Report, runtime: Seq
         inputs=built.inputs,
         outputs=built.outputs,
         weights=built.weights,
+        defaults=built.defaults,
         pipeline=report.pipeline,
         fidelity=report.fidelity.name.lower(),
         error=None,

@@ -21,7 +21,6 @@ from .sparse import SparseReader
 from .tensor import Tensor
 from .tensor_proto import read_tensor
 from .type_proto import is_denoted, read_type
-from .types import TensorType, ValueType
 from .verify import find_schema
 
 _RUNTIME_DOMAINS = {"ai.onnx.ml": 5, "com.microsoft": 1, "ai.onnx.preview.training": 1}
@@ -140,11 +139,8 @@ class _Reader:
             self.tell(f"initializer '{name}' is there more than once: the last one counts")
         declared = value.type
         edit.set_tensor(value, tensor)
-        if value.is_graph_input and declared != value.type:
-            if _has_room(declared, tensor):
-                edit.set_type(value, declared)
-            else:
-                self.tell(f"input '{name}' is declared {declared}, and its default is {value.type}: that is taken")
+        if value.is_graph_input and value.type is not declared:
+            self.tell(f"input '{name}' is declared {declared}, and its default is {value.type}: that is taken")
         return value
 
     def _nodes(self, protos: Iterable[onnx.NodeProto], graph: Graph) -> None:
@@ -299,14 +295,6 @@ class _Reader:
                     remedy="the graph has a cycle, which ONNX does not allow: export the model again",
                 )
             edit.reorder(graph, order)
-
-
-def _has_room(declared: ValueType, tensor: Tensor) -> bool:
-    """Whether an input of this type may have this default, and others of other sizes too."""
-    if not isinstance(declared, TensorType) or declared.dtype != tensor.dtype or declared.shape is None:
-        return False
-    fits = all(not isinstance(d, int) or d == size for d, size in zip(declared.shape, tensor.shape))
-    return fits and len(declared.shape) == len(tensor.shape)
 
 
 def _since(op_type: str, domain: str, version: int) -> int:

@@ -81,8 +81,8 @@ class Capture(Expression):
 class Number(Expression):
     """A constant of one element: `value`, as far as its float type can say it, or one that is remembered by name.
 
-    In arithmetic, a named number is a coefficient: `Number("a") * x`. It then matches whatever constant factor of `x`
-    there is, 1 included where nothing is multiplied.
+    In arithmetic, a named number is a coefficient: `Number("a") * x`. It takes in all constant factors that there are,
+    or is 1 where nothing is multiplied.
     """
 
     name: str = ""

@@ -166,6 +166,8 @@ class Search:
     def _arithmetic(self, part: Arithmetic, value: Value, state: State) -> Iterator[State]:
         """Choose what each atom stands for among the values that `value` is computed from, and compare polynomials."""
         cone = self._cone(value)
+        if any(name for _, name in part.terms.values()):
+            cone = cone[::-1]  # a factor that is looked for takes in all factors that there are
         atoms = sorted(part.atoms, key=lambda atom: isinstance(atom, Capture))
         for result, chosen in self._choices(atoms, cone, state, {}):
             # A captured value has the shape of the result; constants must fit beside it.
@@ -202,15 +204,9 @@ class Search:
         atom = atoms[0]
         known = state.values.get(atom.name) if isinstance(atom, Capture) else None
         candidates = cone if known is None else [known]
-        tried = False
-        for value in candidates:
-            if not _may_be(atom, value):
-                continue
-            tried = True
+        for value in [value for value in candidates if _may_be(atom, value)] or candidates[:1]:
             for result in self.match(atom, value, state):
                 yield from self._choices(atoms[1:], cone, result, {**chosen, atom: value})
-        if not tried:
-            self._differs(atom, cone[0], state)
 
 
 def _cone(value: Value) -> list[Value]:

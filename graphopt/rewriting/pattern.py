@@ -77,9 +77,10 @@ class Pattern:
         return search.miss(self.near)
 
     def _objection(self, found: Match) -> Miss | None:
-        if not self.shared and escapes(found.nodes, found.root):
+        reason = None if self.check is None else self.check(found)
+        if reason is None and not self.shared and escapes(found.nodes, found.root):
             return Miss(ESCAPES)
-        return None if self.check is None else self.check(found)
+        return reason
 
     def _reaches(self, search: Search, anchors: list[Op], node: Node) -> bool:
         """Whether the pattern matches up to `node`: if it does not, nothing after it needs to be looked at."""

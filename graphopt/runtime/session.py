@@ -69,10 +69,11 @@ class Session:
             ) from error
         self._machine = (library, machine)  # code that runs must stay mapped
         self._mapped: list[np.ndarray] = []
-        machine["save_function"]("main", _MAIN, True, *self._map_weights(folder))
+        weights, defaults = self._map_weights(folder)
+        machine["save_function"]("main", _MAIN, True, *weights)
         self._main = machine[_MAIN]
         # The pool of memory keeps blocks of every size that was ever asked for: with open sizes it would only grow.
-        self._inputs = Inputs(manifest.inputs, tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"))
+        self._inputs = Inputs(manifest.inputs, tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"), defaults)
         self._results = [(info.name, dtype_of(info.dtype)) for info in manifest.outputs]
         on_cpu = manifest.device == "cpu"
         as_they_are = on_cpu and all(tensors.carried(dtype_of(info.dtype)) for info in manifest.inputs)
@@ -92,7 +93,8 @@ class Session:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Input name -> array gives output name -> array; the arrays returned are the caller's own.
 
-        Raises InputError for a name, dtype or shape that does not fit, with what would. No dtype is converted.
+        Inputs that the manifest has defaults for may be left out. Raises InputError for a name, dtype or shape that
+        does not fit, with what would. No dtype is converted.
         On a CPU nothing is copied: compact arrays are read where they are, results are written where they stay.
         """
         arrays = self._inputs.check(inputs)
@@ -123,14 +125,19 @@ class Session:
         with self._lock:
             self._machine[1]["set_instrument"](callback)
 
-    def _map_weights(self, folder: Path) -> list[Any]:
-        """The weights as tensors over the mapped file; pages are read when first used and shared between processes."""
-        if not self.manifest.weights:
-            return []
+    def _map_weights(self, folder: Path) -> tuple[list[Any], dict[str, np.ndarray]]:
+        """The weights as tensors over the mapped file, and the defaults of inputs as arrays over it.
+
+        Pages are read when first used and shared between processes.
+        """
+        weights, defaults = self.manifest.weights, self.manifest.defaults
+        if not (weights or defaults):
+            return [], {}
         # Copy-on-write: DLPack cannot say that memory is read-only, and nothing writes to it.
         data = np.memmap(folder / WEIGHTS, dtype=np.uint8, mode="c")
         self._mapped.append(data.view(np.ndarray))
-        return [tensors.to_cpu(array) for array in slices(data, self.manifest.weights, self._where)]
+        arrays = slices(data, [*weights, *defaults.values()], self._where)
+        return [tensors.to_cpu(array) for array in arrays[: len(weights)]], dict(zip(defaults, arrays[len(weights) :]))
 
 
 def _start(folder: Path, manifest: Manifest) -> tuple[Any, Any]:

@@ -211,21 +211,38 @@ def _upsample_as_resize(node: Node, rewriter: Rewriter) -> None:
     scales = node.input(1)
     if scales is None:
         scales = rewriter.constant(np.array(node.attr("scales"), np.float32), f"{node.name or 'Upsample'}/scales")
-    _become(node, rewriter, "Resize", [node.inputs[0], None, scales], _resize_attributes(node))
+    _become(node, rewriter, "Resize", [node.inputs[0], None, scales], _resize_attributes(node, "floor"))
 
 
-def _resize_attributes(node: Node) -> dict[str, Any]:
-    """Until opset 10 pixels were matched by their corners, and nearest rounded down."""
+def _resize_attributes(node: Node, nearest: str) -> dict[str, Any]:
+    """Until opset 10 pixels were matched by their corners."""
     mode = node.attr("mode", "nearest")
     attributes = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
-    return attributes | ({"nearest_mode": "floor"} if mode == "nearest" else {})
+    return attributes | ({"nearest_mode": nearest} if mode == "nearest" else {})
+
+
+def _nearest_mode(node: Node) -> str | None:
+    """How a Resize of opset 10 rounds, which it does not say: ONNX Runtime rounds up along axes that shrink.
+
+    None where that is not known, or where some axes shrink and others grow: a Resize of today rounds all alike.
+    """
+    given = node.input(1)
+    scales = None if given is None else given.constant
+    values = np.ones(1) if scales is None else scales.numpy()
+    if scales is None or ((values < 1).any() and (values > 1).any()):
+        return "floor" if node.attr("mode", "nearest") != "nearest" else None
+    return "ceil" if (values < 1).any() else "floor"
 
 
 @_adapts("Resize")
 def _resize(node: Node, version: int, to: int) -> Answer:
     if version == 10 and to >= 11:
         data, scales = node.inputs
-        return lambda rewriter: _become(node, rewriter, "Resize", [data, None, scales], _resize_attributes(node))
+        nearest = _nearest_mode(node)
+        if nearest is None:
+            return Decline("nearest of opset 10 rounds up where it shrinks, and down where it does not")
+        attributes = _resize_attributes(node, nearest)
+        return lambda rewriter: _become(node, rewriter, "Resize", [data, None, scales], attributes)
     if version >= 13 or to < 13:
         return None
     if node.attr("coordinate_transformation_mode") == "tf_half_pixel_for_nn":

@@ -68,11 +68,14 @@ class TvmBackend:
         progress("generating code", 0.5)
         memory = builder.build_library(scheduled, target, folder / LIBRARY, progress)
         progress("writing weights", 0.95)
-        weights = builder.write_weights([operand for _, operand in lowered.params], folder / WEIGHTS)
+        stored = [operand for _, operand in (*lowered.params, *lowered.defaults)]
+        weights = builder.write_weights(stored, folder / WEIGHTS)
+        defaults = {name: place for (name, _), place in zip(lowered.defaults, weights[len(lowered.params) :])}
         return Built(
             inputs=tuple(TensorInfo(i.name, i.dtype, tuple(i.shape)) for i in lowered.inputs),
             outputs=tuple(TensorInfo(o.name, o.dtype, tuple(o.shape)) for o in lowered.outputs),
-            weights=weights,
+            weights=weights[: len(lowered.params)],
+            defaults=defaults,
             versions={name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")},
             memory=memory,
             workloads=Workloads(len(plans.workloads), len(plans.tuned)),

@@ -131,7 +131,9 @@ def test_a_constant_that_adds_an_axis_is_no_factor() -> None:
 def test_named_numbers_are_coefficients() -> None:
     pattern = Pattern(op.Tanh(Number("a") * X + Number("b")))
     found = matched(pattern, "m = Mul(X, three) s = Sub(m, half) Y = Tanh(s)")
-    assert found.numbers == {"a": 1.0, "b": 0.0}  # the nearest value: the argument itself
+    assert found.numbers == {"a": 3.0, "b": -0.5}
+    assert found["x"].name == "X"
+    assert matched(pattern, "Y = Tanh(X)").numbers == {"a": 1.0, "b": 0.0}
     swish = Pattern(X * op.Sigmoid(Number("a") * X), at="Sigmoid")
     found = matched(swish, "m = Mul(X, three) s = Sigmoid(m) Y = Mul(s, X)", at="s")
     assert (found["x"].name, found.numbers) == ("X", {"a": 3.0})
@@ -140,14 +142,15 @@ def test_named_numbers_are_coefficients() -> None:
 
 
 def test_a_check_lets_other_ways_be_tried() -> None:
-    def has_offset(found: Match) -> Miss | None:
-        return None if found.numbers["b"] else Miss("there is no offset")
+    def has_factor_one(found: Match) -> Miss | None:
+        return None if found.numbers["a"] == 1 else Miss("there is a factor")
 
-    pattern = Pattern(op.Tanh(Number("a") * X + Number("b")), check=has_offset)
+    pattern = Pattern(op.Tanh(Number("a") * X + Number("b")), check=has_factor_one)
     found = matched(pattern, "m = Mul(X, three) s = Sub(m, half) Y = Tanh(s)")
     assert found.numbers == {"a": 1.0, "b": -0.5}
     assert found["x"].name == "m"
-    assert reason(pattern, "m = Mul(X, three) Y = Tanh(m)") == "there is no offset"
+    never = Pattern(op.Tanh(X), check=lambda found: Miss("it is never right"))
+    assert reason(never, "Y = Tanh(X)") == "it is never right"
 
 
 def test_what_cannot_be_told_apart_is_refused() -> None:

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import tvm
 from tvm import tirx
 from tvm.s_tir import dlight
 
 from graphopt.errors import UnsupportedError
 from graphopt.targets.tvm.device import fusion
+
+_LOG = logging.getLogger(__name__)
+
+RULES: tuple[dlight.ScheduleRule, ...] = (
+    dlight.gpu.Matmul(),
+    dlight.gpu.GEMV(),
+    dlight.gpu.Reduction(),
+    dlight.gpu.GeneralReduction(),
+    dlight.gpu.Fallback(),
+)
+"""TVM's, from the most specific to the most general; a rule answers None for a function that it does not take."""
+
+
+class _GivesWay(dlight.ScheduleRule):
+    """A rule that gives way to the next for a function that it fails on, as those for CPUs do.
+
+    TVM's rules assert what they expect of a function, such as of the order in which it reads.
+    """
+
+    def __init__(self, rule: dlight.ScheduleRule) -> None:
+        self.rule = rule
+
+    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> Any:
+        """See `ScheduleRule.apply`."""
+        try:
+            return self.rule.apply(func, target, tunable)
+        except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            _LOG.debug("%s gives way to a more general schedule: %s", type(self.rule).__name__, error)
+            return None
 
 
 class Cuda:
@@ -25,13 +57,7 @@ class Cuda:
 
         Raises UnsupportedError when a function cannot be spread over GPU threads.
         """
-        scheduled = dlight.ApplyDefaultSchedule(
-            dlight.gpu.Matmul(),
-            dlight.gpu.GEMV(),
-            dlight.gpu.Reduction(),
-            dlight.gpu.GeneralReduction(),
-            dlight.gpu.Fallback(),
-        )(mod)
+        scheduled = dlight.ApplyDefaultSchedule(*map(_GivesWay, RULES))(mod)
         if serial := sorted(name.name_hint for name, func in scheduled.functions_items() if _is_serial(func)):
             raise UnsupportedError(
                 f"these parts of the model cannot run on a GPU yet: {', '.join(serial)}",

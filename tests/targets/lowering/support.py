@@ -84,7 +84,7 @@ def run_for_machine(text: str, *inputs: Arrays, weights: Arrays | None = None) -
     assert inputs, "nothing to run"
     results = []
     for given in inputs:
-        tensors = [tvm.runtime.tensor(np.ascontiguousarray(given[info.name])) for info in made.inputs]
+        tensors = [tvm.runtime.tensor(np.asarray(given[info.name], order="C")) for info in made.inputs]
         result = machine["main"](*tensors, *parameters)
         outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         results.append([output.numpy() for output in outputs])

@@ -10,6 +10,7 @@ import pytest
 from tvm import tirx
 
 from graphopt.targets.tvm.cpu.schedule import schedule_function
+from graphopt.targets.tvm.kernels import families
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.conv.plan import PlainConvWorkload
 from graphopt.targets.tvm.kernels.families import FAMILIES, families_for
@@ -19,6 +20,8 @@ from graphopt.targets.tvm.kernels.plans import Plans, default
 from graphopt.targets.tvm.tuning.records import Trial
 from tests.targets.schedule.support import execute
 from tests.targets.tuning.support import MACHINE, conv, record, records
+
+KERNELS = Path(families.__file__).parent
 
 WORKLOADS: dict[str, Workload] = {
     "3x3": conv(19, 24, 9),
@@ -92,6 +95,15 @@ def test_plans_are_told_apart_by_their_numbers(name: str) -> None:
 
 def test_families_have_names_of_their_own() -> None:
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_a_family_is_a_folder_and_one_line() -> None:
+    """Every folder with a `family.py` is registered, and holds its plan, its definition and its schedules."""
+    folders = {file.parent for file in KERNELS.glob("*/family.py")}
+    assert {KERNELS / type(family).__module__.split(".")[-2] for family in FAMILIES} == folders
+    for family in FAMILIES:
+        folder = KERNELS / type(family).__module__.split(".")[-2]
+        assert {"plan", "compute", *family.schedules} <= {file.stem for file in folder.glob("*.py")}
 
 
 def test_keys_tell_workloads_apart() -> None:
