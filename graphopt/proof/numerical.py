@@ -87,7 +87,8 @@ class CheckNumbers(Observer):
         if not result.changed:
             return
         expected, tolerance = self._standard(step)
-        outputs, drift = [], 0.0
+        outputs: list[dict[str, Output]] = []
+        drift = 0.0
         try:
             with Reference(model) as reference:
                 for inputs, wanted, original in zip(self.samples, expected, self._original, strict=True):
