@@ -26,6 +26,8 @@ def reduce(g: Growing, op: str) -> list[Value]:
     axes = axes_of(g, value) if g.flip(0.8) else None
     if axes is None and g.flip(0.2) and g.opset >= 18:
         axes = []
+    if op in ("ReduceMean", "ReduceLogSum", "ReduceLogSumExp") and 0 in value.shape:
+        raise Refused("undefined")
     empty = int(g.flip(0.3)) if not axes else None
     return g.add(op, value, named={"axes": axes}, keepdims=g.choice((0, 1)), noop_with_empty_axes=empty)
 

@@ -183,8 +183,11 @@ def reduce_mean(c: Call) -> Operand:
         return data
 
     def divide(total: tirx.Expr) -> tirx.Expr:
-        count = _count(data, axes, str(total.ty.dtype))
-        return total / count if data.is_float else tirx.truncdiv(total, count)
+        kind = str(total.ty.dtype)
+        if any(isinstance(data.shape[axis], int) and data.shape[axis] == 0 for axis in axes):
+            return tirx.const(float("nan") if data.is_float else 0, kind)
+        count = _count(data, axes, kind)
+        return total / count if data.is_float else tirx.truncdiv(total, tirx.max(count, tirx.const(1, kind)))
 
     return reduced(c.ctx, data, axes, te.sum, keep=bool(c.attr("keepdims", 1)), after=divide, name="mean")
 

@@ -13,7 +13,7 @@ from tvm import relax, s_tir, te, tirx
 from graphopt.ir import Value
 from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.kernels.plans import Plans
-from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.define import define, flat_with_offset
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.provenance import Layer
 from graphopt.targets.tvm.lowering.registry import Declined
@@ -196,7 +196,7 @@ class Context:
             raise Declined("the number of elements of a shape-like input is not known before running")
         if operand.is_float:
             raise Declined("needs the value of a floating-point input before running")
-        flat = self.te(_flatten_with_offset(operand), operand, name="sizes")
+        flat = self.te(flat_with_offset([int(d) for d in operand.shape], OFFSET), operand, name="sizes")
         names = [self.symbols.fresh("v", largest=2 * OFFSET, late=True) for _ in range(operand.size)]
         result = np.empty(operand.size, object)
         result[:] = [name - tirx.IntImm("int64", OFFSET) for name in names]
@@ -214,6 +214,10 @@ class Context:
             self.check_dtype(operand.dtype)
             if operand.elements is not None:
                 operand.expr = self.te(_host_scalars(operand)).expr
+                self._local.append(operand)
+            elif operand.size == 0:  # memory, and no constant: TVM cannot read one without elements back
+                shape = relax.ShapeExpr([int(d) for d in operand.shape])
+                operand.expr = self.emit(relax.op.builtin.alloc_tensor(shape, operand.dtype, 0))
                 self._local.append(operand)
             elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
                 operand.expr = self._weight(operand)
@@ -428,23 +432,5 @@ def _host_scalars(operand: Operand) -> Compute:
             return result
 
         return define(shape, pick, name="sizes")
-
-    return sizes
-
-
-def _flatten_with_offset(operand: Operand) -> Compute:
-    shape = [int(d) for d in operand.shape]
-
-    def sizes(x: te.Tensor) -> te.Tensor:
-        def element(flat: tirx.Expr) -> tirx.Expr:
-            index: list[tirx.Expr] = []
-            for extent in reversed(shape):
-                index.insert(0, tirx.indexmod(flat, extent))
-                flat = tirx.indexdiv(flat, extent)
-            value = tirx.max(tirx.min(x(*index).astype("int64"), limit), -limit)
-            return value + limit
-
-        limit = tirx.IntImm("int64", OFFSET)
-        return define((operand.size,), element, name="sizes")
 
     return sizes

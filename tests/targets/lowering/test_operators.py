@@ -285,3 +285,30 @@ def test_reductions_of_integers_that_compute_in_floats(op: str, kind: str) -> No
         pytest.skip("ONNX Runtime has no kernel")
     x = np.array([[3, 4, 12], [1, 1, 1]], kind)
     check(f"g ({kind}[2,3] x) => ({kind}[2,1] z) <int64[1] a = {{1}}> {{ z = {op}(x, a) }}", {"x": x})
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceSumSquare"])
+def test_open_sizes_may_be_zero_where_they_are_reduced(op: str) -> None:
+    text = f"""g (float[N,M] x) => (float[A] y, float z) <int64[1] a = {{0}}>
+        {{ y = {op}<keepdims=0>(x, a)  z = {op}<keepdims=0>(x) }}"""
+    sizes = [(2, 3), (3, 2)] if op in ("ReduceMax", "ReduceMin") else [(2, 3), (0, 3), (0, 0)]
+    check(text, *({"x": noise(*shape)} for shape in sizes))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Identity(c)",
+        "y = Tile(c, k)",
+        "y = Clip(c, lo, hi)",
+        "y = Softmax(c)",
+        "y = MeanVarianceNormalization<axes=[0,1]>(c)",
+        "y = Add(c, x)",
+        "y = Transpose(c)",
+    ],
+)
+def test_what_has_no_elements(body: str) -> None:
+    """TVM cannot store a constant of that kind, and divides by its sizes."""
+    text = f"""g (float[N,1] x) => (float[A,B] y)
+        <float[3,0] c = {{}}, int64[2] k = {{2,2}}, float lo = {{0}}, float hi = {{1}}> {{ {body} }}"""
+    check(text, {"x": noise(3, 1)})
