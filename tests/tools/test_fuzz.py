@@ -163,6 +163,7 @@ OPEN = {
     79: "ONNX Runtime refuses a Dropout after its opset is raised",
     95: "a NaN where there is none, compiled at O3",
     98: "ONNX Runtime has no kernel for a Relu after its opset is raised",
+    134: "a float16 convolution of open width that takes minutes to compile at O2",
 }
 """Seeds of faults that are known and not mended yet, each with what it is."""
 
@@ -170,7 +171,7 @@ OPEN = {
 @pytest.mark.parametrize("first", range(0, 150, 25))
 def test_graphs_of_fixed_seeds(first: int) -> None:
     """Nothing is found in 150 graphs, but for faults that are known; a seed that is mended leaves the list."""
-    worker = Worker(limit=120)
+    worker = Worker(limit=60)
     found = {}
     for seed in range(first, first + 25):
         if (finding := worker.check(seed, LEVELS, levels_of(seed, every=False))).failed:
