@@ -16,6 +16,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
 from graphopt.targets.tvm.tir_passes.alignment import any_address
+from graphopt.targets.tvm.tir_passes.bind_values import bind_values
 from graphopt.targets.tvm.tir_passes.border import split_border
 from graphopt.targets.tvm.tir_passes.let_loops import serialize_refused_lets
 from graphopt.targets.tvm.tir_passes.nan_tests import compare_bits_for_nan
@@ -43,6 +44,7 @@ def _passes() -> list[tvm.transform.Pass]:
         peel(),
         transpose_tiles(),
         compare_bits_for_nan(),
+        bind_values(),
         serialize_refused_lets(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),
