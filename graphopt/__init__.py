@@ -7,6 +7,7 @@ The names of `__all__` are the whole public face. They are imported when they ar
 from __future__ import annotations
 
 import importlib
+import os.path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from .runtime.artifact import Artifact as Artifact
 
 __version__ = "0.1.0"
+
+# In a checkout, `passes` and `targets` lie beside this folder; installed, in it. Whoever imports this folder because it
+# is in the current one (and not an installed package) finds them too.
+_CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if not os.path.isdir(os.path.join(__path__[0], "passes")) and os.path.isdir(os.path.join(_CHECKOUT, "passes")):
+    __path__.append(_CHECKOUT)
 
 _HOMES = {
     "load": "io",

@@ -27,6 +27,10 @@ class ModelError(GraphOptError):
     """A model file that is missing, unreadable, malformed or unsafe."""
 
 
+class ModelWarning(UserWarning):
+    """Something in a model that is not as ONNX wants it, and was taken as ONNX Runtime takes it."""
+
+
 class PipelineError(GraphOptError):
     """A pipeline text that does not parse, or names a pass or an option that does not exist."""
 

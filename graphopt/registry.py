@@ -119,7 +119,14 @@ def _import_file(path: Path) -> ModuleType:
 
 def _entry_points(group: str) -> list[metadata.EntryPoint]:
     # An editable install beside another may list an entry point twice.
-    return sorted(set(metadata.entry_points(group=group)), key=lambda point: (point.name != "builtin", point.name))
+    found = sorted(set(metadata.entry_points(group=group)), key=lambda point: (point.name != "builtin", point.name))
+    if not any(point.module.partition(".")[0] == "graphopt" for point in found):
+        here = Path(__file__).resolve().parent.parent
+        raise GraphOptError(
+            f"graphopt is not installed for {sys.executable}, and was imported from {here}",
+            remedy=f"install it: {sys.executable} -m pip install {here}",
+        )
+    return found
 
 
 def _load(point: metadata.EntryPoint) -> Any:

@@ -8,6 +8,9 @@ block says more:
     <!-- write: PATH -->  the block becomes that file, and is not run by itself
     <!-- in: FOLDER -->   Python: modules of that folder can be imported
     <!-- ci: NAME -->     the block installs packages, and is run by .ci/run
+
+The README is followed as a new user follows it: all its blocks in one new shell that knows nothing of graphopt before
+the line that activates the environment, in a fresh checkout and in an empty folder.
 """
 
 from __future__ import annotations
@@ -28,9 +31,10 @@ import pytest
 
 from graphopt import registry
 from graphopt.cli.demo import MODEL
+from tests.checkout import ROOT, copy_checkout
 
-ROOT = Path(__file__).resolve().parent.parent
-GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+GUIDES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>\w+): (?P<value>\S+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
@@ -54,7 +58,7 @@ def blocks(path: Path) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("guide", [guide for guide in GUIDES if guide != README], ids=lambda path: path.name)
 def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(MODEL, tmp_path / "model.onnx")
     shutil.copytree(ROOT / "docs" / "example_pass", tmp_path / "example_pass")
@@ -79,6 +83,88 @@ def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 exec(compile(block.code, where, "exec"), names)
 
 
+@pytest.mark.parametrize("where", ["in a checkout", "in an empty folder"])
+def test_the_readme_works_for_a_new_user(where: str, tmp_path: Path) -> None:
+    """Python blocks see what those before them defined, as in one session."""
+    if where == "in a checkout":
+        copy_checkout(tmp_path)
+    installed(tmp_path / ".venv")
+    script, session = [], ""
+    for block in blocks(README):
+        if block.mark == "ci" or block.language not in RUN:
+            continue
+        script.append(f"echo README.md:{block.line} >&2")
+        if block.language == "python":
+            session += block.code
+            script.append(f"python - <<'END' > /dev/null\n{session}END")
+        else:
+            script.append(block.code)
+    assert "source .venv/bin/activate" in script[1]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env=new_shell(),
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def installed(place: Path) -> None:
+    """What the README's first line leaves at `place`: this interpreter's environment."""
+    place.mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        if (Path(sys.prefix) / name).exists():
+            (place / name).symlink_to(Path(sys.prefix) / name)
+    if not (place / "bin" / "activate").exists():  # the tests run in no virtual environment
+        (place / "bin").unlink()
+        (place / "bin").mkdir()
+        (place / "bin" / "activate").write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
+
+
+def new_shell() -> dict[str, str]:
+    """The environment of somebody who never heard of graphopt."""
+    here = Path(sys.executable).parent
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME") if name in os.environ}
+    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != here]
+    return {**kept, "PATH": os.pathsep.join(folders)}
+
+
+def test_the_root_of_a_checkout_is_a_place_to_import_graphopt_from(tmp_path: Path) -> None:
+    """There, the folder `graphopt` comes before the installed package, and its passes and targets lie beside it."""
+    script = """if True:
+        import sys
+        sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+        import graphopt, pathlib
+        assert pathlib.Path(graphopt.__file__).parent == pathlib.Path.cwd() / "graphopt", graphopt.__file__
+        from graphopt.cli.demo import MODEL
+        model, report = graphopt.optimize(MODEL)
+        print(sum(step.changed for step in report.steps))
+        artifact = graphopt.compile(MODEL)
+        print(artifact.manifest.target["name"])
+    """
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    changed, name = done.stdout.split()
+    assert int(changed) > 0
+    assert name == "host"
+
+
+def test_without_an_installation_one_line_says_what_to_do(tmp_path: Path) -> None:
+    """A checkout whose folder is found, in an environment that has its dependencies and not graphopt."""
+    shutil.copytree(ROOT / "graphopt", tmp_path / "graphopt", ignore=shutil.ignore_patterns("__pycache__"))
+    script = """if True:
+        import importlib.metadata as metadata
+        metadata.entry_points = lambda **_: []
+        import graphopt
+        graphopt.optimize("graphopt/demo/fashion.onnx")
+    """
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert f"graphopt is not installed for {sys.executable}" in done.stderr
+    assert f"-m pip install {tmp_path}" in done.stderr
+
+
 def run_bash(code: str, where: str) -> None:
     """Run a block with this interpreter's commands first in the path."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -95,10 +181,17 @@ def test_every_guide_holds_code_or_links() -> None:
         assert len(fences) == 2 * len(blocks(guide)), guide.name
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_links_lead_somewhere(guide: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", guide.read_text()):
-        assert (guide.parent / target).exists(), target
+PAGES = [*GUIDES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for file, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        heads = re.findall(r"^#+ (.*)$", target.read_text(), re.M) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+        assert not anchor or anchor in anchors, f"{file}#{anchor}"
 
 
 def test_the_example_package_passes_its_tests(tmp_path: Path) -> None:

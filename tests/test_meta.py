@@ -168,6 +168,57 @@ def test_graphsurgeon_is_imported_in_one_place() -> None:
     assert {user for user in users if not user.startswith("tests/")} <= {"graphopt/io/files.py"}
 
 
+COMPAT = ROOT / "targets" / "tvm" / "compat.py"
+BACKEND = [path for path in CODE if is_inside(".".join(path.relative_to(ROOT).parts[:2]), "targets.tvm")]
+USUAL_DUNDERS = {*dir(object), *dir(dict), "__name__", "__module__", "__file__", "__qualname__"}
+
+
+def own_private_names(tree: ast.Module) -> set[str]:
+    """The names with a leading underscore that a file defines itself: functions, attributes of `self`, of classes."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id == "self":
+                found.add(node.attr)
+        elif isinstance(node, ast.ClassDef):
+            fields = (item.target for item in node.body if isinstance(item, ast.AnnAssign))
+            found |= {target.id for target in fields if isinstance(target, ast.Name)}
+    return found
+
+
+def private_names_of_others(path: Path) -> list[str]:
+    """What a file uses of other packages that is private, or registered under a name that is documented nowhere."""
+    tree = ast.parse(path.read_text())
+    own = own_private_names(tree)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            is_dunder = node.attr.startswith("__") and node.attr.endswith("__")
+            known = USUAL_DUNDERS if is_dunder else own
+            if (node.attr.startswith("_") and node.attr not in known) or node.attr == "get_global_func":
+                found.append(node.attr)
+    modules = [name for name in imports(path) if is_inside(name, "tvm") or is_inside(name, "tvm_ffi")]
+    return found + [name for name in modules if any(part.startswith("_") for part in name.split("."))]
+
+
+def test_private_names_of_tvm_are_used_in_one_file() -> None:
+    assert len(BACKEND) > 100
+    found = {str(path.relative_to(ROOT)): private_names_of_others(path) for path in BACKEND}
+    expected = {
+        "__init_handle_by_constructor__",
+        "_begin_binding_block",
+        "_collect_dso_modules",
+        "_vmcodegen",
+        "_worker_map",
+        "get_global_func",
+        "tvm.s_tir.meta_schedule._ffi_api",
+    }
+    assert expected <= set(found.pop(str(COMPAT.relative_to(ROOT)))), "the test no longer sees what it looks for"
+    assert not {path: names for path, names in found.items() if names}
+
+
 def builtin_passes() -> list[type[graphopt.Pass]]:
     return [cls for cls in registry.passes().values() if cls.__module__.startswith("graphopt.passes.")]
 

@@ -4,8 +4,8 @@
 
 PYTHON is the interpreter of an environment in which the other version is installed. MODEL is a name of the benchmark's
 suite; all of them by default. Each version compiles the model and runs it in its own environment. Prints medians, the
-suite; all of them by default. Each version compiles the model and runs it in its own environment. Prints medians,
-the time of the baseline over that of this version (above 1: this one is faster), what compiling took, and the sizes.
+time of the baseline over that of this version (above 1: this one is faster), what compiling took, and the sizes.
+Exit status: 0 all measured, 1 a version failed or the outputs differ, 2 a model is not to be had.
 """
 
 from __future__ import annotations

@@ -150,8 +150,7 @@ def run(seeds: Sequence[int], jobs: int, limit: float, every: bool, findings: Pa
 
 
 def _line(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[0][:250] if lines and not lines[0].startswith("Traceback") else (lines or [""])[-1][:250]
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:250]
 
 
 def _reason(text: str) -> str:

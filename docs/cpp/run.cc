@@ -44,7 +44,7 @@ json::Object read_manifest(const std::string& folder) {
   json::Value value = json::Parse(content.str(), &problem);
   if (!problem.empty()) throw std::runtime_error(folder + ": manifest.json is damaged: " + std::string(problem));
   json::Object manifest = value.cast<json::Object>();
-  if (get(manifest, "format").cast<int64_t>() != 2)
+  if (get(manifest, "format").cast<int64_t>() != 3)
     throw std::runtime_error(folder + ": has another format than this program reads");
   if (text(manifest, "device") != "cpu") throw std::runtime_error(folder + ": is not compiled for a CPU");
   if (text(manifest, "machine") != cpu::machine())
@@ -64,9 +64,8 @@ struct Mapped {
   void FreeData(DLTensor*) {}
 };
 
-std::vector<ffi::Any> map_weights(const std::string& folder, const json::Object& manifest) {
-  std::vector<ffi::Any> tensors;
-  json::Array weights = get(manifest, "weights").cast<json::Array>();
+std::vector<ffi::Tensor> map_weights(const std::string& folder, const std::vector<json::Object>& weights) {
+  std::vector<ffi::Tensor> tensors;
   if (weights.empty()) return tensors;
   std::string path = folder + "/weights.bin";
   int file = open(path.c_str(), O_RDONLY);
@@ -76,8 +75,7 @@ std::vector<ffi::Any> map_weights(const std::string& folder, const json::Object&
   void* mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
   close(file);
   if (mapped == MAP_FAILED) throw std::runtime_error(path + ": cannot be mapped");
-  for (const json::Value& entry : weights) {
-    json::Object weight = entry.cast<json::Object>();
+  for (const json::Object& weight : weights) {
     std::vector<int64_t> shape;
     for (const json::Value& dim : get(weight, "shape").cast<json::Array>()) shape.push_back(dim.cast<int64_t>());
     auto offset = static_cast<size_t>(get(weight, "offset").cast<int64_t>());
@@ -108,17 +106,24 @@ void check_shape(const json::Object& input, const ffi::Tensor& tensor, std::map<
   }
 }
 
-std::vector<ffi::Any> read_inputs(const json::Object& manifest, std::map<std::string, std::string> files) {
+// An input that no file is given for is its default, where it has one.
+std::vector<ffi::Any> read_inputs(const std::string& folder, const json::Object& manifest,
+                                  std::map<std::string, std::string> files) {
+  json::Object defaults = get(manifest, "defaults").cast<json::Object>();
   std::vector<ffi::Any> tensors;
   std::map<std::string, int64_t> sizes;
   for (const json::Value& entry : get(manifest, "inputs").cast<json::Array>()) {
     json::Object input = entry.cast<json::Object>();
     auto file = files.find(text(input, "name"));
-    if (file == files.end()) throw std::runtime_error("no file given for input '" + text(input, "name") + "'");
-    ffi::Tensor tensor = npy::load(file->second, ffi::StringToDLDataType(text(input, "dtype")));
+    auto known = defaults.find(ffi::String(text(input, "name")));
+    if (file == files.end() && known == defaults.end())
+      throw std::runtime_error("no file given for input '" + text(input, "name") + "'");
+    ffi::Tensor tensor = file != files.end()
+                             ? npy::load(file->second, ffi::StringToDLDataType(text(input, "dtype")))
+                             : map_weights(folder, {(*known).second.cast<json::Object>()})[0];
     check_shape(input, tensor, &sizes);
     tensors.emplace_back(tensor);
-    files.erase(file);
+    if (file != files.end()) files.erase(file);
   }
   if (!files.empty()) throw std::runtime_error("there is no input '" + files.begin()->first + "'");
   return tensors;
@@ -176,8 +181,11 @@ void run(const Options& options) {
   free(path);
   auto machine = (*library->GetFunction("vm_load_executable"))().cast<ffi::Module>();
   (*machine->GetFunction("vm_initialization"))(static_cast<int>(kDLCPU), 0, 2);  // 2: memory is kept between runs
-  std::vector<ffi::Any> arguments = read_inputs(manifest, options.inputs);
-  for (const ffi::Any& weight : map_weights(options.folder, manifest)) arguments.push_back(weight);
+  std::vector<ffi::Any> arguments = read_inputs(options.folder, manifest, options.inputs);
+  std::vector<json::Object> weights;
+  for (const json::Value& entry : get(manifest, "weights").cast<json::Array>())
+    weights.push_back(entry.cast<json::Object>());
+  for (const ffi::Tensor& weight : map_weights(options.folder, weights)) arguments.emplace_back(weight);
   std::vector<ffi::AnyView> views(arguments.begin(), arguments.end());
   use_threads(options.threads);
   ffi::Function compiled = *machine->GetFunction("main");

@@ -11,15 +11,16 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphopt import __version__
-from graphopt.errors import GraphOptError
+from graphopt.errors import GraphOptError, ModelWarning
 
-from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, targets, tune, verify
+from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, stats, targets, tune, verify
 
 _TYPER_INTERRUPTED = 130
 """What typer returns for an interrupted command."""
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench.bench,
     "verify": verify.verify,
     "inspect": inspect.inspect,
+    "stats": stats.stats,
     "diff": diff.diff,
     "bisect": bisect.bisect,
     "passes": passes.passes,
@@ -66,16 +68,36 @@ for _name, _command in _COMMANDS.items():
 
 
 def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"graphopt {__version__}")
-        raise typer.Exit
+    """What a report of a fault should say: the versions of what generates code, and the processor."""
+    if not wanted:
+        return
+    from importlib import metadata
+
+    from graphopt.hardware import target
+
+    typer.echo(f"graphopt {__version__}")
+    for package in ("apache-tvm", "apache-tvm-ffi"):
+        try:
+            typer.echo(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            typer.echo(f"{package} is not installed")
+    try:
+        typer.echo(target.host().summary)
+    except GraphOptError as error:
+        typer.echo(f"this machine: {error.message}")
+    raise typer.Exit
 
 
 @app.callback()
 def common(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version",
+            help="Print the versions of graphopt and TVM and what this processor is, and exit.",
+            callback=_show_version,
+            is_eager=True,
+        ),
     ] = False,
     show_traceback: Annotated[
         bool,
@@ -102,6 +124,28 @@ def _end(number: int, frame: object) -> None:
 
 def run_command(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; whatever goes wrong is printed as one message on stderr."""
+    with warnings.catch_warnings():
+        _show_model_warnings()
+        return _run_command(args)
+
+
+def _show_model_warnings() -> None:
+    """Print what is odd about a model on stderr, each thing once, however often the model is loaded."""
+    shown: set[str] = set()
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+        if not issubclass(category, ModelWarning):
+            others(message, category, filename, lineno, *rest)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    warnings.simplefilter("always", ModelWarning)
+    warnings.showwarning = show  # type: ignore[assignment]  # the rest is optional
+
+
+def _run_command(args: Sequence[str] | None) -> int:
     try:
         status = app(args=args, prog_name="graphopt", standalone_mode=False)
         if status == _TYPER_INTERRUPTED:

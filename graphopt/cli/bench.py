@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +14,12 @@ from graphopt.errors import InputError
 from graphopt.util.codec import decode
 from graphopt.util.tables import Table, format_seconds
 
-from .models import open_model
+from .models import keeps_model, open_model
 from .options import InputFile, InputShapes, Json, Seed, parse_shapes
 from .output import Output
 
 if TYPE_CHECKING:
+    from graphopt.ir import Model
     from graphopt.profiling.bench import Timing
     from graphopt.runtime.session import Session
 
@@ -30,7 +32,7 @@ def bench(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="The model that the baseline runs; the optimized one in the artifact by default.",
+            help="The model that the baseline runs; by default the one in the artifact, which --keep-model put there.",
             metavar="MODEL.onnx",
             show_default=False,
         ),
@@ -66,9 +68,9 @@ def bench(
 
     \b
     Examples:
-        graphopt bench model.gopt
-        graphopt bench model.gopt --profile --picture profile.svg
+        graphopt bench model.gopt --model model.onnx
         graphopt bench model.gopt --model model.onnx --threads 2 --json
+        graphopt bench model.gopt --baseline none --profile --picture profile.svg
     """
     from graphopt import runtime
     from graphopt.profiling.bench import interleave
@@ -80,12 +82,19 @@ def bench(
     if picture is not None and not profiled:
         raise InputError("--picture draws what --profile measures", remedy="Add --profile, or leave --picture out.")
     session = runtime.load(artifact, threads=threads)
-    arrays = _inputs(artifact, model, session.manifest.inputs, shapes, inputs, seed)
+    has_model = model is not None or keeps_model(session.manifest)
+    if baseline != "none" and not has_model:
+        raise InputError(
+            "ONNX Runtime needs the model, and the artifact does not hold it",
+            where=str(artifact),
+            remedy="give it with --model MODEL.onnx, compile with --keep-model, or leave it out with --baseline none",
+        )
+    opened = open_model(model or artifact)
+    arrays = _inputs(opened, session, None if has_model else _Compiled(session), shapes, inputs, seed)
     runners: dict[str, Any] = {"graphopt": lambda: session.run(arrays)}
     if baseline == "none":
         timings = interleave(runners, runs=runs, seconds=seconds)
     else:
-        opened = open_model(model or artifact)
         with Reference(opened, optimize=True, threads=threads) as reference:
             runners["onnxruntime"] = lambda: reference.run(arrays)
             timings = interleave(runners, runs=runs, seconds=seconds)
@@ -129,24 +138,49 @@ def _profile(
     return measured.to_json()
 
 
+class _Compiled:
+    """The compiled model in place of the oracle: accepts inputs or refuses them, where there is no other model."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        from graphopt.proof.oracle import OracleError
+
+        try:
+            return self._session.run(inputs)
+        except InputError as error:
+            raise OracleError(str(error)) from error
+
+
 def _inputs(
-    artifact: Path, model: Path | None, ports: Any, shapes: list[str] | None, file: Path | None, seed: int
+    opened: Model,
+    session: Session,
+    judge: _Compiled | None,
+    shapes: list[str] | None,
+    file: Path | None,
+    seed: int,
 ) -> dict[str, Any]:
-    """The inputs of the file, or generated ones of the shapes asked for; a batch that nothing fixes is of one."""
+    """The inputs of the file, or generated ones of the shapes asked for; a batch that nothing fixes is of one.
+
+    `judge` says which generated inputs are good: ONNX Runtime with the model `opened` where it is None.
+    """
     from graphopt.data import inputs
 
-    opened = open_model(model or artifact)
-    fixed: dict[str, tuple[int, ...]] = {
-        port.name: port.shape for port in ports if all(isinstance(dim, int) for dim in port.shape)
+    ports = session.manifest.inputs
+    fixed = {
+        port.name: tuple(dim for dim in port.shape if isinstance(dim, int))
+        for port in ports
+        if all(isinstance(dim, int) for dim in port.shape)
     }
     asked = parse_shapes(shapes)
     given = inputs.load_npz(file, opened) if file else None
-    sample = inputs.generate(opened, seed=seed, shapes={**fixed, **asked}, given=given)
+    sample = inputs.generate(opened, seed=seed, shapes={**fixed, **asked}, given=given, reference=judge)
     if given or asked:
         return sample.inputs
     single = {port.name: (1, *sample.inputs[port.name].shape[1:]) for port in ports if _has_open_batch(port.shape)}
     with contextlib.suppress(InputError):  # the model may tie the first size to something else
-        sample = inputs.generate(opened, seed=seed, shapes={**fixed, **single})
+        sample = inputs.generate(opened, seed=seed, shapes={**fixed, **single}, reference=judge)
     return sample.inputs
 
 

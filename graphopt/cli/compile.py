@@ -14,8 +14,10 @@ from . import options
 from .inspect import memory_text
 from .optimize import show_report
 from .output import Output
+from .verify import errors_table
 
 if TYPE_CHECKING:
+    from graphopt.rewriting.report import Report
     from graphopt.runtime.artifact import Artifact
 
 
@@ -40,6 +42,11 @@ def compile_(
     shapes: options.InputShapes = None,
     verify: options.Verify = False,
     inputs: options.InputFile = None,
+    samples: options.Samples = None,
+    validate: options.Validate = None,
+    metric: options.Metric = None,
+    max_drop: options.MaxDrop = None,
+    preprocess: options.PreprocessRule = None,
     seed: options.Seed = 0,
     tune: options.Tune = None,
     rpc: options.Rpc = None,
@@ -49,6 +56,10 @@ def compile_(
         bool,
         typer.Option("--bundle-runtime", help="Put the runtime libraries for the target beside the code."),
     ] = False,
+    keep_model: Annotated[
+        bool,
+        typer.Option("--keep-model", help="Put the optimized model into the result, as model.onnx."),
+    ] = False,
     pass_limit: options.PassLimit = None,
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
@@ -57,7 +68,7 @@ def compile_(
 ) -> None:
     """Optimize a model and compile it to native code.
 
-    The result is a folder: native code, weights, the optimized model, and a report. `graphopt run` runs it,
+    The result is a folder: native code, weights, the graph without weights, and a report. `graphopt run` runs it,
     `graphopt bench` times it, `graphopt.runtime.load` loads it in Python, docs/deploy.md shows it in C++.
 
     \b
@@ -74,7 +85,8 @@ def compile_(
 
     from .watch import ReportKeeper, observers
 
-    options.check_inputs_are_used(inputs, verify)
+    options.check_inputs_are_used(inputs, verify, samples)
+    options.check_data_is_used(samples, validate, metric, max_drop, preprocess)
     tuning = options.choose_tuning(tune, records, rpc, rpc_key)
     options.load_modules(load)
     output = Output(as_json)
@@ -91,16 +103,22 @@ def compile_(
             inputs=options.parse_shapes(shapes),
             verify=verify,
             data=data,
+            samples=samples,
+            validation=validate,
+            metric=metric,
+            budget=max_drop,
+            preprocess=preprocess,
             seed=seed,
             tune=tuning,
             bundle_runtime=bundle_runtime,
+            keep_model=keep_model,
             observers=[watcher, *observers(progress, 0.02, 0.2, pass_limit, print_changed)],
             reproducer=reproducer,
             progress=progress,
         )
         artifact.save(place)
     show_report(output, watcher.report)
-    _show(output, artifact, model, place, watcher.report.seconds)
+    _show(output, artifact, model, place, watcher.report)
     output.result(
         {
             "artifact": str(place),
@@ -118,12 +136,12 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
     return facts
 
 
-def _show(output: Output, artifact: Artifact, model: Path, place: Path, seconds: float) -> None:
+def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report) -> None:
     manifest = artifact.manifest
     output.line(
         f"\nwrote {place}: {format_bytes(artifact.nbytes)} for {manifest.target.get('name')} "
         f"(the model was {format_bytes(model.stat().st_size)}), fidelity {manifest.fidelity}, "
-        f"passes took {format_seconds(seconds)}"
+        f"passes took {format_seconds(report.seconds)}"
     )
     output.line(f"memory: {memory_text(manifest.memory)}")
     if manifest.workloads.tuned:
@@ -133,3 +151,6 @@ def _show(output: Output, artifact: Artifact, model: Path, place: Path, seconds:
     if manifest.error is not None:
         worst = max(manifest.error.values(), default=0.0)
         output.line(f"compiled code against ONNX Runtime: largest relative error {worst:.3g}")
+    if report.measured is not None:
+        output.line()
+        output.table(errors_table(report.measured.samples, report.measured.outputs))

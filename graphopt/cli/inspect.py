@@ -79,14 +79,16 @@ def inspect(
 
 def _hint(output: Output, model: Model) -> None:
     """How to fix the inputs' shapes, if that is why arithmetic could not be counted."""
-    from graphopt.data.inputs import candidates, required_inputs
+    from graphopt.data.checking import required_inputs
+    from graphopt.data.making import Maker
 
     dynamic = [
         value.name
         for value in required_inputs(model)
         if value.shape and not all(isinstance(dim, int) for dim in value.shape)
     ]
-    arrays = next(next(candidates(model))) if dynamic else {}
+    maker = Maker(model)
+    arrays = maker.make(*next(maker.choices())) if dynamic else {}
     examples = [f"--input {name}:{'x'.join(map(str, arrays[name].shape))}" for name in dynamic]
     if examples:
         output.line(f"\nShapes are dynamic. Fixed ones let more be counted: {' '.join(examples)}")

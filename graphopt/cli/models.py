@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.errors import ArtifactError
-
 if TYPE_CHECKING:
     from graphopt.ir import Model
+    from graphopt.runtime.manifest import Manifest
 
 
 def is_artifact(path: Path) -> bool:
@@ -17,14 +16,23 @@ def is_artifact(path: Path) -> bool:
 
 
 def open_model(path: Path) -> Model:
-    """The model in an ONNX file, or the optimized model of an artifact. Raises ModelError or ArtifactError."""
+    """Return the model in an ONNX file, or the optimized model of an artifact.
+
+    Where the artifact does not keep the model, it is the graph without weights: whatever needs the elements of a large
+    tensor raises ModelError then. Raises ModelError or ArtifactError.
+    """
     from graphopt import io
     from graphopt.runtime.artifact import Artifact
-    from graphopt.runtime.manifest import MODEL
+    from graphopt.runtime.manifest import GRAPH, MODEL
 
     if not is_artifact(path):
         return io.load(path)
     artifact = Artifact.load(path)
-    if MODEL not in artifact.manifest.files:
-        raise ArtifactError("holds no model.onnx", where=str(path), remedy="compile the model again")
-    return io.load(artifact.folder / MODEL)
+    return io.load(artifact.folder / (MODEL if keeps_model(artifact.manifest) else GRAPH))
+
+
+def keeps_model(manifest: Manifest) -> bool:
+    """Whether an artifact holds the optimized model with its weights."""
+    from graphopt.runtime.manifest import MODEL
+
+    return MODEL in manifest.files

@@ -30,6 +30,11 @@ def optimize(
     ] = None,
     verify: options.Verify = False,
     inputs: options.InputFile = None,
+    samples: options.Samples = None,
+    validate: options.Validate = None,
+    metric: options.Metric = None,
+    max_drop: options.MaxDrop = None,
+    preprocess: options.PreprocessRule = None,
     seed: options.Seed = 0,
     pass_limit: options.PassLimit = None,
     print_changed: options.PrintChanged = False,
@@ -54,7 +59,8 @@ def optimize(
 
     from .watch import observers
 
-    options.check_inputs_are_used(inputs, verify)
+    options.check_inputs_are_used(inputs, verify, samples)
+    options.check_data_is_used(samples, validate, metric, max_drop, preprocess)
     options.load_modules(load)
     output = Output(as_json)
     before = io.load(model)
@@ -67,6 +73,11 @@ def optimize(
             target=target,
             verify=verify,
             data=data,
+            samples=samples,
+            validation=validate,
+            metric=metric,
+            budget=max_drop,
+            preprocess=preprocess,
             seed=seed,
             observers=observers(progress, 0.0, 1.0, pass_limit, print_changed),
             reproducer=reproducer,
@@ -88,3 +99,5 @@ def show_report(output: Output, report: Report) -> None:
     output.table(report.misses_table())
     if report.error is not None:
         output.line(f"\nlargest error of any step against the original: {report.error:.3g} (relative)")
+    if report.loss is not None:
+        output.line(f"\nlost by lossy passes: {report.loss:.3%} of the metric")

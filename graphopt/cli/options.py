@@ -60,6 +60,53 @@ InputFile = Annotated[
         show_default=False,
     ),
 ]
+Samples = Annotated[
+    Path | None,
+    typer.Option(
+        "--samples",
+        metavar="DATA",
+        help="Many real inputs, for lossy passes and --verify: an .npz or .npy file with an axis over samples "
+        "in front, or a folder of such files, one a sample, or of pictures (with --preprocess).",
+        show_default=False,
+    ),
+]
+Validate = Annotated[
+    Path | None,
+    typer.Option(
+        "--validate",
+        metavar="DATA",
+        help="Samples with the answers wanted: an array `labels`, or one for each output by its name.",
+        show_default=False,
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="What must stay as good: error-mean, error-p99, error-max, sqnr, cosine, top1, accuracy, or your own "
+        "module:function.  [default: error-mean]",
+        show_default=False,
+    ),
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        "--max-drop",
+        metavar="LOSS",
+        help="How much of the metric lossy passes may lose, as 1% or 0.01; measured on --validate, else on --samples.",
+        show_default=False,
+    ),
+]
+PreprocessRule = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="RULE",
+        help="How pictures become inputs: `imagenet`, or as 'size=224x224,mean=[0.5,0.5,0.5],std=[0.5,0.5,0.5]'.",
+        show_default=False,
+    ),
+]
 Level = Annotated[
     int | None,
     typer.Option(
@@ -182,8 +229,20 @@ def choose_pipeline(passes: str | None, level: int | None) -> str:
     return passes
 
 
-def check_inputs_are_used(inputs: Path | None, verify: bool) -> None:
+def check_data_is_used(
+    samples: Path | None, validate: Path | None, metric: str | None, max_drop: str | None, preprocess: str | None
+) -> None:
+    """Raise InputError for an option on data without the data that it is about."""
+    if samples is None and validate is None:
+        for option, value in (("--metric", metric), ("--max-drop", max_drop), ("--preprocess", preprocess)):
+            if value is not None:
+                raise InputError(f"{option} is about data, and none is given", remedy="Add --samples or --validate.")
+
+
+def check_inputs_are_used(inputs: Path | None, verify: bool, samples: Path | None = None) -> None:
     """Raise InputError if inputs were given that nothing would look at."""
+    if inputs is not None and samples is not None:
+        raise InputError("--inputs and --samples contradict each other", remedy="Give one of them.")
     if inputs is not None and not verify:
         raise InputError("--inputs is used by --verify alone", remedy="Add --verify, or leave --inputs out.")
 

@@ -48,7 +48,7 @@ def passes(
         return
     table = Table("passes", ("pass", "fidelity", "options", "summary"))
     for key, facts in described.items():
-        options = " ".join(f"{option}={default}" for option, default in facts["options"].items())
+        options = _options_text(facts, " ")
         table.add(key, facts["fidelity"], options, facts["summary"])
     output.table(table)
     named = Table("named pipelines", ("pipeline", "summary"))
@@ -74,6 +74,13 @@ def _describe(cls: Any) -> dict[str, Any]:
     }
 
 
+def _options_text(facts: dict[str, Any], between: str) -> str:
+    """The options with their defaults, as pipeline text has them."""
+    from graphopt.rewriting.passes import format_option
+
+    return between.join(f"{option}={format_option(default)}" for option, default in facts["options"].items())
+
+
 def _dedent(text: str) -> str:
     import inspect
 
@@ -83,7 +90,7 @@ def _dedent(text: str) -> str:
 def _show_one(output: Output, name: str, described: dict[str, dict[str, Any]], pipelines: dict[str, Any]) -> None:
     if name in described:
         facts = described[name]
-        options = ", ".join(f"{option}={default}" for option, default in facts["options"].items())
+        options = _options_text(facts, ", ")
         output.line(f"{name}: {facts['documentation']}\n")
         output.line(f"fidelity: {facts['fidelity']}\noptions: {options or 'none'}\nmodule: {facts['module']}")
         output.result({name: facts})

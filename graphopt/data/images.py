@@ -142,18 +142,27 @@ _READERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+def is_pictures(source: Any) -> bool:
+    """Whether a source of samples is a folder with pictures in it."""
+    if not isinstance(source, str | Path) or not Path(source).is_dir():
+        return False
+    return any(file.suffix.lower() in SUFFIXES for file in Path(source).rglob("*"))
+
+
+def check_rule(preprocess: Preprocess | str | None, sources: Iterable[Any]) -> None:
+    """Raise InputError for a rule for pictures where none of the sources is a folder of pictures."""
+    if preprocess is not None and not any(is_pictures(source) for source in sources):
+        raise InputError("a rule for pictures was given, and no folder of pictures", remedy="leave it out")
+
+
 def image_feeds(
     path: Path, model: Model, values: Mapping[str, Value], preprocess: Preprocess | str | None
-) -> Callable[[], Iterable[dict[str, Any]]] | None:
-    """A function that reads the feeds of a folder of pictures, in the order of their paths; None for anything else.
+) -> Callable[[], Iterable[dict[str, Any]]]:
+    """A function that reads the feeds of a folder of pictures, in the order of their paths.
 
     Raises InputError if the model has several inputs, or if there is no rule for pictures.
     """
-    if not path.is_dir():
-        return None
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        return None
     if len(values) != 1:
         raise InputError(
             f"pictures serve models of one input; this one has {', '.join(values)}",
@@ -204,5 +213,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise InputError("reading pictures needs the package Pillow", remedy="pip install 'graphopt[images]'") from None
+        raise InputError("reading pictures needs the package Pillow", remedy="pip install pillow") from None
     return Image

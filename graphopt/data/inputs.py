@@ -6,25 +6,23 @@ because a model does not say, for instance, that its pictures must be a multiple
 
 from __future__ import annotations
 
-import difflib
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import onnx
 
 from graphopt.errors import InputError
-from graphopt.ir import DType, Model, OpaqueType, TensorType, Value
+from graphopt.ir import Model
 from graphopt.proof.oracle import OracleError, Reference
 from graphopt.proof.tolerance import Comparison, Output, Tolerance, compare
 
-from .fill import Mood, fill
-from .meaning import meaning_of
+from .checking import check_input, check_name, required_inputs
+from .fill import Mood
+from .making import Maker
 from .npz import read_npz
-from .sizes import CHOICES, Choice, Plan, check_shape
+from .sizes import CHOICES, Choice
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,21 @@ class Sample:
 _BEST = (True, True)
 
 
+class Judge(Protocol):
+    """What runs a model on generated inputs, or raises OracleError because they do not fit it."""
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Output]:
+        """Return the outputs by name."""
+        ...
+
+
 def generate(
     model: Model,
     *,
     seed: int = 0,
     shapes: Mapping[str, Sequence[int]] | None = None,
     given: Mapping[str, Any] | None = None,
-    reference: Reference | None = None,
+    reference: Judge | None = None,
 ) -> Sample:
     """Inputs that ONNX Runtime accepts, if possible such that outputs are finite and vary; the same for the same seed.
 
@@ -60,26 +66,65 @@ def generate(
     choice of sizes is accepted.
     """
     if reference is None:
-        with Reference(model) as reference:
-            return generate(model, seed=seed, shapes=shapes, given=given, reference=reference)
-    failure: OracleError | None = None
-    for moods in candidates(model, seed=seed, shapes=shapes, given=given):
-        samples: list[Sample] = []
-        for inputs in moods:
-            try:
-                samples.append(Sample(inputs, reference.run(inputs)))
-            except OracleError as error:
-                failure = failure or error
-                continue
-            if samples[-1].worth == _BEST:
-                break
-        if samples:
-            return max(samples, key=lambda sample: sample.worth)
+        with Reference(model) as oracle:
+            return generate(model, seed=seed, shapes=shapes, given=given, reference=oracle)
+    maker = Maker(model, seed=seed, shapes=shapes, given=given)
+    return _accepted(maker, reference)[0]
+
+
+_PLAIN = 4
+"""Choices tried before relations among the sizes are looked for; those after them are larger, or stretch."""
+
+
+def _accepted(maker: Maker, reference: Judge) -> tuple[Sample, Choice, dict[str, int]]:
+    """The first sample that the oracle takes, and the choice of sizes that it is of; the maker keeps relations found.
+
+    Raises InputError if none is accepted.
+    """
+    failures: list[OracleError] = []
+    for index, (choice, sizes) in enumerate(maker.choices()):
+        if index == _PLAIN and _relate(maker, reference):
+            return _accepted(maker, reference)
+        sample = _best(maker, choice, sizes, reference, failures)
+        if sample is not None:
+            return sample, choice, sizes
     raise InputError(
-        f"no generated inputs were accepted; the first failure: {failure.message if failure else 'none'}",
-        where=model.name,
+        f"no generated inputs were accepted; the first failure: {failures[0].message if failures else 'none'}",
+        where=maker.model.name,
         remedy="fix the shapes (--input NAME:1x3x224x224) or give inputs (--inputs FILE.npz)",
     )
+
+
+def _best(
+    maker: Maker, choice: Choice, sizes: Mapping[str, int], reference: Judge, failures: list[OracleError]
+) -> Sample | None:
+    """Of the moods that the oracle takes, the one whose outputs tell most."""
+    samples: list[Sample] = []
+    for mood in Mood:
+        inputs = maker.make(choice, sizes, mood)
+        try:
+            samples.append(Sample(inputs, reference.run(inputs)))
+        except OracleError as error:
+            failures.append(error)
+            continue
+        if samples[-1].worth == _BEST:
+            break
+    return max(samples, key=lambda sample: sample.worth, default=None)
+
+
+def _relate(maker: Maker, reference: Judge) -> bool:
+    """Find relations among the sizes with which the oracle takes the inputs; whether there are any."""
+    if maker.relations:
+        return False
+    for relations, both in maker.guesses():
+        try:
+            for sizes in both:
+                reference.run(maker.make(CHOICES[0], sizes))
+        except OracleError:
+            continue
+        maker.relations = relations
+        return True
+    return False
 
 
 def verification_samples(
@@ -110,53 +155,6 @@ def compare_with_oracle(
     return other if other.ok else comparison
 
 
-def candidates(
-    model: Model,
-    *,
-    seed: int = 0,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Iterator[Iterator[dict[str, Any]]]:
-    """Inputs worth trying: for each choice of sizes, likeliest first, one of each `Mood`.
-
-    See `generate` for the arguments and errors.
-    """
-    values = {value.name: value for value in required_inputs(model)}
-    given, shapes = dict(given or {}), dict(shapes or {})
-    for name in (*given, *shapes):
-        check_name(model, values, name)
-    for name, array in given.items():
-        check_input(model, values[name], array)
-    meanings = {name: meaning_of(value) for name, value in values.items()}
-    plan = Plan(model, values, {**shapes, **{n: a.shape for n, a in given.items() if hasattr(a, "shape")}})
-    seen: set[tuple[int, ...]] = set()
-
-    def make(choice: Choice, sizes: Mapping[str, int], mood: Mood) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for index, (name, value) in enumerate(values.items()):
-            rng = np.random.default_rng((seed, index))
-            if name in given:
-                made[name] = given[name]
-            elif isinstance(value.type, OpaqueType):
-                made[name] = _opaque(model, value, rng, choice)
-            else:
-                shape = plan.shape(value, sizes, choice)
-                made[name] = fill(value, meanings[name], shape, rng, sizes, mood)
-        return made
-
-    for choice in CHOICES:
-        sizes = plan.sizes(choice)
-        key = (*sizes.values(), *([choice.rank] if plan.ranks_unknown else []))
-        if key not in seen:
-            seen.add(key)
-            yield map(functools.partial(make, choice, sizes), Mood)
-
-
-def required_inputs(model: Model) -> list[Value]:
-    """The inputs that a caller must give: those that are not initializers with a default."""
-    return [value for value in model.graph.inputs if not value.is_initializer]
-
-
 def load_npz(path: str | Path, model: Model) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, checked against the inputs of the model.
 
@@ -171,48 +169,7 @@ def load_npz(path: str | Path, model: Model) -> dict[str, np.ndarray]:
     return arrays
 
 
-def check_input(model: Model, value: Value, array: Any) -> None:
-    """Raise InputError unless the array has the dtype of the input and a shape that it allows."""
-    if not isinstance(value.type, TensorType) or not isinstance(array, np.ndarray):
-        return
-    expected = value.type.dtype
-    if array.dtype != expected.numpy and not (expected is DType.STRING and array.dtype.kind in "US"):
-        raise InputError(
-            f"input '{value.name}' has dtype {array.dtype}, and must have {expected.text}",
-            where=model.name,
-            remedy=f"convert it first: array.astype('{expected.text}')",
-        )
-    check_shape(model, value, array.shape)
-
-
-def check_name(model: Model, values: Mapping[str, Value], name: str) -> None:
-    if name not in values:
-        near = difflib.get_close_matches(name, values, 1)
-        remedy = f"did you mean '{near[0]}'?" if near else f"its inputs: {', '.join(values) or 'none'}"
-        raise InputError(f"the model has no input '{name}'", where=model.name, remedy=remedy)
-
-
 def _is_finite(output: Output) -> bool:
     if isinstance(output, np.ndarray):
         return output.dtype.kind not in "fcV" or bool(np.isfinite(output).all())
     return not isinstance(output, list) or all(_is_finite(item) for item in output)
-
-
-def _opaque(model: Model, value: Value, rng: np.random.Generator, choice: Choice) -> Any:
-    """Contents for a sequence (three tensors) or an optional (a full one)."""
-    assert isinstance(value.type, OpaqueType)
-    proto = onnx.TypeProto.FromString(value.type.proto)
-    kind = proto.WhichOneof("value")
-    repeat = 3 if kind == "sequence_type" else 1
-    while kind in ("sequence_type", "optional_type"):
-        proto = getattr(proto, kind).elem_type
-        kind = proto.WhichOneof("value")
-        repeat = 3 if kind == "sequence_type" else repeat
-    if kind != "tensor_type":
-        remedy = "check the model with other means: such inputs cannot be generated"
-        raise InputError(f"input '{value.name}' is a {kind}", where=model.name, remedy=remedy)
-    known = proto.tensor_type.HasField("shape")
-    dims = [dim.dim_value or choice.length for dim in proto.tensor_type.shape.dim] if known else [choice.length]
-    dtype = DType(proto.tensor_type.elem_type)
-    arrays = [np.asarray(rng.standard_normal(dims) * 3).astype(dtype.numpy) for _ in range(repeat)]
-    return arrays if repeat > 1 else arrays[0]

@@ -19,8 +19,8 @@ from graphopt.errors import InputError
 from graphopt.ir import Model, Value
 from graphopt.proof.metrics import LABELS
 
-from .images import Preprocess, image_feeds
-from .inputs import check_input, check_name, required_inputs
+from .checking import check_input, check_name, optional_inputs, required_inputs
+from .images import Preprocess, check_rule, image_feeds, is_pictures
 from .sample_files import Feed, file_feeds
 
 _LOG = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Samples:
     def __init__(self, source: Source, model: Model, preprocess: Preprocess | str | None = None) -> None:
         self.model = model
         self.values = {value.name: value for value in required_inputs(model)}
+        self._may_be_given = {**self.values, **{value.name: value for value in optional_inputs(model)}}
         self.path = Path(source) if isinstance(source, str | Path) else None
         self.origin = str(self.path or "samples")
         self._open = _opener(source, model, self.values, preprocess)
@@ -51,7 +52,8 @@ class Samples:
         for number, feed in enumerate(self._open()):
             yield self._checked(feed, number)
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many there are; the first time they are gone through for it."""
         return self._gathered().count
 
@@ -89,8 +91,8 @@ class Samples:
             feed = {next(iter(self.values)): feed}
         try:
             for name, array in feed.items():
-                check_name(self.model, self.values, name)
-                check_input(self.model, self.values[name], array)
+                check_name(self.model, self._may_be_given, name)
+                check_input(self.model, self._may_be_given[name], array)
             missing = [name for name in self.values if name not in feed]
             if missing:
                 raise InputError(f"input '{missing[0]}' is missing", where=self.model.name)
@@ -199,8 +201,10 @@ class Validation:
                 )
             yield ValidationCase(self.samples._checked(inputs, number), answers)
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.samples.count
 
     @property
     def digest(self) -> str:
@@ -245,10 +249,11 @@ def _opener(
     """A function that begins to read the source anew."""
     if isinstance(source, str | Path):
         path = Path(source)
-        pictures = image_feeds(path, model, values, preprocess)
-        return pictures or file_feeds(path, model, values, extra)
-    if preprocess is not None:
-        raise InputError("a rule for pictures was given, and no folder of pictures", remedy="leave it out")
+        if is_pictures(path):
+            return image_feeds(path, model, values, preprocess)
+        check_rule(preprocess, [path])
+        return file_feeds(path, model, values, extra)
+    check_rule(preprocess, [source])
     if callable(source):
         made: Callable[[], Iterable[Any]] = source
         return made

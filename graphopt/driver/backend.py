@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +40,8 @@ class Built:
     """What `build` left in its folder, beside `lib.so`, `weights.bin` and `kernels.json` themselves.
 
     `inputs` and `outputs` describe the arguments and results of the library's `main` in their order, by the
-    graph's own names; the weights follow the inputs. `versions` holds what the manifest records beside graphopt's.
+    graph's own names; the weights follow the inputs. `defaults` says where in `weights.bin` the inputs lie that a
+    caller may leave out. `versions` holds what the manifest records beside graphopt's.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -49,6 +50,7 @@ class Built:
     versions: dict[str, str]
     memory: Memory
     workloads: Workloads
+    defaults: Mapping[str, Weight] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from graphopt.rewriting.pipeline import Observer
 from graphopt.rewriting.report import Measured, Report
 from graphopt.rewriting.shapes import fix_shapes
 from graphopt.runtime.artifact import Artifact
-from graphopt.runtime.manifest import MODEL, REPORT, Manifest
+from graphopt.runtime.manifest import GRAPH, MODEL, REPORT, Manifest
 from graphopt.runtime.writing import write_manifest
 from graphopt.util.codec import encode
 from graphopt.util.scratch import scratch
@@ -61,6 +61,7 @@ def compile(
     seed: int = 0,
     tune: Tuning | str | int | None = None,
     bundle_runtime: bool = False,
+    keep_model: bool = False,
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
     progress: backend.Progress | None = None,
@@ -81,6 +82,7 @@ def compile(
         tune: measure first which kernels are fastest, for as long ("60s", "5m") or as many measurements (200) as said;
             None: use what was measured before; "off": not even that.
         bundle_runtime: put the runtime libraries for the target into the artifact.
+        keep_model: put the optimized model into the artifact, which otherwise has its graph without weights.
         reproducer: a folder in which a pass that fails leaves what repeats it.
         progress: is told what is being done and how far it is (0 to 1).
 
@@ -109,7 +111,7 @@ def compile(
         reproducer=reproducer,
     )
     with _new_folder() as folder:
-        io.save(optimized, folder / MODEL)
+        _keep(optimized, folder, whole=keep_model)
         built = _build(lowered, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
         _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
@@ -198,11 +200,19 @@ def _build(model: Model, target: Target, folder: Path, tuning: Tuning, progress:
         return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning)
 
 
+def _keep(model: Model, folder: Path, *, whole: bool) -> None:
+    """Write the optimized model into the artifact, or its graph alone."""
+    if whole:
+        io.save(model, folder / MODEL)
+    else:
+        io.save_graph(model, folder / GRAPH)
+
+
 @contextmanager
 def _saved(model: Model) -> Iterator[Path]:
     with scratch("lowered") as place:
         path = place / MODEL
-        io.save(model, path)
+        io.save(model, path, external_data=True)  # written and read tensor by tensor
         yield path
 
 
@@ -215,6 +225,7 @@ def _manifest(target: Target, built: backend.Built, report: Report, runtime: Seq
         inputs=built.inputs,
         outputs=built.outputs,
         weights=built.weights,
+        defaults=built.defaults,
         pipeline=report.pipeline,
         fidelity=report.fidelity.name.lower(),
         error=None,
@@ -229,7 +240,7 @@ def _write_report(report: Report, path: Path) -> None:
     """The report with its times set to zero: what is compiled twice must be the same bytes."""
     data = report.to_json()
     data.update(seconds=0.0, steps=[{**step, "seconds": 0.0} for step in data["steps"]])
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 def _write_errors(result: Artifact, report: Report, errors: OutputErrors) -> None:

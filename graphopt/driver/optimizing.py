@@ -83,13 +83,16 @@ def evaluate_on(
     or `module:function`. `budget`: how much of it may be lost ("1%", 0.01). `preprocess`: how pictures become inputs.
     Raises InputError for what cannot be read, does not fit the model, or cannot be judged.
     """
+    from graphopt.data.images import check_rule, is_pictures
     from graphopt.data.samples import open_samples, open_validation
     from graphopt.proof.metrics import Metric
 
+    check_rule(preprocess, (samples, validation))
     if samples is None and validation is None and metric is None and budget is None:
         return Evaluation()
-    opened = None if samples is None else open_samples(samples, model, preprocess)
-    checked = None if validation is None else open_validation(validation, model, preprocess)
+    rules = [preprocess if is_pictures(source) else None for source in (samples, validation)]
+    opened = None if samples is None else open_samples(samples, model, rules[0])
+    checked = None if validation is None else open_validation(validation, model, rules[1])
     chosen = Metric.parse(metric) if isinstance(metric, str) else metric
     if chosen is None and budget is not None:
         chosen = Metric.parse("error-mean")

@@ -21,6 +21,7 @@ import traceback
 from pathlib import Path
 from typing import IO, Any
 
+import graphopt
 from graphopt import errors, io
 from graphopt.errors import CompileError, GraphOptError
 from graphopt.hardware.target import Target
@@ -80,7 +81,7 @@ def _run(work: Path, progress: Progress) -> tuple[int, str]:
     # The same hash seed every time: what the compiler keeps in sets must come out in the same order. A safe path: a
     # file of the current folder that is named like a module must not be taken for it.
     # Processes that it starts itself must not do so either.
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "TMPDIR": str(work)}
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "TMPDIR": str(work), **_same_code()}
     command = [sys.executable, "-m", "graphopt.driver.worker", str(work)]
     with (work / "stderr.txt").open("w+b") as messages:
         process = subprocess.Popen(
@@ -101,6 +102,12 @@ def _run(work: Path, progress: Progress) -> tuple[int, str]:
         size = messages.seek(0, os.SEEK_END)
         messages.seek(max(0, size - 4 * _TAIL))
         return status, messages.read().decode(errors="replace")
+
+
+def _same_code() -> dict[str, str]:
+    """Have the child import graphopt where this process did: in a checkout's root, it is not the installed one."""
+    places = [*graphopt.__path__[1:], os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, places))} if any(places) else {}
 
 
 def _follow(lines: IO[bytes], progress: Progress) -> None:

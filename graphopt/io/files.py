@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from graphopt.errors import ModelError
+from graphopt.errors import ModelError, ModelWarning
 from graphopt.ir import Model, Tensor, edit
+from graphopt.ir.declared import correct_declared_types
 from graphopt.ir.read_proto import read_model
 from graphopt.ir.tensor import map_file
 from graphopt.ir.tensor_proto import raw_data, write_tensor
 from graphopt.ir.write_proto import write_model, write_value
 from graphopt.util.files import replacing
+
+from .acceptance import complaint_of_checker, runtime_loads
+from .weightless import lacks_nested
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -33,8 +38,10 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
     """Read a model and check it.
 
     `source` is a path, the bytes of a model, or an onnx.ModelProto; a Model is copied. Weights in external files are
-    memory-mapped when they are needed. Raises ModelError if there is no such file, if it is not ONNX, if onnx.checker
-    finds it invalid, or if its external data is missing, too short or outside the model's folder.
+    memory-mapped when they are needed. What ONNX Runtime loads is taken, with a ModelWarning (a category of Python's
+    `warnings`) for what is not as ONNX wants it. Raises ModelError if there is no such file, if it is not ONNX, if
+    both onnx.checker and ONNX Runtime find it invalid, or if its external data is missing, too short or outside the
+    model's folder.
     """
     if isinstance(source, Model):
         return source.copy()
@@ -72,16 +79,21 @@ def _decode(data: bytes | memoryview, where: str) -> onnx.ModelProto:
 
 
 def _read(proto: onnx.ModelProto, folder: Path | None, where: str) -> Model:
-    model = read_model(proto, folder, where)
-    try:
-        onnx.checker.check_model(_light_proto(model))
-    except onnx.checker.ValidationError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    notes: list[str] = []
+    model = read_model(proto, folder, where, notes.append)
+    notes += correct_declared_types(model)
+    light = _light_proto(model)
+    complaint, place = ("", "") if lacks_nested(proto) else complaint_of_checker(light)
+    if complaint and not runtime_loads(light):
         raise ModelError(
-            f"onnx.checker finds it invalid: {lines[0] if lines else error}",
-            where=" ".join([where, *(line for line in lines if line.startswith("==> Context"))]),
-            remedy="export the model again, or mend it with onnx.helper",
-        ) from None
+            f"onnx.checker finds it invalid: {complaint}",
+            where=" ".join(filter(None, [where, place])),
+            remedy="ONNX Runtime does not load it either: export the model again, or mend it with onnx.helper",
+        )
+    if complaint:
+        notes.append(f"onnx.checker finds it invalid, but ONNX Runtime loads it: {complaint}")
+    for note in notes:
+        warnings.warn(f"{where}: {note}", ModelWarning, stacklevel=3)
     return model
 
 

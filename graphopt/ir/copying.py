@@ -67,8 +67,6 @@ def copy_graph(source: Graph, target: Graph, mapping: dict[Value, Value], rename
         metadata=source.metadata,
         quantization_annotations=source.quantization_annotations,
     )
-    target._sparse_initializers.clear()
-    target._sparse_initializers.update(source._sparse_initializers)
     for value in source._inputs:
         _copy_value(value, target, mapping, rename)
     edit.set_graph_inputs(target, [mapping[value] for value in source._inputs])

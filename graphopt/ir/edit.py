@@ -88,11 +88,23 @@ _DESCRIPTIVE = {
 
 
 def set_tensor(value: Value, tensor: Tensor) -> None:
-    """Make a value without a producer an initializer, or give an initializer other contents."""
+    """Make a value without a producer an initializer, or give an initializer other contents.
+
+    A graph input gets a default by this, and keeps its type where that allows other sizes too.
+    """
     write(value, "tensor", tensor)
-    write(value, "type", TensorType(tensor.dtype, tensor.shape))
+    if not (value._is_input and _has_room(value.type, tensor)):
+        write(value, "type", TensorType(tensor.dtype, tensor.shape))
     value._graph._initializers[value.name] = value
     value._graph.model._touch()
+
+
+def _has_room(declared: ValueType, tensor: Tensor) -> bool:
+    """Whether a value of this type may have these contents."""
+    if not isinstance(declared, TensorType) or declared.dtype != tensor.dtype or declared.shape is None:
+        return False
+    fits = all(not isinstance(dim, int) or dim == size for dim, size in zip(declared.shape, tensor.shape))
+    return fits and len(declared.shape) == len(tensor.shape)
 
 
 def set_graph_inputs(graph: Graph, inputs: Sequence[Value]) -> None:

@@ -96,7 +96,6 @@ class Graph(Frozen):
         "_model",
         "_outputs",
         "_parent",
-        "_sparse_initializers",
         "_values",
         "doc_string",
         "metadata",
@@ -117,7 +116,6 @@ class Graph(Frozen):
     _values: dict[str, Value]
     _initializers: dict[str, Value]
     _holders: dict[Node, None]
-    _sparse_initializers: dict[str, bytes]
     _denoted_types: dict[Value, bytes]
 
     def __init__(self, model: Model, name: str = "", parent: Node | None = None) -> None:
@@ -126,9 +124,7 @@ class Graph(Frozen):
         write(self, "metadata", MappingProxyType({}))
         write(self, "_model", model)
         write(self, "_parent", parent)
-        # Carried, not interpreted: serialized onnx.SparseTensorProto by name, and quantization annotations.
-        write(self, "_sparse_initializers", {})
-        write(self, "quantization_annotations", ())
+        write(self, "quantization_annotations", ())  # carried, not interpreted: serialized onnx.TensorAnnotation
         write(self, "_denoted_types", {})  # serialized onnx.TypeProto of values that carry denotations
         self._clear()
 
@@ -164,11 +160,6 @@ class Graph(Frozen):
         too.
         """
         return MappingProxyType(self._initializers)
-
-    @property
-    def sparse_initializers(self) -> Mapping[str, bytes]:
-        """Serialized onnx.SparseTensorProto by the name of the value that each gives; carried, not interpreted."""
-        return MappingProxyType(self._sparse_initializers)
 
     @property
     def denoted_types(self) -> Mapping[Value, bytes]:

@@ -10,12 +10,12 @@ from .frozen import write
 from .graph import Graph
 from .model import Model
 from .node import Node, Value
-from .read_proto import read_type
 from .tensor import Tensor
 from .tensor_proto import write_tensor
+from .type_proto import read_type, write_type
 from .types import Dim, Shape, TensorType, ValueType
 from .verify import find_schema
-from .write_proto import write_model, write_node, write_type
+from .write_proto import write_model, write_node
 
 # Inference reads the contents of shapes, axes, pads and the like: small integers. Weights only lend it their type.
 _INLINE_BYTES = 1024

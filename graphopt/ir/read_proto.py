@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,16 +17,28 @@ from .frozen import write
 from .graph import Graph
 from .model import Function, Model
 from .node import ORIGIN, Node, Value
+from .sparse import SparseReader
+from .tensor import Tensor
 from .tensor_proto import read_tensor
-from .types import Dim, DType, OpaqueType, TensorType, ValueType
+from .type_proto import is_denoted, read_type
+from .verify import find_schema
+
+_RUNTIME_DOMAINS = {"ai.onnx.ml": 5, "com.microsoft": 1, "ai.onnx.preview.training": 1}
+"""Domains that ONNX Runtime knows without their import, at these versions."""
+
+Tell = Callable[[str], object]
 
 
-def read_model(proto: onnx.ModelProto, folder: Path | None = None, name: str = "model") -> Model:
+def read_model(
+    proto: onnx.ModelProto, folder: Path | None = None, name: str = "model", tell: Tell = lambda note: None
+) -> Model:
     """The model that `proto` describes; `folder` is where its external data lies, `name` what messages call it.
 
-    Raises ModelError where names do not resolve, sizes do not agree or nodes depend on each other in a circle.
+    `tell` is given a sentence about each thing that ONNX does not allow and ONNX Runtime takes all the same; it is
+    taken as ONNX Runtime takes it. Sparse initializers and constants become dense. Raises ModelError where names do
+    not resolve, sizes do not agree or nodes depend on each other in a circle.
     """
-    reader = _Reader(folder, name)
+    reader = _Reader(folder, name, tell)
     model = Model()
     edit.describe(
         model,
@@ -41,6 +53,9 @@ def read_model(proto: onnx.ModelProto, folder: Path | None = None, name: str = "
     )
     model._opsets.update((_domain(entry.domain), entry.version) for entry in proto.opset_import)
     for function in proto.functions:
+        if not _domain(function.domain) and onnx.defs.has(function.name):
+            tell(f"function '{function.name}' has the name of an ONNX operator, which is what its calls mean")
+            continue
         read = reader.function(function, model)
         if read.key in model._functions:
             raise ModelError(f"function {read.domain}::{read.name} is defined twice", where=name)
@@ -48,12 +63,16 @@ def read_model(proto: onnx.ModelProto, folder: Path | None = None, name: str = "
     reader.graph(proto.graph, model.graph, overridable=proto.ir_version >= 4)
     for graph in (model.graph, *(f.graph for f in model._functions.values())):
         reader.sort(graph)
+    for domain in dict.fromkeys(node.domain for node in model.graph.all_nodes()):
+        if domain in _RUNTIME_DOMAINS and domain not in model.opsets:
+            tell(f"no opset is imported for domain '{domain}': version {_RUNTIME_DOMAINS[domain]} is taken")
+            model._opsets[domain] = _RUNTIME_DOMAINS[domain]
     return model
 
 
 def read_function(proto: onnx.FunctionProto, model: Model) -> Function:
     """The function that `proto` describes, for `model`, which does not get it by this."""
-    reader = _Reader(None, model.name)
+    reader = _Reader(None, model.name, lambda note: None)
     function = reader.function(proto, model)
     reader.sort(function.graph)
     return function
@@ -76,66 +95,53 @@ def _read_origin(text: str) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def read_type(proto: onnx.TypeProto) -> ValueType:
-    """A type proto as a TensorType where it is a tensor's, else opaque; None where it says nothing."""
-    which = proto.WhichOneof("value")
-    if which is None:
-        return None
-    if which != "tensor_type":
-        return OpaqueType(proto.SerializeToString())
-    tensor = proto.tensor_type
-    if not tensor.elem_type:
-        return None
-    shape = None
-    if tensor.HasField("shape"):
-        shape = tuple(_dim(dim) for dim in tensor.shape.dim)
-    return TensorType(DType(tensor.elem_type), shape)
-
-
-def _dim(proto: onnx.TensorShapeProto.Dimension) -> Dim:
-    """Exporters that know nothing of a size write -1 or "?", often several times: unknown, and not one same size."""
-    if proto.HasField("dim_value"):
-        return proto.dim_value if proto.dim_value >= 0 else None
-    return None if proto.dim_param == "?" else (proto.dim_param or None)
-
-
-def _is_denoted(proto: onnx.TypeProto) -> bool:
-    return bool(proto.denotation) or any(dim.denotation for dim in proto.tensor_type.shape.dim)
-
-
 class _Reader:
-    def __init__(self, folder: Path | None, name: str) -> None:
+    def __init__(self, folder: Path | None, name: str, tell: Tell) -> None:
         self.folder = folder
         self.name = name
+        self.tell = tell
+        self.sparse = SparseReader(folder)
 
     def graph(self, proto: onnx.GraphProto, graph: Graph, overridable: bool = True) -> None:
         """Fill `graph`. Before IR version 4 every initializer had to be listed as an input: `overridable` False
         takes those out of the inputs, as ONNX Runtime does."""
-        write(graph, "name", proto.name)
+        write(graph, "name", proto.name or "graph")
         edit.describe(
             graph,
             doc_string=proto.doc_string,
             metadata=_metadata(proto.metadata_props),
             quantization_annotations=tuple(a.SerializeToString() for a in proto.quantization_annotation),
         )
-        initialized = {tensor.name for tensor in proto.initializer}
+        initialized = {t.name for t in proto.initializer} | {t.values.name for t in proto.sparse_initializer}
         inputs = [i for i in proto.input if overridable or i.name not in initialized]
         edit.set_graph_inputs(graph, [self._declare(graph, info) for info in inputs])
         for tensor in proto.initializer:
-            value = graph.find(tensor.name) or self._new_value(graph, tensor.name)
-            if value.tensor is not None:
-                raise ModelError(f"initializer '{tensor.name}' is there twice", where=self.name)
-            edit.set_tensor(value, read_tensor(tensor, self.folder, self.name))
+            value = self._initializer(graph, tensor.name, read_tensor(tensor, self.folder, self.name))
             edit.describe(value, doc_string=tensor.doc_string, metadata=_metadata(tensor.metadata_props))
         for sparse in proto.sparse_initializer:
-            self._new_value(graph, sparse.values.name)
-            graph._sparse_initializers[sparse.values.name] = sparse.SerializeToString()
+            self._initializer(graph, sparse.values.name, self.sparse.read(sparse, self.name))
         self._nodes(proto.node, graph)
         for info in (*proto.value_info, *proto.output):
             known = graph.find(info.name)
             if known is not None and known.tensor is None and not known.is_graph_input:
                 self._describe(known, info)
-        edit.set_graph_outputs(graph, [self._resolve(graph, o.name, "the graph's outputs") for o in proto.output])
+        outputs = [self._resolve(graph, o.name, "the graph's outputs") for o in proto.output]
+        if graph.parent is None:
+            for value in {v for v in outputs if outputs.count(v) > 1}:
+                self.tell(f"output '{value.name}' is listed more than once: it is given out once")
+            outputs = list(dict.fromkeys(outputs))
+        edit.set_graph_outputs(graph, outputs)
+
+    def _initializer(self, graph: Graph, name: str, tensor: Tensor) -> Value:
+        """A value with contents, which may be the default of a graph input; its declared type stays if it has room."""
+        value = graph.find(name) or self._new_value(graph, name)
+        if value.tensor is not None:
+            self.tell(f"initializer '{name}' is there more than once: the last one counts")
+        declared = value.type
+        edit.set_tensor(value, tensor)
+        if value.is_graph_input and value.type is not declared:
+            self.tell(f"input '{name}' is declared {declared}, and its default is {value.type}: that is taken")
+        return value
 
     def _nodes(self, protos: Iterable[onnx.NodeProto], graph: Graph) -> None:
         nodes = []
@@ -158,7 +164,9 @@ class _Reader:
             inputs = [self._resolve(graph, name, node.label) if name else None for name in proto.input]
             edit.set_inputs(node, inputs)
             for attribute in proto.attribute:
-                edit.set_attribute(node, attribute.name, self._attribute(attribute, node))
+                read = self._attribute(attribute, node)
+                became_dense = attribute.sparse_tensor.dims and read.kind is AttributeKind.TENSOR
+                edit.set_attribute(node, "value" if became_dense else attribute.name, read)
 
     def _new_value(self, graph: Graph, name: str) -> Value:
         if name and graph.find(name) is not None:
@@ -176,7 +184,7 @@ class _Reader:
         except ValueError:
             raise ModelError(f"'{info.name}' has an unknown element type", where=self.name) from None
         edit.describe(value, doc_string=info.doc_string, metadata=_metadata(info.metadata_props))
-        if _is_denoted(info.type):
+        if is_denoted(info.type):
             value._graph._denoted_types[value] = info.type.SerializeToString()
 
     def _resolve(self, graph: Graph, name: str, user: str) -> Value:
@@ -217,6 +225,9 @@ class _Reader:
                 value = self._nested(proto.g, node)
             case AttributeKind.GRAPHS:
                 value = tuple(self._nested(g, node) for g in proto.graphs)
+            case AttributeKind.SPARSE_TENSOR if node.op_type == "Constant" and not node.domain:
+                dense = self.sparse.read(proto.sparse_tensor, f"{self.name}: {node.label}")
+                return Attribute(AttributeKind.TENSOR, dense)
             case AttributeKind.SPARSE_TENSOR:
                 value = proto.sparse_tensor.SerializeToString()
             case AttributeKind.SPARSE_TENSORS:
@@ -249,10 +260,26 @@ class _Reader:
             proto.overload,
             tuple(proto.attribute),
             {a.name: self._attribute(a, holder) for a in proto.attribute_proto},
-            {_domain(entry.domain): entry.version for entry in proto.opset_import},
+            self._opsets(proto, model),
             proto.doc_string,
             _metadata(proto.metadata_props),
         )
+
+    def _opsets(self, proto: onnx.FunctionProto, model: Model) -> dict[str, int]:
+        """The opsets of a body: where the model imports another version, that is meant, as in ONNX Runtime.
+
+        ONNX demands that the operators are the same in both.
+        """
+        opsets = {_domain(entry.domain): entry.version for entry in proto.opset_import}
+        for domain, version in opsets.items():
+            opsets[domain] = wanted = model.opsets.get(domain, version)
+            names = {node.op_type for node in proto.node if _domain(node.domain) == domain}
+            if any(_since(name, domain, version) != _since(name, domain, wanted) for name in names):
+                self.tell(
+                    f"function {proto.domain}::{proto.name} is written for opset {version} of "
+                    f"'{domain or 'ai.onnx'}', and the model for {wanted}: it is read as {wanted}"
+                )
+        return opsets
 
     def sort(self, root: Graph) -> None:
         """Bring nodes into dependency order where a file has them in another; a circle is an error."""
@@ -268,6 +295,12 @@ class _Reader:
                     remedy="the graph has a cycle, which ONNX does not allow: export the model again",
                 )
             edit.reorder(graph, order)
+
+
+def _since(op_type: str, domain: str, version: int) -> int:
+    """The version of an operator that an opset holds; 0 where ONNX does not know it."""
+    schema = find_schema(op_type, domain, version)
+    return 0 if schema is None else schema.since_version
 
 
 def _guess_kind(proto: onnx.AttributeProto) -> AttributeKind:

@@ -8,6 +8,7 @@ keeps with it the sizes that only a run will tell.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -229,8 +230,11 @@ def _tile(call: _Call) -> Elements | None:
 
 
 def _flatten(call: _Call) -> Elements:
-    axis = call.axis(call.data.ndim + 1, 1)
-    return call.data.reshape(int(np.prod(call.data.shape[:axis])), -1)
+    shape = call.data.shape
+    axis = call.attr("axis", 1)
+    # The axis may be the rank itself, but counted from the end, -1 is the last one and not what follows it.
+    axis = call.axis(len(shape)) if axis < 0 else axis
+    return call.data.reshape(math.prod(shape[:axis]), math.prod(shape[axis:]))
 
 
 def _slice(call: _Call) -> Elements | None:

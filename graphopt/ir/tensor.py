@@ -19,7 +19,7 @@ class Tensor:
     A tensor never changes, so it may be shared between values, graphs and copies of a model.
     """
 
-    __slots__ = ("_array", "_digest", "_read", "dtype", "location", "shape")
+    __slots__ = ("_array", "_digest", "_read", "dtype", "left_out", "location", "shape")
 
     def __init__(
         self,
@@ -27,14 +27,21 @@ class Tensor:
         shape: tuple[int, ...],
         read: Callable[[], np.ndarray],
         location: Path | None = None,
+        digest: str | None = None,
+        left_out: bool = False,
     ) -> None:
-        """`read` returns the elements in `shape`; `location` is the external file they come from, if any."""
+        """Make a tensor whose elements `read` returns, in `shape`.
+
+        `location` is the external file they come from, if any; `digest` what `Tensor.digest` is, if that is known.
+        `left_out`: the elements are nowhere, and `read` raises ModelError.
+        """
+        self.left_out = left_out
         self.dtype = dtype
         self.shape = shape
         self.location = location
         self._read: Callable[[], np.ndarray] | None = read
         self._array: np.ndarray | None = None
-        self._digest: str | None = None
+        self._digest = digest
 
     @classmethod
     def of(cls, array: np.ndarray | np.generic | float | int | bool) -> Tensor:

@@ -15,6 +15,9 @@ from graphopt.errors import ModelError
 from .tensor import Tensor, map_file
 from .types import DType
 
+LEFT_OUT = "(left out)"
+"""In place of an external file's name: the elements are not kept, only their digest."""
+_DIGEST = "digest"
 _REMEDY = "the file is damaged or was made to mislead: export the model again"
 
 
@@ -99,6 +102,8 @@ def _check_count(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], 
 
 def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], folder: Path | None, where: str) -> Tensor:
     entries = {entry.key: entry.value for entry in proto.external_data}
+    if entries.get("location") == LEFT_OUT:
+        return Tensor(dtype, shape, lambda: _refuse(where), digest=entries.get(_DIGEST), left_out=True)
     path = _inside(entries.get("location", ""), folder, where)
     expected = (math.prod(shape) * dtype.bits + 7) // 8
     try:
@@ -115,6 +120,23 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
             remedy="the external data file is truncated or belongs to another model",
         )
     return Tensor(dtype, shape, lambda: _decode(map_file(path, offset, length), dtype, shape), path)
+
+
+def _refuse(where: str) -> np.ndarray:
+    raise ModelError(
+        "its elements are needed, and this file was written without weights",
+        where=where,
+        remedy="give the model itself, or compile it with --keep-model",
+    )
+
+
+def write_left_out(tensor: Tensor, name: str = "") -> onnx.TensorProto:
+    """The proto of a tensor without its elements: dtype, shape and digest."""
+    proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
+    proto.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", LEFT_OUT), (_DIGEST, tensor.digest)):
+        proto.external_data.add(key=key, value=value)
+    return proto
 
 
 def _inside(location: str, folder: Path | None, where: str) -> Path:
@@ -149,7 +171,9 @@ def raw_data(tensor: Tensor) -> bytes | memoryview:
 
 
 def write_tensor(tensor: Tensor, name: str = "") -> onnx.TensorProto:
-    """The proto of a tensor, its data inside."""
+    """The proto of a tensor, its data inside, unless it was left out of the file that it comes from."""
+    if tensor.left_out:
+        return write_left_out(tensor, name)
     proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
     if tensor.dtype is DType.STRING:
         proto.string_data.extend(item if isinstance(item, bytes) else item.encode() for item in tensor.numpy().ravel())

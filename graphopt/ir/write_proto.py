@@ -11,10 +11,9 @@ from .attribute import Attribute, AttributeKind
 from .graph import Graph
 from .model import Function, Model
 from .node import ORIGIN, Node, Value
-from .read_proto import read_type
 from .tensor import Tensor
 from .tensor_proto import write_tensor
-from .types import OpaqueType, TensorType, ValueType
+from .type_proto import read_type, write_type
 
 TensorWriter = Callable[[Tensor, str], onnx.TensorProto]
 
@@ -36,27 +35,10 @@ def write_model(model: Model, tensor_writer: TensorWriter = write_tensor) -> onn
 
 
 def _lowest_ir_version(model: Model) -> int:
-    """Initializers need not be inputs from IR version 4 on; functions came with 8."""
+    """Opsets are named from IR version 3 on, initializers need not be inputs from 4 on, functions came with 8."""
     if model.functions:
         return 8
-    return 4 if any(graph.initializers for graph in model.graph.all_graphs()) else 1
-
-
-def write_type(type_: ValueType, proto: onnx.TypeProto) -> None:
-    """Fill a type proto; for None it stays empty."""
-    if isinstance(type_, OpaqueType):
-        proto.ParseFromString(type_.proto)
-    elif isinstance(type_, TensorType):
-        proto.tensor_type.elem_type = int(type_.dtype)
-        if type_.shape is not None:
-            shape = proto.tensor_type.shape
-            shape.SetInParent()
-            for dim in type_.shape:
-                entry = shape.dim.add()
-                if isinstance(dim, int):
-                    entry.dim_value = dim
-                elif dim is not None:
-                    entry.dim_param = dim
+    return 4 if any(graph.initializers for graph in model.graph.all_graphs()) else 3
 
 
 def write_value(value: Value, proto: onnx.ValueInfoProto) -> None:
@@ -91,8 +73,6 @@ def write_graph(graph: Graph, proto: onnx.GraphProto, tensor_writer: TensorWrite
         _set(tensor, "doc_string", value.doc_string)
         _write_metadata(tensor.metadata_props, value.metadata)
         proto.initializer.append(tensor)
-    for sparse in graph.sparse_initializers.values():
-        proto.sparse_initializer.add().ParseFromString(sparse)
     for annotation in graph.quantization_annotations:
         proto.quantization_annotation.add().ParseFromString(annotation)
     for node in graph.nodes:

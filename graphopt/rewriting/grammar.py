@@ -3,7 +3,8 @@
     pipeline := step ("," step)*
     step     := NAME options?  |  "fixpoint" options? "(" pipeline ")"
     options  := "{" (NAME "=" value)* "}"           separated by blanks or commas
-    value    := number | true | false | word | "quoted"
+    value    := item | "[" (item ("," item)*)? "]"
+    item     := number | true | false | none | word | "quoted"
 
 A NAME is a pass or a named pipeline.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, NoReturn, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from graphopt import registry
 from graphopt.errors import PipelineError
@@ -21,7 +23,7 @@ from graphopt.errors import PipelineError
 from .passes import Pass
 
 _MAX_NESTING = 50
-_TOKEN = re.compile(r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[A-Za-z0-9_.:/+-]+)|(?P<mark>[{}(),=]))""")
+_TOKEN = re.compile(r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[A-Za-z0-9_.:/+-]+)|(?P<mark>[{}()[\],=]))""")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class _Token(NamedTuple):
     kind: str
     text: str
     position: int
+    items: tuple[_Token, ...] = ()
+    """Those of a list; its own `kind` is "list" then."""
 
 
 class _Parser:
@@ -161,14 +165,30 @@ class _Parser:
             if key.kind != "word":
                 self._fail("the name of an option was expected here", key.position)
             self._expect("=")
-            value = self._take()
-            if value.kind not in ("word", "quoted"):
-                self._fail(f"a value for '{key.text}' was expected here", value.position)
+            value = self._value(key.text)
             if key.text in options:
                 self._fail(f"option '{key.text}' is given twice", key.position)
             options[key.text] = value
             self._accept(",")
         return options
+
+    def _value(self, key: str) -> _Token:
+        token = self._peek()
+        if not self._accept("["):
+            return self._item(key)
+        items: list[_Token] = []
+        while not self._accept("]"):
+            if items:
+                self._expect(",")
+            items.append(self._item(key))
+        last = self.tokens[self.next - 1]
+        return _Token("list", self.text[token.position : last.position + 1], token.position, tuple(items))
+
+    def _item(self, key: str) -> _Token:
+        token = self._take()
+        if token.kind not in ("word", "quoted"):
+            self._fail(f"a value for '{key}' was expected here", token.position)
+        return token
 
     def _check_options(self, options: dict[str, _Token], known: dict[str, type], name: str) -> dict[str, Any]:
         values = {}
@@ -179,7 +199,17 @@ class _Parser:
             values[key] = self._convert(token, known[key], key)
         return values
 
-    def _convert(self, token: _Token, kind: type, key: str) -> Any:
+    def _convert(self, token: _Token, kind: Any, key: str) -> Any:
+        """The value of a token for an option whose type is `kind`: plain, `X | None`, or `tuple[X, ...]`."""
+        if get_origin(kind) in (Union, UnionType):
+            if token.kind == "word" and token.text == "none":
+                return None
+            kind = next(member for member in get_args(kind) if member is not type(None))
+        if get_origin(kind) is tuple:
+            items = token.items if token.kind == "list" else (token,)
+            return tuple(self._convert(item, get_args(kind)[0], key) for item in items)
+        if token.kind == "list":
+            self._fail(f"option '{key}' takes one value, not a list", token.position)
         if kind is str:
             if token.kind == "quoted":
                 return re.sub(r"\\(.)", r"\1", token.text[1:-1])

@@ -117,11 +117,15 @@ _WORD = re.compile(r"[A-Za-z0-9_.:/+-]+")
 
 def format_option(value: Any) -> str:
     """An option's value as pipeline text."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(format_option, value))}]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         plain = _WORD.fullmatch(value)
-        looks_like_other = value in ("true", "false") or _is_number(value)
+        looks_like_other = value in ("true", "false", "none") or _is_number(value)
         return value if plain and not looks_like_other else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return repr(value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,8 @@ class Rewriter:
         """Copy the contents of a nested graph or function body into this graph; returns what its outputs became.
 
         `bindings` says what its inputs become; `attributes` what references to a function's attributes become. The
-        copied nodes get the origin of `origin`, if given. Raises ValueError if the source holds sparse initializers.
+        copied nodes get the origin of `origin`, if given.
         """
-        if source.sparse_initializers:
-            raise ValueError(f"graph '{source.name}' holds sparse initializers")
         mapping: dict[Value, Any] = dict(bindings)
         unique = self.graph.model.unique_name
         nodes = copy_contents(
@@ -300,8 +299,12 @@ class Rewriter:
     # -- around the graph -----------------------------------------------------------------------------------
 
     def set_opset(self, domain: str, version: int) -> None:
-        """Import an operator domain at a version."""
-        self.graph.model._opsets[domain] = version
+        """Import an operator domain at a version; bodies of functions that import it, at the same."""
+        model = self.graph.model
+        model._opsets[domain] = version
+        for key, function in model.functions.items():
+            if domain in function.opsets:
+                model._functions[key] = replace(function, opsets={**function.opsets, domain: version})
         self.graph.model._touch()
 
     def add_function(self, function: Function) -> None:

@@ -33,10 +33,10 @@ class Artifact:
         self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> Artifact:
-        """The artifact in that folder; every file's digest is checked. Raises ArtifactError."""
+    def load(path: str | os.PathLike[str], check: str = "code") -> Artifact:
+        """Return the artifact in that folder, its files checked as `runtime.load` checks them. Raises ArtifactError."""
         artifact = Artifact(Path(path))
-        check_files(artifact.folder, artifact.manifest)
+        check_files(artifact.folder, artifact.manifest, check)
         return artifact
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -30,11 +30,18 @@ def dtype_of(name: str) -> np.dtype[Any]:
 class Inputs:
     """The inputs of one model, and a check of what is given for them that is quick when nothing is wrong with it.
 
-    `release` is called to give kept memory back, whenever more shapes have been seen than memory should be kept for.
+    `defaults` are those that may be left out, with what they are then. `release` is called to give kept memory back,
+    whenever more shapes have been seen than memory should be kept for.
     """
 
-    def __init__(self, wanted: Sequence[TensorInfo], release: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        wanted: Sequence[TensorInfo],
+        release: Callable[[], object] = lambda: None,
+        defaults: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self._wanted = wanted
+        self._defaults = dict(defaults or {})
         self._release = release
         self._seen: set[tuple[tuple[int, ...], ...]] = set()
         self._dtypes = [(info.name, dtype_of(info.dtype)) for info in wanted]
@@ -42,6 +49,8 @@ class Inputs:
 
     def check(self, given: Mapping[str, Any]) -> list[np.ndarray]:
         """See the function `check`."""
+        if self._defaults and isinstance(given, Mapping):
+            given = {**self._defaults, **given}
         ready = self._as_before(given)
         if ready is not None:
             return ready

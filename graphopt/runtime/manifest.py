@@ -16,11 +16,14 @@ from graphopt.errors import ArtifactError
 from graphopt.runtime.members import MANIFEST, member
 from graphopt.util.codec import DecodeError, decode, encode
 
-FORMAT = 2
+FORMAT = 3
 KIND = "graphopt artifact"
 LIBRARY = "lib.so"
 WEIGHTS = "weights.bin"
 MODEL = "model.onnx"
+"""The optimized model; only there when it was asked for."""
+GRAPH = "graph.onnx"
+"""Otherwise: the same without weights."""
 REPORT = "report.json"
 
 
@@ -79,7 +82,8 @@ class Manifest:
     """What `manifest.json` says. `files` lists the other files of the folder by name.
 
     `error` maps each output to the largest deviation from ONNX Runtime relative to the output's largest value, or
-    is None when it was not measured. `device` is "cpu" or "cuda". The artifact is tuned where `workloads` has any
+    is None when it was not measured. `defaults` says where in the weights file the inputs lie that may be left out.
+    `device` is "cpu" or "cuda". The artifact is tuned where `workloads` has any
     that are.
     """
 
@@ -97,6 +101,7 @@ class Manifest:
     memory: Memory
     workloads: Workloads = Workloads()
     runtime: tuple[str, ...] = ()
+    defaults: Mapping[str, Weight] = field(default_factory=dict)
     files: Mapping[str, File] = field(default_factory=dict)
 
     def to_json(self) -> str:

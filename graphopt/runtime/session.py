@@ -33,20 +33,22 @@ _RUNTIME = "libtvm_runtime.so"
 _loaded: dict[str, Any] = {}
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
+def load(path: str | os.PathLike[str], threads: int | None = None, *, check: str = "code") -> Session:
     """Check the artifact at `path` and make it ready to run.
 
     `threads`: how many threads its kernels use. None takes the environment's TVM_NUM_THREADS, and without it one for
     each physical core. It is never more than the CPUs that this process may use; `Session.threads` tells.
+    `check`: "code" compares the sizes of all files and the SHA-256 of the libraries with the manifest; "full" the
+    SHA-256 of every file, for which the weights are read from end to end.
 
     Raises ArtifactError when the folder is incomplete, altered, of another format, or for another machine, and
-    InputError for a thread count below one.
+    InputError for a thread count below one or another `check`.
     """
     count = runtime_threads.choose(threads)
     folder = Path(path)
     manifest = read_manifest(folder)
     _check_machine(folder, manifest)
-    check_files(folder, manifest)
+    check_files(folder, manifest, check)
     return Session(folder, manifest, count)
 
 
@@ -67,10 +69,11 @@ class Session:
             ) from error
         self._machine = (library, machine)  # code that runs must stay mapped
         self._mapped: list[np.ndarray] = []
-        machine["save_function"]("main", _MAIN, True, *self._map_weights(folder))
+        weights, defaults = self._map_weights(folder)
+        machine["save_function"]("main", _MAIN, True, *weights)
         self._main = machine[_MAIN]
         # The pool of memory keeps blocks of every size that was ever asked for: with open sizes it would only grow.
-        self._inputs = Inputs(manifest.inputs, tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"))
+        self._inputs = Inputs(manifest.inputs, tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"), defaults)
         self._results = [(info.name, dtype_of(info.dtype)) for info in manifest.outputs]
         on_cpu = manifest.device == "cpu"
         as_they_are = on_cpu and all(tensors.carried(dtype_of(info.dtype)) for info in manifest.inputs)
@@ -90,7 +93,8 @@ class Session:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Input name -> array gives output name -> array; the arrays returned are the caller's own.
 
-        Raises InputError for a name, dtype or shape that does not fit, with what would. No dtype is converted.
+        Inputs that the manifest has defaults for may be left out. Raises InputError for a name, dtype or shape that
+        does not fit, with what would. No dtype is converted.
         On a CPU nothing is copied: compact arrays are read where they are, results are written where they stay.
         """
         arrays = self._inputs.check(inputs)
@@ -121,14 +125,19 @@ class Session:
         with self._lock:
             self._machine[1]["set_instrument"](callback)
 
-    def _map_weights(self, folder: Path) -> list[Any]:
-        """The weights as tensors over the mapped file; pages are read when first used and shared between processes."""
-        if not self.manifest.weights:
-            return []
+    def _map_weights(self, folder: Path) -> tuple[list[Any], dict[str, np.ndarray]]:
+        """The weights as tensors over the mapped file, and the defaults of inputs as arrays over it.
+
+        Pages are read when first used and shared between processes.
+        """
+        weights, defaults = self.manifest.weights, self.manifest.defaults
+        if not (weights or defaults):
+            return [], {}
         # Copy-on-write: DLPack cannot say that memory is read-only, and nothing writes to it.
         data = np.memmap(folder / WEIGHTS, dtype=np.uint8, mode="c")
         self._mapped.append(data.view(np.ndarray))
-        return [tensors.to_cpu(array) for array in slices(data, self.manifest.weights, self._where)]
+        arrays = slices(data, [*weights, *defaults.values()], self._where)
+        return [tensors.to_cpu(array) for array in arrays[: len(weights)]], dict(zip(defaults, arrays[len(weights) :]))
 
 
 def _start(folder: Path, manifest: Manifest) -> tuple[Any, Any]:

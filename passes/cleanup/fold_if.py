@@ -32,9 +32,7 @@ class FoldIf(RewritePass):
         if array is None or array.size != 1:
             return Miss("the condition is not constant")
         branch = node.attr("then_branch" if array.reshape(-1)[0] else "else_branch")
-        if branch is None:
-            return Miss("")
-        return Miss("the branch holds sparse weights") if branch.sparse_initializers else _Found(node, branch)
+        return Miss("") if branch is None else _Found(node, branch)
 
     def rewrite(self, match: _Found, rewriter: Rewriter) -> None:
         values = rewriter.inline(match.branch, {})

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from graphopt.ir import Node, Value
 from graphopt.passes.fusion._attention_mask import Mask, leads_to_product, masked
-from graphopt.passes.matching.match import number, permutation, produced_by, same_dim, same_shape
-from graphopt.passes.matching.polynomial import scaled
+from graphopt.passes.matching.match import permutation, produced_by, same_dim, same_shape
 from graphopt.rewriting.passes import Miss
+from graphopt.rewriting.polynomial import scaled
+from graphopt.rewriting.values import number
 
 
 @dataclass(frozen=True)

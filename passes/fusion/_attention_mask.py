@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphopt.ir import DType, Node, Shape, Value
-from graphopt.passes.matching.match import broadcasts_into, fits_beside, number, operands, produced_by, same_dim
-from graphopt.passes.matching.polynomial import scaled
+from graphopt.passes.matching.match import broadcasts_into, operands, produced_by, same_dim
 from graphopt.rewriting.passes import Miss, Rewriter
+from graphopt.rewriting.polynomial import scaled
+from graphopt.rewriting.values import fits_beside, number
 
 _MOST = 2
 """Masks on one score: exporters write one for causality and one for padding."""

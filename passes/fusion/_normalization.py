@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphopt.ir import DType, Node, TensorType, Value
-from graphopt.passes.matching.match import ESCAPES, escapes, fits_beside, number, number_beside, operands, produced_by
+from graphopt.passes.matching.match import operands, produced_by
 from graphopt.passes.matching.means import Nodes
 from graphopt.rewriting.passes import Miss, PassContext, Rewriter
+from graphopt.rewriting.values import ESCAPES, escapes, fits_beside, number, number_beside
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import numpy as np
 from graphopt.ir import DType, Node, Shape, Value
 from graphopt.passes.fusion._attention import Scores, guarded, scores, ungrouped
 from graphopt.passes.fusion._attention_mask import leaves_empty_rows, mask_input, masks_fit
-from graphopt.passes.matching.match import ESCAPES, NOTHING, axis_of, below_opset, escapes, produced_by, same_dim
+from graphopt.passes.matching.match import NOTHING, axis_of, below_opset, produced_by, same_dim
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.values import ESCAPES, escapes
 
 
 @dataclass(frozen=True)

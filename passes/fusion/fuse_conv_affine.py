@@ -16,8 +16,9 @@ from graphopt.passes.matching.affine import (
     output_channels,
     replace_convolution,
 )
-from graphopt.passes.matching.match import NOTHING, constant_shape, produced_by
+from graphopt.passes.matching.match import NOTHING, produced_by
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.values import constant_shape
 
 
 @dataclass(frozen=True)

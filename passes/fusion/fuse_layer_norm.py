@@ -16,9 +16,10 @@ from graphopt.passes.fusion._normalization import (
     replace_norm,
     with_scale_and_bias,
 )
-from graphopt.passes.matching.match import NOTHING, below_opset, number_beside, operands, produced_by
+from graphopt.passes.matching.match import NOTHING, below_opset, operands, produced_by
 from graphopt.passes.matching.means import Mean, behind_views, last_axes, mean, same_axes, square
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.values import number_beside
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 
 from graphopt.ir import DType, Node, Value
 from graphopt.ir.facts import Trait, facts_of
-from graphopt.passes.matching.match import NOTHING, axis_of, below_opset, integers, number, produced_by
+from graphopt.passes.matching.match import NOTHING, axis_of, below_opset, integers, produced_by
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.values import number
 
 CONSUMERS = ("Conv", "AveragePool", "MaxPool")
 

@@ -8,8 +8,15 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.matching.match import NOTHING, below_opset, operands, produced_by
+from graphopt.passes.matching.match import below_opset
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.pattern import Capture, Pattern, constant, op
+
+_ONE_HOT = Pattern(
+    op.MatMul(op.Cast(op.Equal(Capture("index"), constant("numbers"))), Capture("table")),
+    shared=True,  # what else reads the one-hot matrix goes on reading it
+    near=3,
+)
 
 
 @dataclass(frozen=True)
@@ -33,28 +40,24 @@ class GatherOneHot(RewritePass):
     ops: ClassVar[tuple[str, ...]] = ("MatMul",)
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
-        cast = produced_by(node.inputs[0], "Cast")
-        equal = None if cast is None else produced_by(cast.inputs[0], "Equal")
-        if cast is None or equal is None:
-            return NOTHING
+        found = _ONE_HOT.match(node)
+        if isinstance(found, Miss):
+            return found
         if (old := below_opset(context, 13)) is not None:
             return old
-        table = node.inputs[1].constant if node.inputs[1] is not None else None
+        index, numbers, table = found["index"], found["numbers"].constant, found["table"].constant
         if table is None or len(table.shape) != 2 or not table.dtype.is_float:
             return Miss("the table is not a constant matrix of floats")
         rows = table.numpy()
         if not np.isfinite(rows).all():
             return Miss("the table holds infinities or NaN, which reach every row")
-        for index, numbers in operands(equal):
-            if numbers.constant is None or not _counts(numbers.constant.numpy(), rows.shape[0]):
-                continue
-            axes = len(numbers.constant.shape)
-            if index.dtype not in (DType.INT32, DType.INT64):
-                return Miss("the index is not an int32 or int64")
-            if index.shape is None or len(index.shape) < axes or index.shape[-1] != 1:
-                return Miss("the index is not known to have a last axis of one element")
-            return _Match(node, index, rows, (equal, cast, node))
-        return Miss("nothing is compared with the numbers of the table's rows")
+        if numbers is None or not _counts(numbers.numpy(), rows.shape[0]):
+            return Miss("nothing is compared with the numbers of the table's rows")
+        if index.dtype not in (DType.INT32, DType.INT64):
+            return Miss("the index is not an int32 or int64")
+        if index.shape is None or len(index.shape) < len(numbers.shape) or index.shape[-1] != 1:
+            return Miss("the index is not known to have a last axis of one element")
+        return _Match(node, index, rows, found.nodes)
 
     def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
         product, rows = match.product, match.table

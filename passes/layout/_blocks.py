@@ -17,6 +17,9 @@ Make = Callable[[Rewriter], Value]
 Plan = Callable[[Rewriter], Sequence[Value | None]]
 """Makes the blocked counterparts of a node's outputs."""
 
+DTYPES = frozenset({DType.FLOAT})
+"""Element types of which backends have kernels on blocked values."""
+
 NOTHING = Miss()
 UNKNOWN = Miss("the shape of its result is not known")
 
@@ -43,7 +46,8 @@ class Layout:
         assert value.shape is not None
         batch, channels, *sizes = value.shape
         assert isinstance(channels, int)
-        return TensorType(DType.FLOAT, (batch, -(-channels // self.block), *sizes, self.block))
+        assert value.dtype is not None
+        return TensorType(value.dtype, (batch, -(-channels // self.block), *sizes, self.block))
 
     def blocked(self, value: Value) -> Make:
         """Makes the blocked counterpart of a plain value that `is_image`, unless there is one."""
@@ -89,8 +93,8 @@ class Layout:
 
 
 def is_image(value: Value | None) -> bool:
-    """Whether a value is a float32 [N, C, D1...Dn] whose sizes are known and positive, that of N aside."""
-    if value is None or value.dtype is not DType.FLOAT or value.shape is None or len(value.shape) < 3:
+    """Whether a value is [N, C, D1...Dn] of one of DTYPES, of sizes that are known and positive, that of N aside."""
+    if value is None or value.dtype not in DTYPES or value.shape is None or len(value.shape) < 3:
         return False
     return all(isinstance(size, int) and size > 0 for size in value.shape[1:])
 

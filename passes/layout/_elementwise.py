@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.ir import DType, Node, Value
+from graphopt.ir import Node, Value
 from graphopt.ir.facts import Kind, Trait, operators
 from graphopt.passes.layout._blocks import (
     NOTHING,
@@ -95,8 +95,8 @@ def operand(value: Value, result: Value, layout: Layout) -> Make | Miss:
         return Miss("the shape of an operand is not known")
     if all(size == 1 for size in shape):
         return existing(value)
-    if value.dtype is not DType.FLOAT:
-        return Miss("an operand is not float32")
+    if value.dtype is not result.dtype:
+        return Miss("an operand is of another element type than the result")
     full = (1,) * (result.rank - len(shape)) + shape
     if full[1] == 1:
         return _without_channels(value)
@@ -146,11 +146,13 @@ def batch_normalization(node: Node, layout: Layout) -> Plan | Miss:
     scale, bias, mean, variance = (np.asarray(array, np.float64) for array in arrays)
     factor = scale / np.sqrt(variance + node.attr("epsilon", 1e-5))
     shape = (1, -1) + (1,) * (len(node.output.shape or ()) - 2)
+    assert node.output.dtype is not None
+    dtype = node.output.dtype.numpy
 
     def make(rewriter: Rewriter) -> list[Value | None]:
         type_ = layout.type_of(node.output)
-        first = rewriter.constant(layout.constant(factor.astype(np.float32).reshape(shape)), f"{node.name}_scale")
-        second = (bias - mean * factor).astype(np.float32).reshape(shape)
+        first = rewriter.constant(layout.constant(factor.astype(dtype).reshape(shape)), f"{node.name}_scale")
+        second = (bias - mean * factor).astype(dtype).reshape(shape)
         product = rewriter.op("Mul", [layout[data], first], types=[type_]).output
         shift = rewriter.constant(layout.constant(second), f"{node.name}_shift")
         return [rewriter.op("Add", [product, shift], types=[type_]).output]

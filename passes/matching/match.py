@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from graphopt.ir import Dim, DType, Node, Shape, Value
 from graphopt.rewriting.passes import Miss, PassContext
+from graphopt.rewriting.values import tolerance
 
 NOTHING = Miss("")
 """The node has nothing to do with the pattern: not worth a line in the report."""
-
-ESCAPES = "an intermediate result is used elsewhere or is an output"
 
 
 def below_opset(context: PassContext, needed: int = 18) -> Miss | None:
@@ -46,12 +44,6 @@ def operands(node: Node) -> Iterator[tuple[Value, Value]]:
         yield second, first
 
 
-def constant_shape(value: Value | None) -> tuple[int, ...] | None:
-    """The shape of a constant; None if the value is not constant. Nothing is read."""
-    tensor = None if value is None else value.constant
-    return None if tensor is None else tensor.shape
-
-
 def numbers(value: Value | None) -> np.ndarray | None:
     """A float constant as float64, in which folding is done; None if it is not a constant of floats."""
     tensor = None if value is None else value.constant
@@ -66,42 +58,6 @@ def integers(value: Value | None) -> tuple[int, ...] | None:
     if tensor is None or not tensor.dtype.is_integer:
         return None
     return tuple(int(i) for i in tensor.numpy().reshape(-1))
-
-
-def number(value: Value | None) -> float | None:
-    """The number in a constant of one element, whatever its rank; None if it is not such a constant."""
-    tensor = None if value is None else value.constant
-    if tensor is None or tensor.size != 1 or not (tensor.dtype.is_float or tensor.dtype.is_integer):
-        return None
-    return float(tensor.numpy().reshape(-1)[0])
-
-
-def fits_beside(value: Value, other: Value) -> bool:
-    """Whether a one-element constant `value`, combined with `other`, leaves the shape of `other` as it is."""
-    shape = constant_shape(value)
-    if shape is None:
-        return False
-    return not shape or (other.rank is not None and len(shape) <= other.rank)
-
-
-def number_beside(value: Value, other: Value) -> float | None:
-    """The number in the one-element constant `value` if combining it with `other` keeps the shape of `other`."""
-    return number(value) if fits_beside(value, other) else None
-
-
-def close(number_: float | None, target: float, dtype: DType | None) -> bool:
-    """Whether a constant is `target` as far as its own float type can say it."""
-    if number_ is None or not math.isfinite(number_):
-        return False
-    return abs(number_ - target) <= tolerance(dtype) * max(abs(target), 1e-30)
-
-
-def tolerance(dtype: DType | None) -> float:
-    """How far a constant of this float type may be from what it means, relatively.
-
-    A few units in the last place: exporters write float32 constants with 7 or 8 digits.
-    """
-    return {DType.FLOAT16: 2.0**-9, DType.BFLOAT16: 2.0**-7, DType.DOUBLE: 1e-14}.get(dtype or DType.FLOAT, 1e-6)
 
 
 def rounded(exact: np.ndarray, dtype: DType) -> np.ndarray | None:
@@ -121,24 +77,6 @@ def rounded(exact: np.ndarray, dtype: DType) -> np.ndarray | None:
     if float(np.abs(back - exact).max(initial=0.0)) > 2 * tolerance(dtype) * largest:
         return None
     return result
-
-
-def escapes(nodes: Collection[Node], root: Node) -> bool:
-    """Whether a result of `nodes`, other than the root's, is used by anything but `nodes`.
-
-    Fusing such a pattern would compute the shared part twice, and a result that the user asked for (a graph
-    output, a capture by a nested graph) has to stay.
-    """
-    inside = set(nodes)
-    for node in inside:
-        if node is root:
-            continue
-        if node.graph is not root.graph:
-            return True
-        for output in node.outputs:
-            if output.is_graph_output or any(use.node not in inside for use in output.uses):
-                return True
-    return False
 
 
 def same_dim(first: Dim, second: Dim) -> bool:

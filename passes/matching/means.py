@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from graphopt.ir import Node, Shape, Value
-from graphopt.passes.matching.match import axis_of, integers, number_beside, operands, produced_by, same_shape
+from graphopt.passes.matching.match import axis_of, integers, operands, produced_by, same_shape
+from graphopt.rewriting.values import number_beside
 
 Nodes = tuple[Node, ...]
 

@@ -12,7 +12,10 @@ from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 @dataclass(frozen=True)
 class InlineFunctions(Pass):
-    """Put the bodies of the model's own functions in the place of their calls."""
+    """Put the bodies of the model's own functions in the place of their calls.
+
+    Bodies are written for the opset of the model: reading a file sees to that, as ONNX Runtime does.
+    """
 
     name: ClassVar[str] = "inline-functions"
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
@@ -27,9 +30,8 @@ class InlineFunctions(Pass):
         worklist = [node for node in graph.all_nodes() if _key(node) in model.functions]
         while worklist:
             node = worklist.pop()
-            reason = self._reason_to_keep(model.functions[_key(node)], context)
-            if reason:
-                context.miss(reason, node)
+            if node.domain == DOMAIN:  # backends have kernels for graphopt's own operators, which bodies would hide
+                context.miss("it is an operator of graphopt's own", node)
                 continue
             if not context.allow(node):
                 return
@@ -52,18 +54,6 @@ class InlineFunctions(Pass):
         rewriter.replace(node, outputs[: len(node.outputs)])
         context.count("calls inlined")
         return [n for n in inner if not n.removed and _key(n) in context.model.functions]
-
-    def _reason_to_keep(self, function: Function, context: PassContext) -> str:
-        """A body written for another version of an operator domain cannot be moved into this model as it is.
-
-        graphopt's own operators stay: backends have kernels for them, which their bodies would hide.
-        """
-        if function.domain == DOMAIN:
-            return "it is an operator of graphopt's own"
-        for domain, version in function.opsets.items():
-            if context.model.opsets.get(domain, version) != version and _uses_domain(function, domain):
-                return f"the function's body is written for opset {version} of '{domain or 'ai.onnx'}'"
-        return ""
 
     def _check_depth(self, function: Function, context: PassContext) -> None:
         """Raise ModelError if a function can come to call itself."""
@@ -92,7 +82,3 @@ class InlineFunctions(Pass):
 
 def _key(node: Node) -> tuple[str, str, str]:
     return node.domain, node.op_type, node.overload
-
-
-def _uses_domain(function: Function, domain: str) -> bool:
-    return any(node.domain == domain for node in function.graph.all_nodes())

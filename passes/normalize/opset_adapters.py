@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir import Attribute, Node, Tensor, Value
+from graphopt.passes.normalize.experimental_adapters import EXPERIMENTAL
 from graphopt.rewriting.passes import Rewriter
 
 Adapt = Callable[[Rewriter], None]
@@ -210,21 +211,38 @@ def _upsample_as_resize(node: Node, rewriter: Rewriter) -> None:
     scales = node.input(1)
     if scales is None:
         scales = rewriter.constant(np.array(node.attr("scales"), np.float32), f"{node.name or 'Upsample'}/scales")
-    _become(node, rewriter, "Resize", [node.inputs[0], None, scales], _resize_attributes(node))
+    _become(node, rewriter, "Resize", [node.inputs[0], None, scales], _resize_attributes(node, "floor"))
 
 
-def _resize_attributes(node: Node) -> dict[str, Any]:
-    """Until opset 10 pixels were matched by their corners, and nearest rounded down."""
+def _resize_attributes(node: Node, nearest: str) -> dict[str, Any]:
+    """Until opset 10 pixels were matched by their corners."""
     mode = node.attr("mode", "nearest")
     attributes = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
-    return attributes | ({"nearest_mode": "floor"} if mode == "nearest" else {})
+    return attributes | ({"nearest_mode": nearest} if mode == "nearest" else {})
+
+
+def _nearest_mode(node: Node) -> str | None:
+    """How a Resize of opset 10 rounds, which it does not say: ONNX Runtime rounds up along axes that shrink.
+
+    None where that is not known, or where some axes shrink and others grow: a Resize of today rounds all alike.
+    """
+    given = node.input(1)
+    scales = None if given is None else given.constant
+    values = np.ones(1) if scales is None else scales.numpy()
+    if scales is None or ((values < 1).any() and (values > 1).any()):
+        return "floor" if node.attr("mode", "nearest") != "nearest" else None
+    return "ceil" if (values < 1).any() else "floor"
 
 
 @_adapts("Resize")
 def _resize(node: Node, version: int, to: int) -> Answer:
     if version == 10 and to >= 11:
         data, scales = node.inputs
-        return lambda rewriter: _become(node, rewriter, "Resize", [data, None, scales], _resize_attributes(node))
+        nearest = _nearest_mode(node)
+        if nearest is None:
+            return Decline("nearest of opset 10 rounds up where it shrinks, and down where it does not")
+        attributes = _resize_attributes(node, nearest)
+        return lambda rewriter: _become(node, rewriter, "Resize", [data, None, scales], attributes)
     if version >= 13 or to < 13:
         return None
     if node.attr("coordinate_transformation_mode") == "tf_half_pixel_for_nn":
@@ -264,7 +282,52 @@ def _roi_align(node: Node, version: int, to: int) -> Answer:
 def _group_norm(node: Node, version: int, to: int) -> Answer:
     if version >= 21 or to < 21:
         return None
-    return Decline("scale and bias were per group before opset 21, and are per channel since")
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    if not isinstance(channels, int):
+        return Decline("its channels are unknown, for each of which there is a scale and a bias since opset 21")
+    repeats, rest = divmod(channels, node.attr("num_groups"))
+    if rest:
+        return Decline("its groups do not divide its channels")
+    return lambda rewriter: _group_norm_per_channel(node, rewriter, repeats)
+
+
+def _group_norm_per_channel(node: Node, rewriter: Rewriter, repeats: int) -> None:
+    """Scale and bias were one for each group before opset 21, and the sums of the dtype of the input."""
+    column, sizes, flat = (
+        rewriter.constant(np.array(numbers, np.int64), f"{node.name or node.op_type}/{name}")
+        for name, numbers in (("column", [-1, 1]), ("repeats", [1, repeats]), ("channels", [-1]))
+    )
+    inputs: list[Value | None] = [node.inputs[0]]
+    for value in node.inputs[1:]:
+        repeated = rewriter.op("Expand", [rewriter.op("Reshape", [value, column]).output, sizes])
+        inputs.append(rewriter.op("Reshape", [repeated.output, flat]).output)
+    attributes: dict[str, Any] = {name: node.attr(name) for name in ("num_groups", "epsilon")}
+    dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
+    attributes["stash_type"] = int(dtype) if dtype is not None else None
+    _become(node, rewriter, "GroupNormalization", inputs, attributes)
+
+
+@_adapts("MeanVarianceNormalization")
+def _mean_variance(node: Node, version: int, to: int) -> Answer:
+    if version >= 9 or to < 9:
+        return None
+    if not node.attr("normalize_variance", 1):
+        return Decline("it does not normalize the variance, which it always does since opset 9")
+    axes = (1, 2, 3) if node.attr("across_channels", 0) else (2, 3)
+    return lambda rewriter: _become(node, rewriter, node.op_type, node.inputs, {"axes": (0, *axes)})
+
+
+@_adapts("ThresholdedRelu")
+def _thresholded_relu(node: Node, version: int, to: int) -> Answer:
+    return None if to >= 10 else Decline("ONNX has it from opset 10 on")
+
+
+@_adapts(*EXPERIMENTAL)
+def _experimental(node: Node, version: int, to: int) -> Answer:
+    if to < 10:
+        return Decline("ONNX took it back, and it is spelled out in operators of opset 10")
+    return lambda rewriter: rewriter.replace(node, EXPERIMENTAL[node.op_type](node, rewriter))
 
 
 def _become(node: Node, rewriter: Rewriter, op_type: str, inputs: Any, attributes: dict[str, Any | Attribute]) -> None:

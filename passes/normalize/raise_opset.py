@@ -8,12 +8,14 @@ from typing import ClassVar
 
 import onnx
 
-from graphopt.ir import Graph, Node
-from graphopt.ir.verify import find_schema
+from graphopt.ir import DType, Graph, Node
+from graphopt.ir.verify import RUNTIME_OPERATORS, find_schema
+from graphopt.passes.normalize.kernels import LACKING
 from graphopt.passes.normalize.opset_adapters import ADAPTERS, Adapt, Decline
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _OLDEST, _NEWEST = 7, 24
+_RUNTIME_NAMES = {DType.FLOAT: "float", DType.DOUBLE: "double"}
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class RaiseOpset(Pass):
     """Bring the model to a recent opset: attributes that became inputs, operators that were renamed.
 
     `to` is the opset, 24 at most: the changes up to there (onnx/docs/Changelog.md) were gone through one by one. The
-    model stays as it is if a single node cannot be brought there with the same meaning; each such node is counted as
-    a miss.
+    model goes less far where ONNX Runtime, which must be able to load the result, has a kernel for a node's operator
+    in an older version alone (`kernels.py` lists them). It stays as it is if a single node cannot be brought over with
+    the same meaning. Each such node is counted as a miss.
     """
 
     name: ClassVar[str] = "raise-opset"
@@ -38,38 +41,77 @@ class RaiseOpset(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         opset = context.model.opset
-        if opset >= self.to or not any(node.domain == "" for node in graph.all_nodes()):
+        bodies = [f for f in context.model.functions.values() if any(n.domain == "" for n in f.graph.all_nodes())]
+        to = self._goal(graph, opset, context)
+        if opset >= to or not (bodies or any(node.domain == "" for node in graph.all_nodes())):
             return
-        if any(n.domain == "" for f in context.model.functions.values() for n in f.graph.all_nodes()):
-            context.miss("the model has functions, whose bodies are written for its opset")
+        if any(any(plan_raising(function.graph, opset, to)) for function in bodies):
+            context.miss("the model has functions whose bodies would have to change")
             return
-        plans: list[tuple[Node, Adapt]] = []
-        declined = False
-        for node in graph.all_nodes():
-            if node.domain == "":
-                plan = _plan(node, opset, self.to)
-                if isinstance(plan, Decline):
-                    context.miss(f"{node.op_type}: {plan.reason}", node)
-                    declined = True
-                elif plan is not None:
-                    plans.append((node, plan))
-        if declined or not all(context.allow(node) for node, _ in plans):
+        plans, declines = plan_raising(graph, opset, to)
+        for node, reason in declines:
+            context.miss(f"{node.op_type}: {reason}", node)
+        if declines or not all(context.allow(node) for node, _ in plans):
             return
-        context.rewriter(graph).set_opset("", self.to)
+        context.rewriter(graph).set_opset("", to)
         for node, adapt in plans:
             adapt(context.rewriter(node.graph, node))
         context.count("nodes adapted", len(plans))
 
+    def _goal(self, graph: Graph, opset: int, context: PassContext) -> int:
+        """The newest opset up to `to` in which ONNX Runtime has as many kernels as in this one."""
+        goal = self.to
+        functions = [function.graph for function in context.model.functions.values()]
+        for node in (n for g in (graph, *functions) for n in g.all_nodes() if n.domain == ""):
+            limit = _last_with_kernel(node, opset)
+            if limit < self.to:
+                context.miss(f"{node.op_type}: ONNX Runtime has no kernel for it after opset {limit}", node)
+            goal = min(goal, limit)
+        return goal
+
+
+def _last_with_kernel(node: Node, opset: int) -> int:
+    """The newest opset for which ONNX Runtime has a kernel for a node, if it has one for `opset`."""
+    schema = find_schema(node.op_type, "", opset)
+    value = next((v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None), None)
+    name = None if value is None or value.dtype is None else _RUNTIME_NAMES.get(value.dtype, value.dtype.text)
+    limits = [
+        version - 1
+        for version, dtypes in LACKING.get(node.op_type, {}).items()
+        if schema is not None and version > schema.since_version and (name is None or name in dtypes)
+    ]
+    return min(limits, default=_NEWEST)
+
+
+def plan_raising(graph: Graph, opset: int, to: int) -> tuple[list[tuple[Node, Adapt]], list[tuple[Node, str]]]:
+    """What to change in a graph, nested ones included, so that it means the same in another opset.
+
+    Returns the nodes to be adapted, and those that cannot be brought over, each with the reason.
+    """
+    plans: list[tuple[Node, Adapt]] = []
+    declines: list[tuple[Node, str]] = []
+    for node in graph.all_nodes():
+        plan = _plan(node, opset, to) if node.domain == "" else None
+        if isinstance(plan, Decline):
+            declines.append((node, plan.reason))
+        elif plan is not None:
+            plans.append((node, plan))
+    return plans, declines
+
 
 def _plan(node: Node, opset: int, to: int) -> Adapt | Decline | None:
     """What to do with a node: nothing, an adaptation, or a reason why it cannot be brought over."""
-    old = find_schema(node.op_type, "", opset)
-    if old is None:
+    old, new = find_schema(node.op_type, "", opset), find_schema(node.op_type, "", to)
+    if old is not None and new is not None and old.since_version == new.since_version:
+        return None
+    if to < opset:
+        return Decline(f"opset {opset} is newer than {to}")
+    if old is None and node.op_type not in RUNTIME_OPERATORS:
         return Decline(f"it is not in opset {opset}")
     if opset < _OLDEST:
         return Decline(f"opset {opset} is older than {_OLDEST}, where broadcasting changed")
     if node.op_type in ADAPTERS:
-        return ADAPTERS[node.op_type](node, old.since_version, to)
+        return ADAPTERS[node.op_type](node, 1 if old is None else old.since_version, to)
     if not _is_extension(node.op_type, opset, to):
         return Decline(f"it changed its meaning between opset {opset} and {to}")
     return None

@@ -18,16 +18,20 @@ from graphopt.targets.tvm.probe import requirements
 if TYPE_CHECKING:
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
+    from graphopt.targets.tvm.device import Device
     from graphopt.targets.tvm.kernels.plans import Plans
-    from graphopt.targets.tvm.tuning.searched import Searched
+
+
+PIPELINES = {"cpu": "layout", "cuda": ""}
+"""By kind of device, what is done to a model before it is lowered: CPUs' kernels work on blocked activations."""
 
 
 class TvmBackend:
     """Lowers a model to Relax, fuses and schedules it, and builds one library with the virtual machine's code."""
 
     def pipeline(self, target: Target) -> str:
-        """The named pipeline `layout` for CPUs: their kernels work on channel-blocked activations."""
-        return "layout" if target.kind == "cpu" else ""
+        """The named pipeline of graph passes for the target's kind of device."""
+        return PIPELINES[target.kind]
 
     def unsupported(self, model: Model) -> list[Unsupported]:
         """Every node that cannot be lowered, with the reason."""
@@ -50,33 +54,31 @@ class TvmBackend:
         Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
         """
         from graphopt.targets.tvm.codegen import build as builder
-        from graphopt.targets.tvm.cpu import pipeline as fuse
-        from graphopt.targets.tvm.cuda import pipeline as gpu
+        from graphopt.targets.tvm.device import fuse_and_schedule
         from graphopt.targets.tvm.lowering.lower import lower
         from graphopt.targets.tvm.lowering.provenance import kernels
 
         progress("lowering", 0.0)
-        plans = _plans(target, tuning)
-        machine = None if plans is None else plans.machine
-        lowered = lower(model, machine, plans)
+        device = _device(target, tuning)
+        plans = _plans(device, target, tuning)
+        lowered = lower(model, device.machine, plans)
         progress("scheduling", 0.2)
-        made_for = builder.tvm_target(target)
-        if machine is None:
-            scheduled = gpu.fuse(lowered.mod, made_for)
-        else:
-            scheduled = fuse.fuse(lowered.mod, made_for, machine, _searched(target, tuning))
+        scheduled = fuse_and_schedule(lowered.mod, builder.tvm_target(target), device)
         write_kernels(kernels(scheduled, lowered.layers), folder)
         progress("generating code", 0.5)
         memory = builder.build_library(scheduled, target, folder / LIBRARY, progress)
         progress("writing weights", 0.95)
-        weights = builder.write_weights([operand for _, operand in lowered.params], folder / WEIGHTS)
+        stored = [operand for _, operand in (*lowered.params, *lowered.defaults)]
+        weights = builder.write_weights(stored, folder / WEIGHTS)
+        defaults = {name: place for (name, _), place in zip(lowered.defaults, weights[len(lowered.params) :])}
         return Built(
             inputs=tuple(TensorInfo(i.name, i.dtype, tuple(i.shape)) for i in lowered.inputs),
             outputs=tuple(TensorInfo(o.name, o.dtype, tuple(o.shape)) for o in lowered.outputs),
-            weights=weights,
+            weights=weights[: len(lowered.params)],
+            defaults=defaults,
             versions={name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")},
             memory=memory,
-            workloads=Workloads(len(plans.workloads), len(plans.tuned)) if plans else Workloads(),
+            workloads=Workloads(len(plans.workloads), len(plans.tuned)),
         )
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
@@ -96,23 +98,27 @@ class TvmBackend:
         return requirements(target)
 
 
-def _searched(target: Target, tuning: Tuning) -> Searched | None:
-    """Schedules that a search found; None where nothing is to be looked up."""
+def _device(target: Target, tuning: Tuning) -> Device:
+    """The device of a target: the one place that looks at its kind to choose how code is made."""
+    from graphopt.targets.tvm.cpu.pipeline import Cpu
+    from graphopt.targets.tvm.cuda.pipeline import Cuda
+    from graphopt.targets.tvm.machine import machine_for
     from graphopt.targets.tvm.tuning.searched import Searched
 
-    return Searched(target, _folder(tuning)) if tuning.use_records else None
+    if target.kind == "cuda":
+        return Cuda()
+    searched = Searched(target, _folder(tuning)) if tuning.use_records else None
+    return Cpu(machine_for(target), searched)
 
 
 def _folder(tuning: Tuning) -> Path | None:
     return None if tuning.records is None else Path(tuning.records)
 
 
-def _plans(target: Target, tuning: Tuning) -> Plans | None:
-    """How the kernels of a CPU are chosen; None for a GPU, which has others."""
+def _plans(device: Device, target: Target, tuning: Tuning) -> Plans:
+    """How the device's kernels are chosen: by records too, where it has kernels to choose from."""
     from graphopt.targets.tvm.kernels.plans import Plans
-    from graphopt.targets.tvm.machine import machine_for
     from graphopt.targets.tvm.tuning.records import Records
 
-    if target.kind == "cuda":
-        return None
-    return Plans(machine_for(target), Records(target, _folder(tuning)) if tuning.use_records else None)
+    use_records = tuning.use_records and device.machine is not None
+    return Plans(device.machine, Records(target, _folder(tuning)) if use_records else None, device.kind)

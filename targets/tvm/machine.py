@@ -10,6 +10,20 @@ from tvm.target import codegen
 
 from graphopt.hardware.target import Target
 
+INSTRUCTIONS = {
+    "avx512vnni": "vnni",
+    "avxvnni": "avx-vnni",
+    "avx512bf16": "bf16",
+    "bf16": "bf16",
+    "avx512fp16": "fp16",
+    "fullfp16": "fp16",
+    "dotprod": "dotprod",
+    "i8mm": "i8mm",
+}
+"""LLVM's features -> the instruction sets of a `Machine`: sums of four byte products in each 32-bit lane ("vnni" in
+512-bit and shorter vectors, "avx-vnni" in 256, "dotprod" on ARM), of 2x8 by 8x2 bytes ("i8mm"), arithmetic in half
+precision ("fp16") and sums of products of bfloat16 ("bf16")."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -17,7 +31,8 @@ class Machine:
 
     `vector_bytes` is the width of one SIMD register, `registers` how many there are, `cores` the number of
     cores that the target names (1 where it names none: only used to judge what is worth starting threads for).
-    `l1_bytes` and `l2_bytes` are the data caches of one core.
+    `l1_bytes` and `l2_bytes` are the data caches of one core. `instructions` are those that some kernels need, beside
+    plain vector arithmetic: names of `INSTRUCTIONS`.
     """
 
     vector_bytes: int
@@ -25,6 +40,7 @@ class Machine:
     cores: int
     l1_bytes: int = 32 << 10
     l2_bytes: int = 256 << 10
+    instructions: frozenset[str] = frozenset()
 
     def lanes(self, dtype: str) -> int:
         """Elements of `dtype` (TVM's name: "float32", "int8", "bool"...) in one vector register, at least 1."""
@@ -44,7 +60,12 @@ class Machine:
 def machine_for(target: Target) -> Machine:
     """The `Machine` of a described CPU target."""
     return Machine(
-        target.vector_bits // 8, target.vector_registers, target.cores, target.l1_kib << 10, target.l2_kib << 10
+        target.vector_bits // 8,
+        target.vector_registers,
+        target.cores,
+        target.l1_kib << 10,
+        target.l2_kib << 10,
+        frozenset(INSTRUCTIONS[feature] for feature in target.features if feature in INSTRUCTIONS),
     )
 
 
@@ -66,11 +87,12 @@ def _machine_of_text(text: str) -> Machine:
     def has(feature: str) -> bool:
         return bool(codegen.target_has_features(feature, target))
 
+    instructions = frozenset(name for feature, name in INSTRUCTIONS.items() if has(feature))
     if has("avx512f"):
-        return Machine(64, 32, cores)
+        return Machine(64, 32, cores, instructions=instructions)
     if has("avx") or has("avx2"):
-        return Machine(32, 16, cores)
+        return Machine(32, 16, cores, instructions=instructions)
     triple = str(target.attrs.get("mtriple") or "")
     if triple.startswith(("aarch64", "arm64")):
-        return Machine(16, 32, cores)
+        return Machine(16, 32, cores, instructions=instructions)
     return Machine(16, 16, cores)

@@ -28,7 +28,7 @@ def fixed(run: Run) -> Path:
     """A compiled model of fixed sizes, so that its work is known."""
     text = "fixed (float[8,64] x) => (float[8,64] y) { [double] t = Add(x, x) [norm] y = Softmax(t) }"
     io.save(model_of(text), Path("fixed.onnx"))
-    assert run("compile", "fixed.onnx", "-o", "fixed.gopt").status == 0
+    assert run("compile", "fixed.onnx", "-o", "fixed.gopt", "--keep-model").status == 0
     return Path("fixed.gopt")
 
 

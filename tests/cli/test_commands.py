@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import graphopt
 from graphopt import io
 from graphopt.cli.app import app
+from graphopt.hardware.target import Target
 from tests.cli.conftest import Run, mlp_weights
 from tests.helpers import model_of, ops
 
@@ -22,6 +24,7 @@ COMMANDS = [
     "bench",
     "verify",
     "inspect",
+    "stats",
     "diff",
     "bisect",
     "passes",
@@ -50,7 +53,20 @@ def test_no_command_prints_the_help_and_fails(run: Run) -> None:
 
 
 def test_version(run: Run) -> None:
-    assert run("--version").out == f"graphopt {graphopt.__version__}\n"
+    """What a report of a fault has to say."""
+    lines = run("--version").out.splitlines()
+    assert lines[0] == f"graphopt {graphopt.__version__}"
+    assert lines[1:3] == [f"{package} {metadata.version(package)}" for package in ("apache-tvm", "apache-tvm-ffi")]
+    assert lines[3] == Target.load("host").summary
+    assert len(lines) == 4
+
+
+def test_the_version_tells_what_is_wrong_with_the_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHOPT_HOST_FEATURES", "x86-64-v9")
+    result = run("--version")
+    assert result.status == 0
+    assert result.out.splitlines()[0] == f"graphopt {graphopt.__version__}"
+    assert "has no 'x86-64-v9'" in result.out.splitlines()[3]
 
 
 def test_optimize_writes_the_optimized_model(run: Run, mlp: Path) -> None:
@@ -226,7 +242,7 @@ def test_bench_measures_both(run: Run, compiled: Path, mlp: Path) -> None:
     assert found["inputs"] == {"x": [8, 4]}
     assert found["ratio"] == pytest.approx(found["timings"]["onnxruntime"]["p50"] / found["timings"]["graphopt"]["p50"])
     assert found["timings"]["graphopt"]["runs"] == 3
-    assert run("bench", compiled, "--runs", 1, "--json").json["inputs"] == {"x": [1, 4]}
+    assert run("bench", compiled, "--model", mlp, "--runs", 1, "--json").json["inputs"] == {"x": [1, 4]}
     text = run("bench", compiled, "--runs", 3, "--baseline", "none").out
     assert "graphopt" in text
     assert "ONNX Runtime" not in text

@@ -86,7 +86,8 @@ def test_a_search_is_kept_and_used(run: Run) -> None:
 def test_a_schedule_from_the_records_is_compiled(run: Run) -> None:
     """One that no clock chose: it is used, and right; with `--tune off` it is not."""
     from graphopt.targets.tvm.codegen.build import tvm_target
-    from graphopt.targets.tvm.cpu.pipeline import fuse_only
+    from graphopt.targets.tvm.cpu.pipeline import Cpu
+    from graphopt.targets.tvm.device import fuse
     from graphopt.targets.tvm.lowering.lower import lower
     from graphopt.targets.tvm.machine import machine_for
     from graphopt.targets.tvm.tuning import search
@@ -97,7 +98,7 @@ def test_a_schedule_from_the_records_is_compiled(run: Run) -> None:
     host = Target.load("host")
     made_for, machine = tvm_target(host), machine_for(host)
     lowered = lower(io.load("net.onnx"), machine)
-    (function,) = search.functions_of(fuse_only(lowered.mod, made_for, machine), lowered.layers, machine)
+    (function,) = search.functions_of(fuse(lowered.mod, made_for, Cpu(machine)), lowered.layers, machine)
     trace = trace_of(Evolution(function.func, made_for, [], 1).candidates()[0])
     known = Searched(host, Path("kept"))
     text = to_text(function.func)

@@ -116,6 +116,30 @@ def test_equal_names_are_equal_sizes_and_sums_add_up() -> None:
     assert inputs["M"].shape[1] == inputs["P"].shape[1] + inputs["X"].shape[1]
 
 
+@pytest.mark.parametrize(
+    ("mask", "names"),
+    [("PS", "PS = P + S, as joined names say"), ("total", "a total"), ("Q", "no name tells")],
+)
+def test_sizes_that_depend_on_each_other_are_found(mask: str, names: str) -> None:
+    """A cache: keys of the past and the present, and a mask over both."""
+    text = f"""g (float[B,past,4] P, float[B,S,4] X, float[B,S,{mask}] M) => (float[B,S,T] Y)
+        {{ K = Concat<axis=1>(P, X) t = Transpose<perm=[0,2,1]>(K) s = MatMul(X, t) Y = Add(s, M) }}"""
+    inputs = generate(model_of(text.replace("past", "P") if mask == "PS" else text)).inputs
+    past, present, both = (inputs[name].shape[axis] for name, axis in (("P", 1), ("X", 1), ("M", 2)))
+    assert both == past + present, names
+    assert min(past, present) > 1
+
+
+def test_two_relations_at_once_are_found() -> None:
+    text = """g (float[A,4] X, float[C,4] Y, float[D,4] Z, float[E] W) => (float[D,4] R, float[E] V)
+        { c = Concat<axis=0>(X, Y) R = Add(c, Z) f = ReduceSum<keepdims=0>(X, last)
+          h = Concat<axis=0>(f, five) V = Add(h, W) }"""
+    inputs = generate(model_of(text, {"last": np.array([1]), "five": np.ones(1, np.float32)})).inputs
+    a, c, d, e = (inputs[name].shape[0] for name in "XYZW")
+    assert (d, e) == (a + c, a + 1)
+    assert min(a, c) > 1
+
+
 def test_arguments_such_as_shapes_fit_their_operator() -> None:
     text = """g (float[2,6] X, int64[2] shape, int64[4] pads, int64[1] k)
         => (float[A,B] Y, float[C,D] Z, float[E,F] V, int64[E,F] I)

@@ -113,7 +113,7 @@ def test_the_model_in_the_artifact_is_for_any_runtime():
         g (float[1,8,4,4] x) => (float[1,8,4,4] y) <float[8,8,1,1] w = {{{weight}}}> {{ y = Conv(x, w) }}"""
     artifact = compiler.compile(parse(text), "x86")  # whose eight lanes the eight channels fill
     assert artifact.manifest.pipeline == "default,layout"
-    assert [node.op for node in graphopt.load(artifact.folder / "model.onnx").graph.nodes] == ["Conv"]
+    assert [node.op for node in graphopt.load(artifact.folder / "graph.onnx").graph.nodes] == ["Conv"]
     steps = {step["pass"]: step for step in json.loads((artifact.folder / "report.json").read_text())["steps"]}
     assert steps["assign-layout"]["counts"]["nodes blocked"] == 1
     none = compiler.compile(parse(text), passes="")

@@ -13,6 +13,8 @@ from graphopt.ir.shape_arithmetic import LARGEST, Known, evaluate, listed, shape
 from graphopt.proof.oracle import run_reference
 from tests.helpers import model_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:g. 'y' is declared")  # one type for the results of all operators
+
 INTS = np.array([3, -4, 0, 7, 2**40], np.int64)
 FLOATS = np.array([0.1, -2.5, 3.0, 1e30, -0.0], np.float32)
 VALUES: dict[str, np.ndarray] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ class Options(Pass):
     ratio: float = 0.5
     word: str = "plain"
     flag: bool = False
+    layers: tuple[str, ...] = ()
+    sizes: tuple[int, ...] | None = (1, 2)
+    skip: float | None = None
 
     def run(self, graph: Graph, context: PassContext) -> None:
         context.count("seen")
@@ -101,6 +105,39 @@ def chain(length: int) -> Model:
 
 class TestGrammar:
     @pytest.mark.parametrize(
+        ("text", "options"),
+        [
+            ("layers=[a, b], ratio=0.25, skip=none", {"layers": ("a", "b"), "ratio": 0.25, "skip": None}),
+            ("layers=a", {"layers": ("a",)}),
+            ('layers=["a b", "none", none]', {"layers": ("a b", "none", "none")}),
+            ("layers=[] sizes=[]", {"layers": (), "sizes": ()}),
+            ("sizes=none skip=0.5", {"sizes": None, "skip": 0.5}),
+            ("sizes=[3,-4]", {"sizes": (3, -4)}),
+        ],
+    )
+    def test_lists_and_options_that_may_be_absent(self, text: str, options: dict[str, object]) -> None:
+        pipeline = Pipeline.parse(f"test-options{{{text}}}")
+        (pass_,) = pipeline.passes
+        assert {name: pass_.options[name] for name in options} == options
+        assert Pipeline.parse(str(pipeline)) == pipeline
+
+    @pytest.mark.parametrize(
+        ("text", "message", "column"),
+        [
+            ("test-options{count=[1]}", "option 'count' takes one value, not a list", 19),
+            ("test-options{count=none}", "takes a value of type int, not none", 19),
+            ("test-options{sizes=[1, x]}", "takes a value of type int, not x", 23),
+            ("test-options{layers=[a b]}", "',' was expected here", 23),
+            ("test-options{layers=[a,]}", "a value for 'layers' was expected here", 23),
+            ("test-options{layers=[a", "',' was expected here", 22),
+        ],
+    )
+    def test_a_wrong_list_gets_a_caret(self, text: str, message: str, column: int) -> None:
+        with pytest.raises(PipelineError, match=re.escape(message)) as failure:
+            Pipeline.parse(text)
+        assert failure.value.message.splitlines()[-1] == " " * (column + 2) + "^"
+
+    @pytest.mark.parametrize(
         "text",
         [
             "",
@@ -125,9 +162,19 @@ class TestGrammar:
     def test_defaults_are_not_printed(self) -> None:
         assert str(Pipeline.parse("test-options{count=1 ratio=0.5}")) == "test-options"
 
-    @given(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=20), st.booleans())
-    def test_any_option_comes_back(self, count: int, ratio: float, word: str, flag: bool) -> None:
-        pipeline = Pipeline.of(Options(count, ratio, word, flag))
+    @given(
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=20),
+        st.booleans(),
+        st.lists(st.text(max_size=8), max_size=3),
+        st.none() | st.lists(st.integers(), max_size=3),
+    )
+    def test_any_option_comes_back(
+        self, count: int, ratio: float, word: str, flag: bool, layers: list[str], sizes: list[int] | None
+    ) -> None:
+        made = Options(count, ratio, word, flag, tuple(layers), None if sizes is None else tuple(sizes), skip=ratio)
+        pipeline = Pipeline.of(made)
         assert Pipeline.parse(str(pipeline)) == pipeline
 
     @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from graphopt import runtime
-from graphopt.errors import ArtifactError
-from graphopt.runtime import artifact, writing
+from graphopt.errors import ArtifactError, InputError
+from graphopt.runtime import artifact, checks, writing
 from graphopt.runtime.artifact import Artifact
+from graphopt.runtime.members import sha256
 from tests.compiled import compiled, copy, expected, inputs
 
 
@@ -21,6 +22,12 @@ def edit(folder: Path, **changes: object) -> None:
     """Change keys of the manifest, leaving everything else as it was written."""
     path = folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def alter(path: Path) -> None:
+    """Change the last byte of a file."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def manifest(folder: Path) -> dict:
@@ -34,7 +41,7 @@ def test_what_is_in_the_folder(tmp_path):
         "lib.so",
         "weights.bin",
         "kernels.json",
-        "model.onnx",
+        "graph.onnx",
         "report.json",
     }
     told = manifest(folder)
@@ -49,7 +56,7 @@ def test_what_is_in_the_folder(tmp_path):
     assert {"graphopt", "apache-tvm", "apache-tvm-ffi"} <= set(told["versions"])
     assert told["fidelity"] == "float"
     assert told["pipeline"] == "default,layout"
-    assert set(told["files"]) == {"lib.so", "weights.bin", "kernels.json", "model.onnx", "report.json"}
+    assert set(told["files"]) == {"lib.so", "weights.bin", "kernels.json", "graph.onnx", "report.json"}
     assert all(weight["offset"] % 64 == 0 for weight in told["weights"])
 
 
@@ -155,12 +162,14 @@ def test_a_temporary_folder_goes_with_its_artifact(tmp_path):
         (lambda f: (f / "manifest.json").write_text("{"), "manifest.json is damaged"),
         (lambda f: (f / "manifest.json").write_bytes(b"\xff"), "manifest.json is damaged"),
         (lambda f: (f / "manifest.json").write_text("[1]"), "has format None"),
-        (lambda f: edit(f, format=99), "has format 99, and this graphopt reads format 2"),
+        (lambda f: edit(f, format=99), "has format 99, and this graphopt reads format 3"),
         (lambda f: edit(f, inputs=3), "manifest.json is damaged"),
+        (lambda f: edit(f, format=2), "has format 2, and this graphopt reads format 3"),
         (lambda f: edit(f, files={}), "does not list lib.so"),
         (lambda f: (f / "lib.so").unlink(), "lib.so is missing"),
         (lambda f: (f / "weights.bin").write_bytes(b""), "weights.bin has 0 bytes instead of"),
-        (lambda f: (f / "model.onnx").write_bytes(b"\0" * (f / "model.onnx").stat().st_size), "model.onnx is altered"),
+        (lambda f: alter(f / "lib.so"), "lib.so is altered"),
+        (lambda f: (f / "graph.onnx").unlink(), "graph.onnx is missing"),
         (lambda f: edit(f, machine="riscv64"), r"is compiled for riscv64 \(target host\)"),
         (lambda f: edit(f, device="npu"), "unknown device 'npu'"),
         (lambda f: edit(f, features=["avx9000"]), "needs CPU features .* lacks: avx9000"),
@@ -176,6 +185,34 @@ def test_damage_is_named(tmp_path, damage, problem):
     with pytest.raises(ArtifactError, match=problem) as caught:
         runtime.load(folder)
     assert str(caught.value).startswith(str(folder))
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "graph.onnx", "report.json", "lib.so"])
+def test_a_full_check_finds_every_altered_byte(tmp_path, name):
+    """By default the contents of what is executed are checked, and of the others the sizes."""
+    folder = copy(tmp_path)
+    alter(folder / name)
+    with pytest.raises(ArtifactError, match=f"{name} is altered: its SHA-256 is another"):
+        runtime.load(folder, check="full")
+    with pytest.raises(ArtifactError, match=f"{name} is altered: its SHA-256 is another"):
+        Artifact.load(folder, check="full")
+    if name != "lib.so":
+        runtime.load(folder)
+
+
+def test_by_default_no_weight_is_read_to_load(tmp_path, monkeypatch):
+    folder = copy(tmp_path)
+    hashed: list[str] = []
+    monkeypatch.setattr(checks, "sha256", lambda path: hashed.append(path.name) or sha256(path))
+    runtime.load(folder)
+    assert hashed == ["lib.so"]
+    runtime.load(folder, check="full")
+    assert set(hashed[1:]) == set(manifest(folder)["files"])
+
+
+def test_a_check_that_does_not_exist(tmp_path):
+    with pytest.raises(InputError, match="there is no check 'all'"):
+        runtime.load(copy(tmp_path), check="all")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/b", "..", "", "x\0y"])

@@ -76,8 +76,11 @@ def _finding(stage: str, problem: BaseException | str) -> Finding:
         return Finding("unsupported", stage, str(problem))
     if isinstance(problem, GraphOptError):
         return Finding("failed", stage, f"{type(problem).__name__}: {problem}")
-    text = problem if isinstance(problem, str) else "".join(traceback.format_exception(problem))
-    return Finding("failed", stage, text)
+    if isinstance(problem, str):
+        return Finding("failed", stage, problem)
+    said = (str(problem).strip().splitlines() or ["no message"])[-1]
+    whole = "".join(traceback.format_exception(problem))
+    return Finding("failed", stage, f"{type(problem).__name__}: {said}\n\n{whole}")
 
 
 def _attempt(action: Any) -> BaseException | str:

@@ -227,7 +227,9 @@ class Growing:
         """How many outputs a node has: those it must have, and sometimes one more."""
         optional = onnx.defs.OpSchema.FormalParameterOption.Optional
         needed = sum(output.option != optional for output in schema.outputs)
-        more = schema.name in ("MaxPool", "Dropout", "LayerNormalization") and len(schema.outputs) > needed
+        # Before opset 12, a Dropout's mask is all false in ONNX Runtime, and all true since.
+        names = ("MaxPool", "LayerNormalization", *(["Dropout"] if self.opset >= 12 else []))
+        more = schema.name in names and len(schema.outputs) > needed
         return needed + (more and self.flip(0.3))
 
     def _name(self, stem: str) -> str:

@@ -26,6 +26,8 @@ def reduce(g: Growing, op: str) -> list[Value]:
     axes = axes_of(g, value) if g.flip(0.8) else None
     if axes is None and g.flip(0.2) and g.opset >= 18:
         axes = []
+    if op in ("ReduceMean", "ReduceLogSum", "ReduceLogSumExp") and 0 in value.shape:
+        raise Refused("undefined")
     empty = int(g.flip(0.3)) if not axes else None
     return g.add(op, value, named={"axes": axes}, keepdims=g.choice((0, 1)), noop_with_empty_axes=empty)
 
@@ -47,12 +49,20 @@ def along(g: Growing, op: str) -> list[Value]:
 
 @maker("MeanVarianceNormalization")
 def mean_variance(g: Growing, op: str) -> list[Value]:
-    return g.add(op, g.pick(floats(g, op), 4, 4), axes=g.choice((None, [0, 2, 3], [1], [2, 3])))
+    """Over several numbers: of one, ONNX Runtime takes the root of a rounding, negative or not."""
+    value = g.pick(floats(g, op), 4, 4)
+    axes = g.choice((None, [0, 2, 3], [1], [2, 3]))
+    if np.prod([value.shape[axis] for axis in axes or (0, 2, 3)]) < 3:
+        raise Refused("undefined")
+    return g.add(op, value, axes=axes)
 
 
 def per_channel(g: Growing, value: Value, count: int, axis: int = 1) -> list[Value]:
-    size = value.shape[axis]
-    return [g.fresh(value.dtype, (size,)) for _ in range(count)]
+    """Weights for the channels: numbers, for ONNX Runtime multiplies them with one another first."""
+    made = [g.fresh(value.dtype, (value.shape[axis],)) for _ in range(count)]
+    if not all(finite(one) for one in made):
+        raise Refused("undefined")
+    return made
 
 
 @maker("BatchNormalization")

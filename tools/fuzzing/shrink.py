@@ -60,11 +60,12 @@ def write(case: Case, finding: Finding, folder: Path) -> Path:
     onnx.save(case.model, folder / "model.onnx")
     np.savez(folder / "inputs_0.npz", **_plain(case.inputs))
     np.savez(folder / "expected_0.npz", **_plain(expected(case.model, case.inputs) or {}))
-    title = f"seed {case.seed}, {finding.stage}: {finding.text.strip().splitlines()[-1][:300] if finding.text else ''}"
+    said = (finding.text.strip().splitlines() or [""])[0][:300]
+    title = f"seed {case.seed}, {finding.stage}: {said}"
     text = [line if len(line) < 300 else f"{line[:300]} ..." for line in onnx.printer.to_text(case.model).splitlines()]
     (folder / "README").write_text("\n".join([title, "", finding.text.strip(), "", *text]) + "\n")
     level = finding.stage.rpartition(" ")[2] or "O2"
-    (folder / "repro.py").write_text(_REPRODUCER.format(title=title.replace("\\", ""), name=folder.name, level=level))
+    (folder / "repro.py").write_text(_REPRODUCER.format(title=title.replace("\\", "/"), name=folder.name, level=level))
     return folder
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.relax import vm_build
 
 from graphopt.driver.backend import Progress
 from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
 from graphopt.runtime.manifest import Memory, Weight
+from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.codegen.embedded import embedded, write_assembly
 from graphopt.targets.tvm.codegen.link import link
 from graphopt.targets.tvm.cuda.nvcc import compile_cuda
@@ -82,10 +82,9 @@ def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExec
 
     `relax.build` would do both, but generate code for one kernel after the other.
     """
-    builder = relax.ExecBuilder()
-    rest = vm_build._vmcodegen(builder, mod)
+    link_machine, rest = compat.virtual_machine_code(mod, made_for)
     kernels = {name: func for name, func in rest.functions.items() if isinstance(func, tvm.tirx.PrimFunc)}
-    return vm_build._vmlink(builder, made_for), tvm.IRModule(kernels, attrs=rest.attrs)
+    return link_machine(), tvm.IRModule(kernels, attrs=rest.attrs)
 
 
 def _kernel_objects(kernels: tvm.IRModule, made_for: tvm.target.Target, folder: Path, progress: Progress) -> list[Path]:
@@ -136,7 +135,7 @@ def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
 def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
     """Object files of the host code."""
     paths = []
-    for index, part in enumerate(module._collect_dso_modules()):
+    for index, part in enumerate(compat.native_modules(module)):
         if part.kind == "c":  # empty source text: what stands for the code of a module without kernels
             continue
         paths.append(folder / f"code{index}.o")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import tvm
 
+from graphopt.targets.tvm import compat
+
 _SYMBOL = "__tvm_ffi__library_bin"
 _HOST_CODE = b"_lib"  # stands for the library itself; has no content here
 _NUMBER = struct.Struct("<Q")
@@ -28,7 +30,7 @@ class _Part:
 
 def embedded(module: tvm.runtime.Module, compile_cuda: Callable[[str], bytes]) -> bytes:
     """The data of `module` and all that it imports; `compile_cuda` turns CUDA source into GPU code."""
-    text = tvm.get_global_func("runtime.ModulePackImportsToC")(module, False, "")
+    text = compat.packed_imports(module)
     data = bytes(int(number, 16) for number in re.findall(r"0x([0-9a-f]{2})\b", text))
     tree, parts = _parse(data)
     for part in parts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+import numpy as np
+
 from graphopt.ir import Node
 from graphopt.targets.tvm.converters import functions, host
 from graphopt.targets.tvm.converters.shape import copy
@@ -18,6 +20,21 @@ for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["Call", "Context", "Declined", "Operand", "convert", "copy", "find", "operators"]
+
+
+def _empty(call: Call) -> list[Operand | None] | None:
+    """The outputs of a node that are known to have no elements: there is nothing to compute, and no shape to divide by.
+
+    None where one may have some.
+    """
+    made: list[Operand | None] = []
+    for value in call.node.outputs:
+        shape, dtype = value.shape, value.dtype
+        if shape is None or dtype is None or not all(isinstance(size, int) for size in shape) or 0 not in shape:
+            return None
+        call.ctx.check_dtype(dtype.text)
+        made.append(Operand.constant(np.zeros([int(str(size)) for size in shape], dtype.numpy)))
+    return made or None
 
 
 def convert(ctx: Context, node: Node, operands: list[Operand | None], *, broken: bool = False) -> list[Operand | None]:
@@ -40,5 +57,7 @@ def convert(ctx: Context, node: Node, operands: list[Operand | None], *, broken:
     known = host.evaluate(call)
     if known is not None:
         return known
+    if empty := _empty(call):
+        return empty
     result = function(call)
     return [result] if isinstance(result, Operand) else list(result)

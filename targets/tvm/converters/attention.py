@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.ir import DType, Value
+from graphopt.targets.tvm.converters.attention_bias import Bias, bias_of
 from graphopt.targets.tvm.converters.heads import HEADS_BEHIND, HeadView, joined_after, reader, view_of
 from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
 from graphopt.targets.tvm.converters.reshape import reshape_to
@@ -78,7 +79,7 @@ def _products(c: Call, heads: Heads, kind: str) -> Operand:
     """Queries times keys, unscaled, as `kind`."""
     size = heads.query.shape[3]
     if kind == heads.query.dtype and heads.repeat == 1:
-        fast = fast_matmul(c.ctx, heads.query, heads.key, transpose_b=True, name="attention_scores")
+        fast = fast_matmul(c.ctx, heads.query, heads.key, dtype=kind, transpose_b=True, name="attention_scores")
         if fast is not None:
             return fast
 
@@ -99,89 +100,7 @@ def _shared(head: Any, repeat: int) -> Any:
     return head if repeat == 1 else tirx.indexdiv(head, int_expr(repeat))
 
 
-def _mask(c: Call, shape: tuple[Dim, ...]) -> Operand | None:
-    """The mask with each size 1 or that of the scores; its last axis may be shorter."""
-    mask = c.input(3)
-    if mask is None:
-        return None
-    wanted: list[Dim] = []
-    for axis in range(mask.rank):
-        have, want = mask.shape[axis], shape[axis - mask.rank]
-        short = axis == mask.rank - 1 and isinstance(have, int) and isinstance(want, int) and have < want
-        wanted.append(have if short or (isinstance(have, int) and have == 1) else want)
-    return c.ctx.require(mask, wanted)
-
-
-@dataclass(frozen=True)
-class _Bias:
-    """Everything that is added to the scores: mask, causal frontier, sliding window, padding of the keys."""
-
-    mask: Operand | None
-    lengths: Operand | None
-    past: Dim
-    queries: Dim
-    keys: Dim
-    causal: bool
-    left: int
-    right: int
-    kind: str
-
-    @property
-    def operands(self) -> list[Operand]:
-        return [operand for operand in (self.mask, self.lengths) if operand is not None]
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.operands or self.causal or self.left >= 0 or self.right >= 0)
-
-    def at(self, tensors: list[te.Tensor], b: Any, h: Any, i: Any, j: Any) -> tirx.Expr:
-        """The bias of one score: a number, or -inf where the key must not be seen."""
-        rest = list(tensors)
-        nothing = tirx.const(0, self.kind)
-        bias, allowed = nothing, tirx.const(True, "bool")
-        if self.mask is not None:
-            place = [b, h, i, j][4 - self.mask.rank :]
-            tensor = rest.pop(0)
-            index = [
-                int_expr(0) if isinstance(size, int) and size == 1 and not (axis == 3 and self._is_short()) else p
-                for axis, (size, p) in enumerate(zip(self.mask.shape, place), 4 - self.mask.rank)
-            ]
-            if self._is_short():
-                last = int_expr(self.mask.shape[-1])
-                allowed = tirx.And(allowed, j < last)
-                index[-1] = tirx.min(j, last - int_expr(1))
-            if self.mask.dtype == "bool":
-                allowed = tirx.And(allowed, tensor(*index))
-            else:
-                bias = tensor(*index).astype(self.kind)
-        position = i + int_expr(self.past)
-        if self.lengths is not None:
-            count = rest.pop(0)(b).astype("int64")
-            allowed = tirx.And(allowed, j < count)
-            position = i + count - int_expr(self.queries)
-        if self.causal:
-            allowed = tirx.And(allowed, j <= position)
-        if self.left >= 0:
-            allowed = tirx.And(allowed, position - j <= int_expr(self.left))
-        if self.right >= 0:
-            allowed = tirx.And(allowed, j - position <= int_expr(self.right))
-        return tirx.Select(allowed, bias, tirx.const(-math.inf, self.kind))
-
-    def _is_short(self) -> bool:
-        mine = self.mask.shape[-1] if self.mask is not None else 1
-        return isinstance(mine, int) and isinstance(self.keys, int) and mine < self.keys and self.mask is not None
-
-
-def _bias(c: Call, shape: tuple[Dim, ...], past: Dim, kind: str) -> _Bias:
-    left, right = int(c.attr("left_window_size", -1)), int(c.attr("right_window_size", -1))
-    lengths = c.input(6)
-    if lengths is not None:
-        lengths = c.ctx.require(lengths, [shape[0]])
-    causal = bool(c.attr("is_causal", 0))
-    return _Bias(_mask(c, shape), lengths, past, shape[2], shape[3], causal, left, right, kind)
-
-
-def _weights(c: Call, scores: Operand, bias: _Bias, scale: float, softcap: float) -> list[Operand]:
+def _weights(c: Call, scores: Operand, bias: Bias, scale: float, softcap: float) -> list[Operand]:
     """Softmax of the biased scores, in which a row without any key is zero; before it, the capped and biased scores."""
     kind, shape = scores.dtype, scores.shape
 
@@ -222,7 +141,7 @@ def _capped(x: tirx.Expr, softcap: float) -> tirx.Expr:
     return cap * tirx.tanh(x / cap)
 
 
-def _shown(c: Call, scores: Operand, weights: Operand, bias: _Bias, scale: float, softcap: float) -> Operand:
+def _shown(c: Call, scores: Operand, weights: Operand, bias: Bias, scale: float, softcap: float) -> Operand:
     """The optional fourth output: the scores at the stage that `qk_matmul_output_mode` names."""
     mode, dtype, shape = int(c.attr("qk_matmul_output_mode", 0)), c[0].dtype, scores.shape
     if mode == 3:
@@ -264,7 +183,7 @@ def _blocked(c: Call) -> Operand | None:
     agree(c.ctx, key_operand, 0, value.operand, 0)
     place_k, place_v = (2 if view.order == "bhsd" else 1 for view in (key, value))
     agree(c.ctx, key_operand, place_k, value.operand, place_v)
-    bias = _bias(c, (query.batch, query.heads, queries, key.length), 0, "float32")
+    bias = bias_of(c, (query.batch, query.heads, queries, key.length), 0, "float32")
     return _emit_blocked(c, query, key, value, bias)
 
 
@@ -274,7 +193,7 @@ def _given(c: Call, index: int) -> Value:
     return value
 
 
-def _emit_blocked(c: Call, query: HeadView, key: HeadView, value: HeadView, bias: _Bias) -> Operand:
+def _emit_blocked(c: Call, query: HeadView, key: HeadView, value: HeadView, bias: Bias) -> Operand:
     assert c.ctx.machine is not None
     plan = AttentionPlan.default(c.ctx.machine)
     given, dtype = c.attr("scale"), c[0].dtype
@@ -335,7 +254,7 @@ def attention(c: Call) -> list[Operand | None]:
     scale = 1 / math.sqrt(size) if given is None else float(given)
     softcap = float(c.attr("softcap", 0.0))
     scores = _products(c, heads, kind)
-    bias = _bias(c, scores.shape, past, kind)
+    bias = bias_of(c, scores.shape, past, kind)
     weights = _weights(c, scores, bias, scale, softcap)[0]
 
     def mix(p: te.Tensor, v: te.Tensor) -> te.Tensor:
@@ -352,7 +271,7 @@ def attention(c: Call) -> list[Operand | None]:
 
     result = None
     if kind == dtype and heads.repeat == 1:
-        result = fast_matmul(c.ctx, weights, heads.value, name="attention_mix")
+        result = fast_matmul(c.ctx, weights, heads.value, dtype=dtype, name="attention_mix")
     if result is None:
         result = c.ctx.te(mix, weights, heads.value, name="attention_mix")
     if c[0].rank == 3:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 
+import ml_dtypes
+import numpy as np
 from tvm import tirx
 
 from graphopt.targets.tvm.converters.elementwise import Function, const, kind_of, maximum, minimum, select
@@ -24,6 +27,14 @@ def _legacy_broadcast(c: Call) -> list[Operand]:
     return [a, b]
 
 
+def _is_number(x: tirx.Expr) -> tirx.Expr:
+    return tirx.EQ(tirx.isnan(x.astype("float32") if "16" in kind_of(x) else x).astype("int8"), tirx.const(0, "int8"))
+
+
+# TVM's simplifier takes x == x and x <= x for true: of NaN they are false.
+_OF_ITSELF = {"Equal": _is_number, "LessOrEqual": _is_number, "GreaterOrEqual": _is_number}
+
+
 def binary(op: str, function: Function, *, integer: Function | None = None, to: str | None = None) -> None:
     """Register a converter of two broadcast operands; `to` is the element type of the result if it differs."""
 
@@ -31,10 +42,28 @@ def binary(op: str, function: Function, *, integer: Function | None = None, to: 
     def convert(c: Call) -> Operand:
         operands = _legacy_broadcast(c)
         dtype = operands[0].dtype
+        if op in _OF_ITSELF and c.node.inputs[0] is c.node.inputs[1] and operands[0].is_float:
+            return elementwise(c.ctx, _OF_ITSELF[op], operands[:1], "bool", op.lower())
         kind = wide(dtype)
         chosen = integer if integer is not None and not operands[0].is_float else function
         name = op.lower()
         return elementwise(c.ctx, lambda a, b: chosen(a.astype(kind), b.astype(kind)), operands, to or dtype, name)
+
+
+def opaque_zero(x: tirx.Expr) -> tirx.Expr:
+    """Hide a zero of a float type from TVM, which takes x * 0 and 0 / x for 0 and x + 0 for x.
+
+    IEEE 754 does not: x may be NaN, an infinity or -0.
+    """
+    if not isinstance(x, tirx.FloatImm) or x.value != 0 or kind_of(x) not in INTEGER_OF:
+        return x
+    kind, integer = kind_of(x), INTEGER_OF[kind_of(x)]
+    negative = tirx.reinterpret(kind, tirx.const(int(np.iinfo(integer).min), integer))
+    return negative if math.copysign(1, x.value) < 0 else tirx.abs(negative)
+
+
+INTEGER_OF = {"float16": "int16", "float32": "int32", "float64": "int64"}
+"""The integer type as wide as each float type, for writing floats by their bits."""
 
 
 def integer_division(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
@@ -43,16 +72,16 @@ def integer_division(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     return select(tirx.EQ(b, const(0, b)), const(0, b), tirx.truncdiv(a, safe))
 
 
-binary("Add", lambda a, b: a + b)
+binary("Add", lambda a, b: opaque_zero(a) + opaque_zero(b))
 
 
 binary("Sub", lambda a, b: a - b)
 
 
-binary("Mul", lambda a, b: a * b)
+binary("Mul", lambda a, b: opaque_zero(a) * opaque_zero(b))
 
 
-binary("Div", lambda a, b: a / b, integer=integer_division)
+binary("Div", lambda a, b: opaque_zero(a) / b, integer=integer_division)
 
 
 binary("Equal", tirx.EQ, to="bool")
@@ -76,7 +105,7 @@ binary("And", tirx.And, to="bool")
 binary("Or", tirx.Or, to="bool")
 
 
-binary("Xor", lambda a, b: tirx.And(tirx.Or(a, b), tirx.Not(tirx.And(a, b))), to="bool")
+binary("Xor", lambda a, b: a ^ b, to="bool")
 
 
 binary("BitwiseAnd", lambda a, b: a & b)
@@ -157,12 +186,22 @@ def power(c: Call) -> Operand:
 
 
 def _integer_power(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Square and multiply over the six low bits of the exponent: larger ones overflow unless the base is 0 or +-1."""
+    """Square and multiply over the six low bits of the exponent. 0 and +-1 take any other exponent too.
+
+    Where the exponent is negative, the reciprocal is brought towards zero.
+    """
     result, square = const(1, a), a
     for bit in range(6):
         result = select(tirx.NE(b & const(1 << bit, b), const(0, b)), result * square, result)
         square = square * square
-    return result
+    one, zero, odd = const(1, a), const(0, a), tirx.NE(b & const(1, b), const(0, b))
+    if not kind_of(b).startswith("u"):
+        result = select(b < const(0, b), zero, result)
+    result = select(tirx.And(tirx.EQ(a, zero), tirx.NE(b, const(0, b))), zero, result)
+    result = select(tirx.EQ(a, one), one, result)
+    if kind_of(a).startswith("u"):
+        return result
+    return select(tirx.EQ(a, const(-1, a)), select(odd, const(-1, a), one), result)
 
 
 @converter("PRelu")
@@ -216,6 +255,9 @@ def clip(c: Call) -> Operand:
     if c.version < 11:
         low = None if c.attr("min") is None else c.ctx.constant(c.attr("min"), data.dtype)
         high = None if c.attr("max") is None else c.ctx.constant(c.attr("max"), data.dtype)
+    if data.is_float:  # a bound that is left out is the largest number of its sign, and no infinity
+        low = low or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).min), data.dtype)
+        high = high or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).max), data.dtype)
     operands = [data, *(bound for bound in (low, high) if bound is not None)]
 
     def function(x: tirx.Expr, *bounds: tirx.Expr) -> tirx.Expr:

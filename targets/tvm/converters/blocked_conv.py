@@ -9,12 +9,13 @@ import numpy as np
 from tvm import te
 
 from graphopt.targets.tvm.converters.tensors import elementwise
-from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, long
+from graphopt.targets.tvm.kernels.common.computes import accumulator, long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
+from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.kernel import kernel
 from graphopt.targets.tvm.lowering.operand import Operand
-from graphopt.targets.tvm.lowering.packing import packed_weight
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
@@ -32,17 +33,12 @@ def _convolution(c: Call, *, blocked: bool) -> Operand:
     work, data = _workload(c, blocked), c[0]
     if blocked and work.geometry.is_subsampled:
         data, work = _subsampled(c.ctx, data, work)
-    weight = c[1]
-    family, plan = c.ctx.plans.choose(work, weight.key)
-    packed = packed_weight(weight, family, work, plan)
-    result = c.ctx.te(
-        lambda x, w: family.compute(x, w, work, plan),
-        data,
-        packed,
-        name="conv" + "x".join(str(size) for size in weight.shape[2:]),
-        attributes={"op_pattern": OUT_EWISE_FUSABLE},
-    )
-    return _with_bias(c.ctx, result, c.input(2), work, weight.dtype)
+    chosen = c.ctx.plans.choose(work, c[1].key) or c.ctx.plans.define(work)
+    if chosen is None:
+        raise Declined(f"no kernel convolves channel-blocked values of types {work.dtypes}")
+    name = "conv" + "x".join(str(size) for size in c[1].shape[2:])
+    result = kernel(c.ctx, work, chosen, data, c[1], name=name)
+    return _with_bias(c.ctx, result, c.input(2), work, c[1].dtype)
 
 
 def _workload(c: Call, blocked: bool) -> ConvWorkload:
@@ -63,7 +59,8 @@ def _workload(c: Call, blocked: bool) -> ConvWorkload:
         groups=groups,
     )
     batch = data.shape[0] if isinstance(data.shape[0], int) else None
-    return ConvWorkload(spec, batch, tuple(int(size) for size in space), int(c.attr("block")), blocked)
+    dtypes = Dtypes(data.dtype, weight.dtype, accumulator(data.dtype), data.dtype)
+    return ConvWorkload(spec, batch, tuple(int(size) for size in space), int(c.attr("block")), blocked, dtypes)
 
 
 def _subsampled(ctx: Context, data: Operand, work: ConvWorkload) -> tuple[Operand, ConvWorkload]:

@@ -19,11 +19,10 @@ def convert(x: tirx.Expr, to: str) -> tirx.Expr:
     if kind == to:
         return x
     if to == "bool":
-        return (
-            tirx.NE(x.astype("float32"), tirx.const(0, "float32"))
-            if "float16" in kind
-            else tirx.NE(x, tirx.const(0, kind))
-        )
+        if "float" not in kind:
+            return tirx.NE(x, tirx.const(0, kind))
+        wide = x.astype("float32") if "float16" in kind else x
+        return tirx.NE(wide, tirx.const(0, wide.ty.dtype))
     if kind.startswith(("float", "bfloat")) and to in _BITS:
         return _float_to_integer(x.astype("float32") if "float16" in kind else x, to)
     if "bfloat16" in (kind, to) and "float32" not in (kind, to):

@@ -11,14 +11,13 @@ from graphopt.targets.tvm.converters.matmul import agree
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import all_of, elementwise, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
-from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
-from graphopt.targets.tvm.kernels.conv.compute import conv as packed_conv
-from graphopt.targets.tvm.kernels.conv.compute import pack_weight
-from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, plan_conv
+from graphopt.targets.tvm.kernels.conv.plan import PlainConvWorkload
+from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.kernel import kernel
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
@@ -51,9 +50,11 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
     outputs, depth = weight.shape[0], weight.shape[1]
     if not isinstance(outputs, int) or not isinstance(depth, int) or outputs % groups:
         raise Declined("the number of channels is not known")
-    plan = _plan(ctx, data, weight, window, groups, dtype)
-    if plan is not None:
-        return _packed(ctx, data, weight, plan, window)
+    work = _workload(data, weight, window, groups, dtype)
+    chosen = None if work is None else ctx.plans.choose(work, weight.key)
+    if work is not None and chosen is not None:
+        name = "conv" + "x".join(map(str, window.kernel))
+        return kernel(ctx, work, chosen, data, weight, name=name, out_space=window.output)
     sizes = [data.shape[0], outputs, *window.output]
 
     def conv(x: te.Tensor, w: te.Tensor) -> te.Tensor:
@@ -75,11 +76,10 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
     return ctx.te(conv, data, weight, name=f"conv{window.rank}d")
 
 
-def _plan(ctx: Context, data: Operand, weight: Operand, window: Window, groups: int, dtype: str) -> ConvPlan | None:
-    """How the machine's own kernel computes a convolution, None where the plain definition must do."""
+def _workload(data: Operand, weight: Operand, window: Window, groups: int, dtype: str) -> PlainConvWorkload | None:
+    """What kernel families are asked for; None where a weight or padding that is computed leaves the definition."""
     pads = [*window.begin, *window.end]
-    plain = {data.dtype, weight.dtype, dtype} <= {"float32", "float16"} and data.dtype == dtype == weight.dtype
-    if ctx.machine is None or not weight.is_constant or not plain or not all(isinstance(p, int) for p in pads):
+    if not weight.is_constant or not all(isinstance(p, int) for p in pads):
         return None
     spec = ConvSpec(
         out_channels=int(weight.shape[0]),
@@ -91,16 +91,8 @@ def _plan(ctx: Context, data: Operand, weight: Operand, window: Window, groups: 
         pads_end=tuple(int(p) for p in window.end),
         groups=groups,
     )
-    return plan_conv(spec, [size if isinstance(size, int) else None for size in data.shape], dtype, ctx.machine)
-
-
-def _packed(ctx: Context, data: Operand, weight: Operand, plan: ConvPlan, window: Window) -> Operand:
-    """The machine's kernel with the weight packed once, here."""
-    layout = ("conv", plan.channel_block, plan.packed_shape)
-    packed = weight.derived(plan.packed_shape, layout, lambda array: pack_weight(array, plan))
-    name = "conv" + "x".join(map(str, plan.spec.kernel))
-    attributes = {"op_pattern": OUT_EWISE_FUSABLE}
-    return ctx.te(lambda x, w: packed_conv(x, w, plan, window.output), data, packed, name=name, attributes=attributes)
+    batch, _, *space = (size if isinstance(size, int) else None for size in data.shape)
+    return PlainConvWorkload(spec, batch, tuple(space), Dtypes(data.dtype, weight.dtype, wide(dtype), dtype))
 
 
 def add_bias(ctx: Context, data: Operand, bias: Operand | None) -> Operand:

@@ -233,10 +233,13 @@ def range_(c: Call) -> Operand:
         return _float_range(c)
     start, limit, step = (c.ctx.scalars(c[i]).reshape(-1)[0] for i in range(3))
     distance = int_expr(limit) - int_expr(start)
-    if isinstance(step, int) and step > 0:
-        count = (distance + (step - 1)) // step
+    if not isinstance(step, int):
+        backward = int_expr(step) < int_expr(0)
+        distance = tirx.Select(backward, -distance, distance)
+        stride = tirx.Select(backward, -int_expr(step), int_expr(step))
     else:
-        count = tirx.ceildiv(distance, int_expr(step))
+        distance, stride = (distance, int_expr(step)) if step > 0 else (-distance, int_expr(-step))
+    count = tirx.floordiv(distance + stride - int_expr(1), stride)
     size = c.ctx.dim(c.ctx.symbols.simplify(tirx.max(int_expr(0), count)))
 
     def arange() -> te.Tensor:

@@ -11,14 +11,13 @@ from tvm import te, tirx
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
-from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
-from graphopt.targets.tvm.kernels.matmul import compute as kernels
+from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
+from graphopt.targets.tvm.lowering.kernel import kernel
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
-from graphopt.targets.tvm.lowering.packing import packed_weight
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_ROWS = 8
@@ -49,7 +48,7 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
     lead = _batch_shape(ctx, heads)
     a = ctx.require(a, [*_fit(heads[0].shape, lead), *a.shape[-2:]])
     b = ctx.require(b, [*_fit(heads[1].shape, lead), *b.shape[-2:]])
-    fast = fast_matmul(ctx, a, b, name=name) if a.dtype == b.dtype == dtype else None
+    fast = fast_matmul(ctx, a, b, dtype=dtype, name=name)
     if fast is not None:
         return fast
     sizes = [*lead, a.shape[-2], b.shape[-1]]
@@ -76,30 +75,19 @@ def fast_matmul(
     a: Operand,
     b: Operand,
     *,
+    dtype: str,
     transpose_a: bool = False,
     transpose_b: bool = False,
     name: str = "matmul",
 ) -> Operand | None:
-    """The machine's own kernel, for float operands of which the inner size is known; None where there is none.
-
-    A constant second matrix is packed when the weights are written.
-    """
+    """The product in `dtype` by a kernel family, where one computes it on this machine; None where there is none."""
     m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
-    if ctx.machine is None or a.dtype not in ("float32", "float16") or not isinstance(k, int):
-        return None
     n = _known(b.shape[-2 if transpose_b else -1])
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
-    work = MatmulWorkload(_known(m), n, k, a.dtype, constant)
-    family, plan = ctx.plans.choose(work, b.key if constant else None)
-    attributes = {"op_pattern": OUT_EWISE_FUSABLE}
-    if constant:
-        packed = packed_weight(b, family, work, plan)
-        return ctx.te(
-            lambda x, w: kernels.matmul_packed(x, w, plan, transpose_a), a, packed, name=name, attributes=attributes
-        )
-    return ctx.te(
-        lambda x, y: kernels.matmul(x, y, plan, transpose_b, transpose_a), a, b, name=name, attributes=attributes
-    )
+    dtypes = Dtypes(a.dtype, b.dtype, wide(dtype), dtype)
+    work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a, transpose_b)
+    chosen = ctx.plans.choose(work, b.key if constant else None)
+    return None if chosen is None else kernel(ctx, work, chosen, a, b, name=name)
 
 
 def _known(size: Dim) -> int | None:
@@ -158,7 +146,7 @@ def gemm(c: Call) -> Operand:
     result = None
     if a.dtype == b.dtype:
         x, y = agree(c.ctx, a, 0 if turn_a else 1, b, 1 if turn_b else 0)
-        result = fast_matmul(c.ctx, x, y, transpose_a=turn_a, transpose_b=turn_b)
+        result = fast_matmul(c.ctx, x, y, dtype=a.dtype, transpose_a=turn_a, transpose_b=turn_b)
     if result is None:
         a = transposed(c.ctx, a, [1, 0]) if turn_a else a
         b = transposed(c.ctx, b, [1, 0]) if turn_b else b

@@ -210,6 +210,8 @@ def group_normalization(c: Call) -> Operand:
 @converter("MeanVarianceNormalization")
 def mean_variance_normalization(c: Call) -> Operand:
     data = c[0]
+    if 0 in data.shape:
+        return data
     axes = [int(a) % data.rank for a in c.attr("axes") or (0, 2, 3)]
     kind = wide(data.dtype)
 

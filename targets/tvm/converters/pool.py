@@ -9,14 +9,14 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.conv import is_padded, padded
 from graphopt.targets.tvm.converters.reduce import lowest, reduced
-from graphopt.targets.tvm.converters.tensors import product, wide
+from graphopt.targets.tvm.converters.tensors import all_of, product, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
 from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
 from graphopt.targets.tvm.kernels.common.windows import Geometry
 from graphopt.targets.tvm.kernels.pooling import compute as pooling
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
-from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
@@ -80,7 +80,7 @@ def max_pool(c: Call) -> list[Operand | None]:
         )
 
     result = c.ctx.te(pool, data, name=f"max_pool{window.rank}d")
-    return [result, _max_indices(c, data, window) if c.wants(1) else None]
+    return [result, _max_indices(c, data, result, window) if c.wants(1) else None]
 
 
 def _pooled(c: Call, geometry: Geometry, kind: int) -> Operand:
@@ -89,39 +89,44 @@ def _pooled(c: Call, geometry: Geometry, kind: int) -> Operand:
     return c.ctx.te(lambda x: pooling.pool(x, geometry, kind, machine), c[0], name="pool", attributes=attributes)
 
 
-def _max_indices(c: Call, data: Operand, window: Window) -> Operand:
-    """Where each maximum lies in the flattened tensor; the first of equal ones."""
+def _by_columns(flat: tirx.Expr, height: Dim, width: Dim) -> tirx.Expr:
+    """The column-major position in a plane of what lies at the row-major position `flat`."""
+    return tirx.indexmod(flat, int_expr(width)) * int_expr(height) + tirx.indexdiv(flat, int_expr(width))
+
+
+def _max_indices(c: Call, data: Operand, maxima: Operand, window: Window) -> Operand:
+    """Where each of `maxima` lies in the flattened `data`; the first of equal ones, -1 where all are NaN.
+
+    The least position of an element that equals the maximum: a reduction to one value for each window, which has a
+    vector schedule where a reduction to pairs of value and position has none.
+    """
     if c.attr("storage_order", 0) and data.rank != 4:
         raise Declined("column-major indices of other than two spatial axes")
     sizes = [*data.shape[:2], *window.output]
+    nowhere = tirx.max_value("int64")
 
-    def better(a: Any, b: Any) -> tuple[tirx.Expr, tirx.Expr]:
-        take = tirx.Or(b[1] > a[1], tirx.And(tirx.EQ(a[1], b[1]), tirx.And(b[0] >= int_expr(0), b[0] < a[0])))
-        take = tirx.Or(tirx.And(take, b[0] >= int_expr(0)), a[0] < int_expr(0))
-        return tirx.Select(take, b[0], a[0]), tirx.Select(take, b[1], a[1])
-
-    reducer = te.comm_reducer(better, lambda i, v: (tirx.const(-1, i), lowest(v)), name="position")
-
-    def pool(x: te.Tensor) -> te.Tensor:
+    def pool(x: te.Tensor, largest: te.Tensor) -> te.Tensor:
         taps = _taps(window)
 
-        def element(n: Any, ch: Any, *index: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        def element(n: Any, ch: Any, *index: tirx.Expr) -> tirx.Expr:
             place = [i - int_expr(low) for i, low in zip(_place(window, index, taps), window.begin)]
-            inside: Any = tirx.const(True, "bool")
-            for i, size in zip(place, data.shape[2:]):
-                inside = tirx.And(inside, tirx.And(i >= int_expr(0), i < int_expr(size)))
+            inside = [t for i, s in zip(place, data.shape[2:]) for t in (i >= int_expr(0), i < int_expr(s))]
             flat: Any = int_expr(0)
-            axes = list(zip(place, data.shape[2:]))
-            for i, size in reversed(axes) if c.attr("storage_order", 0) else axes:
+            for i, size in zip(place, data.shape[2:]):
                 flat = flat * size + i
-            position = (n * data.shape[1] + ch) * product(data.shape[2:]) + flat
-            value = tirx.if_then_else(inside, x(n, ch, *place), lowest(data.dtype))
-            return reducer((tirx.Select(inside, position, int_expr(-1)), value), axis=taps)
+            found = tirx.EQ(where(all_of(inside), x(n, ch, *place), lowest(data.dtype)), largest(n, ch, *index))
+            return te.min(tirx.Select(tirx.And(all_of(inside), found), flat, nowhere), axis=taps)
 
-        pair = define(sizes, element, name="max_pool_position")
-        return define(sizes, lambda *i: pair[0](*i), name="max_pool_indices")
+        least = define(sizes, element, name="max_pool_position")
 
-    return c.ctx.te(pool, data, name="max_pool_indices")
+        def position(n: Any, ch: Any, *index: tirx.Expr) -> tirx.Expr:
+            flat, plane = least(n, ch, *index), (n * data.shape[1] + ch) * product(data.shape[2:])
+            found = plane + (_by_columns(flat, *data.shape[2:]) if c.attr("storage_order", 0) else flat)
+            return tirx.Select(tirx.EQ(flat, nowhere), int_expr(-1), found)
+
+        return define(sizes, position, name="max_pool_indices")
+
+    return c.ctx.te(pool, data, maxima, name="max_pool_indices")
 
 
 @converter("AveragePool")

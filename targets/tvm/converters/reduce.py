@@ -12,7 +12,8 @@ from tvm import te, tirx
 from graphopt.targets.tvm.converters.cast import cast_to
 from graphopt.targets.tvm.converters.elementwise import maximum, minimum
 from graphopt.targets.tvm.converters.reshape import reshape_to
-from graphopt.targets.tvm.converters.tensors import elementwise, wide
+from graphopt.targets.tvm.converters.tensors import any_of, elementwise, wide
+from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
@@ -62,8 +63,8 @@ def reduced(
     sizes = [1 if i in axes else size for i, size in enumerate(data.shape) if keep or i not in axes]
     if any(isinstance(data.shape[axis], int) and data.shape[axis] == 0 for axis in axes):
         return _of_nothing(ctx, sizes, data.dtype, reducer, after)
-    for axis in axes:
-        ctx.check_positive(data.shape[axis])
+    open_sizes = [size for axis in axes if not ctx.symbols.is_positive(size := data.shape[axis])]
+    is_empty = any_of([tirx.EQ(size, int_expr(0)) for size in open_sizes])
 
     def compute(x: te.Tensor) -> te.Tensor:
         loops = {axis: te.reduce_axis((0, data.shape[axis]), f"k{axis}") for axis in axes}
@@ -75,11 +76,12 @@ def reduced(
             return reducer(before(value) if before else value, axis=list(loops.values()))
 
         total = define(sizes, element, name=name)
-        if after is None and kind == data.dtype:
+        if after is None and kind == data.dtype and not open_sizes:
             return total
 
         def finish(*index: tirx.Expr) -> tirx.Expr:
-            value = total(*index)
+            # Where there is nothing to reduce, the loop that sets the first value does not run.
+            value = tirx.Select(is_empty, _neutral(reducer, kind), total(*index)) if open_sizes else total(*index)
             return (after(value) if after else value).astype(data.dtype)
 
         return define(sizes, finish, name=f"{name}_result")
@@ -90,13 +92,17 @@ def reduced(
 def _of_nothing(
     ctx: Context, sizes: Sequence[Dim], dtype: str, reducer: Reducer, after: Callable[[tirx.Expr], tirx.Expr] | None
 ) -> Operand:
-    """The reduction of no elements: the loop that sets the first value would not run."""
-    kind = wide(dtype)
-    neutral = {multiply_all: tirx.const(1, kind), _max: lowest(kind), _min: highest(kind)}
-    neutral |= {te.max: lowest(kind), te.min: highest(kind)}
-    value = neutral.get(reducer, tirx.const(0, kind))
+    """The reduction of no elements."""
+    value = _neutral(reducer, wide(dtype))
     result = (after(value) if after else value).astype(dtype)
     return ctx.te(lambda: define(sizes, lambda *i: result, name="empty"), name="empty")
+
+
+def _neutral(reducer: Reducer, kind: str) -> tirx.Expr:
+    """What the reduction of no elements gives."""
+    neutral = {multiply_all: tirx.const(1, kind), _max: lowest(kind), _min: highest(kind)}
+    neutral |= {te.max: lowest(kind), te.min: highest(kind)}
+    return neutral.get(reducer, tirx.const(0, kind))
 
 
 def _axes(c: Call) -> list[int] | None:
@@ -110,10 +116,11 @@ def _axes(c: Call) -> list[int] | None:
 
 
 def _count(data: Operand, axes: Sequence[int], kind: str) -> tirx.Expr:
+    """How many elements a mean is of, and 1 for none: ONNX Runtime's mean of nothing is 0."""
     count: Any = tirx.const(1, "int64")
     for axis in axes:
         count = count * data.shape[axis]
-    return count.astype(kind)
+    return tirx.max(count, tirx.const(1, "int64")).astype(kind)
 
 
 def _reduction(op: str, reducer: Reducer, before: Any = None, after: Any = None) -> None:
@@ -150,10 +157,10 @@ _reduction("ReduceSumSquare", te.sum, before=lambda x: x * x)
 _reduction("ReduceL1", te.sum, before=lambda x: tirx.abs(x) if "uint" not in str(x.ty.dtype) else x)
 
 
-_reduction("ReduceL2", te.sum, before=lambda x: x * x, after=lambda x: _root(x))
+_reduction("ReduceL2", te.sum, before=lambda x: x * x, after=lambda x: _in_floats(tirx.sqrt, x))
 
 
-_reduction("ReduceLogSum", te.sum, after=lambda x: tirx.log(x))
+_reduction("ReduceLogSum", te.sum, after=lambda x: _in_floats(tirx.log, x))
 
 
 _reduction("ReduceMax", _max)
@@ -162,9 +169,10 @@ _reduction("ReduceMax", _max)
 _reduction("ReduceMin", _min)
 
 
-def _root(x: tirx.Expr) -> tirx.Expr:
+def _in_floats(function: Callable[[tirx.Expr], tirx.Expr], x: tirx.Expr) -> tirx.Expr:
+    """`function` of a float; of an integer, computed in float64 and brought back towards zero."""
     kind = str(x.ty.dtype)
-    return tirx.sqrt(x) if kind.startswith("float") else tirx.sqrt(x.astype("float64")).astype(kind)
+    return function(x) if kind.startswith("float") else function(x.astype("float64")).astype(kind)
 
 
 @converter("ReduceMean")
@@ -175,8 +183,11 @@ def reduce_mean(c: Call) -> Operand:
         return data
 
     def divide(total: tirx.Expr) -> tirx.Expr:
-        count = _count(data, axes, str(total.ty.dtype))
-        return total / count if data.is_float else tirx.truncdiv(total, count)
+        kind = str(total.ty.dtype)
+        if any(isinstance(data.shape[axis], int) and data.shape[axis] == 0 for axis in axes):
+            return tirx.const(float("nan") if data.is_float else 0, kind)
+        count = _count(data, axes, kind)
+        return total / count if data.is_float else tirx.truncdiv(total, tirx.max(count, tirx.const(1, kind)))
 
     return reduced(c.ctx, data, axes, te.sum, keep=bool(c.attr("keepdims", 1)), after=divide, name="mean")
 
@@ -189,7 +200,7 @@ def reduce_log_sum_exp(c: Call) -> Operand:
     if not axes:
         return data
     keep = bool(c.attr("keepdims", 1))
-    kind = wide(data.dtype)
+    kind = wide(data.dtype) if data.is_float else "float64"
     top = reduced(c.ctx, data, axes, _max, keep=True, name="max")
 
     def finite(x: tirx.Expr) -> tirx.Expr:
@@ -199,7 +210,11 @@ def reduce_log_sum_exp(c: Call) -> Operand:
 
     shifted = elementwise(c.ctx, lambda x, m: tirx.exp(x.astype(kind) - finite(m)), [data, top], kind, "exp")
     total = reduced(c.ctx, shifted, axes, te.sum, keep=True, name="sum")
-    result = elementwise(c.ctx, lambda s, m: tirx.log(s) + finite(m), [total, top], data.dtype, "logsumexp")
+
+    def joined(s: tirx.Expr, m: tirx.Expr) -> tirx.Expr:
+        return (tirx.log(s) + finite(m)).astype(data.dtype)
+
+    result = elementwise(c.ctx, joined, [total, top], data.dtype, "logsumexp")
     if keep:
         return result
     return reshape_to(c.ctx, result, [size for axis, size in enumerate(data.shape) if axis not in axes])

@@ -37,7 +37,16 @@ def real(value: Any) -> tirx.Expr:
 
 
 def _coordinate(mode: str, axis: Axis, i: tirx.Expr) -> tirx.Expr:
-    """The place in the input, as a float, that output index `i` looks at."""
+    """The place in the input, as a float, that output index `i` looks at.
+
+    TVM's analysis of intervals fails on quotients of floats by open sizes; it does not look into a `reinterpret`.
+    """
+    place = _formula(mode, axis, i)
+    is_open = not (isinstance(axis.scale, float) and isinstance(axis.old, int) and isinstance(axis.new, int))
+    return tirx.reinterpret("float32", tirx.reinterpret("int32", place)) if is_open else place
+
+
+def _formula(mode: str, axis: Axis, i: tirx.Expr) -> tirx.Expr:
     x, scale = real(i), real(axis.scale)
     half, one = real(0.5), real(1)
     if mode == "asymmetric":
@@ -76,6 +85,17 @@ _ROUNDING: dict[str, Callable[[tirx.Expr], tirx.Expr]] = {
 }
 
 
+BEFORE_11 = "up where shrinking"
+"""How nearest places are rounded before opset 11, which did not say: ONNX Runtime rounds up if the scale is below 1."""
+
+
+def _rounding(method: Method, axis: Axis) -> Callable[[tirx.Expr], tirx.Expr]:
+    if method.nearest == BEFORE_11:
+        assert isinstance(axis.scale, float)
+        return tirx.ceil if axis.scale < 1 else tirx.floor
+    return _ROUNDING[method.nearest]
+
+
 @dataclass(frozen=True)
 class Taps:
     """Which input places one output index reads along an axis, and with which weights; `inside` may veto all."""
@@ -109,9 +129,9 @@ def _taps(method: Method, axis: Axis, i: tirx.Expr) -> Taps:
         inside = tirx.And(x >= real(0), x <= real(int_expr(axis.old) - int_expr(1)))
     if method.mode == "nearest":
         whole = isinstance(axis.scale, float) and axis.scale.is_integer()
-        if whole and (method.coordinates, method.nearest) == ("asymmetric", "floor"):
+        if whole and method.coordinates == "asymmetric" and method.nearest in ("floor", BEFORE_11):
             return Taps([tirx.floordiv(i, int_expr(int(axis.scale)))], None, inside)
-        place = _ROUNDING[method.nearest](x).astype("int64")
+        place = _rounding(method, axis)(x).astype("int64")
         return Taps([_clamp(place, axis.old)], None, inside)
     if method.antialias:
         places, weights = _antialiased(method, axis, x)
@@ -261,11 +281,11 @@ def resize(c: Call) -> Operand:
 @converter("Resize", since=10)
 @converter("Upsample", since=7)
 def upsample(c: Call) -> Operand:
-    """The older forms: scales only, asymmetric coordinates, rounding down."""
+    """The older forms: scales only, asymmetric coordinates."""
     listed = c.attr("scales")
     scales = [float(s) for s in (listed if listed is not None else c.constant(1, "the scales"))]  # type: ignore[union-attr]
     mode = {"bilinear": "linear"}.get(str(c.attr("mode", "nearest")), str(c.attr("mode", "nearest")))
-    method = Method(mode, "asymmetric", "floor", -0.75, False, False, 0.0)
+    method = Method(mode, "asymmetric", BEFORE_11, -0.75, False, False, 0.0)
     return _resize(c, [_by_scale(c, axis, scale) for axis, scale in enumerate(scales)], method)
 
 

@@ -20,6 +20,28 @@ def broadcast_index(tensor_shape: Sequence[Dim], index: Index) -> list[Any]:
     return [0 if isinstance(size, int) and size == 1 else i for size, i in zip(tensor_shape, tail)]
 
 
+def broadcast_read(ctx: Context, tensor: te.Tensor, operand: Operand, index: Index, shape: Sequence[Dim]) -> tirx.Expr:
+    """Return the element of an operand that broadcasting to `shape` puts at `index`.
+
+    An open size may turn out to be 1. Along the last axis both ways of reading are written down, and the code decides
+    between them: each is a vector (or one element for all lanes), where a computed index would be a gather.
+    """
+    place = broadcast_index(operand.shape, index)
+    tail = shape[len(shape) - operand.rank :]
+    last = None
+    for axis, (size, wanted) in enumerate(zip(operand.shape, tail)):
+        if isinstance(size, int) or ctx.same(size, wanted):
+            continue
+        is_one = tirx.EQ(size, tirx.IntImm("int64", 1))
+        if axis == operand.rank - 1:
+            last = is_one
+        else:
+            place[axis] = tirx.Select(is_one, tirx.IntImm("int64", 0), place[axis])
+    if last is None:
+        return tensor(*place)
+    return tirx.if_then_else(last, tensor(*place[:-1], tirx.IntImm("int64", 0)), tensor(*place))
+
+
 def wide(dtype: str) -> str:
     """The type to compute in: 16-bit floats are computed in float32 and rounded once."""
     return "float32" if dtype in ("float16", "bfloat16") else dtype
@@ -50,7 +72,7 @@ def elementwise(
             for value in immediate:
                 if value is None:
                     tensor, operand = next(rest)
-                    value = tensor(*broadcast_index(operand.shape, index))
+                    value = broadcast_read(ctx, tensor, operand, index, shape)
                 values.append(value)
             return function(*values).astype(dtype)
 
@@ -104,6 +126,14 @@ def all_of(conditions: Sequence[Any]) -> Any:
     result: Any = True
     for condition in conditions:
         result = condition if result is True else tirx.And(result, condition)
+    return result
+
+
+def any_of(conditions: Sequence[Any]) -> Any:
+    """The disjunction of conditions; False for none."""
+    result: Any = False
+    for condition in conditions:
+        result = condition if result is False else tirx.Or(result, condition)
     return result
 
 

@@ -9,7 +9,6 @@ as plain loops) stay as they are. A rule may say what it did in the attribute SC
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import tvm
 from tvm import tirx
@@ -18,29 +17,20 @@ from tvm.s_tir import ScheduleError
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.cpu import rows as rows_cpu
 from graphopt.targets.tvm.kernels.common import expand
-from graphopt.targets.tvm.kernels.conv import cpu as conv_cpu
-from graphopt.targets.tvm.kernels.depthwise import cpu as depthwise_cpu
-from graphopt.targets.tvm.kernels.direct import cpu as direct_cpu
+from graphopt.targets.tvm.kernels.families import FAMILIES
+from graphopt.targets.tvm.kernels.family import Rule
 from graphopt.targets.tvm.kernels.lrn import cpu as lrn_cpu
-from graphopt.targets.tvm.kernels.matmul import cpu as matmul_cpu
 from graphopt.targets.tvm.kernels.pooling import cpu as pooling_cpu
-from graphopt.targets.tvm.kernels.winograd import cpu as winograd_cpu
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tuning.searched import Searched, is_searchable
 
 _LOG = logging.getLogger(__name__)
 
-CpuRule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
-
-CPU_RULES: tuple[CpuRule, ...] = (
-    direct_cpu.schedule,
-    winograd_cpu.schedule,
-    depthwise_cpu.schedule,
+CPU_RULES: tuple[Rule, ...] = (
+    *(family.schedules["cpu"] for family in FAMILIES if "cpu" in family.schedules),
     pooling_cpu.schedule,
     lrn_cpu.schedule,
-    conv_cpu.schedule,
-    matmul_cpu.schedule,
     rows_cpu.schedule,
     generic_cpu.schedule,
 )
@@ -82,6 +72,7 @@ def _apply_rules(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     return func
 
 
-def _family(rule: CpuRule) -> str:
-    """What a profile calls the schedules of a rule that does not name its plans itself."""
-    return rule.__module__.rpartition(".")[2].removesuffix("_cpu")
+def _family(rule: Rule) -> str:
+    """What a profile calls the schedules of a rule that does not name its plans itself: its file or folder."""
+    *_, folder, file = rule.__module__.split(".")
+    return folder if file == "cpu" else file

@@ -1,51 +1,69 @@
-"""Fusion and schedules for GPUs: TVM's own rules for matrix products, reductions and everything else."""
+"""NVIDIA GPUs as a device: TVM's own rules schedule matrix products, reductions and everything else."""
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import tvm
-from tvm import relax, tirx
+from tvm import tirx
 from tvm.s_tir import dlight
 
 from graphopt.errors import UnsupportedError
-from graphopt.targets.tvm.lowering.provenance import fuse_operators
-from graphopt.targets.tvm.relax_passes.order import order_symbols
-from graphopt.targets.tvm.tir_passes.work import measure_bytes
+from graphopt.targets.tvm.device import fusion
+
+_LOG = logging.getLogger(__name__)
+
+RULES: tuple[dlight.ScheduleRule, ...] = (
+    dlight.gpu.Matmul(),
+    dlight.gpu.GEMV(),
+    dlight.gpu.Reduction(),
+    dlight.gpu.GeneralReduction(),
+    dlight.gpu.Fallback(),
+)
+"""TVM's, from the most specific to the most general; a rule answers None for a function that it does not take."""
 
 
-def fuse(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Legalize, fuse and schedule `mod` for a GPU; `main` keeps its signature.
+class _GivesWay(dlight.ScheduleRule):
+    """A rule that gives way to the next for a function that it fails on, as those for CPUs do.
 
-    Raises UnsupportedError when a function cannot be spread over GPU threads.
+    TVM's rules assert what they expect of a function, such as of the order in which it reads.
     """
-    with target:
-        scheduled = tvm.transform.Sequential(
-            [
-                relax.backend.DispatchSampling(),
-                relax.backend.DispatchSortScan(),
-                relax.transform.LegalizeOps(),
-                relax.transform.AnnotateTIROpPattern(),
-                relax.transform.FoldConstant(),
-                fuse_operators,
-                relax.transform.FuseTIR(),
-                order_symbols,
-                measure_bytes,
-                relax.transform.DeadCodeElimination(),
-                relax.transform.RewriteDataflowReshape(),
-                dlight.ApplyDefaultSchedule(
-                    dlight.gpu.Matmul(),
-                    dlight.gpu.GEMV(),
-                    dlight.gpu.Reduction(),
-                    dlight.gpu.GeneralReduction(),
-                    dlight.gpu.Fallback(),
-                ),
-            ]
-        )(mod)
-    if serial := sorted(name.name_hint for name, func in scheduled.functions_items() if _is_serial(func)):
-        raise UnsupportedError(
-            f"these parts of the model cannot run on a GPU yet: {', '.join(serial)}",
-            remedy="compile the model for a CPU target",
-        )
-    return scheduled
+
+    def __init__(self, rule: dlight.ScheduleRule) -> None:
+        self.rule = rule
+
+    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool) -> Any:
+        """See `ScheduleRule.apply`."""
+        try:
+            return self.rule.apply(func, target, tunable)
+        except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            _LOG.debug("%s gives way to a more general schedule: %s", type(self.rule).__name__, error)
+            return None
+
+
+class Cuda:
+    """A GPU, as TVM's target describes it; see `Device`."""
+
+    kind = "cuda"
+    machine = None
+
+    def relax_pipeline(self) -> tvm.transform.Pass:
+        """The fusion of all devices and nothing else."""
+        return fusion("graphopt.cuda")
+
+    def schedule(self, mod: tvm.IRModule) -> tvm.IRModule:
+        """Schedule every function by the first of TVM's rules that takes it.
+
+        Raises UnsupportedError when a function cannot be spread over GPU threads.
+        """
+        scheduled = dlight.ApplyDefaultSchedule(*map(_GivesWay, RULES))(mod)
+        if serial := sorted(name.name_hint for name, func in scheduled.functions_items() if _is_serial(func)):
+            raise UnsupportedError(
+                f"these parts of the model cannot run on a GPU yet: {', '.join(serial)}",
+                remedy="compile the model for a CPU target",
+            )
+        return scheduled
 
 
 def _is_serial(func: tvm.ir.BaseFunc) -> bool:

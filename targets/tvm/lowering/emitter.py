@@ -11,8 +11,9 @@ import tvm
 from tvm import relax, s_tir, te, tirx
 
 from graphopt.ir import Value
+from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.kernels.plans import Plans
-from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.define import define, flat_with_offset
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.provenance import Layer
 from graphopt.targets.tvm.lowering.registry import Declined
@@ -167,11 +168,11 @@ class Context:
         self._local = []
         self._depth += 1
         self.builder.begin_scope(None)
-        self.builder._begin_binding_block()
+        compat.begin_block(self.builder)
         try:
             yield blocks
         finally:
-            blocks.append(self.builder._end_block())
+            blocks.append(compat.end_block(self.builder))
             self.builder.end_scope()
             self.symbols.leave(saved)
             for operand in self._local:
@@ -195,7 +196,7 @@ class Context:
             raise Declined("the number of elements of a shape-like input is not known before running")
         if operand.is_float:
             raise Declined("needs the value of a floating-point input before running")
-        flat = self.te(_flatten_with_offset(operand), operand, name="sizes")
+        flat = self.te(flat_with_offset([int(d) for d in operand.shape], OFFSET), operand, name="sizes")
         names = [self.symbols.fresh("v", largest=2 * OFFSET, late=True) for _ in range(operand.size)]
         result = np.empty(operand.size, object)
         result[:] = [name - tirx.IntImm("int64", OFFSET) for name in names]
@@ -213,6 +214,10 @@ class Context:
             self.check_dtype(operand.dtype)
             if operand.elements is not None:
                 operand.expr = self.te(_host_scalars(operand)).expr
+                self._local.append(operand)
+            elif operand.size == 0:  # memory, and no constant: TVM cannot read one without elements back
+                shape = relax.ShapeExpr([int(d) for d in operand.shape])
+                operand.expr = self.emit(relax.op.builtin.alloc_tensor(shape, operand.dtype, 0))
                 self._local.append(operand)
             elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
                 operand.expr = self._weight(operand)
@@ -251,25 +256,52 @@ class Context:
         return operand
 
     def broadcast(self, operands: Sequence[Operand]) -> tuple[list[Operand], tuple[Dim, ...]]:
-        """The common shape of numpy broadcasting, and the operands with every size either 1 or that of the result.
+        """Return the operands, and their common shape as numpy broadcasts them.
 
-        A symbolic size is taken to be that of the result; where that cannot be proven it is checked at run time.
+        A size of an operand is then 1, or that of the result, or an open one that may turn out to be either: kernels
+        read it through `converters.tensors.broadcast_read`. Whatever cannot be proven is checked at run time.
         """
         rank = max(operand.rank for operand in operands)
         shape: list[Dim] = [1] * rank
         for axis in range(rank):
             sizes = [o.shape[axis - rank] for o in operands if o.rank >= rank - axis]
-            numbers = {size for size in sizes if isinstance(size, int) and size != 1}
-            if len(numbers) > 1:
-                raise Declined(f"sizes {sorted(numbers)} do not broadcast")
-            symbolic = [size for size in sizes if not isinstance(size, int)]
-            shape[axis] = next(iter(numbers)) if numbers else symbolic[0] if symbolic else 1
-        return [self._stretchable(operand, shape) for operand in operands], tuple(shape)
+            shape[axis] = self._broadcast_size(sizes)
+        return list(operands), tuple(shape)
 
-    def _stretchable(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
-        tail = shape[len(shape) - operand.rank :]
-        wanted = [have if isinstance(have, int) and have == 1 else want for have, want in zip(operand.shape, tail)]
-        return operand if operand.is_constant and operand.size == 1 else self.require(operand, wanted)
+    def _broadcast_size(self, sizes: Sequence[Dim]) -> Dim:
+        numbers = {size for size in sizes if isinstance(size, int) and size != 1}
+        if len(numbers) > 1:
+            raise Declined(f"sizes {sorted(numbers)} do not broadcast")
+        symbolic = [size for size in sizes if not isinstance(size, int)]
+        result: Dim = next(iter(numbers)) if numbers else 1
+        for size in symbolic:
+            result = size if isinstance(result, int) and result == 1 else self._stretched(size, result)
+        return result
+
+    def _stretched(self, size: Dim, other: Dim) -> Dim:
+        """The size that an open one and another broadcast to."""
+        if self.same(size, other) or self.symbols.stretches(size, other):
+            return other
+        if self.symbols.stretches(other, size):
+            return size
+        result = other
+        if not isinstance(other, int):
+            # A size of its own, not an expression: those of a chain of broadcasts would double at each.
+            one = tirx.IntImm("int64", 1)
+            result = self.symbols.fresh("d", late=self._is_late(size, other))
+            self._match(tirx.Select(tirx.EQ(other, one), size, other), result, early=not self._is_late(size, other))
+        for given in (size, other):
+            self._check_stretches(given, result)
+        return result
+
+    def _check_stretches(self, size: Dim, result: Dim) -> None:
+        """Have the compiled code check that a size is 1 or `result`."""
+        if isinstance(size, int) or size is result:
+            return
+        found = tirx.Select(tirx.EQ(size, tirx.IntImm("int64", 1)), _extent(result), size)
+        self._match(found, result, early=not self._is_late(size, result))
+        if self._depth == 0:
+            self.symbols.assume_stretches(size, result)
 
     # --- kernels
 
@@ -400,23 +432,5 @@ def _host_scalars(operand: Operand) -> Compute:
             return result
 
         return define(shape, pick, name="sizes")
-
-    return sizes
-
-
-def _flatten_with_offset(operand: Operand) -> Compute:
-    shape = [int(d) for d in operand.shape]
-
-    def sizes(x: te.Tensor) -> te.Tensor:
-        def element(flat: tirx.Expr) -> tirx.Expr:
-            index: list[tirx.Expr] = []
-            for extent in reversed(shape):
-                index.insert(0, tirx.indexmod(flat, extent))
-                flat = tirx.indexdiv(flat, extent)
-            value = tirx.max(tirx.min(x(*index).astype("int64"), limit), -limit)
-            return value + limit
-
-        limit = tirx.IntImm("int64", OFFSET)
-        return define((operand.size,), element, name="sizes")
 
     return sizes

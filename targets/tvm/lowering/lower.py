@@ -46,6 +46,7 @@ class Lowered:
     """A Relax module whose `main` takes the graph's inputs and then `params`, in this order.
 
     Parameters are read, and packed, when their elements are asked for.
+    `defaults` are the inputs that may be left out, with what they are then.
     `layers` are the nodes that its kernels are for; an attribute of `main` says which (see `layers.py`).
     """
 
@@ -54,6 +55,7 @@ class Lowered:
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
     layers: list[Layer]
+    defaults: list[tuple[str, Operand]]
 
 
 def lower(model: Model, machine: Machine | None = None, plans: Plans | None = None) -> Lowered:
@@ -122,7 +124,8 @@ class _Lowering:
         mod = relax.transform.ConvertToDataflow(min_size=1)(builder.finalize())
         mod["main"] = self._finished(mod["main"], builder).with_attr("num_input", number)
         params = [] if self.problems else self.ctx.weights
-        return Lowered(with_sources(mod, self.ctx.sources), params, inputs, outputs, self.ctx.layers)
+        defaults = [(v.name, _constant(v)) for v in graph.inputs if v.tensor is not None]
+        return Lowered(with_sources(mod, self.ctx.sources), params, inputs, outputs, self.ctx.layers, defaults)
 
     def _finished(self, main: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
         """The function with the definitions of the sizes that follow from its inputs put before everything else."""
@@ -135,8 +138,6 @@ class _Lowering:
     def _inputs(self, graph: Graph, parameters: list[relax.Var]) -> list[TensorInfo]:
         infos, names = [], set[str]()
         for value in graph.inputs:
-            if value.is_initializer:
-                continue
             problem = _input_problem(value)
             if problem:
                 self.problems.append(UnsupportedNode(f"input '{value.name}'", "input", problem))
@@ -194,11 +195,7 @@ class _Lowering:
 
     def _operand(self, value: Value) -> Operand | None:
         if value not in self.values:
-            tensor = value.tensor
-            assert tensor is not None, f"{value.name} is used before it is made"
-            self.values[value] = Operand(
-                tensor.dtype.text, tensor.shape, read=tensor.numpy, name=value.name, key=(tensor,)
-            )
+            self.values[value] = _constant(value)
         return self.values[value]
 
     def _node(self, node: Node) -> None:
@@ -238,3 +235,10 @@ def _input_problem(value: Value) -> str:
 def _shape_text(shape: list[Dim] | tuple[Dim, ...], ctx: Context | None = None) -> tuple[int | str, ...]:
     sizes = [plain(d if ctx is None else ctx.symbols.expand(d)) for d in shape]
     return tuple(d if isinstance(d, int) else str(d).replace("T.int64(", "(") for d in sizes)
+
+
+def _constant(value: Value) -> Operand:
+    """The contents of an initializer, or of an input that is left out."""
+    tensor = value.tensor
+    assert tensor is not None, f"{value.name} is used before it is made"
+    return Operand(tensor.dtype.text, tensor.shape, read=tensor.numpy, name=value.name, key=(tensor,))

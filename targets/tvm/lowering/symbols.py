@@ -28,6 +28,7 @@ class Symbols:
         self._hidden: set[tirx.Var] = set()
         self._positive: set[str] = set()
         self._checked: set[frozenset[str]] = set()
+        self._stretching: set[tuple[str, str]] = set()
 
     def size(self, name: str | None) -> tirx.Var:
         """The size that a model calls `name`; a fresh one for each call with None."""
@@ -106,6 +107,14 @@ class Symbols:
     def assume_equal(self, left: Dim, right: Dim) -> None:
         """From now on two sizes are the same: the compiled code checks it."""
         self._checked.add(self._pair(left, right))
+
+    def stretches(self, size: Dim, result: Dim) -> bool:
+        """Whether a size is certainly 1 or `result`, or is checked to be."""
+        return (str(self.expand(size)), str(self.expand(result))) in self._stretching
+
+    def assume_stretches(self, size: Dim, result: Dim) -> None:
+        """From now on a size is 1 or `result`: the compiled code checks it."""
+        self._stretching.add((str(self.expand(size)), str(self.expand(result))))
 
     def is_positive(self, size: Dim) -> bool:
         """Whether a size is certainly not 0, or is checked not to be."""

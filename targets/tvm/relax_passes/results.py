@@ -10,6 +10,8 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from graphopt.targets.tvm import compat
+
 _COPY = "runtime.TVMTensorCopyFromTo"  # not a kernel, because constant folding would undo that
 
 
@@ -26,9 +28,9 @@ def copy_constant_results(mod: tvm.IRModule, context: tvm.transform.PassContext)
 class _Copies(PyExprMutator):
     def visit_seq_expr_(self, seq: relax.SeqExpr) -> relax.Expr:
         blocks = [self.visit_binding_block(block) for block in seq.blocks]
-        self.builder_._begin_binding_block()
+        compat.begin_block(self.builder_)
         body = self._owned(self.visit_expr(seq.body))
-        copies = self.builder_._end_block()
+        copies = compat.end_block(self.builder_)
         return relax.SeqExpr([*blocks, copies] if copies.bindings else blocks, body)
 
     def _owned(self, result: relax.Expr) -> relax.Expr:

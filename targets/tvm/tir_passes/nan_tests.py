@@ -1,4 +1,4 @@
-"""Tests for NaN in a form that TVM makes vectors of.
+"""Comparisons that are right for NaN, in a form that TVM makes vectors of.
 
 TVM's vectorizer takes a loop with a call of `isnan` apart, one element at a time, and its simplifier knows `x != x` to
 be false. The bits of a NaN, without the sign, are those of a larger integer than the bits of infinity.
@@ -32,3 +32,20 @@ def _visit(call: ir.Call) -> Any:
     integer = kind.replace("float", "int")
     largest = tirx.const((1 << (tvm.DataType(kind).bits - 1)) - 1, integer)
     return (tirx.reinterpret(integer, call.args[0]) & largest) > tirx.const(INFINITY[kind], integer)
+
+
+@tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.UnorderedNotEqual")
+def _unordered(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.NE, _not_equal), order="post"))
+
+
+def unordered_not_equal() -> tvm.transform.Pass:
+    """Return the pass that makes `x != y` true where either is NaN: TVM's LLVM code generator makes it false.
+
+    It must run after all simplification, which would bring `!=` back.
+    """
+    return _unordered
+
+
+def _not_equal(test: tirx.NE) -> Any:
+    return tirx.Not(tirx.EQ(test.a, test.b)) if "float" in str(test.a.ty.dtype) else test

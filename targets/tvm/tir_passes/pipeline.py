@@ -16,10 +16,11 @@ from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
 from graphopt.targets.tvm.tir_passes.alignment import any_address
+from graphopt.targets.tvm.tir_passes.bfloat16 import round_to_bfloat16
 from graphopt.targets.tvm.tir_passes.bind_values import bind_values
 from graphopt.targets.tvm.tir_passes.border import split_border
 from graphopt.targets.tvm.tir_passes.let_loops import serialize_refused_lets
-from graphopt.targets.tvm.tir_passes.nan_tests import compare_bits_for_nan
+from graphopt.targets.tvm.tir_passes.nan_tests import compare_bits_for_nan, unordered_not_equal
 from graphopt.targets.tvm.tir_passes.peel import peel
 from graphopt.targets.tvm.tir_passes.stack import keep_locals_on_stack
 from graphopt.targets.tvm.tir_passes.transpose import transpose_tiles
@@ -39,6 +40,7 @@ def _passes() -> list[tvm.transform.Pass]:
         blocks.StmtSimplify(),
         blocks.LowerOpaqueBlock(),
         loops.FlattenBuffer(),
+        round_to_bfloat16(),
         loops.BF16ComputeLegalize(),
         split_border(),
         peel(),
@@ -53,6 +55,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.UnrollLoop(),
         loops.StmtSimplify(),
         loops.RemoveNoOp(),
+        unordered_not_equal(),
         blocks.RewriteUnsafeSelect(),
         loops.FP8ComputeLegalize(),
         loops.VerifyMemory(),

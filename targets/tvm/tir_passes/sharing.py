@@ -196,8 +196,8 @@ class Sharing:
     # --- writing
 
     def _is_bound(self, number: int, node: _Node, root: int) -> bool:
-        """Used more than once, worth a name, and no index, which vectors need to see through; truth has no memory."""
-        if node.uses < 2 or number == root or not node.operands or _is_truth(node.expr):
+        """Used more than once, worth a name, and no index, which vectors need to see through."""
+        if node.uses < 2 or number == root or not node.operands or _has_no_register(node.expr):
             return False
         return isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr) or self._reads(number)
 
@@ -322,5 +322,6 @@ def _is_integer(expr: Expr) -> bool:
     return str(expr.ty.dtype).startswith(("int", "uint", "bool"))
 
 
-def _is_truth(expr: Expr) -> bool:
-    return str(expr.ty.dtype).startswith("bool")
+def _has_no_register(expr: Expr) -> bool:
+    """Vectors of truth are no memory, and small floats are stored as integers: what they are made of is bound."""
+    return str(expr.ty.dtype).startswith(("bool", "bfloat16", "float8"))

@@ -13,10 +13,11 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
-from tvm.s_tir.meta_schedule import _ffi_api
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 from tvm.s_tir.meta_schedule.logging import get_logger, get_logging_func
 from tvm.s_tir.schedule import Trace
+
+from graphopt.targets.tvm import compat
 
 POPULATION = 32
 RANDOM = 16
@@ -25,14 +26,6 @@ ROUND = 8
 """Candidates to measure at a time."""
 FAILED = 1e10
 """Seconds that MetaSchedule takes for a failure."""
-
-
-class _Context(ms.TuneContext):
-    """TVM's own, but for an import: it defines the tensor instructions of every GPU, which takes a minute."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.__init_handle_by_constructor__(_ffi_api.TuneContext, *arguments)
-        _ffi_api.TuneContextInitialize(self)
 
 
 class Evolution:
@@ -53,7 +46,7 @@ class Evolution:
             population_size=POPULATION, init_min_unmeasured=RANDOM, genetic_num_iters=1
         )
         log = get_logging_func(get_logger(__name__))
-        self._context = _Context(mod, target, space, strategy, "main", 1, seed, log)
+        self._context = compat.TuneContext(mod, target, space, strategy, "main", 1, seed, log)
         self._database = ms.database.MemoryDatabase()
         self._workload = self._database.commit_workload(mod)
         for trace, seconds in known:

@@ -29,6 +29,7 @@ from graphopt.driver.tuning import Remote
 from graphopt.errors import CompileError
 from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
+from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.codegen.link import link
 from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
@@ -161,16 +162,11 @@ class TvmBench:
             )
 
     def _wait(self, future: Any) -> None:
-        """Wait until a measurement ends, and end it if the other machine falls silent: TVM has no limit for that.
-
-        The worker's process is ended by hand: the pool itself would wait for what the worker does not say.
-        """
+        """Wait until a measurement ends, and end it if the other machine falls silent: TVM has no limit for that."""
         deadline = time.monotonic() + self._patience
         while not future.done():
             if time.monotonic() > deadline:
-                for worker in list(self._runner.pool._worker_map.values()):
-                    if worker._proc is not None:
-                        worker._proc.kill()
+                compat.kill_workers(self._runner.pool)
                 deadline += self._patience
             time.sleep(0.005)
 
@@ -179,7 +175,7 @@ def check_packages(names: Sequence[str]) -> None:
     """Raise CompileError if one of the packages that TVM's workers need is missing."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise CompileError(f"tuning needs {' and '.join(missing)}", remedy="pip install 'graphopt[tune]'")
+        raise CompileError(f"tuning needs {' and '.join(missing)}", remedy=f"pip install {' '.join(missing)}")
 
 
 # --- what runs in the builder's workers

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import tvm
-import tvm_ffi
 from tvm.script import tirx as T
 
 from graphopt.driver.backend import Peak
 from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
+from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.machine import machine_of
 
@@ -26,7 +26,6 @@ _ACCUMULATORS = 12
 _STEPS = 1 << 18  # multiply-adds of each accumulator: about a millisecond
 _ELEMENTS = 1 << 26  # floats to read: 256 MiB
 _RUNS = 100
-_SHARE_ALL_CPUS = -3  # the thread pool's mode in which no thread is pinned to one CPU, as in graphopt.runtime
 
 
 def measure_peak(target: Target, threads: int) -> Peak:
@@ -38,7 +37,7 @@ def measure_peak(target: Target, threads: int) -> Peak:
     few = tvm.runtime.tensor(np.full(lanes, 0.5, np.float32))
     result = tvm.runtime.tensor(np.zeros(threads * _ACCUMULATORS * lanes, np.float32))
     many = tvm.runtime.tensor(np.ones(_ELEMENTS // (threads * _ACCUMULATORS * lanes) * len(result.numpy()), np.float32))
-    tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CPUS, threads, [str(n) for n in cpu.allowed()])
+    compat.configure_threads(threads, cpu.allowed())
     operations = 2 * lanes * _ACCUMULATORS * _STEPS * threads
     size = many.numpy().nbytes
     return Peak(

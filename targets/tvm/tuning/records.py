@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -79,7 +80,7 @@ class Record:
         return Record(
             target=str(table["target"]),
             toolchain=str(table["toolchain"]),
-            workload=str(table["workload"]),
+            workload=current_key(str(table["workload"])),
             trials=trials,
             best=best,
             threads=int(table["threads"]),
@@ -91,6 +92,21 @@ class Record:
 def _trial(family: str, version_: int, plan: list[int], seconds: float | None) -> Trial:
     numbers = tuple(int(number) for number in plan)
     return Trial(str(family), int(version_), numbers, None if seconds is None else float(seconds))
+
+
+_OLD_KEY = re.compile(r"(conv .* v\d+|matmul m\S+ n\S+ k\S+)(?: (float16|float32))?( blocked| packed)?")
+
+
+def current_key(key: str) -> str:
+    """The key of a workload as it is written today: one without element types, of an earlier version, means float32.
+
+    Keys of products named the type of the operands, which was that of the result too; sums were in float32.
+    """
+    old = _OLD_KEY.fullmatch(key)
+    if old is None:
+        return key
+    sizes, dtype, rest = old[1], old[2] or "float32", old[3] or ""
+    return f"{sizes} {dtype}*{dtype}+float32->{dtype}{rest}"
 
 
 def canonical(target: Target) -> str:

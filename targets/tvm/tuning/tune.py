@@ -10,7 +10,8 @@ from graphopt.errors import InputError, TargetError
 from graphopt.hardware.target import Target
 from graphopt.ir import Model
 from graphopt.targets.tvm.codegen.build import tvm_target
-from graphopt.targets.tvm.cpu.pipeline import fuse_only
+from graphopt.targets.tvm.cpu.pipeline import Cpu
+from graphopt.targets.tvm.device import fuse
 from graphopt.targets.tvm.kernels.plans import Plans
 from graphopt.targets.tvm.lowering.lower import lower
 from graphopt.targets.tvm.machine import machine_for
@@ -40,11 +41,12 @@ def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> li
     progress("finding workloads", 0.0)
     folder = None if tuning.records is None else Path(tuning.records)
     records = Records(target, folder)
-    plans = Plans(machine_for(target), records)
-    lowered = lower(model, plans.machine, plans)
+    machine = machine_for(target)
+    plans = Plans(machine, records)
+    lowered = lower(model, machine, plans)
     made_for, functions = tvm_target(target), []
     if tuning.search:
-        functions = functions_of(fuse_only(lowered.mod, made_for, plans.machine), lowered.layers, plans.machine)
+        functions = functions_of(fuse(lowered.mod, made_for, Cpu(machine)), lowered.layers, machine)
     if not plans.workloads and not functions:
         return []
     with TvmBench(target, tuning.remote) as bench:

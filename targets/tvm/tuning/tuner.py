@@ -22,16 +22,8 @@ from graphopt.driver.backend import Progress
 from graphopt.driver.tuning import Tuned
 from graphopt.targets.tvm.cpu.schedule import schedule_function
 from graphopt.targets.tvm.kernels import plans as choices
-from graphopt.targets.tvm.kernels.family import (
-    Family,
-    Plan,
-    Workload,
-    bare_function,
-    every_plan,
-    families_for,
-    flops,
-    key,
-)
+from graphopt.targets.tvm.kernels.families import families_for
+from graphopt.targets.tvm.kernels.family import Family, Plan, Workload, bare_function, every_plan
 from graphopt.targets.tvm.kernels.plans import Plans
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tuning.measure import Bench
@@ -91,7 +83,7 @@ class Task:
     @property
     def share(self) -> float:
         """How much of the model's time this is thought to be, for comparing: by arithmetic if nothing is measured."""
-        seconds = flops(self.workload) * 1e-11 if self.default_seconds is None else self.default_seconds * self.gain
+        seconds = self.workload.flops * 1e-11 if self.default_seconds is None else self.default_seconds * self.gain
         return seconds * self.calls
 
     @property
@@ -124,6 +116,7 @@ class Tuner:
         spending: Spending,
         progress: Progress,
     ) -> None:
+        assert plans.machine is not None, "workloads without a machine are not tuned"
         self.machine = plans.machine
         self.records, self.bench, self.spending, self.progress = records, bench, spending, progress
         self.tasks = [self._task(workload, calls) for workload, calls in plans.workloads.items()]
@@ -141,10 +134,10 @@ class Tuner:
         default = Candidate(*choices.default(workload, self.machine))
         waiting = {c.name: c for c in _once(default, *_by_turns(workload, self.machine))}
         task = Task(workload, calls, default, list(waiting.values()), default)
-        record = self.records.find(key(workload))
+        record = self.records.find(workload.key)
         if record is None:
             return task
-        versions = {family.name: family.version for family in families_for(workload)}
+        versions = {family.name: family.version for family in families_for(workload, self.machine)}
         kept = {(t.family, t.plan): t for t in record.trials if versions.get(t.family) == t.version}
         winner = (record.winner.family, record.winner.plan)
         if winner in kept and winner in waiting:
@@ -242,7 +235,7 @@ class Tuner:
             Record(
                 target=self.records.target,
                 toolchain=self.records.toolchain,
-                workload=key(task.workload),
+                workload=task.workload.key,
                 trials=tuple(task.trials.values()),
                 best=names.index(task.best.name),
                 threads=THREADS,
@@ -261,7 +254,7 @@ class Tuner:
                 bare = schedule_function(bare, self.machine).with_attr("tirx.is_scheduled", True)
                 scheduled.append(True)
             except (ScheduleError, ValueError, RuntimeError) as error:
-                _LOG.info("%s cannot be scheduled for %s: %s", candidate, key(workload), error)
+                _LOG.info("%s cannot be scheduled for %s: %s", candidate, workload.key, error)
                 scheduled.append(False)
             functions.append(bare)
         libraries = iter(self.bench.build([f for f, good in zip(functions, scheduled, strict=True) if good]))
@@ -272,13 +265,13 @@ class Tuner:
     def _tell(self, task: Task, what: str) -> None:
         place = self.tasks.index(task) + 1
         gained = f"{1 / task.gain:.2f}x so far" if task.gain < 1 else "no gain yet"
-        text = f"tuning {place}/{len(self.tasks)}, {key(task.workload)}: {what}, {gained}"
+        text = f"tuning {place}/{len(self.tasks)}, {task.workload.key}: {what}, {gained}"
         self.progress(text, min(1.0, self.spending.done()))
 
     def results(self) -> list[Tuned]:
         return [
             Tuned(
-                workload=key(task.workload),
+                workload=task.workload.key,
                 calls=task.calls,
                 default=str(task.default),
                 default_seconds=task.default_seconds,
@@ -298,5 +291,5 @@ def _once(*candidates: Candidate) -> list[Candidate]:
 
 def _by_turns(workload: Workload, machine: Machine) -> list[Candidate]:
     """Every candidate of every family, the most promising first, the families taking turns."""
-    lists = [[Candidate(f, plan) for plan in every_plan(f, workload, machine)] for f in families_for(workload)]
+    lists = [[Candidate(f, plan) for plan in every_plan(f, workload, machine)] for f in families_for(workload, machine)]
     return [candidate for candidate in chain(*zip_longest(*lists)) if candidate is not None]

@@ -98,7 +98,8 @@ def test_what_a_convolution_must_have() -> None:
     text = "g (float[N,8,4,4] X, float[8] b) => (float[N,8,4,4] Y) { Y = Conv(X, w, b) }"
     check_declines(BLOCK8, text, "the weight or the bias is computed", weights=weights)
     text = "g (double[N,8,4,4] X) => (double[N,8,4,4] Y) { Y = Conv(X, w) }"
-    check_declines(BLOCK8, text, "its element type is not float32", weights={"w": noise(8, 8, 1, 1).astype(np.float64)})
+    reason = "its element types have no kernel on blocked values"
+    check_declines(BLOCK8, text, reason, weights={"w": noise(8, 8, 1, 1).astype(np.float64)})
     text = "g (float[N,8,4,4] X) => (float[N,8,4,4] Y) { Y = Conv(X, w) }"
     check_declines(AssignLayout(), text, "no target with vectors, and no block, is given", weights=weights)
     cuda = load_target("cuda:sm_90")

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from graphopt import io
+from graphopt.ir.text import parse
 from graphopt.passes.normalize.raise_opset import RaiseOpset
 from graphopt.rewriting.pipeline import PassManager, Pipeline
 from tests.helpers import check_declines, check_pass
@@ -122,7 +123,6 @@ def test_option_is_checked() -> None:
 
 def test_pass_limit_keeps_the_opset() -> None:
     """A gate that refuses one adaptation must not leave a model between two opsets."""
-    from graphopt.ir.text import parse
     from graphopt.rewriting.pipeline import Observer
 
     class Refuse(Observer):

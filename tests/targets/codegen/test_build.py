@@ -275,14 +275,16 @@ MAPS = ", ".join(f"float[N,2,h{n},w{n}] y{n}" for n in range(6))
 def test_sizes_come_in_one_order(tmp_path, text):
     """TVM leaves both kinds in the order of memory addresses, which no two builds share."""
     from graphopt.ir.text import parse
-    from graphopt.targets.tvm.cpu.pipeline import fuse
+    from graphopt.targets.tvm.cpu.pipeline import Cpu
+    from graphopt.targets.tvm.device import fuse_and_schedule
     from graphopt.targets.tvm.lowering.lower import lower
+    from graphopt.targets.tvm.machine import machine_for
 
     model = parse(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
     host = Target.load("host")
     contents = []
     for name in ("one.so", "two.so"):
-        scheduled = fuse(lower(model).mod, build.tvm_target(host))
+        scheduled = fuse_and_schedule(lower(model).mod, build.tvm_target(host), Cpu(machine_for(host)))
         build.build_library(scheduled, host, tmp_path / name, lambda what, done: None)
         contents.append((tmp_path / name).read_bytes().replace(name.encode(), b""))
     assert contents[0] == contents[1]

@@ -13,7 +13,8 @@ from graphopt import io
 from graphopt.driver.optimizing import run_passes
 from graphopt.ir import Model
 from graphopt.targets.tvm.codegen.build import _to_virtual_machine
-from graphopt.targets.tvm.cpu import pipeline as fuse
+from graphopt.targets.tvm.cpu.pipeline import Cpu
+from graphopt.targets.tvm.device import fuse_and_schedule
 from graphopt.targets.tvm.lowering.execute import Runner
 from graphopt.targets.tvm.lowering.lower import Lowered, lower
 from graphopt.targets.tvm.relax_passes.memory import Meter
@@ -76,14 +77,14 @@ def run_for_machine(text: str, *inputs: Arrays, weights: Arrays | None = None) -
     run_passes(model, "infer-shapes")
     made = lower(model, MACHINE)
     with HOST:
-        module = fuse.fuse(made.mod, HOST, MACHINE)
+        module = fuse_and_schedule(made.mod, HOST, Cpu(MACHINE))
         built = relax.build(module, HOST, relax_pipeline=_to_virtual_machine(Meter()), tir_pipeline=PIPELINE)
     machine = relax.VirtualMachine(built, tvm.cpu())
     parameters = [tvm.runtime.tensor(np.asarray(operand.array, order="C")) for _, operand in made.params]
     assert inputs, "nothing to run"
     results = []
     for given in inputs:
-        tensors = [tvm.runtime.tensor(np.ascontiguousarray(given[info.name])) for info in made.inputs]
+        tensors = [tvm.runtime.tensor(np.asarray(given[info.name], order="C")) for info in made.inputs]
         result = machine["main"](*tensors, *parameters)
         outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         results.append([output.numpy() for output in outputs])

@@ -10,7 +10,8 @@ from tvm import relax
 from graphopt.driver.optimizing import run_passes
 from graphopt.hardware.target import load
 from graphopt.targets.tvm.codegen.build import _to_virtual_machine, tvm_target
-from graphopt.targets.tvm.cpu import pipeline as fuse
+from graphopt.targets.tvm.cpu.pipeline import Cpu
+from graphopt.targets.tvm.device import fuse_and_schedule
 from graphopt.targets.tvm.lowering.lower import lower
 from graphopt.targets.tvm.machine import machine_for
 from graphopt.targets.tvm.relax_passes.memory import Meter
@@ -32,7 +33,7 @@ def check(
     made = lower(model, MACHINE)
     assert sum(name.name_hint.startswith("attention") for name in made.mod.get_global_vars()) == kernels
     with HOST:
-        module = fuse.fuse(made.mod, HOST, MACHINE)
+        module = fuse_and_schedule(made.mod, HOST, Cpu(MACHINE))
         built = relax.build(module, HOST, relax_pipeline=_to_virtual_machine(Meter()), tir_pipeline=PIPELINE)
     machine = relax.VirtualMachine(built, tvm.cpu())
     weights = [tvm.runtime.tensor(np.asarray(operand.array, order="C")) for _, operand in made.params]
@@ -140,7 +141,7 @@ agraph (float[2,9,72] x) => (float[2,9,24] y)
     check(text, {"x": noise(2, 9, 72)})
     model = model_of(text, {})
     run_passes(model, "infer-shapes")
-    module = fuse.fuse(lower(model, MACHINE).mod, HOST, MACHINE)
+    module = fuse_and_schedule(lower(model, MACHINE).mod, HOST, Cpu(MACHINE))
     assert sorted(name.name_hint for name in module.get_global_vars()) == ["attention", "main"]
 
 
@@ -155,7 +156,7 @@ def test_other_machines_compile(target: str) -> None:
     description = load(target)
     machine, made_for = machine_for(description), tvm_target(description)
     text = attention("1,2,40,16", "1,2,40,16", "1,2,40,16", "1,2,40,16", "is_causal = 1")
-    module = fuse.fuse(lower(model_of(text, {}), machine).mod, made_for, machine)
+    module = fuse_and_schedule(lower(model_of(text, {}), machine).mod, made_for, Cpu(machine))
     kernel = module["attention"].with_attr("global_symbol", "main")
     with made_for:
         code = tvm.compile(tvm.IRModule({"main": kernel}), made_for, tir_pipeline=PIPELINE).mod.inspect_source("asm")

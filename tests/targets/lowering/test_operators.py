@@ -49,6 +49,15 @@ def test_slice_of_a_dynamic_axis_is_clamped() -> None:
     check(text, *({"x": noise(n)} for n in (2, 5, 9)))
 
 
+@pytest.mark.parametrize("axis", range(-3, 4))
+def test_flattened_from_either_end(axis: int) -> None:
+    """Computed here where the operand is known, and by a kernel where it is not."""
+    numbers = ", ".join(map(str, range(24)))
+    text = f"""g (float[2,3,4] x) => (float[A,B] y, int32[C,D] z) <int32[2,3,4] w = {{{numbers}}}>
+        {{ y = Flatten <axis = {axis}> (x)  z = Flatten <axis = {axis}> (w) }}"""
+    check(text, {"x": noise(2, 3, 4)})
+
+
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
 def test_padding_modes(mode: str) -> None:
     text = f"""g (float[2, N] x) => (float[2, M] z) <int64[4] p = {{0, 2, 0, 3}}>
@@ -222,3 +231,84 @@ def test_non_zero_has_as_many_columns_as_there_are() -> None:
 def test_half_precision_is_accumulated_in_single() -> None:
     text = "g (float16[2, 300] x) => (float16[2, 5] z) { z = MatMul(x, w) }"
     check(text, {"x": noise(2, 300, dtype="float16")}, weights={"w": noise(300, 5, dtype="float16")}, tolerance=1e-3)
+
+
+SPECIAL = np.array([np.nan, 0, -0.0, 1, -2, np.inf, -np.inf, 3], np.float32)
+
+
+@pytest.mark.parametrize("op", ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"])
+def test_the_opposite_of_a_comparison_with_nan_is_true(op: str) -> None:
+    """Not `b <= a` for `not a < b`, as TVM would have it; nor once more in what becomes of the result."""
+    other = np.array([np.nan, 0, 1, np.nan, -3, np.inf, 0, 3], np.float32)
+    text = f"""g (float[8] x, float[8] y, bool[8] p) => (bool[8] a, bool[8] b, float[8] c, bool[8] d)
+        {{ q = {op}(x, y)  a = Not(q)  b = Xor(q, p)  c = Where(a, x, y)  e = And(q, p)  d = Not(e) }}"""
+    check(text, {"x": SPECIAL, "y": other, "p": np.array([1, 0, 1, 0] * 2, bool)})
+
+
+@pytest.mark.parametrize("dtype", ["float", "double", "float16"])
+def test_nan_is_true(dtype: str) -> None:
+    kind = {"float": np.float32, "double": np.float64, "float16": np.float16}[dtype]
+    nonzero = "  n = NonZero(x)" if dtype == "float" else ""  # of which ONNX Runtime has no other float kernel
+    results = "bool[8] b, int64[A,B] n" if nonzero else "bool[8] b"
+    check(f"g ({dtype}[8] x) => ({results}) {{ b = Cast <to = 9> (x){nonzero} }}", {"x": SPECIAL.astype(kind)})
+
+
+def test_a_bound_that_is_left_out_is_the_largest_number() -> None:
+    check(
+        """g (float[8] x) => (float[8] a, float[8] b, float[8] c) <float one = {1}>
+        { a = Clip(x, , one)  b = Clip(x, one)  c = Clip(x) }""",
+        {"x": SPECIAL},
+    )
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_powers_of_integers(kind: str) -> None:
+    base = np.array([0, 1, -1, -1, 2, 3, -2, 2, 5, -1, -1, 1], kind)
+    exponent = np.array([64, 100, 65, 64, 3, 0, 3, -1, -2, -1, -2, -64], kind)
+    check(f"g ({kind}[N] x, {kind}[N] y) => ({kind}[M] z) {{ z = Pow(x, y) }}", {"x": base, "y": exponent})
+
+
+@pytest.mark.parametrize("step", [-1, -2, -3, 1, 2, 3])
+def test_ranges_of_open_ends_in_either_direction(step: int) -> None:
+    """With a step that is known, and one that is not."""
+    text = f"""g (float[N] x, int64 s) => (int64[A] a, int64[B] b)
+        <int64[1] ax = {{0}}, int64 one = {{1}}, int64 step = {{{step}}}, int64 other = {{{-1 if step < 0 else 7}}}>
+        {{ sh = Shape(x)  n = Squeeze(sh, ax)  last = Sub(n, one)
+           a = Range(last, other, step)  b = Range(last, other, s) }}"""
+    check(text, *({"x": noise(n), "s": np.array(step, np.int64)} for n in (5, 1, 6)))
+
+
+@pytest.mark.parametrize("op", ["ReduceLogSum", "ReduceLogSumExp", "ReduceL2"])
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_reductions_of_integers_that_compute_in_floats(op: str, kind: str) -> None:
+    if (op, kind) == ("ReduceLogSumExp", "int64"):
+        pytest.skip("ONNX Runtime has no kernel")
+    x = np.array([[3, 4, 12], [1, 1, 1]], kind)
+    check(f"g ({kind}[2,3] x) => ({kind}[2,1] z) <int64[1] a = {{1}}> {{ z = {op}(x, a) }}", {"x": x})
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceSumSquare"])
+def test_open_sizes_may_be_zero_where_they_are_reduced(op: str) -> None:
+    text = f"""g (float[N,M] x) => (float[A] y, float z) <int64[1] a = {{0}}>
+        {{ y = {op}<keepdims=0>(x, a)  z = {op}<keepdims=0>(x) }}"""
+    sizes = [(2, 3), (3, 2)] if op in ("ReduceMax", "ReduceMin") else [(2, 3), (0, 3), (0, 0)]
+    check(text, *({"x": noise(*shape)} for shape in sizes))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Identity(c)",
+        "y = Tile(c, k)",
+        "y = Clip(c, lo, hi)",
+        "y = Softmax(c)",
+        "y = MeanVarianceNormalization<axes=[0,1]>(c)",
+        "y = Add(c, x)",
+        "y = Transpose(c)",
+    ],
+)
+def test_what_has_no_elements(body: str) -> None:
+    """TVM cannot store a constant of that kind, and divides by its sizes."""
+    text = f"""g (float[N,1] x) => (float[A,B] y)
+        <float[3,0] c = {{}}, int64[2] k = {{2,2}}, float lo = {{0}}, float hi = {{1}}> {{ {body} }}"""
+    check(text, {"x": noise(3, 1)})

@@ -11,11 +11,12 @@ from graphopt.analysis.flops import count_flops
 from graphopt.driver import optimizing as api
 from graphopt.ir import Model
 from graphopt.profiling.kernels import Kernel
-from graphopt.targets.tvm.cpu.pipeline import fuse
+from graphopt.targets.tvm.cpu.pipeline import Cpu
 from graphopt.targets.tvm.cpu.schedule import schedule_function
+from graphopt.targets.tvm.device import fuse_and_schedule
 from graphopt.targets.tvm.lowering.lower import lower
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE, kernels
-from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.tir_passes.work import bytes_moved
 from tests.helpers import model_of
 from tests.targets.schedule.support import HOST, MACHINE, placeholder
@@ -32,7 +33,7 @@ BLOCKS = """thrice (float[1,8,9,9] x) => (float[1,8,9,9] y) {
 
 def found(text: str, weights: dict[str, np.ndarray] | None = None, machine: Machine | None = MACHINE) -> list[Kernel]:
     lowered = lower(shaped(text, weights), machine)
-    return kernels(fuse(lowered.mod, HOST), lowered.layers)
+    return kernels(fuse_and_schedule(lowered.mod, HOST, Cpu(machine_of(HOST))), lowered.layers)
 
 
 def shaped(text: str, weights: dict[str, np.ndarray] | None = None) -> Model:

@@ -7,6 +7,7 @@ import pytest
 
 from graphopt.driver.optimizing import run_passes
 from graphopt.ir import Model, Tensor
+from graphopt.targets.tvm.kernels.family import FLOAT32
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.kernels.plans import NEARLY, Plans, default
 from graphopt.targets.tvm.lowering.lower import Lowered, lower
@@ -84,7 +85,7 @@ def test_a_convolution_at_several_sizes_shares_its_weight() -> None:
 def test_a_shared_layout_costs_little(rows: tuple[int, ...], columns: int) -> None:
     plans = Plans(MACHINE)
     for m in rows:
-        work = MatmulWorkload(m, columns, 256, "float32", packed=True)
+        work = MatmulWorkload(m, columns, 256, FLOAT32, packed=True)
         family, plan = plans.choose(work, "w")
         best = family.default(work, MACHINE)
         assert family.cost(work, plan, MACHINE) <= NEARLY * family.cost(work, best, MACHINE)
@@ -93,8 +94,8 @@ def test_a_shared_layout_costs_little(rows: tuple[int, ...], columns: int) -> No
 
 def test_weights_of_other_nodes_change_no_plan() -> None:
     plans = Plans(MACHINE)
-    plans.choose(MatmulWorkload(1, 96, 256, "float32", packed=True), "w")
-    work = MatmulWorkload(64, 96, 256, "float32", packed=True)
+    plans.choose(MatmulWorkload(1, 96, 256, FLOAT32, packed=True), "w")
+    work = MatmulWorkload(64, 96, 256, FLOAT32, packed=True)
     assert plans.choose(work, "v") == default(work, MACHINE)
     assert plans.choose(work) == default(work, MACHINE)
 
@@ -122,7 +123,7 @@ def test_lowering_reads_no_large_weight() -> None:
 def test_the_parts_of_a_packed_matrix_are_the_whole() -> None:
     for columns in (1, 31, 64, 70):
         for k in (1, 50):
-            work = MatmulWorkload(5, columns, k, "float32", packed=True)
+            work = MatmulWorkload(5, columns, k, FLOAT32, packed=True)
             family, plan = default(work, MACHINE)
             matrix = noise(k, columns)
             parts = list(family.parts(matrix, work, plan))

@@ -13,8 +13,9 @@ from graphopt import optimize
 from graphopt.driver import compiling as compiler
 from graphopt.ir import Model
 from graphopt.runtime.session import load
-from graphopt.targets.tvm.cpu import pipeline as fuse
+from graphopt.targets.tvm.cpu.pipeline import Cpu
 from graphopt.targets.tvm.cpu.schedule import schedule
+from graphopt.targets.tvm.device import fuse_and_schedule
 from graphopt.targets.tvm.lowering.lower import lower
 from graphopt.targets.tvm.machine import machine_of
 from graphopt.targets.tvm.relax_passes.overwrite import OVERWRITABLE, note_overwritable, overwrite
@@ -78,7 +79,7 @@ def _in_place(model: Model) -> int:
     """How many calls of the scheduled module write over an operand."""
     target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"})
     optimized, _ = optimize(model, "default,infer-shapes,layout,assign-layout{block=8}")
-    main = fuse.fuse(lower(optimized).mod, target)["main"]
+    main = fuse_and_schedule(lower(optimized).mod, target, Cpu(machine_of(target)))["main"]
     values = [getattr(binding, "value", None) for block in main.body.blocks for binding in block.bindings]
     return sum(getattr(getattr(value, "op", None), "name", "") == "relax.call_tir_inplace" for value in values)
 

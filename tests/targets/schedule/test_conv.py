@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
@@ -9,7 +11,8 @@ from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
 from graphopt.targets.tvm.kernels.conv.compute import conv, pack_weight
-from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, plan_conv
+from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, PlainConvWorkload, candidates
+from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
@@ -43,6 +46,12 @@ def spec_of(o: int, i: int, kernel: tuple[int, ...], **other: object) -> ConvSpe
         "pads_end": (0,) * rank,
     }
     return ConvSpec(o, i, kernel, **(fields | other))  # type: ignore[arg-type]
+
+
+def plan_conv(spec: ConvSpec, shape: Sequence[int | None], dtype: str, machine: Machine) -> ConvPlan:
+    """The default plan for data of `shape` (N, C, spatial..., None where not known)."""
+    batch, _, *space = shape
+    return candidates(PlainConvWorkload(spec, batch, tuple(space), Dtypes.of(dtype)), machine)[0]
 
 
 CASES = [

@@ -11,7 +11,9 @@ import tvm
 import tvm_ffi
 from tvm import te, tirx, topi
 
-from graphopt.targets.tvm.machine import Machine, machine_of
+from graphopt.hardware.target import Target
+from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.machine import Machine, machine_for, machine_of
 from tests.targets.schedule.support import MACHINE, execute, placeholder, run_te, scheduled
 
 
@@ -219,12 +221,43 @@ def test_schedules_are_deterministic() -> None:
     [
         ({"kind": "llvm", "mcpu": "x86-64-v3"}, Machine(32, 16, 1)),
         ({"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 8}, Machine(64, 32, 8)),
-        ({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76", "num-cores": 4}, Machine(16, 32, 4)),
+        (
+            {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76", "num-cores": 4},
+            Machine(16, 32, 4, instructions=frozenset({"fp16", "dotprod"})),
+        ),
+        (
+            {"kind": "llvm", "mcpu": "sapphirerapids"},
+            Machine(64, 32, 1, instructions=frozenset({"vnni", "avx-vnni", "bf16", "fp16"})),
+        ),
         ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}, Machine(16, 16, 1)),
     ],
 )
 def test_machines(target: dict[str, object], expected: Machine) -> None:
     assert machine_of(tvm.target.Target(target)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "instructions"),
+    [
+        ("x86", set()),
+        ("x86:alderlake", {"avx-vnni"}),
+        ("x86:cascadelake", {"vnni"}),
+        ("x86:znver4", {"vnni", "bf16"}),
+        ("arm", set()),
+        ("arm:neoverse-n2", {"fp16", "dotprod", "bf16", "i8mm"}),
+    ],
+)
+def test_a_machine_has_the_instructions_of_its_target(name: str, instructions: set[str]) -> None:
+    target = Target.load(name)
+    assert machine_for(target).instructions == instructions
+    assert machine_of(tvm_target(target)).instructions >= instructions, "LLVM knows of more from the processor's name"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lanes"), [("float32", 8), ("float16", 16), ("int8", 32), ("bool", 32), ("float64", 4)]
+)
+def test_lanes_are_those_of_the_element_type(dtype: str, lanes: int) -> None:
+    assert Machine(32, 16, 1).lanes(dtype) == lanes
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "int32", "int8"])

@@ -9,6 +9,7 @@ import pytest
 import tvm
 from tvm import te, tirx
 
+from graphopt.hardware.target import load
 from graphopt.targets.tvm.kernels.common.math import exp_nonpositive
 from tests.targets.schedule.support import execute, placeholder, scheduled
 
@@ -60,7 +61,8 @@ def test_errors(function: object, right: object, low: float, high: float, most: 
     values = sweep(low, high)
     with np.errstate(all="ignore"):
         want = right(values.astype("float64"))  # type: ignore[operator]
-    assert ulps(run(function, values), want) <= most
+    rounded_twice = 0.0 if "fma" in load("host").features else 0.5
+    assert ulps(run(function, values), want) <= most + rounded_twice
 
 
 def test_small_exponentials_are_zero() -> None:

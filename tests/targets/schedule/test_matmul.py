@@ -12,6 +12,7 @@ from tvm import ir, te, tirx
 
 from graphopt.hardware.target import load
 from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes
 from graphopt.targets.tvm.kernels.matmul.compute import matmul, matmul_packed, pack_matrix
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates
 from graphopt.targets.tvm.machine import Machine, machine_for
@@ -28,7 +29,7 @@ def close(out: np.ndarray, expected: np.ndarray, tolerance: float = 1e-5) -> Non
 def plan_matmul(
     m: int | None, n: int | None, k: int | None, dtype: str, machine: Machine, packed: bool = False
 ) -> MatmulPlan:
-    return MatmulPlan.default(MatmulWorkload(m, n, k, dtype, packed), machine)
+    return MatmulPlan.default(MatmulWorkload(m, n, k, Dtypes.of(dtype), packed), machine)
 
 
 def random(*shape: int, dtype: str = "float32") -> np.ndarray:
@@ -62,11 +63,11 @@ def test_packed(batch: tuple[int, ...], m: int, n: int, k: int) -> None:
 )
 def test_both_at_run_time(left: tuple[int, ...], right: tuple[int, ...], transposed: bool) -> None:
     a, b = random(*left), random(*right)
-    plan = plan_matmul(left[-2], right[-1], left[-1], "float32", MACHINE)
+    plan = turned(plan_matmul(left[-2], right[-1], left[-1], "float32", MACHINE), b=transposed)
     given = np.ascontiguousarray(np.swapaxes(b, -1, -2)) if transposed else b
     x, y = placeholder(a.shape, name="a"), placeholder(given.shape, name="b")
     expected = a @ b
-    (out,) = run_te([x, y, matmul(x, y, plan, transposed)], [a, given], [expected])
+    (out,) = run_te([x, y, matmul(x, y, plan)], [a, given], [expected])
     close(out, expected)
 
 
@@ -74,32 +75,35 @@ SIZES = (1, 3, 7, 8, 9, 17, 31, 64, 100)
 
 
 @pytest.mark.parametrize("m", SIZES)
-@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
-def test_odd_sizes(m: int, turned: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize("turns", [(False, False), (True, False), (False, True), (True, True)])
+def test_odd_sizes(m: int, turns: tuple[bool, bool]) -> None:
     """Each size of one axis with others of the others, both orders of both operands, packed and not."""
     for shift in (0, 1, 4):
         n, k = SIZES[(SIZES.index(m) + shift) % 9], SIZES[(SIZES.index(m) + 2 * shift + 3) % 9]
         a, b = random(m, k), random(k, n)
-        left = np.ascontiguousarray(a.T) if turned[0] else a
-        right = np.ascontiguousarray(b.T) if turned[1] else b
-        plan = plan_matmul(m, n, k, "float32", MACHINE, packed=not turned[1])
+        left = np.ascontiguousarray(a.T) if turns[0] else a
+        right = np.ascontiguousarray(b.T) if turns[1] else b
+        plan = plan_matmul(m, n, k, "float32", MACHINE, packed=not turns[1])
         x, y = placeholder(left.shape, name="a"), placeholder(right.shape, name="b")
-        (out,) = run_te([x, y, matmul(x, y, replace_packed(plan), turned[1], turned[0])], [left, right], [a @ b])
+        (out,) = run_te([x, y, matmul(x, y, turned(plan, *turns))], [left, right], [a @ b])
         close(out, a @ b)
-        if not turned[1]:
+        if not turns[1]:
             w = placeholder(plan.packed_shape, name="b")
-            (out,) = run_te([x, w, matmul_packed(x, w, plan, turned[0])], [left, pack_matrix(b, plan)], [a @ b])
+            (out,) = run_te(
+                [x, w, matmul_packed(x, w, turned(plan, turns[0], packed=True))], [left, pack_matrix(b, plan)], [a @ b]
+            )
             close(out, a @ b)
 
 
-def replace_packed(plan: MatmulPlan) -> MatmulPlan:
-    return replace(plan, workload=replace(plan.workload, packed=False))
+def turned(plan: MatmulPlan, a: bool = False, b: bool = False, packed: bool = False) -> MatmulPlan:
+    """The plan for operands that come transposed, the right one known only at run time unless `packed`."""
+    return replace(plan, workload=replace(plan.workload, packed=packed, transpose_a=a, transpose_b=b))
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(20, 48, 100), (5, 33, 31), (128, 17, 64), (1, 100, 300)])
 def test_every_candidate(m: int, n: int, k: int) -> None:
     a, b = random(m, k), random(k, n)
-    work = MatmulWorkload(m, n, k, "float32", packed=True)
+    work = MatmulWorkload(m, n, k, FLOAT32, packed=True)
     plans = list(candidates(work, MACHINE))
     assert plans[0] == MatmulPlan.default(work, MACHINE)
     for plan in [*plans, replace(plans[0], k_block=max(1, k // 3)), replace(plans[0], m_block=1)]:
@@ -180,9 +184,9 @@ def test_other_machines_compile(target: str) -> None:
 
 def test_symbolic_attention_product() -> None:
     rows, columns = te.var("m", "int64"), te.var("n", "int64")
-    plan = plan_matmul(None, None, 16, "float32", MACHINE)
+    plan = turned(plan_matmul(None, None, 16, "float32", MACHINE), b=True)
     x, y = placeholder((2, rows, 16), name="a"), placeholder((2, columns, 16), name="b")
-    func = scheduled([x, y, matmul(x, y, plan, transpose_b=True)])
+    func = scheduled([x, y, matmul(x, y, plan)])
     for m, n in ((1, 1), (5, 33), (64, 64), (16, 100)):
         a, b = random(2, m, 16), random(2, n, 16)
         expected = a @ np.swapaxes(b, -1, -2)

@@ -10,7 +10,7 @@ from tvm import tirx
 
 from graphopt.hardware.target import Target
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
-from graphopt.targets.tvm.kernels.family import Workload, key
+from graphopt.targets.tvm.kernels.family import Workload
 from graphopt.targets.tvm.kernels.plans import Plans
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.machine import Machine, machine_for
@@ -34,7 +34,7 @@ def records(folder: Path, shipped: Path | None = None, target: Target = TARGET) 
 def record(workload: Workload, *trials: Trial, best: int = 0, time: float = 1.0, complete: bool = True) -> Record:
     """A record for TARGET by the toolchain that is installed."""
     made = records(Path("nowhere"))
-    return Record(made.target, made.toolchain, key(workload), trials, best, 1, complete, time)
+    return Record(made.target, made.toolchain, workload.key, trials, best, 1, complete, time)
 
 
 def plans_of(*workloads: Workload, kept: Records | None = None) -> Plans:

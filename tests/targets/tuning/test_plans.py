@@ -10,23 +10,18 @@ import pytest
 from tvm import tirx
 
 from graphopt.targets.tvm.cpu.schedule import schedule_function
+from graphopt.targets.tvm.kernels import families
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
-from graphopt.targets.tvm.kernels.family import (
-    FAMILIES,
-    Workload,
-    bare_function,
-    every_plan,
-    families_for,
-    find_plan,
-    flops,
-    is_tunable,
-    key,
-)
+from graphopt.targets.tvm.kernels.conv.plan import PlainConvWorkload
+from graphopt.targets.tvm.kernels.families import FAMILIES, families_for
+from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes, Workload, bare_function, every_plan, find_plan
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.kernels.plans import Plans, default
 from graphopt.targets.tvm.tuning.records import Trial
 from tests.targets.schedule.support import execute
 from tests.targets.tuning.support import MACHINE, conv, record, records
+
+KERNELS = Path(families.__file__).parent
 
 WORKLOADS: dict[str, Workload] = {
     "3x3": conv(19, 24, 9),
@@ -37,8 +32,10 @@ WORKLOADS: dict[str, Workload] = {
     "groups": ConvWorkload(ConvSpec(32, 32, (3, 3), (1, 1), (2, 2), (1, 1), (1, 1), 2), 1, (9, 9), 8),
     "1-D": ConvWorkload(ConvSpec(16, 16, (3,), (1,), (1,), (1,), (1,)), 1, (20,), 8),
     "depthwise": conv(24, 24, 9, groups=24),
-    "product": MatmulWorkload(33, 70, 50, "float32", packed=True),
-    "one row": MatmulWorkload(1, 40, 100, "float32", packed=True),
+    "product": MatmulWorkload(33, 70, 50, FLOAT32, packed=True),
+    "one row": MatmulWorkload(1, 40, 100, FLOAT32, packed=True),
+    "left transposed": MatmulWorkload(9, 20, 30, FLOAT32, packed=True, transpose_a=True),
+    "plain layout": PlainConvWorkload(ConvSpec(20, 6, (3, 2), (2, 1), (1, 1), (0, 1), (2, 0)), 2, (10, 21)),
 }
 
 
@@ -47,12 +44,14 @@ def test_candidates_of_every_family_compute_the_same(name: str) -> None:
     workload = WORKLOADS[name]
     rng = np.random.default_rng(0)
     weight = rng.standard_normal(_weight_shape(workload)).astype(np.float32)
-    plain, plan = Plans().choose(workload)
+    defined = Plans().define(workload)
+    assert defined is not None
+    plain, plan = defined
     definition = bare_function(plain, workload, plan)
     data = rng.standard_normal(_shape(definition, 0)).astype(np.float32)
     result = np.empty(_shape(definition, 2), np.float32)
     (expected,) = execute(definition, [data, plain.pack(weight, workload, plan)], [result])
-    for family in families_for(workload):
+    for family in families_for(workload, MACHINE):
         plans = every_plan(family, workload, MACHINE)
         for plan in (*plans[:2], *plans[2::4]):
             packed = family.pack(weight, workload, plan)
@@ -71,12 +70,13 @@ def _weight_shape(workload: Workload) -> tuple[int, ...]:
         assert workload.k is not None
         assert workload.n is not None
         return workload.k, workload.n
+    assert isinstance(workload, ConvWorkload | PlainConvWorkload)
     return workload.spec.out_channels, workload.spec.in_channels // workload.spec.groups, *workload.spec.kernel
 
 
 def _real(array: np.ndarray, workload: Workload) -> np.ndarray:
     """Without the lanes beyond the last channel, which may hold anything."""
-    if isinstance(workload, MatmulWorkload):
+    if not isinstance(workload, ConvWorkload):
         return array
     flat = np.moveaxis(array, -1, 2)
     return flat.reshape(flat.shape[0], -1, *flat.shape[3:])[:, : workload.spec.out_channels]
@@ -85,7 +85,7 @@ def _real(array: np.ndarray, workload: Workload) -> np.ndarray:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_plans_are_told_apart_by_their_numbers(name: str) -> None:
     workload = WORKLOADS[name]
-    for family in families_for(workload):
+    for family in families_for(workload, MACHINE):
         plans = every_plan(family, workload, MACHINE)
         for plan in plans:
             assert find_plan(family, family.numbers(plan), workload, MACHINE) == plan
@@ -97,6 +97,15 @@ def test_families_have_names_of_their_own() -> None:
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 
+def test_a_family_is_a_folder_and_one_line() -> None:
+    """Every folder with a `family.py` is registered, and holds its plan, its definition and its schedules."""
+    folders = {file.parent for file in KERNELS.glob("*/family.py")}
+    assert {KERNELS / type(family).__module__.split(".")[-2] for family in FAMILIES} == folders
+    for family in FAMILIES:
+        folder = KERNELS / type(family).__module__.split(".")[-2]
+        assert {"plan", "compute", *family.schedules} <= {file.stem for file in folder.glob("*.py")}
+
+
 def test_keys_tell_workloads_apart() -> None:
     changed = [
         dataclasses.replace(conv(), batch=None),
@@ -104,6 +113,9 @@ def test_keys_tell_workloads_apart() -> None:
         dataclasses.replace(conv(), lanes=16),
         dataclasses.replace(conv(), blocked=False),
         dataclasses.replace(conv(), space=(8, 9)),
+        dataclasses.replace(conv(), dtypes=Dtypes.of("float16")),
+        dataclasses.replace(conv(), dtypes=Dtypes("uint8", "int8", "int32", "int32")),
+        dataclasses.replace(conv(), dtypes=Dtypes("uint8", "int8", "int32", "uint8")),
         *[
             dataclasses.replace(conv(), spec=dataclasses.replace(conv().spec, **{field: value}))
             for field, value in (
@@ -112,13 +124,41 @@ def test_keys_tell_workloads_apart() -> None:
             )
         ],
     ]  # fmt: skip
-    keys = {key(workload) for workload in [conv(), *changed, *WORKLOADS.values()]}
+    keys = {workload.key for workload in [conv(), *changed, *WORKLOADS.values()]}
     assert len(keys) == 1 + len(changed) + len(WORKLOADS)
+
+
+FLOAT16, BYTES = Dtypes.of("float16"), Dtypes("uint8", "int8", "int32", "int32")
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        dataclasses.replace(conv(), dtypes=FLOAT16),
+        dataclasses.replace(conv(24, 24, groups=24), dtypes=BYTES),
+        dataclasses.replace(conv(64, 64, 28), dtypes=dataclasses.replace(FLOAT32, result="float16")),
+        MatmulWorkload(8, 8, 8, BYTES, packed=True),
+        MatmulWorkload(8, 8, None, FLOAT32),
+        PlainConvWorkload(conv().spec, 1, (8, 8), Dtypes.of("float64")),
+    ],
+    ids=lambda workload: workload.key,
+)
+def test_no_family_takes_types_or_sizes_that_it_has_no_kernel_for(workload: Workload) -> None:
+    plans = Plans(MACHINE)
+    assert plans.choose(workload) is None
+    assert plans.define(workload) is None
+    assert not plans.workloads
+
+
+def test_only_families_with_a_schedule_for_the_device_are_chosen() -> None:
+    assert families_for(conv(), MACHINE, "cpu")
+    assert not families_for(conv(), MACHINE, "cuda")
+    assert Plans(MACHINE, device="cuda").choose(conv()) is None
 
 
 def test_a_measured_plan_is_used_and_counted(tmp_path: Path) -> None:
     workload = conv(64, 64, 14)
-    for family in families_for(workload):
+    for family in families_for(workload, MACHINE):
         plan = family.candidates(workload, MACHINE)[-1]
         kept = records(tmp_path / family.name)
         kept.add(record(workload, Trial(family.name, family.version, family.numbers(plan), 1e-4)))
@@ -126,7 +166,7 @@ def test_a_measured_plan_is_used_and_counted(tmp_path: Path) -> None:
         assert plans.choose(workload) == (family, plan)
         plans.choose(workload)
         plans.choose(conv(size=9))
-        assert plans.tuned == {key(workload)}
+        assert plans.tuned == {workload.key}
         assert plans.workloads == {workload: 2, conv(size=9): 1}
 
 
@@ -150,8 +190,12 @@ def test_a_record_that_does_not_fit_is_passed_over(tmp_path: Path, trial: Trial)
 
 
 def test_what_is_only_defined_is_defined_plainly() -> None:
-    family, _ = Plans().choose(conv(64, 64, 28))
-    assert family.name == "conv_direct"
+    plans = Plans()
+    assert plans.choose(conv(64, 64, 28)) is None
+    defined = plans.define(conv(64, 64, 28))
+    assert defined is not None
+    assert defined[0].name == "conv_direct"
+    assert not plans.workloads
     assert default(conv(64, 64, 28), MACHINE)[0].name == "conv_winograd"
 
 
@@ -161,20 +205,20 @@ def test_what_is_only_defined_is_defined_plainly() -> None:
         (conv(), True),
         (dataclasses.replace(conv(), batch=None), True),
         (dataclasses.replace(conv(), batch=0), False),
-        (MatmulWorkload(8, 8, 8, "float32", packed=True), True),
-        (MatmulWorkload(8, 8, 8, "float32"), False),
-        (MatmulWorkload(None, 8, 8, "float32", packed=True), False),
-        (MatmulWorkload(0, 8, 8, "float32", packed=True), False),
+        (MatmulWorkload(8, 8, 8, FLOAT32, packed=True), True),
+        (MatmulWorkload(8, 8, 8, FLOAT32), False),
+        (MatmulWorkload(None, 8, 8, FLOAT32, packed=True), False),
+        (MatmulWorkload(0, 8, 8, FLOAT32, packed=True), False),
     ],
 )
 def test_what_can_be_measured(workload: Workload, tunable: bool) -> None:
-    assert is_tunable(workload) is tunable
+    assert workload.is_tunable is tunable
     plans = Plans(MACHINE)
     assert plans.choose(workload) == default(workload, MACHINE)
     assert bool(plans.workloads) is tunable
 
 
 def test_work_is_counted() -> None:
-    assert flops(conv(16, 24, 8)) == 2 * 24 * 64 * 16 * 9
-    assert flops(conv(24, 24, 8, groups=24)) == 2 * 24 * 64 * 9
-    assert flops(MatmulWorkload(2, 3, 5, "float32", packed=True)) == 60
+    assert conv(16, 24, 8).flops == 2 * 24 * 64 * 16 * 9
+    assert conv(24, 24, 8, groups=24).flops == 2 * 24 * 64 * 9
+    assert MatmulWorkload(2, 3, 5, FLOAT32, packed=True).flops == 60

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import CompileError
+from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes, Workload
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.tuning.records import (
     SHIPPED,
     SUFFIX,
@@ -19,6 +21,7 @@ from graphopt.targets.tvm.tuning.records import (
     Trial,
     append_line,
     canonical,
+    current_key,
     file_name,
     read_folder,
 )
@@ -34,6 +37,32 @@ def test_a_record_is_one_line_that_reads_back() -> None:
     assert "\n" not in made.to_line()
     assert Record.of_line(made.to_line()) == made
     assert made.winner == FAST
+
+
+@pytest.mark.parametrize(
+    ("old", "workload"),
+    [
+        ("conv n1 i16x8x8 o16 k3x3 s1x1 d1x1 p1x1+1x1 g1 v8 blocked", conv()),
+        ("conv n? i16x8x8 o16 k3x3 s1x1 d1x1 p1x1+1x1 g1 v8", dataclasses.replace(conv(), batch=None, blocked=False)),
+        ("matmul m8 n70 k5 float32 packed", MatmulWorkload(8, 70, 5, FLOAT32, packed=True)),
+        ("matmul m8 n70 k5 float16 packed", MatmulWorkload(8, 70, 5, Dtypes.of("float16"), packed=True)),
+    ],
+)
+def test_records_of_workloads_without_element_types_are_read(tmp_path: Path, old: str, workload: Workload) -> None:
+    """As earlier versions wrote them: what users have tuned is not lost."""
+    line = json.loads(record(workload, FAST).to_line())
+    append_line(tmp_path / "old.jsonl", json.dumps({**line, "workload": old}))
+    found = records(tmp_path).find(workload.key)
+    assert found is not None
+    assert found.winner == FAST
+    assert current_key(workload.key) == workload.key
+
+
+def test_shipped_records_name_element_types() -> None:
+    shipped = [record.workload for record in read_folder(SHIPPED, SUFFIX, Record.of_line)]
+    assert len(shipped) > 100
+    text = "".join(path.read_text() for path in SHIPPED.glob(f"*{SUFFIX}"))
+    assert all(f'"workload":"{key}"' in text for key in shipped), "keys are stored as they are written today"
 
 
 def test_records_are_kept_from_one_time_to_the_next(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from tvm import te, tirx, topi
 from graphopt.driver.tuning import Budget, Tuned
 from graphopt.errors import CompileError
 from graphopt.targets.tvm.codegen.build import tvm_target
-from graphopt.targets.tvm.cpu.pipeline import fuse_only
+from graphopt.targets.tvm.cpu.pipeline import Cpu
 from graphopt.targets.tvm.cpu.schedule import schedule, schedule_function
+from graphopt.targets.tvm.device import fuse
 from graphopt.targets.tvm.lowering.lower import lower
 from graphopt.targets.tvm.tuning import search as searching
 from graphopt.targets.tvm.tuning.evolution import Evolution, trace_of
@@ -228,7 +229,7 @@ def test_what_is_searched_of_a_model() -> None:
     """Equal functions once, with their calls; nothing of kernel families, nothing of open sizes."""
     model = model_of(NETWORK, {"w": np.ones((16, 8, 3, 3), np.float32), "axes": np.array([3])})
     lowered = lower(model, MACHINE)
-    mod = fuse_only(lowered.mod, tvm_target(TARGET), MACHINE)
+    mod = fuse(lowered.mod, tvm_target(TARGET), Cpu(MACHINE))
     found = {one.name: one.calls for one in functions_of(mod, lowered.layers, MACHINE)}
     assert [calls for name, calls in found.items() if "max" in name] == [2]
     assert not any("conv" in name or "exp" in name for name in found), found

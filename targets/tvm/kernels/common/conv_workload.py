@@ -11,6 +11,7 @@ from tvm import tirx
 
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.windows import Geometry
+from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes, Workload
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class ConvSpec:
 
 
 @dataclass(frozen=True)
-class ConvWorkload:
-    """One convolution with all its sizes.
+class ConvWorkload(Workload):
+    """One convolution whose result is channel-blocked, with all its sizes.
 
     `space` are the spatial extents of the input, `batch` is None where it is not known, `blocked` says how the input
     lies in memory, and `lanes` is v.
@@ -45,6 +46,36 @@ class ConvWorkload:
     space: tuple[int, ...]
     lanes: int
     blocked: bool = True
+    dtypes: Dtypes = FLOAT32
+
+    @property
+    def key(self) -> str:
+        """See `Workload.key`."""
+        numbers = f"n{self.batch or '?'} {describe(self.spec, self.space)} v{self.lanes}"
+        return f"conv {numbers} {self.dtypes}{' blocked' if self.blocked else ''}"
+
+    @property
+    def flops(self) -> int:
+        """See `Workload.flops`."""
+        return 2 * (self.batch or 1) * self.spec.out_channels * math.prod(self.geometry.out_space) * self.depth
+
+    @property
+    def is_tunable(self) -> bool:
+        """See `Workload.is_tunable`."""
+        return self.batch != 0 and self.flops > 0
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """See `Workload.data_shape`."""
+        batch, channels = self.batch or 1, self.spec.in_channels
+        if not self.blocked:
+            return (batch, channels, *self.space)
+        return (batch, -(-channels // self.lanes), *self.space, self.lanes)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is convolved with a filter of its own."""
+        return self.blocked and 1 < self.spec.groups == self.spec.in_channels == self.spec.out_channels
 
     @property
     def geometry(self) -> Geometry:
@@ -108,3 +139,15 @@ class ConvWorkload:
         shape = Geometry.of(rest)
         spec = ConvSpec(outputs, inputs, shape.kernel, shape.strides, shape.dilations, shape.begin, shape.end, groups)
         return ConvWorkload(spec, batch or None, shape.space, lanes, bool(blocked))
+
+
+def describe(spec: ConvSpec, space: Sequence[int | None]) -> str:
+    """All numbers of a convolution of an input of extents `space` (None where not known), as in keys of records."""
+    return (
+        f"i{_by(spec.in_channels, *space)} o{spec.out_channels} k{_by(*spec.kernel)} s{_by(*spec.strides)}"
+        f" d{_by(*spec.dilations)} p{_by(*spec.pads_begin)}+{_by(*spec.pads_end)} g{spec.groups}"
+    )
+
+
+def _by(*sizes: int | None) -> str:
+    return "x".join("?" if size is None else str(size) for size in sizes)

@@ -1,14 +1,10 @@
 """Direct convolution in plain layout (N, C, spatial...), 1, 2 or 3 spatial dimensions, groups, strides and dilations.
 
-For a frontend:
+    plan = candidates(PlainConvWorkload(spec, 1, (56, 56)), machine)[0]     # None for a size that is not known
+    packed = pack_weight(weight, plan)             # numpy, at compile time; weight is O, I/groups, *kernel
+    out = conv(data, packed_tensor, plan)          # TE: N, O, *out_space; bias and activation are fused with it
 
-    spec = ConvSpec(out_channels=64, in_channels=32, kernel=(3, 3), strides=(1, 1), dilations=(1, 1),
-                    pads_begin=(1, 1), pads_end=(1, 1), groups=1)
-    plan = plan_conv(spec, (1, 32, 56, 56), "float32", machine_of(target))  # None for a dimension not known
-    packed = pack_weight(weight, plan)                  # numpy, at compile time; weight is O, I/groups, *kernel
-    call = call_conv(builder, data, packed_expr, plan)  # relax: N, O, *out_spatial; bias and activation fuse behind it
-
-`pack_weight_te` packs a weight that is only known at run time. Both methods keep a tile of accumulators in registers
+Both methods keep a tile of accumulators in registers
 over the whole reduction and never test bounds inside it: what a tile reads beyond the image comes from a padding
 stage, which is left out where tiles fit exactly.
 
@@ -26,9 +22,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, long, reduce_axis, simplified
+from graphopt.targets.tvm.kernels.common.computes import long, reduce_axis, simplified
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
 from graphopt.targets.tvm.kernels.conv.plan import ConvPlan
 
@@ -43,20 +39,8 @@ def pack_weight(weight: np.ndarray, plan: ConvPlan) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(blocked, 2, -1))
 
 
-def pack_weight_te(weight: te.Tensor, plan: ConvPlan) -> te.Tensor:
-    """`pack_weight` as a compute, for a weight that is an activation."""
-
-    def element(*index: Any) -> Any:
-        group, block, channel, *taps, lane = index
-        out = block * plan.channel_block + lane
-        source = (group * plan.group_out + out, channel, *(taps or [0] * len(plan.spec.kernel)))
-        return tirx.if_then_else(out < plan.group_out, weight(*source), tirx.const(0, weight.dtype))
-
-    return te.compute(plan.packed_shape, element, name="pack_weight")
-
-
 def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence[Any] | None = None) -> te.Tensor:
-    """The convolution of `data` (N, C, *spatial) with a packed weight: N, O, *out_spatial, of the data's type.
+    """The convolution of `data` (N, C, *spatial) with a packed weight: N, O, *out_spatial.
 
     `out_space` names the spatial extents of the result where they follow from unknown ones.
     """
@@ -75,6 +59,7 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence
     read = _reader(data, plan, lead, tiles * step)
     channels = [reduce_axis(plan.group_in, "rc")]
     taps = [reduce_axis(k, f"r{i}") for i, k in enumerate(plan.taps)]
+    accumulator = plan.dtypes.accumulator
 
     def product(*index: Any) -> Any:
         n, block, *rest = index
@@ -84,7 +69,7 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence
         group = block // plan.blocks
         value = read(n, group * plan.group_in + channels[0], rows, tile * step + x, taps)
         factor = weight(group, block % plan.blocks, channels[0], *taps, lane)
-        return te.sum(value.astype(plan.accumulate) * factor.astype(plan.accumulate), axis=[*channels, *taps])
+        return te.sum(value.astype(accumulator) * factor.astype(accumulator), axis=[*channels, *taps])
 
     inner = (step, plan.lanes) if plan.method == "channels" else (plan.channel_block, step)
     anchor = te.compute(
@@ -100,7 +85,7 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence
         # A group is a whole number of blocks wherever there is more than one group.
         block, lane, tile = channel // plan.channel_block, channel % plan.channel_block, x // step
         place = (x % step, lane) if plan.method == "channels" else (lane, x % step)
-        return anchor(n, block, *(where[:-1] if lead else []), tile, *place).astype(data.dtype)
+        return anchor(n, block, *(where[:-1] if lead else []), tile, *place).astype(plan.dtypes.result)
 
     return te.compute([long(size) for size in out_shape], out, name="conv_out")
 
@@ -186,14 +171,3 @@ def _pad_stage(data: te.Tensor, spec: ConvSpec, lead: list[Any], columns: Any, p
 
     shape = [data.shape[0], data.shape[1], *rows, *row_shape]
     return te.compute([simplified(size) for size in shape], element, name="pad")
-
-
-def call_conv(builder: relax.BlockBuilder, data: relax.Expr, weight: relax.Expr, plan: ConvPlan) -> relax.Call:
-    """`conv` on relax expressions (`weight` packed), not yet bound to a variable."""
-    return builder.call_te(
-        lambda d, w: conv(d, w, plan),
-        data,
-        weight,
-        primfunc_name_hint="conv" + "x".join(map(str, plan.spec.kernel)),
-        primfunc_attrs={"op_pattern": OUT_EWISE_FUSABLE},
-    )

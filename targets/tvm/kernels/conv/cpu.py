@@ -21,7 +21,7 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     anchor = facts.find_anchor(sch, ("conv_channels", "conv_rows"))
     if anchor is None:
         return None
-    final = facts.inline_around(sch, anchor, keep=("pad", "pack_weight"))
+    final = facts.inline_around(sch, anchor, keep=("pad",))
     if (rank := _crossed(sch, anchor, final)) > 1:
         sch, anchor, final = _flatten(sch, anchor, final, rank)
     _tile(sch, anchor, final)

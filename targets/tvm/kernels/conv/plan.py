@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.targets.tvm.kernels.common.computes import accumulator
-from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, describe
+from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes, Workload
 from graphopt.targets.tvm.machine import Machine
 
 USUAL_WIDTH = 64
 """Columns that a row of unknown width is taken to have: a tile as wide would be filled with little of a small image."""
 
 
+WORTH_MEASURING = 8
+"""Plans, the best by their estimated cost."""
+
+
+@dataclass(frozen=True)
+class PlainConvWorkload(Workload):
+    """One convolution of values in plain layout; `batch` and the extents `space` are None where they are not known."""
+
+    spec: ConvSpec
+    batch: int | None
+    space: tuple[int | None, ...]
+    dtypes: Dtypes = FLOAT32
+
+    @property
+    def key(self) -> str:
+        """See `Workload.key`."""
+        return f"plain-conv n{self.batch or '?'} {describe(self.spec, self.space)} {self.dtypes}"
+
+    @property
+    def flops(self) -> int:
+        """See `Workload.flops`; what is not known counts as 1."""
+        spec = self.spec
+        out = [1 if size is None else spec.out_size(axis, size) for axis, size in enumerate(self.space)]
+        depth = spec.in_channels // spec.groups * math.prod(spec.kernel)
+        return 2 * (self.batch or 1) * spec.out_channels * math.prod(out) * depth
+
+    @property
+    def is_tunable(self) -> bool:
+        """See `Workload.is_tunable`."""
+        return self.batch != 0 and None not in self.space and self.flops > 0
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """See `Workload.data_shape`."""
+        return (self.batch or 1, self.spec.in_channels, *(size or 0 for size in self.space))
+
+
 @dataclass(frozen=True)
 class ConvPlan:
-    """How a convolution is computed: chosen by `plan_conv`, the same for the same arguments."""
+    """How a convolution is computed; `candidates` makes them."""
 
     spec: ConvSpec
     method: str
@@ -31,8 +67,7 @@ class ConvPlan:
     """All spatial dimensions are one (a 1x1 convolution without stride and padding)."""
     padded: bool
     """A padding stage copies the input."""
-    accumulate: str
-    """Type of the accumulators."""
+    dtypes: Dtypes
 
     @property
     def group_out(self) -> int:
@@ -61,22 +96,32 @@ class ConvPlan:
         return (self.spec.groups, self.blocks, self.group_in, *self.taps, self.channel_block)
 
 
-def plan_conv(spec: ConvSpec, shape: Sequence[int | None], dtype: str, machine: Machine) -> ConvPlan:
-    """The plan for data of `shape` (N, C, spatial..., None where not known) and `dtype`."""
-    space = list(shape[2:])
+def candidates(workload: PlainConvWorkload, machine: Machine) -> list[ConvPlan]:
+    """The plans worth measuring, the best guess first."""
+    scored = sorted(_scored(workload, machine), key=lambda pair: pair[0])
+    return [plan for _, plan in scored[:WORTH_MEASURING]]
+
+
+def cost(workload: PlainConvWorkload, plan: ConvPlan, machine: Machine) -> float:
+    """Estimated vector operations of one of the plans for each vector of results."""
+    return next(score for score, other in _scored(workload, machine) if other == plan)
+
+
+def _scored(workload: PlainConvWorkload, machine: Machine) -> list[Scored]:
+    spec, space = workload.spec, workload.space
     plain = not any(spec.pads_begin) and not any(spec.pads_end)
     flat = plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
     flat = flat and None not in space  # dividing by a symbolic width costs more than the remainder of a row
     width: int | None
     if flat:
-        width = math.prod(s or 0 for s in space)
+        width = math.prod(size or 0 for size in space)
     else:
-        width = None if space[-1] is None else spec.out_size(len(space) - 1, space[-1])
-    best = min(
-        (*_rows(spec, width, flat, plain, dtype, machine), *_channels(spec, width, flat, plain, dtype, machine)),
-        key=lambda scored: scored[0],
-    )
-    return best[1]
+        last = space[-1]
+        width = None if last is None else spec.out_size(len(space) - 1, last)
+    return [
+        *_rows(spec, width, flat, plain, workload.dtypes, machine),
+        *_channels(spec, width, flat, plain, workload.dtypes, machine),
+    ]
 
 
 def _cost_of_padding(spec: ConvSpec, padded: bool, plain: bool, lanes: int) -> float:
@@ -87,9 +132,8 @@ def _cost_of_padding(spec: ConvSpec, padded: bool, plain: bool, lanes: int) -> f
 Scored = tuple[float, ConvPlan]
 
 
-def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str, machine: Machine) -> list[Scored]:
-    acc = accumulator(dtype)
-    full = machine.lanes(acc)
+def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtypes: Dtypes, machine: Machine) -> list[Scored]:
+    full = machine.lanes(dtypes.accumulator)
     lanes = full if width is None else min(full, 1 << max(0, (width - 1).bit_length()))
     group_out = spec.out_channels // spec.groups
     reduction = spec.in_channels // spec.groups * math.prod(spec.kernel)
@@ -115,14 +159,15 @@ def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str
             padded = not fits
             cost = reduction * waste * max(1.0, loads * 2) * stall + 1
             cost += _cost_of_padding(spec, padded, plain, lanes)
-            plan = ConvPlan(spec, "rows", lanes, vectors, channels, flat, padded, acc)
+            plan = ConvPlan(spec, "rows", lanes, vectors, channels, flat, padded, dtypes)
             found.append((cost, plan))
     return found
 
 
-def _channels(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype: str, machine: Machine) -> list[Scored]:
-    acc = accumulator(dtype)
-    lanes = machine.lanes(acc)
+def _channels(
+    spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtypes: Dtypes, machine: Machine
+) -> list[Scored]:
+    lanes = machine.lanes(dtypes.accumulator)
     group_out = spec.out_channels // spec.groups
     reduction = spec.in_channels // spec.groups * math.prod(spec.kernel)
     if group_out * 2 < lanes or (spec.groups > 1 and group_out % lanes):
@@ -143,6 +188,6 @@ def _channels(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtype:
             stall = max(1.0, 8 / (channels * tile))
             cost = reduction * waste * max(1.0, loads * 2) * stall + 1.5 * lanes
             cost += _cost_of_padding(spec, padded, plain, lanes)
-            plan = ConvPlan(spec, "channels", lanes, tile, channels, flat, padded, acc)
+            plan = ConvPlan(spec, "channels", lanes, tile, channels, flat, padded, dtypes)
             found.append((cost, plan))
     return found

@@ -1,16 +1,12 @@
 """Matrix products: (..., M, K) by (..., K, N), batch dimensions broadcast as in numpy.
 
-For a frontend:
-
-    plan = MatmulPlan.default(MatmulWorkload(m, n, k, "float32", packed=True), machine)  # None: size not known
+    plan = MatmulPlan.default(MatmulWorkload(m, n, k, FLOAT32, packed=True), machine)  # None: size not known
     packed = pack_matrix(weight, plan)                    # numpy K x N, at compile time; N and K known
-    out = call_matmul_packed(builder, a, packed_expr, plan)         # relax: (..., M, N)
-    out = call_matmul(builder, a, b, plan, transpose_b=False)       # both known only at run time
+    out = matmul_packed(a, packed_tensor, plan)           # TE: (..., M, N)
+    out = matmul(a, b, plan)                              # both known only at run time
 
 Bias, residual and activation that follow are fused. The right operand is read in panels of one tile's columns,
-(N / width, K, width); one that is only known at run time is packed first, unless few rows read it. With `transpose_a`
-or `transpose_b` an operand comes as (..., K, M) or (..., N, K). fp16 and bf16 are summed in fp32, 8- and 16-bit
-integers in int32.
+(N / width, K, width); one that is only known at run time is packed first, unless few rows read it.
 """
 
 from __future__ import annotations
@@ -19,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, long, reduce_axis, simplified
+from graphopt.targets.tvm.kernels.common.computes import long, reduce_axis, simplified
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan
 
 Right = Callable[[Sequence[Any], Any, Any], Any]
@@ -54,28 +50,25 @@ def panels(matrix: np.ndarray, plan: MatmulPlan) -> Iterator[np.ndarray]:
         yield part
 
 
-def matmul_packed(a: te.Tensor, packed: te.Tensor, plan: MatmulPlan, transpose_a: bool = False) -> te.Tensor:
-    """`a` (..., M, K) by a matrix packed by `pack_matrix`: (..., M, N) of the type of `a`."""
+def matmul_packed(a: te.Tensor, packed: te.Tensor, plan: MatmulPlan) -> te.Tensor:
+    """`a` (..., M, K) by a matrix packed by `pack_matrix`: (..., M, N)."""
     assert plan.workload.n is not None
     width = plan.width
 
     def right(_batch: Sequence[Any], k: Any, column: Any) -> Any:
         return packed(column // width, k, column % width)
 
-    return _product(a, list(a.shape[:-2]), plan, long(plan.workload.n), right, transpose_a)
+    return _product(a, list(a.shape[:-2]), plan, long(plan.workload.n), right)
 
 
-def matmul(
-    a: te.Tensor, b: te.Tensor, plan: MatmulPlan, transpose_b: bool = False, transpose_a: bool = False
-) -> te.Tensor:
-    """`a` (..., M, K) by `b` (..., K, N), or (..., N, K) with `transpose_b`: (..., M, N) of the type of `a`."""
+def matmul(a: te.Tensor, b: te.Tensor, plan: MatmulPlan) -> te.Tensor:
+    """`a` (..., M, K) by `b` (..., K, N), each transposed if the plan's workload says so: (..., M, N)."""
+    transpose_b = plan.workload.transpose_b
     batch = _broadcast(list(a.shape[:-2]), list(b.shape[:-2]))
     columns, depth = (b.shape[-2], b.shape[-1]) if transpose_b else (b.shape[-1], b.shape[-2])
     m = plan.workload.m
     if not transpose_b and m is not None and m <= DIRECT_ROWS:
-        return _product(
-            a, batch, plan, columns, lambda outer, k, n: b(*_aligned(outer, b.shape[:-2]), k, n), transpose_a
-        )
+        return _product(a, batch, plan, columns, lambda outer, k, n: b(*_aligned(outer, b.shape[:-2]), k, n))
     width = plan.width
     exact = isinstance(columns, tirx.IntImm) and int(columns) % width == 0
 
@@ -91,7 +84,7 @@ def matmul(
     def right(outer: Sequence[Any], k: Any, column: Any) -> Any:
         return panels(*_aligned(outer, b.shape[:-2]), column // width, k, column % width)
 
-    return _product(a, batch, plan, columns, right, transpose_a)
+    return _product(a, batch, plan, columns, right)
 
 
 def _broadcast(left: list[Any], right: list[Any]) -> list[Any]:
@@ -111,37 +104,18 @@ def _aligned(index: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
     return [0 if _is_one(size) else i for i, size in zip(own, shape, strict=True)]
 
 
-def _product(
-    a: te.Tensor, batch: list[Any], plan: MatmulPlan, columns: Any, right: Right, transpose_a: bool
-) -> te.Tensor:
+def _product(a: te.Tensor, batch: list[Any], plan: MatmulPlan, columns: Any, right: Right) -> te.Tensor:
+    transpose_a, dtypes = plan.workload.transpose_a, plan.workload.dtypes
     k, m = (a.shape[-2], a.shape[-1]) if transpose_a else (a.shape[-1], a.shape[-2])
     inner = reduce_axis(k, "k")
 
     def product(*index: Any) -> Any:
         *outer, row, column = index
         place = (inner, row) if transpose_a else (row, inner)
-        value = a(*_aligned(outer, a.shape[:-2]), *place).astype(plan.accumulate)
-        return te.sum(value * right(outer, inner, column).astype(plan.accumulate), axis=inner)
+        value = a(*_aligned(outer, a.shape[:-2]), *place).astype(dtypes.accumulator)
+        return te.sum(value * right(outer, inner, column).astype(dtypes.accumulator), axis=inner)
 
     shape = [simplified(size) for size in (*batch, m, columns)]
     tile = [plan.rows, plan.vectors, plan.lanes, plan.k_block, plan.m_block, int(plan.workload.packed)]
     anchor = te.compute(shape, product, name="matmul", attrs={"kernel": "matmul", "tile": tile})
-    return te.compute(shape, lambda *index: anchor(*index).astype(a.dtype), name="matmul_out")
-
-
-def _call(builder: relax.BlockBuilder, compute: Callable[..., te.Tensor], *args: relax.Expr) -> relax.Call:
-    return builder.call_te(
-        compute, *args, primfunc_name_hint="matmul", primfunc_attrs={"op_pattern": OUT_EWISE_FUSABLE}
-    )
-
-
-def call_matmul_packed(builder: relax.BlockBuilder, a: relax.Expr, packed: relax.Expr, plan: MatmulPlan) -> relax.Call:
-    """`matmul_packed` on relax expressions, not yet bound to a variable."""
-    return _call(builder, lambda x, w: matmul_packed(x, w, plan), a, packed)
-
-
-def call_matmul(
-    builder: relax.BlockBuilder, a: relax.Expr, b: relax.Expr, plan: MatmulPlan, transpose_b: bool = False
-) -> relax.Call:
-    """`matmul` on relax expressions, not yet bound to a variable."""
-    return _call(builder, lambda x, y: matmul(x, y, plan, transpose_b), a, b)
+    return te.compute(shape, lambda *index: anchor(*index).astype(dtypes.result), name="matmul_out")

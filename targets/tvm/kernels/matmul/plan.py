@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from graphopt.targets.tvm.kernels.common.computes import accumulator
+import tvm_ffi
+
+from graphopt.targets.tvm.kernels.family import Dtypes, Workload
 from graphopt.targets.tvm.machine import Machine
 
 PANEL_BYTES = 192 << 10
@@ -20,17 +22,49 @@ LOAD, LATENCY = 0.5, 4.0
 
 
 @dataclass(frozen=True)
-class MatmulWorkload:
-    """A product of (..., m, k) by (..., k, n): sizes (None where not known) and element type of the operands.
+class MatmulWorkload(Workload):
+    """A product of (..., m, k) by (..., k, n): sizes (None where not known) and element types.
 
-    `packed`: the right matrix is a constant, packed when the model is compiled.
+    `packed`: the right matrix is a constant, packed when the model is compiled. With `transpose_a` or `transpose_b` an
+    operand comes as (..., k, m) or (..., n, k); a packed one is never transposed.
     """
 
     m: int | None
     n: int | None
     k: int | None
-    dtype: str
+    dtypes: Dtypes
     packed: bool = False
+    transpose_a: bool = False
+    transpose_b: bool = False
+
+    @property
+    def key(self) -> str:
+        """See `Workload.key`."""
+        sizes = " ".join(f"{name}{size or '?'}" for name, size in zip("mnk", (self.m, self.n, self.k), strict=True))
+        marks = {"packed": self.packed, "transposed-a": self.transpose_a, "transposed-b": self.transpose_b}
+        return " ".join(["matmul", sizes, str(self.dtypes), *(mark for mark, is_set in marks.items() if is_set)])
+
+    @property
+    def flops(self) -> int:
+        """See `Workload.flops`."""
+        return 2 * (self.m or 1) * (self.n or 1) * (self.k or 1)
+
+    @property
+    def is_tunable(self) -> bool:
+        """See `Workload.is_tunable`; what is packed at run time is not measured."""
+        return self.packed and bool(self.m and self.n and self.k)
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """See `Workload.data_shape`."""
+        assert self.m is not None
+        assert self.k is not None
+        return (self.k, self.m) if self.transpose_a else (self.m, self.k)
+
+    @property
+    def is_packed(self) -> bool:
+        """See `Workload.is_packed`."""
+        return self.packed
 
 
 @dataclass(frozen=True)
@@ -48,7 +82,6 @@ class MatmulPlan:
     vectors: int
     k_block: int
     m_block: int
-    accumulate: str
 
     @property
     def width(self) -> int:
@@ -71,13 +104,12 @@ class MatmulPlan:
 
 def candidates(work: MatmulWorkload, machine: Machine) -> Iterator[MatmulPlan]:
     """Plans worth measuring, the best guess first."""
-    acc = accumulator(work.dtype)
-    lanes = machine.lanes(acc)
+    lanes = machine.lanes(work.dtypes.accumulator)
     if work.n is not None and 0 < work.n < lanes:
         lanes = 1 << (work.n - 1).bit_length()
     tiles = sorted(_tiles(work, lanes, machine), key=lambda tile: _cycles(work, lanes, *tile))
     for rows, vectors in tiles[:4]:
-        first = _blocked(MatmulPlan(work, lanes, rows, vectors, 0, BLOCK_ROWS, acc))
+        first = _blocked(MatmulPlan(work, lanes, rows, vectors, 0, BLOCK_ROWS))
         yield first
         if first.k_block:
             yield replace(first, k_block=0)
@@ -123,7 +155,7 @@ def cycles(plan: MatmulPlan) -> float:
 def _blocked(plan: MatmulPlan) -> MatmulPlan:
     """The plan with K in blocks, where a panel exceeds the cache and enough tiles of rows use a block again."""
     work = plan.workload
-    size = 2 if work.dtype in ("float16", "bfloat16") else 4
+    size = tvm_ffi.dtype(work.dtypes.weight).bits // 8
     if work.m is None or work.k is None or work.m <= plan.rows:
         return plan
     blocks = -(-work.k * plan.width * size // PANEL_BYTES)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.ir import DType, Node, Value
-from graphopt.passes.matching.match import fits_beside, number, tolerance
+
+from .values import fits_beside, number, tolerance
 
 Polynomial = dict[tuple[int, ...], float]
 """Coefficients by the exponents of the variables."""
@@ -19,14 +20,14 @@ MAX_NODES = 16
 
 
 @dataclass(frozen=True)
-class Expression:
+class PolynomialOf:
     """A value as a polynomial, and the nodes that compute it from the variables."""
 
     polynomial: Polynomial
     nodes: tuple[Node, ...]
 
 
-def expression(value: Value, variables: tuple[Value, ...]) -> Expression | None:
+def expression(value: Value, variables: tuple[Value, ...]) -> PolynomialOf | None:
     """`value` as a polynomial in `variables`, or None if it is none, or not within a few nodes of them."""
     count = len(variables)
     known: dict[Value, Polynomial] = {
@@ -46,18 +47,18 @@ def expression(value: Value, variables: tuple[Value, ...]) -> Expression | None:
             known[current] = {(0,) * count: constant}
             continue
         node = current.producer
-        if node is None or node.op not in _RULES or len(nodes) >= MAX_NODES or len(stack) > MAX_NODES:
+        if node is None or node.op not in OPERATORS or len(nodes) >= MAX_NODES or len(stack) > MAX_NODES:
             return None
         waiting = [v for v in node.inputs if v is not None and v not in known]
         if waiting:
             stack.extend(waiting)
             continue
-        result = _RULES[node.op](*(known[v] for v in node.inputs if v is not None))
+        result = OPERATORS[node.op](*(known[v] for v in node.inputs if v is not None))
         if result is None:
             return None
         known[current] = result
         nodes.append(node)
-    return Expression(known[value], tuple(nodes))
+    return PolynomialOf(known[value], tuple(nodes))
 
 
 def equals(polynomial: Polynomial, target: Polynomial, dtype: DType | None) -> bool:
@@ -79,7 +80,7 @@ def follow(
     current = start
     for _ in range(steps):
         node = current.sole_user
-        if node is None or node.op not in _RULES:
+        if node is None or node.op not in OPERATORS:
             return None
         current = node.output
         found = expression(current, variables)
@@ -159,7 +160,7 @@ def _pow(base: Polynomial, exponent: Polynomial) -> Polynomial | None:
     return result
 
 
-_RULES: dict[str, Callable[..., Polynomial | None]] = {
+OPERATORS: dict[str, Callable[..., Polynomial | None]] = {
     "Add": _add,
     "Sub": _sub,
     "Mul": _mul,

@@ -1,0 +1,202 @@
+"""What is kept of a stream of arrays: range, moments, a histogram, ranges by channel. All merge, and stay small."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from graphopt.errors import InputError
+
+HISTOGRAM_BINS = 2048
+
+
+@dataclass
+class Accumulator(ABC):
+    """Something that sees arrays one after the other and keeps figures of bounded size.
+
+    NaN and infinities are counted in `Range.strange` and otherwise left out.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def add(self, array: np.ndarray) -> None:
+        """See one more array."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """See what another one has seen."""
+
+    def state(self) -> dict[str, Any]:
+        """What it keeps, as numbers and arrays by name; `of` reads it back."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Self:
+        """The accumulator whose `state` this is. Raises TypeError or ValueError for anything else."""
+        made = cls()
+        for f in fields(cls):
+            value, default = state[f.name], getattr(made, f.name)
+            setattr(made, f.name, np.asarray(value, default.dtype) if isinstance(default, np.ndarray) else value)
+        return made
+
+
+@dataclass
+class Range(Accumulator):
+    """The smallest and largest number, how many there were, and how many of them were zero or not finite."""
+
+    kind: ClassVar[str] = "range"
+    low: float = math.inf
+    high: float = -math.inf
+    count: int = 0
+    zeros: int = 0
+    strange: int = 0
+
+    def add(self, array: np.ndarray) -> None:
+        numbers = _finite(array)
+        self.count += array.size
+        self.strange += array.size - numbers.size
+        self.zeros += int(np.count_nonzero(numbers == 0))
+        if numbers.size:
+            self.low = min(self.low, float(numbers.min()))
+            self.high = max(self.high, float(numbers.max()))
+
+    def merge(self, other: Self) -> None:
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.count += other.count
+        self.zeros += other.zeros
+        self.strange += other.strange
+
+
+@dataclass
+class Moments(Accumulator):
+    """Mean and variance, by updates that do not cancel."""
+
+    kind: ClassVar[str] = "moments"
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """The sum of the squared distances from the mean."""
+
+    def add(self, array: np.ndarray) -> None:
+        numbers = _finite(array).astype(np.float64)
+        if numbers.size:
+            mean = float(numbers.mean())
+            self._join(numbers.size, mean, float(np.square(numbers - mean).sum()))
+
+    def merge(self, other: Self) -> None:
+        self._join(other.count, other.mean, other.squares)
+
+    def _join(self, count: int, mean: float, squares: float) -> None:
+        total = self.count + count
+        if not total:
+            return
+        apart = mean - self.mean
+        self.squares += squares + apart * apart * self.count * count / total
+        self.mean += apart * count / total
+        self.count = total
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+
+@dataclass
+class Histogram(Accumulator):
+    """Counts in equal bins from `-limit` to `limit`, which doubles when a number lies outside: bins join in pairs."""
+
+    kind: ClassVar[str] = "histogram"
+    limit: float = 0.0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, np.int64))
+    zeros: int = 0
+    """Zeros seen before any other number, when there was no limit yet."""
+
+    def add(self, array: np.ndarray) -> None:
+        numbers = _finite(array).astype(np.float64).ravel()
+        largest = float(np.abs(numbers).max(initial=0.0))
+        if largest == 0 and self.limit == 0:
+            self.zeros += numbers.size
+            return
+        self._widen(largest)
+        place = np.floor((numbers / self.limit + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64)
+        self.counts += np.bincount(np.clip(place, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
+
+    def merge(self, other: Self) -> None:
+        if other.limit:
+            self._widen(other.limit)
+            copy = Histogram(other.limit, other.counts.copy())
+            copy._widen(self.limit)
+            self.counts += copy.counts
+        if self.limit:
+            self.counts[HISTOGRAM_BINS // 2] += other.zeros
+        else:
+            self.zeros += other.zeros
+
+    def _widen(self, largest: float) -> None:
+        """Make the limit a power of two that is not below `largest`."""
+        if self.limit == 0:
+            self.limit = 2.0 ** math.ceil(math.log2(largest))
+            self.counts[HISTOGRAM_BINS // 2] += self.zeros
+            self.zeros = 0
+        while self.limit < largest:
+            joined = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.zeros_like(self.counts)
+            self.counts[HISTOGRAM_BINS // 4 : 3 * HISTOGRAM_BINS // 4] = joined
+            self.limit *= 2
+
+    def percentile(self, percent: float) -> float:
+        """The number that so many percent of the magnitudes do not exceed, to the width of a bin."""
+        half = HISTOGRAM_BINS // 2
+        magnitudes = self.counts[half:] + self.counts[:half][::-1]
+        total = int(magnitudes.sum())
+        if not total:
+            return 0.0
+        place = int(np.searchsorted(np.cumsum(magnitudes), total * percent / 100))
+        return (min(place, half - 1) + 1) * self.limit / half
+
+
+@dataclass
+class Channels(Accumulator):
+    """The range of each channel: along axis 1, or the last axis of arrays with three, as sequences have them."""
+
+    kind: ClassVar[str] = "channels"
+    low: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    high: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, array: np.ndarray) -> None:
+        if array.ndim < 2 or not array.size:
+            return
+        axis = 2 if array.ndim == 3 else 1
+        rest = tuple(i for i in range(array.ndim) if i != axis)
+        finite = np.isfinite(array)
+        plain = array.astype(np.float64)
+        low = np.min(plain, axis=rest, where=finite, initial=np.inf)
+        self._join(low, np.max(plain, axis=rest, where=finite, initial=-np.inf))
+
+    def merge(self, other: Self) -> None:
+        self._join(other.low, other.high)
+
+    def _join(self, low: np.ndarray, high: np.ndarray) -> None:
+        if not self.low.size:
+            self.low, self.high = low.copy(), high.copy()
+        elif low.size:
+            if low.shape != self.low.shape:
+                raise InputError(
+                    f"there are {low.size} channels after {self.low.size}", remedy="ask for other kinds of statistics"
+                )
+            self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    plain = array.astype(np.float32) if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
+    kept: np.ndarray = plain[np.isfinite(plain)]
+    return kept
+
+
+KINDS: dict[str, type[Accumulator]] = {cls.kind: cls for cls in (Range, Moments, Histogram, Channels)}
+"""The kinds of statistics by name."""

@@ -1,0 +1,234 @@
+"""Activation statistics: what flows through a model while it runs on samples, collected in bounded memory.
+
+ONNX Runtime runs the model with the values asked for as outputs. Where they do not fit into the memory allowed all at
+once, they are divided among as few runs over the samples as it takes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphopt.errors import InputError
+from graphopt.ir import Model, TensorType, Value, infer_shapes
+from graphopt.proof.oracle import Reference
+from graphopt.rewriting.rewriter import Rewriter
+from graphopt.rewriting.shapes import fix_shapes
+from graphopt.util.files import replacing
+
+from .accumulators import KINDS, Accumulator
+
+if TYPE_CHECKING:
+    from graphopt.data.sample_files import Feed
+    from graphopt.data.samples import Samples
+
+DEFAULT_MEMORY = 1 << 29
+Progress = Callable[[str, float], None]
+_FORM = 1
+
+
+@dataclass
+class ActivationStatistics:
+    """The accumulators of each value by kind: `values["relu_3"]["range"]`; `runs` over `samples` they took.
+
+    `digest` is that of the samples; the statistics of two sets merge, and keep both.
+    """
+
+    values: dict[str, dict[str, Accumulator]] = field(default_factory=dict)
+    samples: int = 0
+    runs: int = 0
+    digest: str = ""
+
+    def merge(self, other: ActivationStatistics) -> None:
+        """Add what was collected on other samples. Raises InputError if it is of other values or kinds."""
+        mine, others = ({name: set(kinds) for name, kinds in s.values.items()} for s in (self, other))
+        if mine != others:
+            raise InputError("statistics of other values or kinds cannot be merged", remedy="collect the same of both")
+        for name, kinds in self.values.items():
+            for kind, accumulator in kinds.items():
+                accumulator.merge(other.values[name][kind])
+        self.samples += other.samples
+        self.digest = "+".join(filter(None, (self.digest, other.digest)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON's own types; what is infinite is None."""
+        values = {
+            name: {kind: {key: _plain(item) for key, item in a.state().items()} for kind, a in kinds.items()}
+            for name, kinds in self.values.items()
+        }
+        return {"form": _FORM, "samples": self.samples, "runs": self.runs, "digest": self.digest, "values": values}
+
+    def save(self, path: Path) -> None:
+        """Write a `.json` file, or a smaller `.npz` file. Raises OSError where that is impossible."""
+        facts = self.to_json()
+        with replacing(path) as file:
+            if path.suffix == ".json":
+                file.write(json.dumps(facts).encode())
+            else:
+                np.savez_compressed(file, statistics=np.frombuffer(json.dumps(facts).encode(), np.uint8))
+
+    @classmethod
+    def load(cls, path: Path) -> ActivationStatistics:
+        """What `save` wrote. Raises InputError for any other file."""
+        try:
+            if path.suffix == ".json":
+                facts = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                with np.load(path, allow_pickle=False) as archive:
+                    facts = json.loads(archive["statistics"].tobytes())
+            if facts["form"] != _FORM:
+                raise ValueError(f"form {facts['form']}")
+            values = {
+                name: {kind: KINDS[kind].of(_restored(kind, state)) for kind, state in kinds.items()}
+                for name, kinds in facts["values"].items()
+            }
+            return cls(values, int(facts["samples"]), int(facts["runs"]), str(facts["digest"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"cannot be read as activation statistics ({error})",
+                where=str(path),
+                remedy="collect them: graphopt stats MODEL.onnx --samples DATA -o FILE.npz",
+            ) from error
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, np.ndarray):
+        return [_plain(part) for part in item.tolist()]
+    return None if isinstance(item, float) and not math.isfinite(item) else item
+
+
+def _restored(kind: str, state: dict[str, Any]) -> dict[str, Any]:
+    """What stands for None: the infinities of a range that has seen nothing."""
+    empty = {"low": math.inf, "high": -math.inf}
+    return {
+        key: [empty[key] if part is None else part for part in item]
+        if isinstance(item, list) and key in empty
+        else empty[key]
+        if item is None
+        else item
+        for key, item in state.items()
+    }
+
+
+def collect(
+    model: Model,
+    samples: Samples,
+    values: Iterable[str] | None = None,
+    kinds: Sequence[str] = ("range", "moments", "histogram"),
+    *,
+    memory: int = DEFAULT_MEMORY,
+    progress: Progress | None = None,
+) -> ActivationStatistics:
+    """Run a model over samples and gather statistics of the values that flow through it.
+
+    Arguments:
+        model: is not changed.
+        samples: one of them is in memory at a time.
+        values: names, or patterns such as `*relu*`; None: every floating-point input and output of a node of the main
+            graph, but for constants.
+        kinds: of `graphopt.compression.accumulators.KINDS`.
+        memory: the bytes that the values of one run may take (one value is always looked at whole).
+        progress: is told what is being done and how far it is (0 to 1).
+
+    Raises InputError for names and kinds that there are not, and for samples that do not fit.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"there are no statistics of kind '{kind}'", remedy=f"the kinds are: {', '.join(KINDS)}")
+    model = model.copy()
+    infer_shapes(model)
+    wanted = _wanted(model, values)
+    found = ActivationStatistics(
+        {value.name: {kind: KINDS[kind]() for kind in kinds} for value in wanted}, digest=samples.digest
+    )
+    groups = _groups(wanted, _sizes(model, samples), memory)
+    tell = progress or (lambda what, done: None)
+    for number, names in enumerate(groups):
+        found.samples = 0
+        for outputs in _run(model, names, samples):
+            done = (number + found.samples / samples.count) / len(groups)
+            tell(f"run {number + 1} of {len(groups)}, sample {found.samples + 1}", done)
+            for name, array in outputs.items():
+                for accumulator in found.values[name].values():
+                    accumulator.add(array)
+            found.samples += 1
+    found.runs = len(groups)
+    return found
+
+
+def _wanted(model: Model, names: Iterable[str] | None) -> list[Value]:
+    graph = model.graph
+    known = [value for value in graph.inputs if not value.is_initializer]
+    known += [value for node in graph.nodes if node.op != "Constant" for value in node.outputs if value.name]
+    floats = [v for v in known if isinstance(v.type, TensorType) and v.type.dtype.is_float]
+    if names is None:
+        return floats
+    patterns = {name: re.compile(re.escape(name).replace(r"\*", ".*").replace(r"\?", ".")) for name in names}
+    chosen = [v for v in floats if any(pattern.fullmatch(v.name) for pattern in patterns.values())]
+    for name, pattern in patterns.items():
+        if not any(pattern.fullmatch(value.name) for value in chosen):
+            raise InputError(
+                f"the model computes no floating-point value '{name}'",
+                where=model.name,
+                remedy="graphopt stats without --value lists them; --value takes patterns such as '*relu*'",
+            )
+    return chosen
+
+
+def _sizes(model: Model, samples: Samples) -> dict[str, int]:
+    """The bytes of each value for the first sample, as far as inference knows; what it does not know counts as most."""
+    copy = model.copy()
+    feed = samples.first(1)[0]
+    fix_shapes(copy, {name: array.shape for name, array in feed.items() if isinstance(array, np.ndarray)})
+    known: dict[str, int] = {}
+    unknown = []
+    for value in copy.graph.values():
+        shape, dtype = value.shape, value.dtype
+        if shape is None or dtype is None or not all(isinstance(dim, int) for dim in shape):
+            unknown.append(value.name)
+        else:
+            known[value.name] = math.prod(dim for dim in shape if isinstance(dim, int)) * max(dtype.bits // 8, 1)
+    largest = max((known[v.name] for n in copy.graph.nodes for v in n.outputs if v.name in known), default=1)
+    return {**known, **dict.fromkeys(unknown, largest)}
+
+
+def _groups(values: Sequence[Value], sizes: dict[str, int], memory: int) -> list[list[str]]:
+    """The values divided so that those of a group fit into the memory together: first fit, the largest first."""
+    groups: list[tuple[int, list[str]]] = []
+    for value in sorted(values, key=lambda value: -sizes[value.name]):
+        size = sizes[value.name]
+        place = next((i for i, (used, _) in enumerate(groups) if used + size <= memory), None)
+        if place is None:
+            groups.append((size, [value.name]))
+        else:
+            used, names = groups[place]
+            groups[place] = (used + size, [*names, value.name])
+    return [names for _, names in groups]
+
+
+def _run(model: Model, names: Sequence[str], samples: Samples) -> Iterator[dict[str, np.ndarray]]:
+    """The values of these names for each sample; inputs are taken from the sample itself."""
+    inputs = {value.name for value in model.graph.inputs}
+    made = [name for name in names if name not in inputs]
+    taken = [name for name in names if name in inputs]
+
+    def from_feed(feed: Feed) -> dict[str, np.ndarray]:
+        return {name: feed[name] for name in taken}
+
+    if not made:
+        yield from (from_feed(feed) for feed in samples)
+        return
+    copy = model.copy()
+    found = [copy.graph.find(name) for name in made]
+    Rewriter(copy.graph).set_outputs([value for value in found if value is not None])
+    with Reference(copy) as reference:
+        for feed in samples:
+            yield {**from_feed(feed), **reference.run(feed)}

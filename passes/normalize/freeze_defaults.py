@@ -1,0 +1,32 @@
+"""Inputs with defaults made constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphopt.ir import Graph, TensorType
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
+
+
+@dataclass(frozen=True)
+class FreezeDefaults(Pass):
+    """Make constants of the inputs that have defaults, so that callers can no longer give them.
+
+    Old exporters list every weight as an input. Weights that a caller may replace cannot be folded or packed, so a
+    model of theirs gets much faster by this; it is in no pipeline, because it takes something from the model.
+    """
+
+    name: ClassVar[str] = "freeze-defaults"
+    fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        defaults = [value for value in graph.inputs if value.tensor is not None]
+        if not defaults:
+            return
+        rewriter = context.rewriter(graph)
+        rewriter.set_graph_inputs([value for value in graph.inputs if value.tensor is None])
+        for value in defaults:
+            assert value.tensor is not None
+            rewriter.set_type(value, TensorType(value.tensor.dtype, value.tensor.shape))
+        context.count("inputs frozen", len(defaults))

@@ -1,0 +1,77 @@
+"""What tells one kind of device from another on the way from a lowered module to scheduled functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import tvm
+from tvm import relax
+
+from graphopt.targets.tvm.lowering.provenance import fuse_operators
+from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.relax_passes.order import order_symbols
+from graphopt.targets.tvm.tir_passes.work import measure_bytes
+
+
+class Device(Protocol):
+    """A kind of device that code is compiled for: `Target.kind`, and the key of `Family.schedules`."""
+
+    kind: str
+
+    @property
+    def machine(self) -> Machine | None:
+        """What kernel families plan for; None where the device has no kernel of theirs."""
+        ...
+
+    def relax_pipeline(self) -> tvm.transform.Pass:
+        """Relax passes from a lowered module to one of fused functions, none of them scheduled: see `fusion`."""
+        ...
+
+    def schedule(self, mod: tvm.IRModule) -> tvm.IRModule:
+        """The module with every function scheduled. Raises UnsupportedError for one that the device cannot run."""
+        ...
+
+
+def fuse(mod: tvm.IRModule, made_for: tvm.target.Target, device: Device) -> tvm.IRModule:
+    """Fuse the operators of a lowered module into functions; `main` keeps its signature."""
+    with made_for:
+        return device.relax_pipeline()(mod)
+
+
+def fuse_and_schedule(mod: tvm.IRModule, made_for: tvm.target.Target, device: Device) -> tvm.IRModule:
+    """Fuse the operators of a lowered module into functions, and schedule these; `main` keeps its signature.
+
+    Raises UnsupportedError where a function cannot run on the device.
+    """
+    with made_for:
+        return device.schedule(device.relax_pipeline()(mod))
+
+
+def fusion(
+    name: str, before: Sequence[tvm.transform.Pass] = (), after: Sequence[tvm.transform.Pass] = ()
+) -> tvm.transform.Pass:
+    """The fusion of operators that all devices share, as a pipeline called `name`.
+
+    `before` are a device's own passes on the operators as they are before they are fused, `after` those on the fused
+    functions. Kernels' own computes carry their fusion pattern and anchor with them.
+    """
+    return tvm.transform.Sequential(
+        [
+            relax.backend.DispatchSampling(),
+            relax.backend.DispatchSortScan(),
+            relax.transform.LegalizeOps(),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FoldConstant(),
+            *before,
+            fuse_operators,
+            relax.transform.FuseTIR(),
+            order_symbols,
+            measure_bytes,
+            *after,
+            relax.transform.DeadCodeElimination(),
+            # Recognizes reshapes by their blocks, so it has to come before they are scheduled.
+            relax.transform.RewriteDataflowReshape(),
+        ],
+        name=name,
+    )

@@ -1,0 +1,54 @@
+"""Direct convolution as a kernel family."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import te
+
+from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.direct import compute, cpu
+from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, candidates, cycles, packed_size, plan_direct
+from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
+from graphopt.targets.tvm.machine import Machine
+
+
+class Direct(Family):
+    """Convolution as it is written: a register tile summed over channels and taps."""
+
+    name = "conv_direct"
+    version = 2
+    schedules = {"cpu": cpu.schedule}
+
+    def supports(self, workload: Workload, machine: Machine) -> bool:
+        return isinstance(workload, ConvWorkload) and workload.dtypes == FLOAT32 and not workload.is_depthwise
+
+    def default(self, workload: ConvWorkload, machine: Machine) -> DirectPlan:
+        return plan_direct(workload, machine)
+
+    def candidates(self, workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
+        return candidates(workload, machine)
+
+    def cost(self, workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
+        return cycles(workload, plan, machine)
+
+    def packed_shape(self, workload: ConvWorkload, plan: DirectPlan) -> tuple[int, ...]:
+        return (packed_size(workload),)
+
+    def layout(self, workload: ConvWorkload, plan: DirectPlan) -> tuple[Hashable, ...]:
+        return workload.lanes, workload.blocked, workload.spec.groups, workload.is_banded, plan.vectors
+
+    def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) -> np.ndarray:
+        return compute.pack_weight(weight, workload, plan)
+
+    def compute(
+        self,
+        data: te.Tensor,
+        weight: te.Tensor,
+        workload: ConvWorkload,
+        plan: DirectPlan,
+        out_space: Sequence[Any] | None = None,
+    ) -> te.Tensor:
+        return compute.direct(data, weight, workload, plan)

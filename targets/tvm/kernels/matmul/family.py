@@ -1,0 +1,66 @@
+"""The matrix product as a kernel family."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import te
+
+from graphopt.targets.tvm.kernels.family import Family, Workload
+from graphopt.targets.tvm.kernels.matmul import compute, cpu
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
+from graphopt.targets.tvm.machine import Machine
+
+
+class Matmul(Family):
+    """A product with a matrix packed in panels; one that is only known at run time is planned, but not measured."""
+
+    name = "matmul"
+    version = 2
+    schedules = {"cpu": cpu.schedule}
+
+    def supports(self, workload: Workload, machine: Machine) -> bool:
+        return (
+            isinstance(workload, MatmulWorkload)
+            and workload.dtypes.is_uniform
+            and workload.dtypes.data in ("float32", "float16")
+            and workload.k is not None
+        )
+
+    def default(self, workload: MatmulWorkload, machine: Machine) -> MatmulPlan:
+        return MatmulPlan.default(workload, machine)
+
+    def candidates(self, workload: MatmulWorkload, machine: Machine) -> list[MatmulPlan]:
+        return list(candidates(workload, machine))
+
+    def numbers(self, plan: MatmulPlan) -> tuple[int, ...]:
+        return (plan.lanes, plan.rows, plan.vectors, plan.k_block, plan.m_block)
+
+    def cost(self, workload: MatmulWorkload, plan: MatmulPlan, machine: Machine) -> float:
+        return cycles(plan)
+
+    def packed_shape(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[int, ...]:
+        return plan.packed_shape
+
+    def layout(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[Hashable, ...]:
+        return (plan.width,)
+
+    def pack(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> np.ndarray:
+        return compute.pack_matrix(weight, plan)
+
+    def parts(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> Iterator[np.ndarray]:
+        return compute.panels(weight, plan)
+
+    def compute(
+        self,
+        data: te.Tensor,
+        weight: te.Tensor,
+        workload: MatmulWorkload,
+        plan: MatmulPlan,
+        out_space: Sequence[Any] | None = None,
+    ) -> te.Tensor:
+        if workload.is_packed:
+            return compute.matmul_packed(data, weight, plan)
+        return compute.matmul(data, weight, plan)

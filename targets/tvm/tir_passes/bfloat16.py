@@ -1,0 +1,46 @@
+"""Conversions between float32 and bfloat16, written out in the bits of both.
+
+TVM computes bfloat16 in float32 and drops the conversions between: a sum in bfloat16 would be rounded where it is
+stored, and not where its kernel is fused with the next. ONNX rounds to the nearest value, halves to the even one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import ir, tirx
+
+_QUIET = 0x0040  # the bit that keeps a NaN a NaN when its lower bits are cut off
+_INFINITY = 0x7F800000
+
+
+def round_to_bfloat16() -> tvm.transform.Pass:
+    """Return the pass. It must run before TVM's `BF16ComputeLegalize`."""
+    return _round
+
+
+@tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.RoundToBfloat16")
+def _round(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.Cast, _visit), order="post"))
+
+
+def _visit(cast: tirx.Cast) -> Any:
+    source, target = str(cast.value.ty.dtype), str(cast.ty.dtype)
+    if (source, target) == ("float32", "bfloat16"):
+        return _narrow(cast.value)
+    if (source, target) == ("bfloat16", "float32"):
+        bits = tirx.reinterpret("uint16", cast.value).astype("uint32")
+        return tirx.reinterpret("float32", bits << tirx.const(16, "uint32"))
+    return cast
+
+
+def _narrow(value: ir.Expr) -> ir.Expr:
+    """The upper half of the bits, rounded to nearest even; a carry into the exponent is what rounding up asks for."""
+    bits = tirx.reinterpret("uint32", value)
+    upper = bits >> tirx.const(16, "uint32")
+    rounded = (bits + (tirx.const(0x7FFF, "uint32") + (upper & tirx.const(1, "uint32")))) >> tirx.const(16, "uint32")
+    is_nan = (bits & tirx.const(0x7FFFFFFF, "uint32")) > tirx.const(_INFINITY, "uint32")
+    chosen = tirx.Select(is_nan, upper | tirx.const(_QUIET, "uint32"), rounded)
+    return tirx.reinterpret("bfloat16", chosen.astype("uint16"))
