@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -112,7 +113,12 @@ def compile(
     )
     with _new_folder() as folder:
         _keep(optimized, folder, whole=keep_model)
-        built = _build(lowered, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
+        with _saved(lowered) as path:
+            # The child reads the file: until it is done, memory need not hold what passes made of the weights.
+            judged = optimized if verify else original
+            del lowered, optimized
+            gc.collect()
+            built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
         _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
         write_manifest(folder, _manifest(made_for, built, report, runtime))
@@ -121,7 +127,7 @@ def compile(
             tell("measuring the error", 0.95)
             every = evaluation.samples if data is None and evaluation.samples is not None else feeds
             lossy, tolerance = report.fidelity is Fidelity.LOSSY, None if verify is True else verify
-            errors = measure(result.run, original, optimized, every, lossy=lossy, tolerance=tolerance)
+            errors = measure(result.run, original, judged, every, lossy=lossy, tolerance=tolerance)
             _write_errors(result, report, errors)
         tell("done", 1.0)
     return result
@@ -191,13 +197,12 @@ def tune(
         return child.tune(path, made_for, lambda what, done: tell(what, 0.1 + 0.9 * done), tuning)
 
 
-def _build(model: Model, target: Target, folder: Path, tuning: Tuning, progress: backend.Progress) -> backend.Built:
-    """Build a model into `folder`, from a file that does not stay; tuned first where there is a budget for it."""
-    with _saved(model) as path:
-        if tuning.budget is None:
-            return child.build(path, target, folder, progress, tuning)
-        child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning)
-        return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning)
+def _build(path: Path, target: Target, folder: Path, tuning: Tuning, progress: backend.Progress) -> backend.Built:
+    """Build the model in the file `path` into `folder`; tuned first where there is a budget for it."""
+    if tuning.budget is None:
+        return child.build(path, target, folder, progress, tuning)
+    child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning)
+    return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning)
 
 
 def _keep(model: Model, folder: Path, *, whole: bool) -> None:
@@ -213,6 +218,7 @@ def _saved(model: Model) -> Iterator[Path]:
     with scratch("lowered") as place:
         path = place / MODEL
         io.save(model, path, external_data=True)  # written and read tensor by tensor
+        del model  # nor does this frame keep it
         yield path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,13 +16,14 @@ from graphopt.errors import ModelError, ModelWarning
 from graphopt.ir import Model, Tensor, edit
 from graphopt.ir.declared import correct_declared_types
 from graphopt.ir.read_proto import read_model
-from graphopt.ir.tensor import map_file
-from graphopt.ir.tensor_proto import raw_data, write_tensor
+from graphopt.ir.tensor import HeldFile, map_file
+from graphopt.ir.tensor_proto import decode_raw, raw_data, write_tensor
 from graphopt.ir.write_proto import write_model, write_value
 from graphopt.util.files import replacing
 
 from .acceptance import complaint_of_checker, runtime_loads
 from .weightless import lacks_nested
+from .wire import MAPPED_BYTES, length_delimited, without_weights
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -37,11 +39,12 @@ _ALIGNMENT = 4096
 def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Model:
     """Read a model and check it.
 
-    `source` is a path, the bytes of a model, or an onnx.ModelProto; a Model is copied. Weights in external files are
-    memory-mapped when they are needed. What ONNX Runtime loads is taken, with a ModelWarning (a category of Python's
-    `warnings`) for what is not as ONNX wants it. Raises ModelError if there is no such file, if it is not ONNX, if
-    both onnx.checker and ONNX Runtime find it invalid, or if its external data is missing, too short or outside the
-    model's folder.
+    `source` is a path, the bytes of a model, or an onnx.ModelProto; a Model is copied. Large weights stay in the file,
+    or in external files, and are memory-mapped when they are needed: as long as the model is used, those files must not
+    be overwritten in place (`save` puts a new file there instead). What ONNX Runtime loads is taken, with a
+    ModelWarning (a category of Python's `warnings`) for what is not as ONNX wants it. Raises ModelError if there is no
+    such file, if it is not ONNX, if both onnx.checker and ONNX Runtime find it invalid, or if its external data is
+    missing, too short or outside the model's folder.
     """
     if isinstance(source, Model):
         return source.copy()
@@ -50,7 +53,9 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
     if isinstance(source, bytes):
         return _read(_decode(source, "model bytes"), None, "model bytes")
     path = Path(source)
-    model = _read(_decode(_read_file(path), str(path)), path.parent, str(path))
+    data, places = _light(_read_file(path), path)
+    model = _read(_decode(data, str(path)), path.parent, str(path))
+    _hold(model, path, places)
     edit.describe(model, path=path)
     return model
 
@@ -65,6 +70,33 @@ def _read_file(path: Path) -> memoryview:
         raise ModelError("there is no such file", where=str(path), remedy="check the path") from None
     except OSError as error:
         raise ModelError(f"it cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def _light(data: memoryview, path: Path) -> tuple[bytes | memoryview, dict[str, tuple[int, int]]]:
+    """The serialized model without its large weights, and where in the file those are.
+
+    Parsing would copy them, twice. A link to a file in another folder is parsed whole: external data must lie in the
+    model's folder.
+    """
+    if len(data) < MAPPED_BYTES or path.resolve().parent != path.parent.resolve():
+        return data, {}
+    return without_weights(data, path.resolve().name) or (data, {})
+
+
+def _hold(model: Model, path: Path, places: Mapping[str, tuple[int, int]]) -> None:
+    """Have the large weights read from the file as it is now, also after another took its place."""
+    if not places:
+        return
+    file = HeldFile(path)
+    for name, (offset, length) in places.items():
+        value = model.graph.initializers[name]
+        assert value.tensor is not None
+        edit.set_tensor(value, _held(file, offset, length, value.tensor))
+
+
+def _held(file: HeldFile, offset: int, length: int, tensor: Tensor) -> Tensor:
+    dtype, shape = tensor.dtype, tensor.shape
+    return Tensor(dtype, shape, lambda: decode_raw(file.map(offset, length), dtype, shape), file.path)
 
 
 def _decode(data: bytes | memoryview, where: str) -> onnx.ModelProto:
@@ -172,12 +204,12 @@ def _write_inline(model: Model, file: BinaryIO) -> None:
     proto.ClearField("graph")
     entries = []
     for head, data in heads:
-        raw_field = _field(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, len(data))
-        entry = _field(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + len(raw_field) + len(data))
+        raw_field = length_delimited(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, len(data))
+        entry = length_delimited(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(head) + len(raw_field) + len(data))
         entries.append((entry + head + raw_field, data))
     length = len(graph) + sum(len(head) + len(data) for head, data in entries)
     file.write(proto.SerializeToString(deterministic=True))
-    file.write(_field(onnx.ModelProto.GRAPH_FIELD_NUMBER, length) + graph)
+    file.write(length_delimited(onnx.ModelProto.GRAPH_FIELD_NUMBER, length) + graph)
     for head, data in entries:
         file.write(head)
         file.write(data)
@@ -187,20 +219,6 @@ def _tensor_of(model: Model, name: str) -> Tensor:
     tensor = model.graph.initializers[name].tensor
     assert tensor is not None
     return tensor
-
-
-def _field(number: int, length: int) -> bytes:
-    """The head of a length-delimited field: its tag and length, each a varint."""
-    return _varint(number << 3 | 2) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
 
 
 def weight_bytes(model: Model) -> int:

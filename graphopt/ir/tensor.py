@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,3 +113,20 @@ def map_file(path: Path, offset: int, length: int) -> np.ndarray:
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), offset - start + length, offset=start, access=mmap.ACCESS_READ)
     return np.frombuffer(mapped, np.uint8, count=length, offset=offset - start)
+
+
+class HeldFile:
+    """A file that stays open, so that what is read from it is what it held, whatever takes its place on the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def map(self, offset: int, length: int) -> np.ndarray:
+        """The bytes `offset .. offset + length` as a read-only, memory-mapped uint8 array."""
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._number, offset - start + length, offset=start, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, np.uint8, count=length, offset=offset - start)
+
+    def __del__(self) -> None:
+        os.close(self._number)

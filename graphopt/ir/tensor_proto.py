@@ -43,7 +43,7 @@ def read_tensor(proto: onnx.TensorProto, folder: Path | None, where: str) -> Ten
     if proto.HasField("raw_data"):
         data = proto.raw_data
         _check_bytes(len(data), dtype, shape, where)
-        return Tensor(dtype, shape, lambda: _decode(data, dtype, shape))
+        return Tensor(dtype, shape, lambda: decode_raw(data, dtype, shape))
     _check_count(proto, dtype, shape, where)
     array = _frozen(numpy_helper.to_array(proto))
     return Tensor(dtype, shape, lambda: array)
@@ -55,7 +55,7 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _decode(data: bytes | np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+def decode_raw(data: bytes | np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     """Elements of little-endian raw data; 4-bit and 2-bit elements are unpacked to one a byte."""
     if dtype.bits < 8:
         proto = onnx.TensorProto(data_type=int(dtype), dims=shape, raw_data=bytes(data))
@@ -119,7 +119,7 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
             where=where,
             remedy="the external data file is truncated or belongs to another model",
         )
-    return Tensor(dtype, shape, lambda: _decode(map_file(path, offset, length), dtype, shape), path)
+    return Tensor(dtype, shape, lambda: decode_raw(map_file(path, offset, length), dtype, shape), path)
 
 
 def _refuse(where: str) -> np.ndarray:
