@@ -218,3 +218,14 @@ def test_open_sizes_that_broadcast_when_the_code_runs() -> None:
         ((1, 5), (0, 5), 1),
     ]
     check_for_machine(text, *(given(*shape) for shape in shapes), tolerance=0)
+
+
+def test_open_batch_sizes_of_products_that_broadcast_when_the_code_runs() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[A,H,5,8] x, float[B,1,8,3] y) => (float[p,q,5,3] z) { z = MatMul(x, y) }"""
+    rng = np.random.default_rng(7)
+    batches = [((2, 3), 2), ((1, 3), 4), ((4, 1), 1), ((1, 1), 1)]
+    feeds = [
+        {"x": rng.standard_normal((*left, 5, 8)), "y": rng.standard_normal((right, 1, 8, 3))} for left, right in batches
+    ]
+    check_for_machine(text, *({name: array.astype(np.float32) for name, array in feed.items()} for feed in feeds))
