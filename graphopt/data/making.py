@@ -70,6 +70,10 @@ class Maker:
         for relations in guesses(symbols):
             yield relations, [apply(relations, {**usual, **small}) for small in different(symbols)]
 
+    def related(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes of which the dependent ones follow from the others."""
+        return apply(self.relations, self.plan.summed(sizes))
+
     def make(self, choice: Choice, sizes: Mapping[str, int], mood: Mood = Mood.USUAL) -> dict[str, Any]:
         """One set of inputs, the same for the same seed."""
         made: dict[str, Any] = {name: array for name, array in self.given.items() if name not in self.values}

@@ -66,6 +66,26 @@ def meaning_of(value: Value) -> Meaning:
     return same[0]
 
 
+def decides_sizes(value: Value) -> bool:
+    """Whether what is computed from a graph input says how large something is, how often to loop, or where to look.
+
+    Such an input cannot hold extremes: they would ask for more memory than there is.
+    """
+    seen, waiting = {value}, [value]
+    while waiting:
+        for use in waiting.pop().uses:
+            if use.node.op in ("Shape", "Size"):
+                continue
+            meaning = _read(use)
+            decides = meaning is not None and meaning.kind in (Kind.INDEX, Kind.SHAPE, Kind.LENGTH)
+            if decides or use.node.subgraphs:
+                return True
+            fresh = [output for output in use.node.outputs if output not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+    return False
+
+
 # Operators by which exporters make an index that counts from the end one from the front.
 _WRAPPING = ("Add", "Mul", "Where", "Max", "Min", "Clip")
 

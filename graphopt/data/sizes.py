@@ -89,11 +89,15 @@ class Plan:
 
     def sizes(self, choice: Choice) -> dict[str, int]:
         """A size for every symbol."""
-        sizes = {s: self.bound.get(s, getattr(choice, role)) for s, role in self.roles.items()}
-        for symbol in sizes:
-            if symbol not in self.bound and (total := _sum(symbol, sizes)) is not None:
-                sizes[symbol] = total
-        return sizes
+        return self.summed({s: self.bound.get(s, getattr(choice, role)) for s, role in self.roles.items()})
+
+    def summed(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The sizes with those put right whose names are sums of others."""
+        result = dict(sizes)
+        for symbol in result:
+            if symbol not in self.bound and (total := _sum(symbol, result)) is not None:
+                result[symbol] = total
+        return result
 
     def shape(self, value: Value, sizes: Mapping[str, int], choice: Choice) -> tuple[int, ...]:
         if value.name in self.fixed:

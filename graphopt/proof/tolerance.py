@@ -125,11 +125,16 @@ def _badness(difference: Difference) -> tuple[bool, float]:
 
 
 def compare(
-    expected: Mapping[str, Output], got: Mapping[str, Output], tolerance: Tolerance | None = None
+    expected: Mapping[str, Output],
+    got: Mapping[str, Output],
+    tolerance: Tolerance | None = None,
+    *,
+    empty: bool = False,
 ) -> Comparison:
     """Compare outputs by name: the same names, structure, dtypes and shapes, and numbers within `tolerance`.
 
-    Raises VerificationError if there is nothing to compare: no output, or only outputs without elements.
+    Raises VerificationError if there is nothing to compare: no output, or only outputs without elements, unless they
+    may be `empty`.
     """
     tolerance = tolerance or Tolerance()
     differences: list[Difference] = []
@@ -139,7 +144,7 @@ def compare(
         else:
             differences.extend(_compare_any(name, expected[name], got[name], tolerance))
     differences.extend(Difference(name, problem="is new") for name in got if name not in expected)
-    if not any(d.elements or d.problem for d in differences):
+    if not empty and not any(d.elements or d.problem for d in differences):
         raise VerificationError(
             "nothing was compared: the outputs hold no elements",
             remedy="give inputs for which the model puts something out",

@@ -327,6 +327,8 @@ def _thresholded_relu(node: Node, version: int, to: int) -> Answer:
 def _experimental(node: Node, version: int, to: int) -> Answer:
     if to < 10:
         return Decline("ONNX took it back, and it is spelled out in operators of opset 10")
+    if len(node.inputs) < 3 if node.op_type == "DynamicSlice" else node.op_type == "Crop" and not node.attr("border"):
+        return Decline("it does not say what to cut")
     return lambda rewriter: rewriter.replace(node, EXPERIMENTAL[node.op_type](node, rewriter))
 
 

@@ -10,7 +10,7 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
-from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
+from graphopt.targets.tvm.converters.tensors import broadcast_index, broadcast_read, elementwise, wide
 from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.lowering.call import Call
@@ -45,9 +45,8 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
     a, b = agree(ctx, a, a.rank - 1, b, b.rank - 2)
     batch = max(a.rank, b.rank) - 2
     heads = [Operand(a.dtype, a.shape[:-2]), Operand(b.dtype, b.shape[:-2])]
-    lead = _batch_shape(ctx, heads)
-    a = ctx.require(a, [*_fit(heads[0].shape, lead), *a.shape[-2:]])
-    b = ctx.require(b, [*_fit(heads[1].shape, lead), *b.shape[-2:]])
+    _, lead = ctx.broadcast(heads)
+    a, b = _stretched(ctx, a, lead), _stretched(ctx, b, lead)
     fast = fast_matmul(ctx, a, b, dtype=dtype, name=name)
     if fast is not None:
         return fast
@@ -94,22 +93,22 @@ def _known(size: Dim) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _batch_shape(ctx: Context, heads: Sequence[Operand]) -> tuple[Dim, ...]:
-    rank = max(head.rank for head in heads)
-    lead: list[Dim] = []
-    for axis in range(rank):
-        sizes = [head.shape[axis - rank] for head in heads if head.rank >= rank - axis]
-        numbers = {s for s in sizes if isinstance(s, int) and s != 1}
-        if len(numbers) > 1:
-            raise Declined(f"batch sizes {sorted(numbers)} do not broadcast")
-        rest = [s for s in sizes if not isinstance(s, int)]
-        lead.append(next(iter(numbers)) if numbers else rest[0] if rest else 1)
-    return tuple(lead)
+def _stretched(ctx: Context, data: Operand, lead: Sequence[Dim]) -> Operand:
+    """The operand with batch sizes that are 1 or those of `lead`.
 
+    Open sizes of which it is not known whether they are 1 take a copy: kernels of products need to know.
+    """
+    tail = lead[len(lead) - data.rank + 2 :]
+    fitting = [isinstance(have, int) or ctx.same(have, want) for have, want in zip(data.shape, tail)]
+    if all(fitting):
+        return data
+    wanted = [have if fits else want for have, want, fits in zip(data.shape, tail, fitting)]
+    shape = [*wanted, *data.shape[-2:]]
 
-def _fit(shape: Sequence[Dim], lead: Sequence[Dim]) -> list[Dim]:
-    tail = lead[len(lead) - len(shape) :]
-    return [have if isinstance(have, int) and have == 1 else want for have, want in zip(shape, tail)]
+    def stretch(x: te.Tensor) -> te.Tensor:
+        return define(shape, lambda *index: broadcast_read(ctx, x, data, index, shape), name="stretch")
+
+    return ctx.te(stretch, data, name="stretch")
 
 
 def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -> Operand:

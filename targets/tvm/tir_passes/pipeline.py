@@ -17,6 +17,7 @@ from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
 from graphopt.targets.tvm.tir_passes.alignment import any_address
 from graphopt.targets.tvm.tir_passes.bfloat16 import round_to_bfloat16
+from graphopt.targets.tvm.tir_passes.bind_values import bind_values
 from graphopt.targets.tvm.tir_passes.border import split_border
 from graphopt.targets.tvm.tir_passes.let_loops import serialize_refused_lets
 from graphopt.targets.tvm.tir_passes.nan_tests import compare_bits_for_nan, unordered_not_equal
@@ -45,6 +46,7 @@ def _passes() -> list[tvm.transform.Pass]:
         peel(),
         transpose_tiles(),
         compare_bits_for_nan(),
+        bind_values(),
         serialize_refused_lets(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from graphopt import io
 from graphopt.errors import ModelWarning
+from graphopt.ir.read_proto import read_model
 from graphopt.passes.normalize.experimental_adapters import EXPERIMENTAL
 from graphopt.passes.normalize.raise_opset import RaiseOpset
 from graphopt.proof.oracle import Reference
@@ -43,6 +44,16 @@ def test_an_old_experiment(op_type: str, attributes: dict[str, Any]) -> None:
     sides = [helper.make_tensor_value_info("x", 1, ["n", 2, 5, 6]), helper.make_tensor_value_info("y", 1, [None] * 4)]
     graph = helper.make_graph(nodes, "g", sides[:1], sides[1:], weights)
     check(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=7), (2, 2, 5, 6))
+
+
+@pytest.mark.parametrize("op_type", ["Crop", "DynamicSlice"])
+def test_cuts_that_do_not_say_where_are_declined(op_type: str) -> None:
+    sides = [helper.make_tensor_value_info(name, 1, ["n", 2, 5, 6]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node(op_type, ["x"], ["y"])], "g", sides[:1], sides[1:])
+    model = read_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=7))
+    report = PassManager(Pipeline.of(RaiseOpset())).run(model)
+    assert dict(report.steps[0].misses) == {f"{op_type}: it does not say what to cut": 1}
+    assert model.opset == 8
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])

@@ -36,7 +36,18 @@ ZEROS = "float z = {0}, float n = {-0.0}, float[1] v = {0}"
 
 
 @pytest.mark.parametrize(
-    "product", ["Mul(x, z)", "Mul(z, x)", "Mul(x, n)", "Mul(x, v)", "Div(z, x)", "Div(x, x)", "Sub(x, x)"]
+    "product",
+    [
+        "Mul(x, z)",
+        "Mul(z, x)",
+        "Mul(x, n)",
+        "Mul(x, v)",
+        "Div(z, x)",
+        "Div(x, z)",
+        "Div(x, n)",
+        "Div(x, x)",
+        "Sub(x, x)",
+    ],
 )
 def test_zero_times_anything_is_what_ieee_says(product: str) -> None:
     bits(float_model(f"y = {product}", "float[N] y", weights=ZEROS))
@@ -218,3 +229,14 @@ def test_open_sizes_that_broadcast_when_the_code_runs() -> None:
         ((1, 5), (0, 5), 1),
     ]
     check_for_machine(text, *(given(*shape) for shape in shapes), tolerance=0)
+
+
+def test_open_batch_sizes_of_products_that_broadcast_when_the_code_runs() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[A,H,5,8] x, float[B,1,8,3] y) => (float[p,q,5,3] z) { z = MatMul(x, y) }"""
+    rng = np.random.default_rng(7)
+    batches = [((2, 3), 2), ((1, 3), 4), ((4, 1), 1), ((1, 1), 1)]
+    feeds = [
+        {"x": rng.standard_normal((*left, 5, 8)), "y": rng.standard_normal((right, 1, 8, 3))} for left, right in batches
+    ]
+    check_for_machine(text, *({name: array.astype(np.float32) for name, array in feed.items()} for feed in feeds))

@@ -37,13 +37,17 @@ FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
     "tirx.erf": math.erf,
     "tirx.log": math.log,
     "tirx.log1p": math.log1p,
+    "tirx.nearbyint": math.nearest,
     "tirx.sin": trigonometry.sin,
     "tirx.cos": trigonometry.cos,
 }
 
 
 def _expand_call(call: ir.Call) -> Expr:
-    make = FUNCTIONS.get(getattr(call.op, "name", ""))
+    name = getattr(call.op, "name", "")
+    if name == "tirx.nearbyint" and str(call.ty.dtype) == "float64":
+        return math.nearest(call.args[0])
+    make = FUNCTIONS.get(name)
     if make is None:
         return call
     dtype = str(call.ty.dtype)

@@ -47,6 +47,11 @@ _EXP = (1.3843552e-3, 8.3742421e-3, 4.1668009e-2, 0.16666430, 0.49999994, 1.0, 1
 _WIDE_EXP = (1.9551670e-4, 1.4114905e-3, 8.3370572e-3, 4.1660536e-2, 0.16666572, 0.50000048, 1.0, 1.0)  # 1.2e-8, ln 2
 
 
+def nearest(x: Expr) -> Expr:
+    """The nearest whole number, of two the even one; TVM's vectorizer takes `nearbyint` apart into its elements."""
+    return tirx.call_llvm_pure_intrin(str(x.ty.dtype), "llvm.nearbyint", x)
+
+
 def bits(value: Expr) -> Expr:
     return tirx.reinterpret("int32", value)
 

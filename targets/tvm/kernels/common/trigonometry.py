@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import tirx
 
-from graphopt.targets.tvm.kernels.common.math import ROUNDER, bits, f32, horner, let
+from graphopt.targets.tvm.kernels.common.math import ROUNDER, bits, f32, horner, let, nearest
 
 Expr = Any
 
@@ -40,7 +40,7 @@ def _quarters(x: Expr) -> Expr:
     for i, part in enumerate(_parts()):
         product = x * _f64(part)
         if i < _LARGE:
-            product = let(product, lambda p: p - tirx.nearbyint(p * _f64(0.25)) * _f64(4))
+            product = let(product, lambda p: p - nearest(p * _f64(0.25)) * _f64(4))
         total = product + total
     return total
 
@@ -62,7 +62,7 @@ def _wave(x: Expr, ahead: int) -> Expr:
 
         return let(r * r, one)
 
-    return let(_quarters(x.astype("float64")), lambda t: let(tirx.nearbyint(t), lambda whole: from_parts(t, whole)))
+    return let(_quarters(x.astype("float64")), lambda t: let(nearest(t), lambda whole: from_parts(t, whole)))
 
 
 def _has(number: Expr, bit: int) -> Expr:

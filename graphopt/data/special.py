@@ -1,0 +1,105 @@
+"""Inputs that go wrong where usual ones do not: zeros of both signs, what is not finite, extremes, sizes 0 and 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from graphopt.ir import Value
+
+from .making import Maker
+from .meaning import Kind, decides_sizes
+from .sizes import Choice
+
+Feed = dict[str, Any]
+_MOST_EMPTY = 4
+"""How many sizes are made 0, one after the other."""
+_CRASH_ON_NOTHING = frozenset({"LSTM", "GRU", "RNN"})
+"""Operators at which ONNX Runtime ends the whole process when a size is 0."""
+
+
+def special_inputs(
+    maker: Maker, usual: Feed, choice: Choice, sizes: Mapping[str, int]
+) -> Iterator[tuple[list[Feed], bool]]:
+    """Inputs that `usual` ones become by planting numbers or changing sizes; the oracle may refuse any of them.
+
+    Each item is a list of inputs, the strictest first, of which one that the oracle survives is enough, and whether
+    they hold numbers that are not finite. Inputs that the user gave stay as they are.
+    """
+    edges = _planted(maker, usual, _finite_edges)
+    if edges is not None:
+        yield [edges], False
+    wild = [_planted(maker, usual, plant) for plant in (_all_wild, _infinite, _not_a_number)]
+    if any(feed is not None for feed in wild):
+        yield [feed for feed in wild if feed is not None], True
+    free = maker.free
+    ones = maker.related({**sizes, **dict.fromkeys(free, 1)})
+    if free and ones != sizes:
+        yield [maker.make(choice, ones)], False
+    if not any(node.op_type in _CRASH_ON_NOTHING for node in maker.model.graph.all_nodes()):
+        for symbol in free[:_MOST_EMPTY]:
+            yield [maker.make(choice, maker.related({**sizes, symbol: 0}))], False
+
+
+Plant = Callable[[np.ndarray, Value], np.ndarray | None]
+
+
+def _planted(maker: Maker, usual: Feed, plant: Plant) -> Feed | None:
+    """The inputs with numbers planted where nothing forbids it, or None if nothing was planted."""
+    feed = dict(usual)
+    for name, value in maker.values.items():
+        array = feed[name]
+        free = maker.meanings[name].kind is Kind.ANY and name not in maker.given and not decides_sizes(value)
+        if free and isinstance(array, np.ndarray) and array.size >= 4:
+            planted = plant(array, value)
+            feed[name] = array if planted is None else planted
+    return None if all(feed[name] is usual[name] for name in usual) else feed
+
+
+def _finite_edges(array: np.ndarray, value: Value) -> np.ndarray | None:
+    """Zeros of both signs among numbers, the smallest and largest among integers."""
+    if value.dtype is None or value.dtype.bits < 8:
+        return None
+    if value.dtype.is_float:
+        return _spread(array, (0.0, -0.0))
+    if value.dtype.is_integer:
+        info = np.iinfo(array.dtype)
+        return _spread(array, (0, info.max, info.min))
+    return None
+
+
+def _all_wild(array: np.ndarray, value: Value) -> np.ndarray | None:
+    return _spread(array, (np.inf, np.nan, -np.inf)) if _is_wide(value) else None
+
+
+def _infinite(array: np.ndarray, value: Value) -> np.ndarray | None:
+    return _spread(array, (np.inf,)) if _is_wide(value) else None
+
+
+def _not_a_number(array: np.ndarray, value: Value) -> np.ndarray | None:
+    return _spread(array, (np.nan,)) if _is_wide(value) else None
+
+
+def _is_wide(value: Value) -> bool:
+    """Whether a type has infinities and NaN: those of 8 bits and fewer have not, or not all."""
+    return value.dtype is not None and value.dtype.is_float and value.dtype.bits >= 16
+
+
+def _spread(array: np.ndarray, numbers: tuple[Any, ...]) -> np.ndarray:
+    """A copy with the numbers planted far from each other, none in the first place."""
+    copy = np.array(array)
+    flat = copy.reshape(-1)
+    for index, number in enumerate(numbers, 1):
+        flat[index * flat.size // (len(numbers) + 1)] = number
+    return copy
+
+
+def survives(outputs: Mapping[str, Any]) -> bool:
+    """Whether what is not finite in the inputs has left most of every floating-point output finite.
+
+    Where it has not, there is nothing to compare, and which of several NaN comes first is anybody's choice.
+    """
+    floats = [a for a in outputs.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.size]
+    return bool(floats) and all(np.isfinite(array).mean() > 0.5 for array in floats)

@@ -1,0 +1,327 @@
+"""Expressions as directed graphs: a value that is used several times is computed once.
+
+TIR's expressions are trees: what is fused behind a kernel is substituted into its readers, so a value that is read k
+times is written out k times, and chains of activations multiply that. `Sharing` numbers the values of a tree, equal
+ones alike, and takes it apart into bindings of those that are used more than once (and of all `Let` values that
+are), and a rest that reads them. Code then grows with the number of different values.
+
+A value that only one side of a condition needs is not moved in front of the condition where computing it there could
+fail (it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, as a `Let`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, tirx
+from tvm.ir import prim
+
+Expr = Any
+
+_BINARY = (
+    tirx.Add,
+    tirx.Sub,
+    tirx.Mul,
+    tirx.Div,
+    tirx.Mod,
+    tirx.FloorDiv,
+    tirx.FloorMod,
+    tirx.Min,
+    tirx.Max,
+    tirx.EQ,
+    tirx.NE,
+    tirx.LT,
+    tirx.LE,
+    tirx.GT,
+    tirx.GE,
+    tirx.And,
+    tirx.Or,
+    prim.BitwiseAnd,
+    prim.BitwiseOr,
+    prim.BitwiseXor,
+    prim.LShift,
+    prim.RShift,
+)
+_DIVISIONS = (tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod)
+_TOP = 0
+"""The scope of what is computed in any case."""
+
+
+@dataclass
+class _Node:
+    """One value: its expression with operands replaced later, the numbers of its operands, where it is needed."""
+
+    expr: Expr
+    operands: tuple[int, ...]
+    safe: bool
+    """Computing it cannot fail, whatever its operands are."""
+    variables: tuple[tirx.Var, ...] | None = None
+    """Of an expression that is left as it is: the variables that its operands are the values of."""
+    uses: int = 0
+    scope: int | None = None
+
+
+@dataclass
+class _Scope:
+    """What is evaluated only if a condition says so; `lazy`: it takes time that the other case saves."""
+
+    parent: int
+    depth: int
+    lazy: bool
+
+
+@dataclass
+class Sharing:
+    """Takes one value apart; `place` is the element that it is stored to, which is known to exist."""
+
+    place: tuple[Any, Sequence[Expr]] | None = None
+    _nodes: list[_Node] = field(default_factory=list)
+    _numbers: dict[Any, int] = field(default_factory=dict)
+    _seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    _alive: list[Any] = field(default_factory=list)
+    _scopes: list[_Scope] = field(default_factory=lambda: [_Scope(_TOP, 0, lazy=False)])
+    _lets: dict[int, int] = field(default_factory=dict)
+    _branches: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def split(self, value: Expr) -> tuple[list[tuple[tirx.Var, Expr]], Expr]:
+        """The bindings, each of which reads only earlier ones, and what is left of `value`."""
+        root = self._number(value)
+        self._find_scopes(root)
+        bound = [n for n, node in enumerate(self._nodes) if self._is_bound(n, node, root)]
+        return self._written(root, bound)
+
+    # --- numbering
+
+    def _number(self, expr: Expr) -> int:
+        """The number of a value; equal values have one number."""
+        if isinstance(expr, tirx.Let):
+            self._lets[hash(expr.var)] = self._number(expr.value)
+            self._alive.append(expr)
+            return self._number(expr.body)
+        if isinstance(expr, tirx.Var):
+            if hash(expr) in self._lets:
+                return self._lets[hash(expr)]
+            return self._node(("var", hash(expr)), expr, (), safe=True)
+        children = operands_of(expr)
+        if children is None:
+            return self._opaque(expr)
+        numbers = tuple(self._number(child) for child in children)
+        return self._node((_label(expr), *numbers), expr, numbers, safe=self._is_safe(expr))
+
+    def _opaque(self, expr: Expr) -> int:
+        """A constant, or an expression of a kind that is left as it is: only the `Let`s around it are its operands."""
+        if isinstance(expr, tirx.IntImm | tirx.FloatImm | ir.StringImm):
+            return self._node(_constant_key(expr), expr, (), safe=True)
+        variables: list[tirx.Var] = []
+        tvm_ffi.structural_walk(expr, [(tirx.Var, variables.append)])
+        outer = {hash(var): var for var in variables if hash(var) in self._lets}
+        number = self._node(("other", hash(expr)), expr, tuple(self._lets[address] for address in outer), safe=False)
+        self._nodes[number].variables = tuple(outer.values())
+        self._alive.append(expr)
+        return number
+
+    def _node(self, key: Any, expr: Expr, operands: tuple[int, ...], *, safe: bool) -> int:
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = len(self._nodes)
+            self._nodes.append(_Node(expr, operands, safe))
+        return found
+
+    def _is_safe(self, expr: Expr) -> bool:
+        if isinstance(expr, ir.TensorLoad):
+            return self._is_stored_place(expr)
+        if isinstance(expr, _DIVISIONS):
+            return not _is_integer(expr) or isinstance(expr.b, tirx.IntImm)
+        return not isinstance(expr, ir.Call) or _name(expr) in _PURE
+
+    def _is_stored_place(self, load: ir.TensorLoad) -> bool:
+        if self.place is None:
+            return False
+        buffer, indices = self.place
+        equal = tvm_ffi.structural_equal
+        return equal(load.source.shape, buffer.shape) and equal(list(load.indices), list(indices))
+
+    # --- scopes
+
+    def _find_scopes(self, root: int) -> None:
+        """Where each value is needed first: readers before their operands, which have smaller numbers."""
+        self._nodes[root].scope, self._nodes[root].uses = _TOP, 1
+        for number in reversed(range(len(self._nodes))):
+            node = self._nodes[number]
+            if node.scope is None:
+                continue  # a Let that nothing reads
+            for position, operand in enumerate(node.operands):
+                child = self._nodes[operand]
+                child.uses += 1
+                inside = self._inside(number, position)
+                child.scope = inside if child.scope is None else self._common(child.scope, inside)
+        for node in self._nodes:
+            if node.scope is not None and node.safe and self._operands_at(node, self._eager(node.scope)):
+                node.scope = self._eager(node.scope)
+
+    def _inside(self, number: int, position: int) -> int:
+        """The scope in which an operand of a value is evaluated."""
+        node = self._nodes[number]
+        assert node.scope is not None
+        lazy = is_conditional(node.expr)
+        if position == 0 or not (lazy or isinstance(node.expr, tirx.Select)):
+            return node.scope
+        key = (number, position)
+        if key not in self._branches:
+            self._branches[key] = len(self._scopes)
+            self._scopes.append(_Scope(node.scope, self._scopes[node.scope].depth + 1, lazy))
+        return self._branches[key]
+
+    def _common(self, a: int, b: int) -> int:
+        while a != b:
+            if self._scopes[a].depth < self._scopes[b].depth:
+                a, b = b, a
+            a = self._scopes[a].parent
+        return a
+
+    def _eager(self, scope: int) -> int:
+        """The scope itself, or what surrounds it as far as both sides of a Select are computed anyway."""
+        while scope != _TOP and not self._scopes[scope].lazy:
+            scope = self._scopes[scope].parent
+        return scope
+
+    def _operands_at(self, node: _Node, scope: int) -> bool:
+        """Whether all operands of a value are there already at `scope`."""
+        scopes = (self._nodes[operand].scope for operand in node.operands)
+        return all(at is not None and self._common(at, scope) == at for at in scopes)
+
+    # --- writing
+
+    def _is_bound(self, number: int, node: _Node, root: int) -> bool:
+        """Used more than once, worth a name, and no index, which vectors need to see through."""
+        if node.uses < 2 or number == root or not node.operands or _has_no_register(node.expr):
+            return False
+        return isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr) or self._reads(number)
+
+    def _reads(self, number: int) -> bool:
+        """Whether a value of integers is computed from loaded or floating-point ones."""
+        stack, seen = [number], {number}
+        while stack:
+            node = self._nodes[stack.pop()]
+            if isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr):
+                return True
+            stack += [operand for operand in node.operands if operand not in seen]
+            seen.update(node.operands)
+        return False
+
+    def _written(self, root: int, bound: list[int]) -> tuple[list[tuple[tirx.Var, Expr]], Expr]:
+        """Expressions for all values in their order; those `bound` at the top become bindings."""
+        names = {n: tirx.Var("v", str(self._nodes[n].expr.ty.dtype)) for n in bound}
+        made: dict[int, Expr] = {}
+        top: list[tuple[tirx.Var, Expr]] = []
+        inner: dict[int, list[tuple[tirx.Var, Expr]]] = {}
+        for number, node in enumerate(self._nodes):
+            if node.scope is None:
+                continue
+            operands = []
+            for position, operand in enumerate(node.operands):
+                value = names.get(operand, made.get(operand))
+                branch = self._branches.get((number, position))
+                if branch is not None:
+                    value = _wrapped(value, inner.pop(branch, []))
+                operands.append(value)
+            if node.variables is None:
+                expr = rebuilt(node.expr, operands)
+            else:
+                expr = _replaced(node.expr, node.variables, operands)
+            if number in names:
+                (top if node.scope == _TOP else inner.setdefault(node.scope, [])).append((names[number], expr))
+            made[number] = expr
+        return top, made[root]
+
+
+def _wrapped(value: Expr, bindings: list[tuple[tirx.Var, Expr]]) -> Expr:
+    for var, bound in reversed(bindings):
+        value = tirx.Let(var, bound, value)
+    return value
+
+
+# --- the kinds of expressions
+
+# fmt: off
+_PURE = frozenset({
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "call_llvm_pure_intrin", "ceil", "copysign", "cos",
+    "cosh", "erf", "exp", "exp10", "exp2", "fabs", "floor", "fma", "fmod", "if_then_else", "isfinite", "isinf",
+    "isnan", "likely", "log", "log10", "log1p", "log2", "nearbyint", "pow", "reinterpret", "round", "rsqrt",
+    "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
+})
+# fmt: on
+"""Calls that compute a value from values, whatever these are."""
+
+
+def _name(call: ir.Call) -> str:
+    """An operator's name without the dialect's."""
+    return str(getattr(call.op, "name", "")).rpartition(".")[2]
+
+
+def is_conditional(expr: Expr) -> bool:
+    """`if_then_else`: only the chosen side is evaluated."""
+    return isinstance(expr, ir.Call) and _name(expr) == "if_then_else"
+
+
+def operands_of(expr: Expr) -> list[Expr] | None:
+    """What an expression is computed from; None for constants, and for kinds that are left as they are."""
+    if isinstance(expr, _BINARY):
+        return [expr.a, expr.b]
+    if isinstance(expr, tirx.Select):
+        return [expr.condition, expr.true_value, expr.false_value]
+    if isinstance(expr, tirx.Cast):
+        return [expr.value]
+    if isinstance(expr, tirx.Not | prim.BitwiseNot):
+        return [expr.a]
+    if isinstance(expr, ir.TensorLoad):
+        return list(expr.indices)
+    if isinstance(expr, ir.Call) and _name(expr) in _PURE:
+        return list(expr.args)
+    return None
+
+
+def rebuilt(expr: Expr, operands: list[Expr]) -> Expr:
+    """`expr` with other operands."""
+    if not operands:
+        return expr
+    if isinstance(expr, ir.TensorLoad):
+        return tirx.BufferLoad(expr.source, operands)
+    if isinstance(expr, ir.Call):
+        return ir.Call(expr.op, operands, expr.attrs, expr.ty_args, ret_ty=expr.ty)
+    if isinstance(expr, tirx.Cast):
+        return tirx.Cast(str(expr.ty.dtype), operands[0])
+    return type(expr)(*operands)
+
+
+def _label(expr: Expr) -> Any:
+    """What distinguishes expressions of equal operands."""
+    if isinstance(expr, ir.TensorLoad):
+        return ("load", hash(expr.source))
+    if isinstance(expr, ir.Call):
+        return (str(expr.op.name), str(expr.ty.dtype))
+    return (type(expr).__name__, str(expr.ty.dtype))
+
+
+def _constant_key(expr: Expr) -> Any:
+    value = float(expr.value).hex() if isinstance(expr, tirx.FloatImm) else str(expr.value)
+    return (type(expr).__name__, str(expr.ty), value)
+
+
+def _replaced(expr: Expr, variables: Sequence[tirx.Var], values: Sequence[Expr]) -> Expr:
+    pairs = list(zip(variables, values, strict=True))
+    return tvm_ffi.structural_map(
+        expr, (tirx.Var, lambda var: next((value for old, value in pairs if old.same_as(var)), var)), order="post"
+    )
+
+
+def _is_integer(expr: Expr) -> bool:
+    return str(expr.ty.dtype).startswith(("int", "uint", "bool"))
+
+
+def _has_no_register(expr: Expr) -> bool:
+    """Vectors of truth are no memory, and small floats are stored as integers: what they are made of is bound."""
+    return str(expr.ty.dtype).startswith(("bool", "bfloat16", "float8"))
