@@ -93,9 +93,8 @@ def compile_(
 
     options.check_inputs_are_used(inputs, verify, samples)
     options.check_data_is_used(samples, validate, metric, max_drop, preprocess)
-    tuning = options.choose_tuning(tune, records, rpc, rpc_key)
     options.load_modules(load)
-    output = Output(as_json)
+    output, chosen = Output(as_json), options.choose_tuning(tune, records, rpc, rpc_key)
     place = out or model.with_suffix(".gopt")
     check_replaceable(place)
     before = io.load(model)
@@ -115,7 +114,7 @@ def compile_(
             budget=max_drop,
             preprocess=preprocess,
             seed=seed,
-            tune=tuning,
+            tune=chosen,
             bundle_runtime=bundle_runtime,
             keep_model=keep_model,
             compact=compact,
