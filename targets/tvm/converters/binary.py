@@ -51,7 +51,7 @@ def binary(op: str, function: Function, *, integer: Function | None = None, to: 
 
 
 def opaque_zero(x: tirx.Expr) -> tirx.Expr:
-    """Hide a zero of a float type from TVM, which takes x * 0 and 0 / x for 0 and x + 0 for x.
+    """Hide a zero of a float type from TVM, which takes x * 0 and 0 / x for 0, x + 0 for x, and fails on x / 0.
 
     IEEE 754 does not: x may be NaN, an infinity or -0.
     """
@@ -81,7 +81,7 @@ binary("Sub", lambda a, b: a - b)
 binary("Mul", lambda a, b: opaque_zero(a) * opaque_zero(b))
 
 
-binary("Div", lambda a, b: opaque_zero(a) / b, integer=integer_division)
+binary("Div", lambda a, b: opaque_zero(a) / opaque_zero(b), integer=integer_division)
 
 
 binary("Equal", tirx.EQ, to="bool")

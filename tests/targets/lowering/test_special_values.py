@@ -36,7 +36,18 @@ ZEROS = "float z = {0}, float n = {-0.0}, float[1] v = {0}"
 
 
 @pytest.mark.parametrize(
-    "product", ["Mul(x, z)", "Mul(z, x)", "Mul(x, n)", "Mul(x, v)", "Div(z, x)", "Div(x, x)", "Sub(x, x)"]
+    "product",
+    [
+        "Mul(x, z)",
+        "Mul(z, x)",
+        "Mul(x, n)",
+        "Mul(x, v)",
+        "Div(z, x)",
+        "Div(x, z)",
+        "Div(x, n)",
+        "Div(x, x)",
+        "Sub(x, x)",
+    ],
 )
 def test_zero_times_anything_is_what_ieee_says(product: str) -> None:
     bits(float_model(f"y = {product}", "float[N] y", weights=ZEROS))
