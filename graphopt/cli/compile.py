@@ -90,14 +90,12 @@ def compile_(
     import graphopt
     from graphopt import io
     from graphopt.data import inputs as generated
-    from graphopt.driver.deadline import parse_limit
     from graphopt.runtime.writing import check_replaceable
 
     from .watch import ReportKeeper, observers
 
     options.check_inputs_are_used(inputs, verify, samples)
     options.check_data_is_used(samples, validate, metric, max_drop, preprocess)
-    limit = parse_limit(time_limit)
     tuning = options.choose_tuning(tune, records, rpc, rpc_key)
     options.load_modules(load)
     output = Output(as_json)
@@ -122,7 +120,7 @@ def compile_(
             seed=seed,
             tune=tuning,
             bundle_runtime=bundle_runtime,
-            time_limit=limit,
+            time_limit=options.seconds(time_limit),
             keep_model=keep_model,
             observers=[watcher, *observers(progress, 0.02, 0.2, pass_limit, print_changed)],
             reproducer=reproducer,
