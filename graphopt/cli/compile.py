@@ -66,6 +66,15 @@ def compile_(
         bool,
         typer.Option("--keep-model", help="Put the optimized model into the result, as model.onnx."),
     ] = False,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--time-limit",
+            metavar="TIME",
+            help="Give up after this time, as 90s, 5m or 1h.",
+            show_default=False,
+        ),
+    ] = None,
     pass_limit: options.PassLimit = None,
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
@@ -99,6 +108,8 @@ def compile_(
     check_replaceable(place)
     before = io.load(model)
     data = generated.load_npz(inputs, before) if inputs else None
+    evaluation: dict[str, Any] = {"samples": samples, "validation": validate, "metric": metric}
+    evaluation.update(budget=max_drop, preprocess=preprocess)
     watcher = ReportKeeper()
     with output.progress() as progress:
         artifact = graphopt.compile(
@@ -108,14 +119,11 @@ def compile_(
             inputs=options.parse_shapes(shapes),
             verify=verify,
             data=data,
-            samples=samples,
-            validation=validate,
-            metric=metric,
-            budget=max_drop,
-            preprocess=preprocess,
+            **evaluation,
             seed=seed,
             tune=chosen,
             bundle_runtime=bundle_runtime,
+            time_limit=options.seconds(time_limit),
             keep_model=keep_model,
             compact=compact,
             observers=[watcher, *observers(progress, 0.02, 0.2, pass_limit, print_changed)],

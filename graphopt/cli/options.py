@@ -174,6 +174,13 @@ Records = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", min=0)]
 
 
+def seconds(limit: str | None) -> float | None:
+    """The seconds of a `--time-limit`. Raises InputError for text that is not a time."""
+    from graphopt.driver.deadline import parse_limit
+
+    return parse_limit(limit)
+
+
 def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     """`["x:1x3x224x224"] -> {"x": (1, 3, 224, 224)}`. Raises InputError on text that is not NAME:SHAPE."""
     shapes: dict[str, tuple[int, ...]] = {}

@@ -30,6 +30,7 @@ from graphopt.util.scratch import scratch
 
 from . import backend
 from . import worker as child
+from .deadline import Deadline
 from .measuring import measure
 from .optimizing import DEFAULT_PIPELINE, evaluate_on, run_passes, verification_feeds
 from .tuning import Tuned, Tuning
@@ -62,6 +63,7 @@ def compile(
     seed: int = 0,
     tune: Tuning | str | int | None = None,
     bundle_runtime: bool = False,
+    time_limit: float | None = None,
     keep_model: bool = False,
     compact: bool = False,
     observers: Sequence[Observer] = (),
@@ -84,6 +86,7 @@ def compile(
         tune: measure first which kernels are fastest, for as long ("60s", "5m") or as many measurements (200) as said;
             None: use what was measured before; "off": not even that.
         bundle_runtime: put the runtime libraries for the target into the artifact.
+        time_limit: seconds that the compilation may take, tuning included; CompileError after that.
         compact: forgo kernels for which packed weights grow, as those of Winograd convolutions: smaller, and slower.
         keep_model: put the optimized model into the artifact, which otherwise has its graph without weights.
         reproducer: a folder in which a pass that fails leaves what repeats it.
@@ -94,6 +97,7 @@ def compile(
     fails. Nothing is left behind then, nor when interrupted.
     """
     tell = progress or (lambda what, done: None)
+    deadline = Deadline(time_limit)
     made_for = load_target(target)
     tuning = Tuning.of(tune)
     tuning = dataclasses.replace(tuning, compact=compact or tuning.compact)
@@ -111,7 +115,7 @@ def compile(
         verify=verify,
         evaluation=evaluation,
         feeds=feeds,
-        observers=observers,
+        observers=[deadline, *observers],
         reproducer=reproducer,
     )
     with _new_folder() as folder:
@@ -121,7 +125,7 @@ def compile(
             judged = optimized if verify else original
             del lowered, optimized
             gc.collect()
-            built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done))
+            built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done), deadline)
         _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
         write_manifest(folder, _manifest(made_for, built, report, runtime))
@@ -200,12 +204,14 @@ def tune(
         return child.tune(path, made_for, lambda what, done: tell(what, 0.1 + 0.9 * done), tuning)
 
 
-def _build(path: Path, target: Target, folder: Path, tuning: Tuning, progress: backend.Progress) -> backend.Built:
+def _build(
+    path: Path, target: Target, folder: Path, tuning: Tuning, progress: backend.Progress, deadline: Deadline
+) -> backend.Built:
     """Build the model in the file `path` into `folder`; tuned first where there is a budget for it."""
     if tuning.budget is None:
-        return child.build(path, target, folder, progress, tuning)
-    child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning)
-    return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning)
+        return child.build(path, target, folder, progress, tuning, deadline)
+    child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning, deadline)
+    return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning, deadline)
 
 
 def _keep(model: Model, folder: Path, *, whole: bool) -> None:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ from graphopt.util.scratch import scratch
 
 from .backend import Built, Progress
 from .backend import load as load_backend
+from .deadline import Deadline
 from .tuning import Tuned, Tuning
 
 _LOG = logging.getLogger(__name__)
@@ -40,18 +42,23 @@ _JOB = "job.json"
 _RESULT = "result.json"
 
 
-def build(model: Path, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
+def build(
+    model: Path, target: Target, folder: Path, progress: Progress, tuning: Tuning, deadline: Deadline | None = None
+) -> Built:
     """Build the model in the file `model` for `target`, into `folder`.
 
-    Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way.
+    Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way, or
+    had not ended at the `deadline`: it is killed then, with all that it started.
     """
-    answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)))
+    answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)), deadline)
     return decode(Built, answer["built"])
 
 
-def tune(model: Path, target: Target, progress: Progress, tuning: Tuning) -> list[Tuned]:
+def tune(
+    model: Path, target: Target, progress: Progress, tuning: Tuning, deadline: Deadline | None = None
+) -> list[Tuned]:
     """Measure what is fastest for the model in the file `model` on `target`. Raises as `build` does."""
-    answer = _ask(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),))
+    answer = _ask(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),), deadline)
     return decode(list[Tuned], answer["tuned"])
 
 
@@ -60,11 +67,11 @@ def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -
     return {"do": what, **paths, "target": encode(target), "tuning": encode(tuning)}
 
 
-def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...]) -> dict[str, Any]:
+def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...], deadline: Deadline | None) -> dict[str, Any]:
     """What the child answers; the folders `hidden` are not named in errors. What it warned of is logged here."""
     with scratch("job") as work:
         (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
-        status, messages = _run(work, progress)
+        status, messages = _run(work, progress, deadline or Deadline(None))
         try:
             answer: dict[str, Any] = json.loads((work / _RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -76,7 +83,7 @@ def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...]) -> di
     return answer
 
 
-def _run(work: Path, progress: Progress) -> tuple[int, str]:
+def _run(work: Path, progress: Progress, deadline: Deadline) -> tuple[int, str]:
     """The child's exit status and the end of what it wrote to standard error."""
     # The same hash seed every time: what the compiler keeps in sets must come out in the same order. A safe path: a
     # file of the current folder that is named like a module must not be taken for it.
@@ -94,7 +101,9 @@ def _run(work: Path, progress: Progress) -> tuple[int, str]:
         )
         try:
             assert process.stdout is not None
-            _follow(process.stdout, progress)
+            with _killed_at(deadline, process):
+                doing = _follow(process.stdout, progress)
+            deadline.check(doing)
             # As long as nobody asked for its status, the number of its group cannot be another's.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
@@ -110,7 +119,26 @@ def _same_code() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, places))} if any(places) else {}
 
 
-def _follow(lines: IO[bytes], progress: Progress) -> None:
+@contextlib.contextmanager
+def _killed_at(deadline: Deadline, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill the child and all that it started once the time is over; it has not been waited for yet."""
+    left = deadline.left()
+    if left is None:
+        yield
+        return
+    timer = threading.Timer(left, os.killpg, (process.pid, signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _follow(lines: IO[bytes], progress: Progress) -> str:
+    """Pass on the child's steps until it has no more; the last of them."""
+    what = "starting"
     for line in lines:
         try:
             step = json.loads(line)
@@ -118,6 +146,7 @@ def _follow(lines: IO[bytes], progress: Progress) -> None:
         except (ValueError, KeyError, TypeError):
             continue  # something that the compiler printed
         progress(what, done)
+    return what
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

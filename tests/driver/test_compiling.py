@@ -19,7 +19,8 @@ from graphopt import io
 from graphopt.driver import backend
 from graphopt.driver import compiling as compiler
 from graphopt.driver import worker as child
-from graphopt.errors import CompileError, ModelError, TargetError, UnsupportedError, VerificationError
+from graphopt.driver.deadline import parse_limit
+from graphopt.errors import CompileError, InputError, ModelError, TargetError, UnsupportedError, VerificationError
 from graphopt.ir import Tensor
 from graphopt.ir.text import parse
 from graphopt.rewriting.rewriter import Rewriter
@@ -321,3 +322,28 @@ def test_an_answer_names_errors_of_the_childs_classes():
     assert isinstance(error, UnsupportedError)
     assert str(error) == "m\n  r"
     assert json.dumps(table)
+
+
+def test_a_time_limit_ends_the_compiling_process() -> None:
+    """It needs more time than that to load the compiler; the fixture looks for what is left behind."""
+    with pytest.raises(CompileError, match=r"longer than the limit of 0\.5 seconds; it was ") as caught:
+        graphopt.compile(parse(RELU), "x86:v2", passes="", time_limit=0.5)
+    assert "--time-limit" in caught.value.remedy
+
+
+def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
+    artifact = graphopt.compile(parse(RELU), time_limit=500.0)
+    np.testing.assert_array_equal(artifact.run({"x": np.float32([[-1, 0, 1, 2]])})["y"], [[0, 0, 1, 2]])
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_limit_is_a_positive_number(limit: float) -> None:
+    with pytest.raises(InputError, match="time limit"):
+        graphopt.compile(parse(RELU), time_limit=limit)
+
+
+def test_time_limits_are_written_as_times() -> None:
+    assert [parse_limit(text) for text in (None, "90s", "5m", "1.5h")] == [None, 90.0, 300.0, 5400.0]
+    for text in ("soon", "5", "0s", "-1s"):
+        with pytest.raises(InputError, match="time limit"):
+            parse_limit(text)
