@@ -2,7 +2,7 @@
 
 A pass that uses one adds its function to the model (`declare`), so that every graph stays one that ONNX Runtime can
 run; backends have kernels for them. Blocked values are [N, ceil(C / block), D1...Dn, block]: channel c of a plain
-[N, C, D1...Dn] lies in block c // block at lane c % block. Lanes behind the last channel may hold anything and
+[N, C, D1...Dn] lies in block c // block at lane c % block. Lanes after the last channel may hold anything and
 nothing reads them; the functions here fill them with zeros.
 """
 

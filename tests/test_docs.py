@@ -1,7 +1,7 @@
 """The code in README.md and docs/*.md runs.
 
 Each file runs in an empty folder with the demo's network in `model.onnx` and the example package in `example_pass/`.
-Its ```python and ```bash blocks run in their order; Python blocks of a file share their names. A comment in front of a
+Its ```python and ```bash blocks run in their order; Python blocks of a file share their names. A comment before a
 block says more:
 
     <!-- file: PATH -->   the block is the contents of that file of docs/, word for word, and is not run

@@ -101,7 +101,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`old` rows with those measured again in their places, and the others behind them."""
+    """`old` rows with those measured again in their places, and the others after them."""
     rows = {_key(row): row for row in old}
     rows.update({_key(row): row for row in new})
     return list(rows.values())

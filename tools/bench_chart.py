@@ -61,7 +61,7 @@ def _column(x: int, threads: int, pairs: Sequence[tuple[float, dict[str, Any]]],
         colour = _FASTER if value >= 1 else _SLOWER
         yield _text(zero - 6, y + 11, label, anchor="end")
         yield f'<rect x="{zero}" y="{y + 2}" width="{value * scale:.1f}" height="{ROW - 4}" fill="{colour}"/>'
-        # The lines end behind the numbers.
+        # The lines end after the numbers.
         yield f'<rect x="{zero + value * scale + 2:.1f}" y="{y + 2}" width="26" height="{ROW - 3}" fill="white"/>'
         yield _text(zero + value * scale + 4, y + 11, f"{value:.2f}")
 

@@ -15,9 +15,9 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.node import Node, Value
 
 ENTRY = "<entry>"
-"""Stands in front of every node that reads graph inputs or constants only, in `node_graph(entry=True)`."""
+"""Stands before every node that reads graph inputs or constants only, in `node_graph(entry=True)`."""
 EXIT = "<exit>"
-"""Stands behind every node that makes a graph output, in `node_graph(entry=True)`."""
+"""Stands after every node that makes a graph output, in `node_graph(entry=True)`."""
 
 
 def node_graph(graph: Graph, *, entry: bool = False) -> nx.DiGraph:

@@ -191,7 +191,7 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
 def _write_inline(model: Model, file: BinaryIO) -> None:
     """Write a model with all weights in it, as `write_model` would have it serialized, without copying the weights.
 
-    The large initializers of the main graph are left out of the message and put behind it by hand: in a serialized
+    The large initializers of the main graph are left out of the message and put after it by hand: in a serialized
     message (protobuf.dev/programming-guides/encoding) fields may stand in any order.
     """
     proto = write_model(model, _type_only)

@@ -77,7 +77,7 @@ def copy_graph(source: Graph, target: Graph, mapping: dict[Value, Value], rename
 def copy_contents(
     source: Graph, target: Graph, mapping: dict[Value, Value], rename: Rename, before: Node | None
 ) -> list[Node]:
-    """Copy the initializers and nodes of `source` into `target`, the nodes in front of `before`."""
+    """Copy the initializers and nodes of `source` into `target`, the nodes before `before`."""
     for value in source._initializers.values():
         if value not in mapping:
             _copy_value(value, target, mapping, rename)

@@ -18,7 +18,7 @@ class NodeList(Frozen):
     """The nodes of a graph in order: a doubly linked list.
 
     Iteration goes on safely while nodes are inserted and removed: a removed node is not visited, a node inserted
-    behind the one being visited is. If the visited node itself was removed, the walk goes on at what stood behind it
+    after the one being visited is. If the visited node itself was removed, the walk goes on at what stood after it
     then, so that what was put in its place is not visited.
     """
 
@@ -227,7 +227,7 @@ class Graph(Frozen):
     def topological_order(self) -> list[Node]:
         """The nodes in dependency order, as near to the present order as that allows (Kahn, 1962).
 
-        Nodes on a cycle, and those behind it, are missing from the result.
+        Nodes on a cycle, and those after it, are missing from the result.
         """
         position = {node: index for index, node in enumerate(self.nodes)}
         waiting: dict[Node, int] = {}

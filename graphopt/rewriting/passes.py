@@ -57,7 +57,7 @@ class PassContext:
     misses: Counter[str] = field(default_factory=Counter)
 
     def rewriter(self, graph: Graph, anchor: Node | None = None) -> Rewriter:
-        """A rewriter of `graph`; new nodes go in front of `anchor`."""
+        """A rewriter of `graph`; new nodes go before `anchor`."""
         return Rewriter(graph, anchor)
 
     def count(self, name: str, n: int = 1) -> None:
@@ -154,7 +154,7 @@ class RewritePass(Pass):
 
     @abstractmethod
     def rewrite(self, match: Any, rewriter: Rewriter) -> None:
-        """Rewrite a match. New nodes go in front of the matched node unless told otherwise."""
+        """Rewrite a match. New nodes go before the matched node unless told otherwise."""
 
     def run(self, graph: Graph, context: PassContext) -> None:
         worklist = deque(node for node in graph.all_nodes() if node.op in self.ops)

@@ -200,7 +200,7 @@ def _run_pass(step: Step, model: Model, context: PassContext) -> None:
 
 
 def _restore_order(step: Step, model: Model) -> None:
-    """Put nodes behind what they need: a rewrite may read a value that is made further down."""
+    """Put nodes after what they need: a rewrite may read a value that is made further down."""
     for root in (model.graph, *(function.graph for function in model.functions.values())):
         for graph in root.all_graphs():
             if graph.is_sorted():

@@ -73,7 +73,7 @@ def equals(polynomial: Polynomial, target: Polynomial, dtype: DType | None) -> b
 def follow(
     start: Value, variables: tuple[Value, ...], target: Polynomial, dtype: DType | None, steps: int = 5
 ) -> tuple[Node, tuple[Node, ...]] | None:
-    """The node behind `start` whose result is the polynomial `target`, and all nodes between; None if there is none.
+    """The node after `start` whose result is the polynomial `target`, and all nodes between; None if there is none.
 
     `start` is among `variables`. Each step on the way must be the only user of the one before.
     """
@@ -90,7 +90,7 @@ def follow(
 
 
 def scaled(value: Value) -> list[tuple[Value, float, tuple[Node, ...]]]:
-    """`value` as factor * source, for each source behind a chain of products with constants; itself first."""
+    """`value` as factor * source, for each source after a chain of products with constants; itself first."""
     found: list[tuple[Value, float, tuple[Node, ...]]] = [(value, 1.0, ())]
     for _ in range(4):
         current, factor, nodes = found[-1]

@@ -20,7 +20,7 @@ from .naming import Heirs
 class Rewriter:
     """Changes one graph, and the uses of its values in graphs nested in it.
 
-    New nodes go in front of `anchor` (at the end without one) and inherit its origin. `touched` collects the nodes
+    New nodes go before `anchor` (at the end without one) and inherit its origin. `touched` collects the nodes
     that a driver should look at again: those made, and those that read something else than before. What replaces a node
     or value takes over its name when that goes.
     """

@@ -1,4 +1,4 @@
-"""Fixing the shapes of a model's inputs, so that everything behind them can be known."""
+"""Fixing the shapes of a model's inputs, so that everything after them can be known."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class EliminateDead(Pass):
 
 
 def _users_first(graph: Graph) -> Iterator[Node]:
-    """Every node behind all that use it; those of a nested graph follow the node that holds it, if it still stands."""
+    """Every node after all that use it; those of a nested graph follow the node that holds it, if it still stands."""
     stack = [reversed(graph.nodes)]
     while stack:
         node = next(stack[-1], None)

@@ -14,7 +14,7 @@ from graphopt.passes.matching.evaluating import evaluate
 from graphopt.passes.matching.facts import is_random
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
-# A weight kept as int8 behind DequantizeLinear is a quarter of the folded one, and what integer kernels look for.
+# A weight kept as int8 after DequantizeLinear is a quarter of the folded one, and what integer kernels look for.
 _KEPT = frozenset(("Constant", "DequantizeLinear"))
 _HUGE_BYTES = 1 << 30  # not even as an intermediate result
 

@@ -51,7 +51,7 @@ class _Regrouped:
 class _Sunk:
     node: Node
     steps: tuple[Step, ...]
-    end: Node | None  # the Transpose behind the steps that takes the moved one in
+    end: Node | None  # the Transpose after the steps that takes the moved one in
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _between_reshapes(node: Node, perm: Perm) -> _Regrouped | None:
 
 
 def _beside_moved_ones(node: Node, perm: Perm) -> _Regrouped | None:
-    """A reshape in front or behind that only moves dimensions of size 1 is a transposition too."""
+    """A reshape in front or after that only moves dimensions of size 1 is a transposition too."""
     data, inner, outer = node.input(0), reshape_source(node), node.output.sole_user
     source = None if inner is None else inner.input(0)
     if inner is not None and source is not None and inner.output.sole_user is node:

@@ -69,7 +69,7 @@ def _unscaled(value: Value) -> tuple[Value, float, tuple[Node, ...]]:
 
 
 def _keys(value: Value) -> Keys | None:
-    """The keys behind factors and a transpose, which may be more than the swap of the last two axes."""
+    """The keys after factors and a transpose, which may be more than the swap of the last two axes."""
     outer, factor, steps = _unscaled(value)
     transpose = produced_by(outer, "Transpose")
     perm = None if transpose is None else permutation(transpose)
@@ -106,7 +106,7 @@ def _through_matrices(value: Value) -> tuple[Value, tuple[Node, ...]] | None:
 
 
 def guarded(softmax: Node) -> tuple[Value, tuple[Node, ...]]:
-    """The weights behind softmax, a guard that turns NaN into 0 included, and the guard's nodes.
+    """The weights after softmax, a guard that turns NaN into 0 included, and the guard's nodes.
 
     Attention gives 0 for a query that no key is allowed for, where softmax alone gives NaN: it is the guard.
     """

@@ -43,7 +43,7 @@ class Mask:
 
 
 def masked(argument: Value) -> tuple[tuple[Mask, ...], Value, tuple[Node, ...]]:
-    """The masks on the scores, the scores behind them, and the nodes that mask."""
+    """The masks on the scores, the scores after them, and the nodes that mask."""
     masks: list[Mask] = []
     nodes: list[Node] = []
     value = argument
@@ -143,7 +143,7 @@ def mask_input(masks: Sequence[Mask], queries: Value, rewriter: Rewriter, before
     rows = queries.shape[-2] if queries.shape is not None else None
     shapes = [mask.value.shape or () for mask in masks]
     has_rows = any(len(shape) > 1 and same_dim(shape[-2], rows) for shape in shapes)
-    # Runtimes want a matrix at least; the batch of 3-axis data is axis 0 of 4, in front of its one head.
+    # Runtimes want a matrix at least; the batch of 3-axis data is axis 0 of 4, before its one head.
     rank = max(len(shape) for shape in shapes)
     new_axis = 0 if rank == 1 else 1 if queries.rank == 3 and rank == 3 else None
     if new_axis is not None:

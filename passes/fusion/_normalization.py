@@ -38,7 +38,7 @@ class Norm:
     bias: Value | None = None
 
     def extended(self, root: Node, **changes: Value) -> Norm:
-        """The same with one more node behind it."""
+        """The same with one more node after it."""
         return replace(self, root=root, nodes=(*self.nodes, root), **changes)  # type: ignore[arg-type]
 
 
@@ -104,7 +104,7 @@ def normalized(
 
 
 def with_scale_and_bias(norm: Norm, has_bias: bool) -> Norm:
-    """The normalization with the Cast, Mul and Add behind it, as far as they are its own scale and bias."""
+    """The normalization with the Cast, Mul and Add after it, as far as they are its own scale and bias."""
     norm = _with_cast(norm)
     if norm.scale is None:
         norm = _with_operand(norm, "Mul", "scale")
@@ -115,16 +115,16 @@ def with_scale_and_bias(norm: Norm, has_bias: bool) -> Norm:
 
 def _with_cast(norm: Norm) -> Norm:
     """Half-precision data normalized in float32: the operator does that by itself, between the two casts."""
-    before, behind = produced_by(norm.data, "Cast"), norm.root.output.sole_user
-    if before is None or behind is None or behind.op != "Cast" or norm.scale is not None:
+    before, after = produced_by(norm.data, "Cast"), norm.root.output.sole_user
+    if before is None or after is None or after.op != "Cast" or norm.scale is not None:
         return norm
     source = before.inputs[0]
     if source is None or source.dtype not in (DType.FLOAT16, DType.BFLOAT16) or norm.data.dtype is not DType.FLOAT:
         return norm
-    if behind.attr("to") != int(source.dtype):
+    if after.attr("to") != int(source.dtype):
         return norm
     # The first Cast may have other users: it then stays.
-    return replace(norm.extended(behind), data=source)
+    return replace(norm.extended(after), data=source)
 
 
 def _with_operand(norm: Norm, op: str, name: str) -> Norm:

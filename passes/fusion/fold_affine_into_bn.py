@@ -25,7 +25,7 @@ class _Match:
 class FoldAffineIntoBn(RewritePass):
     """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the batch-norm before them.
 
-    Networks converted from frameworks that keep scale and shift in a layer of their own have these behind each
+    Networks converted from frameworks that keep scale and shift in a layer of their own have these after each
     batch-norm.
     """
 

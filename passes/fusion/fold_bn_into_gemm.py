@@ -19,7 +19,7 @@ PRODUCTS = ("MatMul", "Gemm")
 class FoldBnIntoGemm(RewritePass):
     """Fold a batch-norm over the columns of a matrix into the constant weights of the product beside it.
 
-    `BatchNormalization(A @ B + C)` becomes a Gemm with weights B*s and bias C*s + t; in front of a product, the rows
+    `BatchNormalization(A @ B + C)` becomes a Gemm with weights B*s and bias C*s + t; before a product, the rows
     of B are scaled and t @ B joins the bias. Matrices only: with more axes, axis 1 is not the product's last one.
     """
 
@@ -30,10 +30,10 @@ class FoldBnIntoGemm(RewritePass):
     def match(self, node: Node, context: PassContext) -> Folded | Miss:
         data = node.inputs[0]
         assert data is not None
-        before, behind = produced_by(data, *PRODUCTS), node.output.sole_user
-        if behind is not None and (behind.op not in PRODUCTS or behind.inputs[0] is not node.output):
-            behind = None
-        if before is None and behind is None:
+        before, after = produced_by(data, *PRODUCTS), node.output.sole_user
+        if after is not None and (after.op not in PRODUCTS or after.inputs[0] is not node.output):
+            after = None
+        if before is None and after is None:
             return NOTHING
         affine = batch_norm(node)
         if isinstance(affine, Miss):
@@ -42,8 +42,8 @@ class FoldBnIntoGemm(RewritePass):
             return Miss("the batch-norm's input is not known to be a matrix")
         if before is not None and data.sole_user is node:
             return self._behind(before, affine, node)
-        if behind is not None:
-            return self._before(behind, affine, node)
+        if after is not None:
+            return self._before(after, affine, node)
         return Miss("the product's result is used elsewhere too")
 
     def _behind(self, product: Node, affine: Affine, root: Node) -> Folded | Miss:

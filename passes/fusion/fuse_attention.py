@@ -40,13 +40,13 @@ class FuseAttention(RewritePass):
     ops: ClassVar[tuple[str, ...]] = ("Softmax",)
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
-        weights, behind = guarded(node)
+        weights, after = guarded(node)
         argument, precision = node.inputs[0], None
         assert argument is not None
         casts = _casts(argument, weights)
         if casts is not None:
             argument, weights, precision = casts[0].inputs[0], casts[1].output, node.output.dtype
-            behind = (*behind, *casts)
+            after = (*after, *casts)
         assert argument is not None
         root = next((u for u in weights.users if u.op == "MatMul" and u.inputs[0] is weights), None)
         if root is None:
@@ -58,7 +58,7 @@ class FuseAttention(RewritePass):
             return found
         values = root.inputs[1]
         assert values is not None
-        match = _Match(root, found, values, precision, (*found.nodes, node, *behind, root))
+        match = _Match(root, found, values, precision, (*found.nodes, node, *after, root))
         return _checked(match, node, context) or _without_copies(match)
 
     def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
@@ -94,14 +94,14 @@ def _without_copies(match: _Match) -> _Match:
 
 def _casts(argument: Value, weights: Value) -> tuple[Node, Node] | None:
     """The casts around a softmax that is computed in a wider type than its data."""
-    before, behind = produced_by(argument, "Cast"), weights.sole_user
-    if before is None or behind is None or behind.op != "Cast":
+    before, after = produced_by(argument, "Cast"), weights.sole_user
+    if before is None or after is None or after.op != "Cast":
         return None
     source = before.inputs[0]
-    if source is None or source.dtype is None or behind.attr("to") != int(source.dtype):
+    if source is None or source.dtype is None or after.attr("to") != int(source.dtype):
         return None
     wider = weights.dtype in (DType.FLOAT, DType.DOUBLE) and source.dtype in (DType.FLOAT16, DType.BFLOAT16)
-    return (before, behind) if wider else None
+    return (before, after) if wider else None
 
 
 def _checked(match: _Match, softmax: Node, context: PassContext) -> Miss | None:

@@ -25,7 +25,7 @@ from graphopt.rewriting.values import constant_shape
 class FuseConvAffine(RewritePass):
     """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the convolution beside them.
 
-    Behind a convolution always; in front of one if it pads nothing, or if the step only scales.
+    After a convolution always; before one if it pads nothing, or if the step only scales.
     """
 
     name: ClassVar[str] = "fuse-conv-affine"

@@ -20,7 +20,7 @@ from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, 
 
 @dataclass(frozen=True)
 class FuseConvBn(RewritePass):
-    """Fold a batch-norm into the weights of the convolution before it, or of the unpadded one behind it.
+    """Fold a batch-norm into the weights of the convolution before it, or of the unpadded one after it.
 
     `BatchNormalization(Conv(x, W, b))` becomes `Conv(x, s*W, s*b + t)` with s = gamma / sqrt(var + epsilon) and
     t = beta - s*mean, computed in float64 and rounded once. ConvTranspose and groups included.
@@ -39,9 +39,9 @@ class FuseConvBn(RewritePass):
         before = produced_by(data, *CONVOLUTIONS)
         if before is not None and data.sole_user is node:
             return fold_behind(before, affine, node)
-        behind = node.output.sole_user
-        if behind is not None and behind.op in CONVOLUTIONS and behind.inputs[0] is node.output:
-            return fold_before(behind, affine, data)
+        after = node.output.sole_user
+        if after is not None and after.op in CONVOLUTIONS and after.inputs[0] is node.output:
+            return fold_before(after, affine, data)
         if before is not None:
             return Miss("the convolution's result is used elsewhere too")
         producer = data.producer

@@ -1,4 +1,4 @@
-"""MatMul and the Add behind it into one Gemm."""
+"""MatMul and the Add after it into one Gemm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constant padding into the padding of the convolution or pooling behind it."""
+"""Constant padding into the padding of the convolution or pooling after it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Match:
 
 @dataclass(frozen=True)
 class FusePad(RewritePass):
-    """Fold a constant Pad of the spatial axes into the pads of the Conv, AveragePool or MaxPool behind it.
+    """Fold a constant Pad of the spatial axes into the pads of the Conv, AveragePool or MaxPool after it.
 
     Zeros into Conv, and into AveragePool where it then counts the padding; into MaxPool what can never win.
     """

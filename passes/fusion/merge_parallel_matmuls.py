@@ -16,7 +16,7 @@ from graphopt.rewriting.passes import Fidelity, Miss, Pass, PassContext, Rewrite
 
 @dataclass(frozen=True)
 class _Branch:
-    """One of the products: its weight [K, N] (or [N, K] for a Gemm with transB), and the bias Add behind it."""
+    """One of the products: its weight [K, N] (or [N, K] for a Gemm with transB), and the bias Add after it."""
 
     product: Node
     weights: Weights

@@ -84,7 +84,7 @@ class Layout:
         return self.op(rewriter, "FromBlocked", [blocked], {"channels": channels}, value.type)
 
     def constant(self, array: np.ndarray) -> np.ndarray:
-        """A constant [n, C, d1...dn] blocked; lanes behind the last channel repeat it, so that nothing divides by 0."""
+        """A constant [n, C, d1...dn] blocked; lanes after the last channel repeat it, so that nothing divides by 0."""
         batch, channels, *sizes = array.shape
         rest = -channels % self.block
         full = np.pad(array, [(0, 0), (0, rest), *[(0, 0)] * len(sizes)], mode="edge")

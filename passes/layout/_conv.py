@@ -60,7 +60,7 @@ def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
 def _pads(
     node: Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
-    """The padding before and behind each axis as numbers, whatever `auto_pad` says."""
+    """The padding before and after each axis as numbers, whatever `auto_pad` says."""
     mode = node.attr("auto_pad", "NOTSET") or "NOTSET"
     if mode == "NOTSET":
         return list(node.attr("pads") or [0] * (2 * len(kernel)))

@@ -32,7 +32,7 @@ class Phase:
 class Axis:
     """An axis of a transposed convolution. Each phase has `rows` more outputs than there are inputs (or fewer).
 
-    Of all outputs in order, `crop` come before the real ones, and `rest` behind.
+    Of all outputs in order, `crop` come before the real ones, and `rest` after.
     """
 
     dilation: int

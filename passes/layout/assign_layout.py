@@ -94,7 +94,7 @@ def _assign(graph: Graph, context: PassContext, layout: Layout) -> None:
 
 
 def _remember(node: Node, layout: Layout) -> None:
-    """A model that was blocked before: what is behind a conversion goes on from in front of it."""
+    """A model that was blocked before: what is after a conversion goes on from before it."""
     blocked = node.inputs[0]
     if blocked is not None and blocked.shape is not None and blocked.shape[-1] == layout.block:
         layout[node.output] = blocked

@@ -112,7 +112,7 @@ def input_channels(conv: Node, weight_shape: tuple[int, ...]) -> int:
 
 
 def fold_behind(conv: Node, affine: Affine, root: Node) -> Folded | Miss:
-    """`affine` behind a convolution, in its weights: scale each output channel, move its bias."""
+    """`affine` after a convolution, in its weights: scale each output channel, move its bias."""
     found = parameters(conv)
     if isinstance(found, Miss):
         return found
@@ -131,9 +131,9 @@ def fold_behind(conv: Node, affine: Affine, root: Node) -> Folded | Miss:
 
 
 def fold_before(conv: Node, affine: Affine, data: Value) -> Folded | Miss:
-    """`affine` in front of a convolution, in its weights: scale each input channel, move the bias.
+    """`affine` before a convolution, in its weights: scale each input channel, move the bias.
 
-    A shift only where nothing is padded: padding is zero behind the map, so at the border the shift is missing.
+    A shift only where nothing is padded: padding is zero after the map, so at the border the shift is missing.
     """
     found = parameters(conv)
     if isinstance(found, Miss):
@@ -144,7 +144,7 @@ def fold_before(conv: Node, affine: Affine, data: Value) -> Folded | Miss:
         return Miss("the number of channels differs")
     shifted = bool(affine.shift.any())
     if shifted and not _sees_no_border(conv):
-        return Miss("a shift in front of a convolution that pads")
+        return Miss("a shift before a convolution that pads")
     spatial = (1,) * (weight.ndim - 2)
     if conv.op == "ConvTranspose":
         return _finished(conv, conv, weight * affine.scale.reshape(-1, 1, *spatial), bias, data)

@@ -71,7 +71,7 @@ def keeps_axes(shape: Shape | None, reduced: Shape | None, axes: tuple[int, ...]
 
 
 def behind_views(value: Value) -> tuple[Value, Nodes]:
-    """The value behind nodes that only change its shape, if anything, and those nodes."""
+    """The value after nodes that only change its shape, if anything, and those nodes."""
     nodes: list[Node] = []
     for _ in range(3):
         node = produced_by(value, "Expand", "Reshape", "Unsqueeze", "Identity")

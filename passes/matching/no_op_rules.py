@@ -234,7 +234,7 @@ def _repeated(node: Node, context: PassContext) -> Value | Miss:
 
 
 def _clip(node: Node, context: PassContext) -> Value | Miss:
-    """A Clip behind one whose bounds are as narrow or narrower."""
+    """A Clip after one whose bounds are as narrow or narrower."""
     inner = producer_of(node.input(0), "Clip")
     if inner is None:
         return NOTHING

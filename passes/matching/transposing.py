@@ -20,7 +20,7 @@ _SMALL_BYTES = 1024
 
 @dataclass(frozen=True)
 class Step:
-    """How one operator runs in front of a transposition instead of behind it.
+    """How one operator runs before a transposition instead of after it.
 
     `inputs` are the new inputs: None stands for the value that comes from the step before, an array for a constant to
     make. `perm` transposes the result. `joins` counts the other transpositions that are saved.
@@ -110,7 +110,7 @@ def _elementwise(node: Node, index: int, perm: Perm, context: PassContext) -> St
 
 
 def _untransposed(value: Value, perm: Perm, context: PassContext) -> Value | np.ndarray | None:
-    """An operand that broadcasts against the data before the transposition as `value` does behind it."""
+    """An operand that broadcasts against the data before the transposition as `value` does after it."""
     shape, rank = value.shape, len(perm)
     if shape is None or len(shape) > rank:
         return None
@@ -140,12 +140,12 @@ def _reduction(node: Node, perm: Perm, context: PassContext) -> Step | None:
     axes = constant_ints(node.input(1), context)
     if not axes:
         return None
-    behind = normalized_axes(axes, len(perm))
-    before = tuple(sorted(perm[axis] for axis in behind))
+    after = normalized_axes(axes, len(perm))
+    before = tuple(sorted(perm[axis] for axis in after))
     result = perm
     if not node.attr("keepdims", 1):
         left = [axis for axis in range(len(perm)) if axis not in before]
-        result = tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in behind)
+        result = tuple(left.index(perm[axis]) for axis in range(len(perm)) if axis not in after)
     return Step(node, (None, np.array(before, np.int64)), result)
 
 

@@ -1,4 +1,4 @@
-"""The model brought to one recent opset, so that everything behind sees one form of each operator."""
+"""The model brought to one recent opset, so that everything after sees one form of each operator."""
 
 from __future__ import annotations
 

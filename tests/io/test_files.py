@@ -212,7 +212,7 @@ def test_save_and_load(tmp_path: Path, external: bool) -> None:
     ids=lambda array: f"{array.dtype}-{array.shape}",
 )
 def test_weights_written_by_hand_are_a_proper_message(tmp_path: Path, array: np.ndarray) -> None:
-    """`save` puts large weights behind the message itself; parsers must see what `to_proto` says."""
+    """`save` puts large weights after the message itself; parsers must see what `to_proto` says."""
     model = parse('<ir_version: 11, opset_import: ["": 23]> g (float[2] x) => (float[2] y) { y = Relu(x) }')
     weight = Rewriter(model.graph).constant(array, "w")
     edit.describe(weight, doc_string="documented")

@@ -283,7 +283,7 @@ def test_outputs_that_are_inputs_are_copies():
 
 
 def misaligned(array: np.ndarray, offset: int) -> np.ndarray:
-    """The same numbers, `offset` elements behind a multiple of 64 bytes."""
+    """The same numbers, `offset` elements after a multiple of 64 bytes."""
     buffer = np.empty(array.size + 32, array.dtype)
     start = -buffer.ctypes.data % 64 // array.itemsize + offset
     view = buffer[start : start + array.size].reshape(array.shape)

@@ -40,7 +40,7 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
 
 
 def test_mobilenet_block_with_squeeze_and_excite() -> None:
-    """MobileNetV3: hard swish decomposed, batch norm behind each convolution, a residual, a classifier; opset 11."""
+    """MobileNetV3: hard swish decomposed, batch norm after each convolution, a residual, a classifier; opset 11."""
     check(
         """<ir_version: 7, opset_import: ["" : 11]> net (float[N,3,H,W] x) => (float[N,5] y) {
         c1 = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1)  b1 = BatchNormalization(c1, gamma1, beta1, mean1, var1)

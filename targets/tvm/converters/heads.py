@@ -42,7 +42,7 @@ class HeadView:
 
 
 def view_of(ctx: Context, value: Value, operand: Operand, heads: int) -> HeadView | None:
-    """Where the heads of an input of Attention lie: behind the Transpose, Reshape and Split that produced it, if it
+    """Where the heads of an input of Attention lie: after the Transpose, Reshape and Split that produced it, if it
     was so produced. None where sizes are not known."""
     if operand.rank == 3:
         return _side_by_side(ctx, value, operand, heads)
@@ -92,9 +92,9 @@ def joined_after(value: Value) -> Value | None:
     transpose = value.sole_user
     if transpose is None or transpose.op != "Transpose" or list(transpose.attr("perm") or []) != HEADS_BEHIND:
         return None
-    behind = transpose.output
-    reshape = behind.sole_user
-    if reshape is None or reshape.op != "Reshape" or reshape.inputs[0] is not behind:
+    after = transpose.output
+    reshape = after.sole_user
+    if reshape is None or reshape.op != "Reshape" or reshape.inputs[0] is not after:
         return None
     made, shape = reshape.output, value.shape
     if made.shape is None or shape is None or made.rank != 3 or value.rank != 4:

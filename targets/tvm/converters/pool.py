@@ -21,7 +21,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def _covering(window: Window, sizes: Sequence[Any]) -> Window:
-    """The window with so much padding behind that its last position stays inside (ceil_mode reaches beyond)."""
+    """The window with so much padding after that its last position stays inside (ceil_mode reaches beyond)."""
     end = []
     for size, k, s, d, low, count in zip(
         sizes, window.kernel, window.strides, window.dilations, window.begin, window.output
@@ -57,7 +57,7 @@ def _blocked(c: Call, data: Operand, window: Window) -> Geometry | None:
     if not alone or not static:
         return None
     geometry = Geometry(*(tuple(int(number) for number in entry[:-1]) for entry in (*entries, data.shape[2:])))
-    # Behind its last position a window may leave data over, as a stride or ceil_mode has it.
+    # After its last position a window may leave data over, as a stride or ceil_mode has it.
     return geometry if geometry.out_space == window.output[:-1] else None
 
 

@@ -166,7 +166,7 @@ def concat(c: Call) -> Operand:
 
 
 def concatenated(ctx: Context, operands: list[Operand], axis: int) -> Operand:
-    """The operands one behind the other along `axis`; their other sizes must agree."""
+    """The operands one after the other along `axis`; their other sizes must agree."""
     operands = [o for o in operands if not (isinstance(o.shape[axis], int) and o.shape[axis] == 0)] or operands[:1]
     if len(operands) == 1:
         return operands[0]

@@ -75,7 +75,7 @@ def _positions(c: Call, size: Dim, span: int, stride: int, low: Dim, high: Dim) 
     if not c.attr("ceil_mode", 0):
         return c.ctx.symbols.simplify(int_expr(room) // stride + 1)
     count = c.ctx.symbols.simplify((int_expr(room) + (stride - 1)) // stride + 1)
-    # A last window that would begin in the padding behind the data is left out.
+    # A last window that would begin in the padding after the data is left out.
     begins_late = (int_expr(count) - 1) * stride >= int_expr(size + low)
     decided = c.ctx.symbols.decide(begins_late)
     if isinstance(decided, bool):

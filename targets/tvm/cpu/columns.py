@@ -27,7 +27,7 @@ PIECES = 16
 
 
 def applies(sch: Schedule, info: BlockInfo, machine: Machine, first: int = 0) -> bool:
-    """One operand is reduced whose columns, the last axis behind the `first`, are contiguous, and its rows far apart.
+    """One operand is reduced whose columns, the last axis after the `first`, are contiguous, and its rows far apart.
 
     To be asked before the block's loops are changed.
     """

@@ -130,7 +130,7 @@ class Context:
         self.barrier()
 
     def barrier(self) -> None:
-        """End a block of pure code: sizes matched before it can be used by the code behind it."""
+        """End a block of pure code: sizes matched before it can be used by the code after it."""
         nothing = relax.ShapeExpr([tirx.IntImm("int64", 0)])
         self.builder.emit(_call_packed("vm.builtin.copy", nothing, ty_args=relax.ShapeType(ndim=1)))
         self.is_pure = False

@@ -131,7 +131,7 @@ def _work(mod: tvm.IRModule) -> dict[str, float]:
 
 
 def _filled(main: relax.Function, sources: dict[str, int]) -> dict[str, int]:
-    """With what legalization put in front of a layer's own variable counted to that layer."""
+    """With what legalization put before a layer's own variable counted to that layer."""
     result, waiting = dict(sources), []
     for binding in bindings(main):
         name = binding.var.name

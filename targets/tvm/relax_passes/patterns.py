@@ -1,6 +1,6 @@
 """Tells TVM's fusion which broadcasts are harmless.
 
-`FuseOps` fuses behind a convolution or a product only what it takes to be elementwise. An addition of a bias, which is
+`FuseOps` fuses after a convolution or a product only what it takes to be elementwise. An addition of a bias, which is
 broadcast, is none to it, whichever operand comes from the product. Where the operands that are broadcast are weights,
 nothing speaks against it: each element of the result needs one element of each tensor that was computed.
 """

@@ -4,7 +4,7 @@ In a loop that carries the annotation
 
     for x in range(n): store[x] = if_then_else(rows and x >= low and x < high, data[x - low], fill)
 
-the conditions on `x` become the bounds of three loops (fill, copy, fill), and the others are tested once in front of
+the conditions on `x` become the bounds of three loops (fill, copy, fill), and the others are tested once before
 the copy. LLVM makes wide moves of each; the loop with its test becomes masked loads, and gathers where the row is read
 in strides. Bounds may be symbolic, and several conditions may bound one side.
 """

@@ -108,7 +108,7 @@ def _bound(loop: tirx.For) -> tuple[Any, Any, int, list[tirx.Var]] | None:
         t[2] == first[2] and tvm_ffi.structural_equal(t[0], first[0]) and tvm_ffi.structural_equal(t[1], first[1])
         for t in tests
     )
-    # `base` and `end` are evaluated in front of the loop, so nothing that the loop defines may occur in them.
+    # `base` and `end` are evaluated before the loop, so nothing that the loop defines may occur in them.
     inside = [var for var in _defined(loop) if _uses(first[0], var) or _uses(first[1], var)]
     return (*first[:3], [test[3] for test in tests]) if same and not inside else None
 

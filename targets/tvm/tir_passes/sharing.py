@@ -1,11 +1,11 @@
 """Expressions as directed graphs: a value that is used several times is computed once.
 
-TIR's expressions are trees: what is fused behind a kernel is substituted into its readers, so a value that is read k
+TIR's expressions are trees: what is fused after a kernel is substituted into its readers, so a value that is read k
 times is written out k times, and chains of activations multiply that. `Sharing` numbers the values of a tree, equal
 ones alike, and takes it apart into bindings of those that are used more than once (and of all `Let` values that
 are), and a rest that reads them. Code then grows with the number of different values.
 
-A value that only one side of a condition needs is not moved in front of the condition where computing it there could
+A value that only one side of a condition needs is not moved before the condition where computing it there could
 fail (it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, as a `Let`.
 """
 

@@ -23,7 +23,7 @@ def _keep(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassC
 
 
 def keep_locals_on_stack() -> tvm.transform.Pass:
-    """The pass: to be run behind `StorageRewrite`, which makes allocations anew.
+    """The pass: to be run after `StorageRewrite`, which makes allocations anew.
 
     TVM takes buffers of scope "local" from its heap of temporary memory (only small ones of scope "global" stay on
     the stack). Heap memory is never taken apart: in a function that other threads run, LLVM stores the accumulators

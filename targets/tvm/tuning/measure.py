@@ -225,7 +225,7 @@ def use_one_thread() -> None:
 def allocate(size: int, device: Any, args_info: Sequence[Any], _repeat: int) -> list[list[Any]]:
     """Arguments that differ in the second operand, if there is one: as many as make `size` bytes together.
 
-    That is the packed one, behind which nothing but the result comes; functions without a family may have any number.
+    That is the packed one, after which nothing but the result comes; functions without a family may have any number.
     """
     rng = np.random.default_rng(0)
 

@@ -2,7 +2,7 @@
 
 A database is a few files of JSON lines, one record a line, one file a target: those in the package (`SHIPPED`), and
 those in a folder of the user's, which win. In each place the newest record of a workload counts. Files are merged by
-putting them into one folder, or behind one another into one file. A line is added in one go under a lock, so that
+putting them into one folder, or one after the other into one file. A line is added in one go under a lock, so that
 several processes can write at once; a line that cannot be read is passed over with a warning.
 """
 

@@ -199,7 +199,7 @@ def test_moving_only_ones_is_a_reshape():
 @pytest.mark.parametrize(
     "body",
     [
-        # nothing behind it to meet
+        # nothing after it to meet
         f"a = {IN}(X) Y = Relu(a)",
         # rounds some elements of a tensor otherwise than others
         f"a = {IN}(X) b = Softplus(a) Y = {OUT}(b)",

@@ -24,7 +24,7 @@ def weights(channels=5, **more):
     return {name: np.asarray(array, np.float32) for name, array in (given | more).items()}
 
 
-def behind(product):
+def after(product):
     return f"g (float[N,3] X) => (float[N,5] Y) {{ c = {product}  Y = {NORM.format('c')} }}"
 
 
@@ -40,7 +40,7 @@ def behind(product):
 def test_behind_a_product(product):
     check_pass(
         PASS,
-        behind(product),
+        after(product),
         "g (float[N,3] X) => (float[N,5] Y) { Y = Gemm(X, W2, b2) }",
         weights=weights(),
         counts={"rewritten": 1},
@@ -48,7 +48,7 @@ def test_behind_a_product(product):
 
 
 def test_behind_a_product_with_a_transposed_first_factor():
-    text = behind("Gemm <transA = 1> (X, W, b)").replace("float[N,3] X", "float[3,N] X")
+    text = after("Gemm <transA = 1> (X, W, b)").replace("float[N,3] X", "float[3,N] X")
     check_pass(PASS, text, "g (float[3,N] X) => (float[N,5] Y) { Y = Gemm <transA = 1> (X, A, c) }", weights=weights())
 
 
@@ -65,17 +65,17 @@ def test_near_misses():
         "the batch-norm's input is not known to be a matrix",
         weights=weights(),
     )
-    used = behind("MatMul(X, W)").replace("(float[N,5] Y)", "(float[N,5] Y, float[N,5] c)")
+    used = after("MatMul(X, W)").replace("(float[N,5] Y)", "(float[N,5] Y, float[N,5] c)")
     check_declines(PASS, used, "the product's result is used elsewhere too", weights=weights())
-    free = behind("MatMul(X, W)").replace("float[N,3] X", "float[N,3] X, float[3,5] W")
+    free = after("MatMul(X, W)").replace("float[N,3] X", "float[N,3] X, float[3,5] W")
     check_declines(PASS, free, "the weights of the product are not constant", weights=weights())
-    rows = behind("Gemm(X, W, r)").replace("N", "4").replace("Batch4orm", "BatchNorm")
+    rows = after("Gemm(X, W, r)").replace("N", "4").replace("Batch4orm", "BatchNorm")
     given = weights(r=RNG.normal(size=(4, 1)))
     check_declines(PASS, rows, "the bias of the product differs from row to row", weights=given)
-    open_bias = behind("Gemm(X, W, b)").replace("float[N,3] X", "float[N,3] X, float[5] b")
+    open_bias = after("Gemm(X, W, b)").replace("float[N,3] X", "float[N,3] X, float[5] b")
     check_declines(PASS, open_bias, "the bias of the product is not constant", weights=weights())
     huge = weights(gamma=np.full(5, 1e38), mean=np.full(5, 100.0))
-    check_declines(PASS, behind("MatMul(X, W)"), "the folded weights do not fit their float type", weights=huge)
+    check_declines(PASS, after("MatMul(X, W)"), "the folded weights do not fit their float type", weights=huge)
     first = f"g (float[N,3] X) => (float[3,5] Y) {{ n = {NORM.format('X')}  Y = Gemm <transA = 1> (n, Q) }}"
     given = weights(3, Q=RNG.normal(size=(4, 5)))
     check_declines(PASS, first.replace("[N,", "[4,"), "the Gemm transposes its first factor", weights=given)

@@ -123,7 +123,7 @@ GUARDED = "w = Softmax <axis = -1> (s)  n = IsNaN(w)  z = Where(n, zero, w)  Y =
 
 @pytest.mark.parametrize(("where", "more"), [("Where(M, a, gone)", {}), ("Where(M, gone, a)", {"Not": 1})])
 def test_a_boolean_mask(where, more):
-    """Forbidden scores become -inf: a row without any other is NaN, or 0 behind a guard as it is in Attention."""
+    """Forbidden scores become -inf: a row without any other is NaN, or 0 after a guard as it is in Attention."""
     signature = with_mask("B,1,S,S", "bool")
     text = f"{signature} {{ {SWAP} t = MatMul(Q, k)  a = Mul(t, c)  s = {where}  {GUARDED} }}"
     sample = {name: RNG.normal(size=(2, 3, 4, 8)).astype(np.float32) for name in "QKV"}

@@ -16,7 +16,7 @@ def weights(shape=(6, 3, 3, 3), dtype=np.float32, **more):
     return {name: np.asarray(array, dtype) for name, array in (given | more).items()}
 
 
-def behind(step, conv="Conv(X, W, b)"):
+def after(step, conv="Conv(X, W, b)"):
     return f"g (float[N,3,9,7] X) => (float[N,6,H,V] Y) {{ c = {conv}  Y = {step} }}"
 
 
@@ -25,19 +25,19 @@ def behind(step, conv="Conv(X, W, b)"):
 )
 @pytest.mark.parametrize("conv", ["Conv(X, W)", "Conv <pads = [1, 1, 1, 1]> (X, W, b)"])
 def test_a_constant_for_each_channel_behind_a_convolution(step, conv):
-    check_pass(PASS, behind(step, conv), weights=weights(), ops={"Conv": 1}, counts={"rewritten": 1})
+    check_pass(PASS, after(step, conv), weights=weights(), ops={"Conv": 1}, counts={"rewritten": 1})
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1), (1, 6, 1, 1), (1, 1, 1, 1)])
 def test_every_form_of_the_constant(shape):
     given = weights(k=RNG.uniform(1, 2, size=shape))
-    check_pass(PASS, behind("Mul(c, k)"), weights=given, ops={"Conv": 1})
-    check_pass(PASS, behind("Add(c, k)", "Conv(X, W)"), weights=given, ops={"Conv": 1})
+    check_pass(PASS, after("Mul(c, k)"), weights=given, ops={"Conv": 1})
+    check_pass(PASS, after("Add(c, k)", "Conv(X, W)"), weights=given, ops={"Conv": 1})
 
 
 def test_a_scale_alone_makes_no_bias():
     text = "g (float[N,3,9,7] X) => (float[N,6,7,5] Y) { Y = Conv(X, W2) }"
-    check_pass(PASS, behind("Mul(c, k)", "Conv(X, W)"), text, weights=weights())
+    check_pass(PASS, after("Mul(c, k)", "Conv(X, W)"), text, weights=weights())
 
 
 def test_several_steps_go_one_after_the_other():
@@ -47,14 +47,14 @@ def test_several_steps_go_one_after_the_other():
 
 
 def test_groups_and_transposed_convolutions():
-    text = behind("Mul(c, k)", "ConvTranspose <group = 3> (X, W, b)")
+    text = after("Mul(c, k)", "ConvTranspose <group = 3> (X, W, b)")
     check_pass(PASS, text, weights=weights((3, 2, 3, 3)), ops={"ConvTranspose": 1})
-    text = behind("Sub(k, c)", "Conv <group = 3> (X, W, b)")
+    text = after("Sub(k, c)", "Conv <group = 3> (X, W, b)")
     check_pass(PASS, text, weights=weights((6, 1, 3, 3)), ops={"Conv": 1})
 
 
 def test_half_precision():
-    text = behind("Mul(c, k)").replace("float[", "float16[")
+    text = after("Mul(c, k)").replace("float[", "float16[")
     check_pass(PASS, text, weights=weights(dtype=np.float16), ops={"Conv": 1}, tol=Tolerance.uniform(5e-3))
 
 
@@ -69,7 +69,7 @@ def test_in_front_of_a_convolution_that_pads_only_a_scale():
     given = weights((6, 4, 3, 3), k=RNG.uniform(0.5, 2, size=(4, 1, 1)))
     text = "g (float[N,4,9,7] X) => (float[N,6,9,7] Y) { c = Mul(X, k)  Y = Conv <pads = [1, 1, 1, 1]> (c, W, b) }"
     check_pass(PASS, text, weights=given, ops={"Conv": 1})
-    reason = "a shift in front of a convolution that pads"
+    reason = "a shift before a convolution that pads"
     check_declines(PASS, text.replace("Mul", "Add"), reason, weights=given)
     transposed = "g (float[N,4,9,7] X) => (float[N,6,11,9] Y) { c = Mul(X, k)  Y = ConvTranspose (c, W, b) }"
     given = weights((4, 6, 3, 3), k=RNG.uniform(0.5, 2, size=(4, 1, 1)))
@@ -95,28 +95,28 @@ def test_a_constant_that_makes_more_channels():
 
 def test_it_declines_what_it_cannot_divide():
     reason = "divided by zero, or a constant is divided by the data"
-    check_declines(PASS, behind("Div(k, c)"), reason, weights=weights())
-    check_declines(PASS, behind("Div(c, k)"), reason, weights=weights(k=0.0))
+    check_declines(PASS, after("Div(k, c)"), reason, weights=weights())
+    check_declines(PASS, after("Div(c, k)"), reason, weights=weights(k=0.0))
 
 
 def test_it_declines_other_uses_and_overflow():
     reason = "the convolution's result is used elsewhere too"
-    output = behind("Mul(c, k)").replace("float[N,6,H,V] Y", "float[N,6,H,V] Y, float[N,6,H,V] c")
+    output = after("Mul(c, k)").replace("float[N,6,H,V] Y", "float[N,6,H,V] Y, float[N,6,H,V] c")
     check_declines(PASS, output, reason, weights=weights())
-    swish = behind("Mul(a, c)").replace("Y =", "a = Add(c, k) Y =")
+    swish = after("Mul(a, c)").replace("Y =", "a = Add(c, k) Y =")
     check_declines(PASS, swish, reason, weights=weights())
     check_declines(
-        PASS, behind("Mul(c, k)"), "the folded weights do not fit their float type", weights=weights(k=np.inf)
+        PASS, after("Mul(c, k)"), "the folded weights do not fit their float type", weights=weights(k=np.inf)
     )
     reason = "the folded weights do not fit their float type"
-    half = behind("Mul(c, k)").replace("float[", "float16[")
+    half = after("Mul(c, k)").replace("float[", "float16[")
     tiny = weights(k=6e-8, dtype=np.float16)
     check_declines(PASS, half, reason, weights=tiny)
 
 
 def test_what_is_no_near_miss():
     check_declines(PASS, "g (float[N,3] X, float[3] b) => (float[N,3] Y) { Y = Mul(X, b) }")
-    check_declines(PASS, behind("Mul(c, c)"), weights=weights())
+    check_declines(PASS, after("Mul(c, c)"), weights=weights())
 
 
 def test_a_factor_that_a_captured_convolution_takes_in():

@@ -99,9 +99,9 @@ def test_batch_norm_goes_into_the_unpadded_convolution_behind_it():
     check_pass(FuseConvBn(), text, weights=given, ops={"Conv": 1})
     check_pass(FuseConvBn(), text.replace("(n, W, b)", "(n, W)"), weights=given, ops={"Conv": 1})
     padded = text.replace("group = 2", "group = 2, pads = [1, 1, 1, 1]")
-    check_declines(FuseConvBn(), padded, "a shift in front of a convolution that pads", weights=given)
+    check_declines(FuseConvBn(), padded, "a shift before a convolution that pads", weights=given)
     same = text.replace("group = 2", 'group = 2, auto_pad = "SAME_LOWER"')
-    check_declines(FuseConvBn(), same, "a shift in front of a convolution that pads", weights=given)
+    check_declines(FuseConvBn(), same, "a shift before a convolution that pads", weights=given)
 
 
 def test_a_padded_convolution_takes_a_batch_norm_that_only_scales():

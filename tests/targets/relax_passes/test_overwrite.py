@@ -28,9 +28,9 @@ OVERWRITTEN = {
     "a residual through an activation": """g (float[2,16,5,7] X) => (float[2,16,5,7] Y) {
         a = Conv (X, u)  t = Conv <pads = [1,1,1,1]> (X, m)  b = Relu (a)  s = Add (t, b)  c = Relu (s)
         Y = Conv (c, u) }""",
-    "behind a Winograd convolution": """g (float[1,16,27,29] X) => (float[1,16,27,29] Y) {
+    "after a Winograd convolution": """g (float[1,16,27,29] X) => (float[1,16,27,29] Y) {
         a = Conv (X, u)  t = Conv (a, u)  b = Conv <pads = [1,1,1,1]> (t, m)  c = Add (a, b)  Y = Conv (c, u) }""",
-    "behind a product": """g (float[7,16] X) => (float[7,16] Y) {
+    "after a product": """g (float[7,16] X) => (float[7,16] Y) {
         a = MatMul (X, q)  b = Softmax (a)  c = MatMul (b, q)  d = Add (c, a)  Y = MatMul (d, q) }""",
     "a size that is open": """g (float[N,16] X) => (float[N,16] Y) {
         a = MatMul (X, q)  b = Softmax (a)  c = MatMul (b, q)  d = Add (c, a)  Y = MatMul (d, q) }""",

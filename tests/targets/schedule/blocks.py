@@ -56,7 +56,7 @@ def check_convolution(
     kernel: Callable[[te.Tensor, te.Tensor], te.Tensor],
     schedule: str,
 ) -> None:
-    """Run a convolution with bias, residual and ReLU behind it, NaN in the lanes that must not be read, and compare.
+    """Run a convolution with bias, residual and ReLU after it, NaN in the lanes that must not be read, and compare.
 
     `schedule` is the beginning of what the scheduled function must say of itself: that the family claimed it.
     """

@@ -109,7 +109,7 @@ ODD: dict[str, Any] = {
         "strides": (2, 1),
         "pads": (2, 0, 2, 0),
     },
-    "a single position behind": {"inputs": 8, "outputs": 9, "space": (5, 6, 1, 1), "kernel": (3, 2, 1, 1), "batch": 2},
+    "a single position after": {"inputs": 8, "outputs": 9, "space": (5, 6, 1, 1), "kernel": (3, 2, 1, 1), "batch": 2},
     "one axis": {"inputs": 12, "outputs": 9, "space": (7,), "kernel": (3,), "pads": (1, 1)},
     "three axes": {
         "inputs": 9,

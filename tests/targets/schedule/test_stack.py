@@ -43,7 +43,7 @@ def row_sums(scope: str, wrapped: bool) -> tirx.PrimFunc:
                     body()
             else:
                 body()
-            with vectorized(LANES) as lane:  # TVM wants something behind such a function
+            with vectorized(LANES) as lane:  # TVM wants something after such a function
                 T.buffer_store(done, tirx.const(1, "float32"), [row, lane])
     return builder.get()
 

@@ -98,7 +98,7 @@ def test_pooling(shape: Geometry, kind: int) -> None:
 
 
 def test_pooling_alone_and_with_nan() -> None:
-    """Nothing fused behind it: the nest writes the result itself; NaN in a window is its maximum."""
+    """Nothing fused after it: the nest writes the result itself; NaN in a window is its maximum."""
     shape = GEOMETRIES["as in ResNet"]
     data = np.random.default_rng(2).standard_normal((1, 8, *shape.space)).astype(np.float32)
     data[0, 3, 5, 5] = np.nan

@@ -6,7 +6,7 @@ from typing import Any
 
 from tvm import sym, te, tirx
 
-OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused behind it
+OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused after it
 
 
 def accumulator(dtype: str) -> str:

@@ -1,7 +1,7 @@
 """Takes a fused function apart, and puts it together again around a loop nest of a kernel family's own.
 
 A family that knows every register and loop that it wants writes its nest as statements instead of asking for it by
-schedule primitives. What Relax fused behind its anchor comes with it:
+schedule primitives. What Relax fused after its anchor comes with it:
 
     fused = take_apart(func, "conv_direct", machine)     # None for a function of another family
     data, weight = fused.inputs
@@ -164,7 +164,7 @@ def _finals(sch: Schedule, anchor: SBlockRV) -> list[SBlockRV]:
 
 
 def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
-    """The blocks behind the anchor whose axes are its own, and that read its result, or what follows from it, there."""
+    """The blocks after the anchor whose axes are its own, and that read its result, or what follows from it, there."""
     shape = [axis.extent for axis in facts.axes_of(sch, anchor) if axis.kind == facts.SPATIAL]
     known = [sch.get(anchor).writes[0].source]
     for block in facts.child_blocks(sch)[facts.index_of(sch, anchor) + 1 :]:

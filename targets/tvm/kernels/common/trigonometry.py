@@ -11,7 +11,7 @@ from graphopt.targets.tvm.kernels.common.math import ROUNDER, bits, f32, horner,
 
 Expr = Any
 
-_TWO_OVER_PI = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C439041FE51  # the first 208 bits behind the point
+_TWO_OVER_PI = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C439041FE51  # the first 208 bits after the point
 _WIDTH = 29
 """Bits of a part of 2 / pi: its product with the 24 of a float32 fits the 53 of a float64."""
 _LARGE = 5

@@ -105,7 +105,7 @@ class Geometry:
         return [*self.row_indices(row), column, *self._behind()]
 
     def _behind(self) -> list[Any]:
-        """The only index of each axis behind that of the rows."""
+        """The only index of each axis after that of the rows."""
         return [long(0)] * (len(self.space) - 1 - self.axis)
 
     def runs(self, columns: int) -> list[Run]:

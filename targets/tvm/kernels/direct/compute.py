@@ -95,7 +95,7 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
     def element(n: Any, block: Any, *index: Any) -> Any:
         *where, lane = index
         source = block // workload.blocks * workload.group_in + channel
-        if workload.is_banded:  # behind a band that is not the widest, weights are zero
+        if workload.is_banded:  # after a band that is not the widest, weights are zero
             source = tirx.min(workload.band(block)[0] * lanes + channel, long(spec.in_channels - 1))
 
         def read(places: Sequence[Any]) -> Any:

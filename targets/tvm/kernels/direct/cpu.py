@@ -207,7 +207,7 @@ class _Nest:
                 T.buffer_store(tile.buffer, tirx.const(0.0, "float32"), [tile.at(vector, position, lane)])
 
     def _store(self, tile: Tile) -> None:
-        """Write the finished tile, with what is fused behind the convolution."""
+        """Write the finished tile, with what is fused after the convolution."""
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
             where = self.workload.geometry.position(tile.row, tile.column + position)
             with nest.vectorized(tile.lanes) as lane:

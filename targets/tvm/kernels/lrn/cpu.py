@@ -56,7 +56,7 @@ def _positions(fused: Fused, size: int, n: Any, first: Any, length: int, space: 
     """All channels of `length` positions from the flat position `first` on."""
     (data,) = fused.inputs
     blocks, lanes = int(fused.shape[1]), int(fused.shape[-1])
-    row = (blocks + 2) * lanes  # a block of zeros before and behind the channels
+    row = (blocks + 2) * lanes  # a block of zeros before and after the channels
     squares = T.alloc_buffer((length * row,), str(data.dtype), scope="local")
     for position in range(length):
         for edge in (0, blocks + 1):

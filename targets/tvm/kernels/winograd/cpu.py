@@ -103,7 +103,7 @@ class _Nest:
     # --- strips
 
     def _bounds(self, strip: Any) -> tuple[Any, Any]:
-        """The first tile of a strip and the first behind it."""
+        """The first tile of a strip and the first after it."""
         tiles, strips = self.tiling.tiles, self.plan.strips
         if tiles % strips == 0:
             return strip * self.length, (strip + 1) * self.length
