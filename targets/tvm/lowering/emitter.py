@@ -17,7 +17,8 @@ from graphopt.targets.tvm.lowering.define import define, flat_with_offset
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.provenance import Layer
 from graphopt.targets.tvm.lowering.registry import Declined
-from graphopt.targets.tvm.lowering.symbols import Symbols, unique
+from graphopt.targets.tvm.lowering.sizes import Sizes, call_packed, extent
+from graphopt.targets.tvm.lowering.symbols import unique
 from graphopt.targets.tvm.machine import Machine
 
 EMBED_BYTES = 1024
@@ -40,7 +41,7 @@ Build = Callable[[list[tirx.Buffer], tirx.Buffer], tirx.Stmt]
 Tensors = list[te.Tensor]  # inside Context, `te` is a method
 
 
-class Context:
+class Context(Sizes):
     """What converters work with; see `Call` for the view of one node."""
 
     def __init__(
@@ -55,10 +56,9 @@ class Context:
         With a `machine`, operators are lowered to the kernels made for it, as `plans` say; without, to plain
         definitions.
         """
-        self.builder = builder
+        super().__init__(builder)
         self.machine = machine
         self.plans = plans or Plans(machine)
-        self.symbols = Symbols()
         self.weights: list[tuple[str, Operand]] = []
         self.label = ""
         self.layers: list[Layer] = []
@@ -70,10 +70,7 @@ class Context:
         self._weight_names: set[str] = set()
         self._weight_vars: dict[tuple[Hashable, ...], relax.Var] = {}
         self._local: list[Operand] = []
-        self._depth = 0
         self._inside_layer = False
-        self.prologue: list[relax.Binding] = []
-        self.is_pure = True
 
     # --- layers
 
@@ -91,74 +88,6 @@ class Context:
             yield
         finally:
             self._inside_layer = outer
-
-    # --- sizes
-
-    def dim(self, size: Dim) -> Dim:
-        """A number or a plain variable equal to `size`, defined in the emitted code if it is new."""
-        return self.symbols.derived(size, self._define)
-
-    def shape(self, sizes: Sequence[Dim]) -> tuple[Dim, ...]:
-        return tuple(self.dim(size) for size in sizes)
-
-    def _define(self, size: tirx.Expr, var: tirx.Var) -> None:
-        """Have the compiled code define a variable: at its start, unless code must run to find the value."""
-        self._match(size, var, early=not self.symbols.is_late(size))
-
-    def _match(self, value: Dim, pattern: Dim, *, early: bool) -> None:
-        """Define `pattern` as `value` if it is a new variable, else check that they are equal.
-
-        The value goes through a call that TVM cannot look through. TVM would put the definition in the place of the
-        variable otherwise, and its fusion then fails on kernels that take the size as an argument.
-        """
-        shape = relax.ShapeExpr([_extent(value)])
-        kind, wanted = relax.ShapeType(ndim=1), relax.ShapeType([_extent(pattern)])
-        if early:
-            opaque, result = relax.Var("size", kind), relax.Var("size", wanted)
-            call = relax.op.call_pure_packed("vm.builtin.copy", shape, ty_args=kind)
-            self.prologue += [relax.VarBinding(opaque, call), relax.MatchCast(result, opaque, wanted)]
-        else:
-            self._match_late(_call_packed("vm.builtin.copy", shape, ty_args=kind), wanted)
-
-    def _match_late(self, call: relax.Expr, wanted: relax.ShapeType) -> None:
-        """Bind or check what a call gives, where the code stands.
-
-        Calls that are not pure stay outside the blocks that TVM fuses: inside of one, it would move kernels in front
-        of the definition of the sizes that they use.
-        """
-        self.builder.match_cast(self.builder.emit(call), wanted)
-        self.barrier()
-
-    def barrier(self) -> None:
-        """End a block of pure code: sizes matched before it can be used by the code after it."""
-        nothing = relax.ShapeExpr([tirx.IntImm("int64", 0)])
-        self.builder.emit(_call_packed("vm.builtin.copy", nothing, ty_args=relax.ShapeType(ndim=1)))
-        self.is_pure = False
-
-    def same(self, left: Dim, right: Dim) -> bool:
-        """Whether two sizes are certainly equal."""
-        return self.symbols.equal(left, right)
-
-    def check_equal(self, left: Dim, right: Dim) -> None:
-        """Have the compiled code check that two sizes are equal. Raises Declined if they never are."""
-        if isinstance(left, int) and isinstance(right, int) and left != right:
-            raise Declined(f"a size of {left} where {right} is needed")
-        if isinstance(left, int) and not isinstance(right, int):
-            left, right = right, left
-        self._match(self.symbols.expand(left), self.dim(right), early=not self._is_late(left, right))
-        if self._depth == 0:
-            self.symbols.assume_equal(left, right)
-
-    def check_positive(self, size: Dim) -> None:
-        """Have the compiled code check that a size is not 0, where that is not known."""
-        if isinstance(size, int) or self.symbols.is_positive(size):
-            return
-        one = tirx.IntImm("int64", 1)
-        self.check_equal(tirx.min(self.symbols.expand(size), one), 1)
-        self.symbols.assume_positive(size)
-
-    def _is_late(self, *sizes: Dim) -> bool:
-        return self._depth > 0 or any(self.symbols.is_late(self.symbols.expand(size)) for size in sizes)
 
     @contextmanager
     def branch(self) -> Iterator[list[relax.BindingBlock]]:
@@ -202,7 +131,7 @@ class Context:
         result[:] = [name - tirx.IntImm("int64", OFFSET) for name in names]
         if names:
             kind = relax.ShapeType(ndim=len(names))
-            read = _call_packed("vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=kind)
+            read = call_packed("vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=kind)
             self._match_late(read, relax.ShapeType(names))
         if operand.dtype == "bool":
             result[:] = [tirx.NE(item, tirx.IntImm("int64", 0)) for item in result]
@@ -240,69 +169,6 @@ class Context:
         self._weight_vars[operand.key] = var
         return var
 
-    def require(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
-        """The operand, after it was made sure that it has `shape`: proven, or checked when the code runs.
-
-        It keeps its own way of writing its sizes. Raises Declined if they certainly differ.
-        """
-        if operand.rank != len(shape):
-            raise Declined(f"rank {operand.rank} where {len(shape)} is needed")
-        for have, want in zip(operand.shape, shape):
-            if isinstance(have, int) and isinstance(want, int) and have != want:
-                raise Declined(f"shape {list(operand.shape)} where {list(shape)} is needed")
-        for have, want in zip(operand.shape, shape):
-            if not self.same(have, want):
-                self.check_equal(have, want)
-        return operand
-
-    def broadcast(self, operands: Sequence[Operand]) -> tuple[list[Operand], tuple[Dim, ...]]:
-        """Return the operands, and their common shape as numpy broadcasts them.
-
-        A size of an operand is then 1, or that of the result, or an open one that may turn out to be either: kernels
-        read it through `converters.tensors.broadcast_read`. Whatever cannot be proven is checked at run time.
-        """
-        rank = max(operand.rank for operand in operands)
-        shape: list[Dim] = [1] * rank
-        for axis in range(rank):
-            sizes = [o.shape[axis - rank] for o in operands if o.rank >= rank - axis]
-            shape[axis] = self._broadcast_size(sizes)
-        return list(operands), tuple(shape)
-
-    def _broadcast_size(self, sizes: Sequence[Dim]) -> Dim:
-        numbers = {size for size in sizes if isinstance(size, int) and size != 1}
-        if len(numbers) > 1:
-            raise Declined(f"sizes {sorted(numbers)} do not broadcast")
-        symbolic = [size for size in sizes if not isinstance(size, int)]
-        result: Dim = next(iter(numbers)) if numbers else 1
-        for size in symbolic:
-            result = size if isinstance(result, int) and result == 1 else self._stretched(size, result)
-        return result
-
-    def _stretched(self, size: Dim, other: Dim) -> Dim:
-        """The size that an open one and another broadcast to."""
-        if self.same(size, other) or self.symbols.stretches(size, other):
-            return other
-        if self.symbols.stretches(other, size):
-            return size
-        result = other
-        if not isinstance(other, int):
-            # A size of its own, not an expression: those of a chain of broadcasts would double at each.
-            one = tirx.IntImm("int64", 1)
-            result = self.symbols.fresh("d", late=self._is_late(size, other))
-            self._match(tirx.Select(tirx.EQ(other, one), size, other), result, early=not self._is_late(size, other))
-        for given in (size, other):
-            self._check_stretches(given, result)
-        return result
-
-    def _check_stretches(self, size: Dim, result: Dim) -> None:
-        """Have the compiled code check that a size is 1 or `result`."""
-        if isinstance(size, int) or size is result:
-            return
-        found = tirx.Select(tirx.EQ(size, tirx.IntImm("int64", 1)), _extent(result), size)
-        self._match(found, result, early=not self._is_late(size, result))
-        if self._depth == 0:
-            self.symbols.assume_stretches(size, result)
-
     # --- kernels
 
     def te(
@@ -322,7 +188,7 @@ class Context:
         """
         arguments = [self.tensor(operand) for operand in operands]
         inputs = [
-            te.placeholder([_extent(d) for d in operand.shape], operand.dtype, name=f"x{i}")
+            te.placeholder([extent(d) for d in operand.shape], operand.dtype, name=f"x{i}")
             for i, operand in enumerate(operands)
         ]
         result = function(*inputs)
@@ -356,11 +222,11 @@ class Context:
         """
         arguments = [self.tensor(operand) for operand in operands]
         buffers = [
-            tirx.decl_buffer([_extent(d) for d in operand.shape], operand.dtype, f"x{i}", layout=None)
+            tirx.decl_buffer([extent(d) for d in operand.shape], operand.dtype, f"x{i}", layout=None)
             for i, operand in enumerate(operands)
         ]
         sizes = self.shape(shape)
-        result = tirx.decl_buffer([_extent(d) for d in sizes], dtype, "y", layout=None)
+        result = tirx.decl_buffer([extent(d) for d in sizes], dtype, "y", layout=None)
         body = build(buffers, result)
         carried = {dim for one in [*buffers, result] for dim in one.shape if isinstance(dim, tirx.Var)}
         used = tirx.analysis.undefined_vars(body, [*buffers, result])
@@ -389,15 +255,6 @@ class Context:
         return [var for var in dict.fromkeys(used) if var in self.symbols and var not in carried]
 
 
-def _call_packed(name: str, argument: relax.Expr, ty_args: relax.ShapeType) -> relax.Call:
-    """A call of a runtime function that TVM takes to have effects."""
-    return relax.Call(relax.ExternFunc(name), [argument], ty_args=[ty_args])
-
-
-def _extent(dim: Dim) -> tirx.Expr:
-    return tirx.IntImm("int64", dim) if isinstance(dim, int) else dim
-
-
 def plain(dim: Any) -> Dim:
     """A dimension with constants as Python ints."""
     return int(dim) if isinstance(dim, int | tirx.IntImm) else dim
@@ -424,8 +281,8 @@ def _host_scalars(operand: Operand) -> Compute:
     def sizes() -> te.Tensor:
         def pick(*index: tirx.Expr) -> tirx.Expr:
             flat: Any = 0
-            for i, extent in zip(index, shape):
-                flat = flat * extent + i
+            for i, size in zip(index, shape):
+                flat = flat * size + i
             result = elements[-1]
             for place in range(len(elements) - 2, -1, -1):
                 result = tirx.Select(flat == place, elements[place], result)
