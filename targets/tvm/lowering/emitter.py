@@ -132,7 +132,7 @@ class Context(Sizes):
         if names:
             kind = relax.ShapeType(ndim=len(names))
             read = call_packed("vm.builtin.tensor_to_shape", self.tensor(flat), ty_args=kind)
-            self._match_late(read, relax.ShapeType(names))
+            self.match_late(read, relax.ShapeType(names))
         if operand.dtype == "bool":
             result[:] = [tirx.NE(item, tirx.IntImm("int64", 0)) for item in result]
         return result.reshape([int(d) for d in operand.shape])

@@ -45,9 +45,9 @@ class Sizes:
             call = relax.op.call_pure_packed("vm.builtin.copy", shape, ty_args=kind)
             self.prologue += [relax.VarBinding(opaque, call), relax.MatchCast(result, opaque, wanted)]
         else:
-            self._match_late(call_packed("vm.builtin.copy", shape, ty_args=kind), wanted)
+            self.match_late(call_packed("vm.builtin.copy", shape, ty_args=kind), wanted)
 
-    def _match_late(self, call: relax.Expr, wanted: relax.ShapeType) -> None:
+    def match_late(self, call: relax.Expr, wanted: relax.ShapeType) -> None:
         """Bind or check what a call gives, where the code stands.
 
         Calls that are not pure stay outside the blocks that TVM fuses: inside of one, it would move kernels in front
