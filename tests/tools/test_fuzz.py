@@ -158,12 +158,10 @@ def test_the_command(
 OPEN = {
     12: "a division by a size that is 0, while compiling at O0",
     16: "an integer reduction of no elements, optimized at O1",
-    33: "LLVM is given a comparison of booleans as if they were floats",
     37: "wrong integers where other values have no elements, compiled at O1",
     79: "ONNX Runtime refuses a Dropout after its opset is raised",
     95: "a NaN where there is none, compiled at O3",
     98: "ONNX Runtime has no kernel for a Relu after its opset is raised",
-    134: "a float16 convolution of open width that takes minutes to compile at O2",
 }
 """Seeds of faults that are known and not mended yet, each with what it is."""
 

@@ -84,7 +84,12 @@ binary("Mul", lambda a, b: opaque_zero(a) * opaque_zero(b))
 binary("Div", lambda a, b: opaque_zero(a) / opaque_zero(b), integer=integer_division)
 
 
-binary("Equal", tirx.EQ, to="bool")
+def _same(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """Equality of integers and booleans: LLVM is given a comparison of floats for booleans otherwise."""
+    return tirx.EQ(a.astype("int8"), b.astype("int8")) if kind_of(a) == "bool" else tirx.EQ(a, b)
+
+
+binary("Equal", tirx.EQ, integer=_same, to="bool")
 
 
 binary("Less", tirx.LT, to="bool")

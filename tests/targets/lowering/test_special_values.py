@@ -240,3 +240,10 @@ def test_open_batch_sizes_of_products_that_broadcast_when_the_code_runs() -> Non
         {"x": rng.standard_normal((*left, 5, 8)), "y": rng.standard_normal((right, 1, 8, 3))} for left, right in batches
     ]
     check_for_machine(text, *({name: array.astype(np.float32) for name, array in feed.items()} for feed in feeds))
+
+
+def test_booleans_are_equal_or_not() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (bool[N] a, bool[N] b) => (bool[N] e, bool[N] n, bool[N] x)
+        { e = Equal(a, b)  n = Not(e)  x = Xor(a, n) }"""
+    a, b = np.array([0, 0, 1, 1] * 9, bool), np.array([0, 1, 0, 1] * 9, bool)
+    check_for_machine(text, {"a": a, "b": b}, {"a": a[:3], "b": b[:3]})
