@@ -80,7 +80,7 @@ def test_code_runs(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             if block.mark == "in":
                 sys.path.insert(0, str(tmp_path / block.value))
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(block.code, where, "exec"), names)
+                exec(compile(block.code, where, "exec", dont_inherit=True), names)
 
 
 @pytest.mark.parametrize("where", ["in a checkout", "in an empty folder"])

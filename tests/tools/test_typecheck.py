@@ -23,7 +23,7 @@ def test_the_farm_has_the_installed_shape(tmp_path: Path, monkeypatch: pytest.Mo
     typecheck.build_farm()
     package = tmp_path / "source" / "graphopt"
     assert (package / "passes" / "cleanup" / "fold_constants.py").is_file()
-    assert (package / "targets" / "tvm" / "lower.py").is_file()
+    assert (package / "targets" / "tvm" / "lowering" / "lower.py").is_file()
     assert (package / "ir" / "graph.py").is_file()
     assert not (package / "deleted.py").exists()
 

@@ -22,7 +22,7 @@ def convert(x: tirx.Expr, to: str) -> tirx.Expr:
         if "float" not in kind:
             return tirx.NE(x, tirx.const(0, kind))
         wide = x.astype("float32") if "float16" in kind else x
-        return tirx.NE(wide, tirx.const(0, wide.ty.dtype))
+        return tirx.Or(tirx.NE(wide, tirx.const(0, wide.ty.dtype)), tirx.isnan(wide))  # LLVM's != is false for NaN
     if kind.startswith(("float", "bfloat")) and to in _BITS:
         return _float_to_integer(x.astype("float32") if "float16" in kind else x, to)
     if "bfloat16" in (kind, to) and "float32" not in (kind, to):
