@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -89,6 +90,26 @@ def test_the_runtime_needs_numpy_and_tvm_ffi_alone() -> None:
     loaded = modules_after("import graphopt.runtime; graphopt.runtime.load")
     assert {"numpy", "tvm_ffi"} <= loaded
     assert not loaded & heavy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "until"),
+    [
+        ("graphopt.rewrite", "graphopt.rewriting.passes", "0.3"),
+        ("graphopt.pipeline", "graphopt.rewriting.pipeline", "0.3"),
+    ],
+)
+def test_a_deprecated_module_names_its_successor_and_goes_in_time(old: str, new: str, until: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(
+        DeprecationWarning, match=re.escape(f"{old} is deprecated and goes in {until}: import from {new}")
+    ):
+        module = importlib.import_module(old)
+    successor = importlib.import_module(new)
+    assert module.__all__
+    assert all(getattr(module, name) is getattr(successor, name) for name in module.__all__)
+    version = tuple(int(part) for part in graphopt.__version__.split(".")[:2])
+    assert version < tuple(int(part) for part in until.split(".")), f"{old} was to go in {until}: delete it"
 
 
 def test_version() -> None:

@@ -168,7 +168,7 @@ OPEN = {
 
 @pytest.mark.parametrize("first", range(0, 150, 25))
 def test_graphs_of_fixed_seeds(first: int) -> None:
-    """Nothing is found in 150 graphs, but for faults that are known; a seed that is mended leaves the list."""
+    """Nothing is found in 150 graphs, but for the faults in `OPEN`, some of which show on some processors only."""
     worker = Worker(limit=60)
     found = {}
     for seed in range(first, first + 25):

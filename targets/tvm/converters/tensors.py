@@ -47,13 +47,6 @@ def wide(dtype: str) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
-def widened(function: Callable[..., tirx.Expr], dtype: str) -> Callable[..., tirx.Expr]:
-    """`function` over values of `dtype`, computed in the wide type and rounded back."""
-    if wide(dtype) == dtype:
-        return function
-    return lambda *values: function(*(v.astype("float32") for v in values)).astype(dtype)
-
-
 def elementwise(
     ctx: Context,
     function: Callable[..., tirx.Expr],
