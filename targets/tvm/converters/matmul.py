@@ -8,9 +8,11 @@ from typing import Any
 
 from tvm import te, tirx
 
+from graphopt.targets.tvm.converters.elementwise import opaque_zero
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
-from graphopt.targets.tvm.converters.tensors import broadcast_index, broadcast_read, elementwise, wide
+from graphopt.targets.tvm.converters.tensors import any_of, broadcast_index, broadcast_read, elementwise, wide, zeros
+from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.lowering.call import Call
@@ -39,7 +41,10 @@ def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tup
 
 
 def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, name: str = "matmul") -> Operand:
-    """numpy's matmul of operands of rank 2 or more; accumulates in the wide type (int32 for small integers)."""
+    """numpy's matmul of operands of rank 2 or more; accumulates in the wide type (int32 for small integers).
+
+    A sum of no terms is 0.
+    """
     dtype = dtype or a.dtype
     kind = wide(dtype)
     a, b = agree(ctx, a, a.rank - 1, b, b.rank - 2)
@@ -50,10 +55,13 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
     fast = fast_matmul(ctx, a, b, dtype=dtype, name=name)
     if fast is not None:
         return fast
-    sizes = [*lead, a.shape[-2], b.shape[-1]]
+    sizes, depth = [*lead, a.shape[-2], b.shape[-1]], a.shape[-1]
+    if isinstance(depth, int) and depth == 0:
+        return zeros(ctx, sizes, dtype, name)
+    open_depth = not ctx.symbols.is_positive(depth)
 
     def compute(x: te.Tensor, y: te.Tensor) -> te.Tensor:
-        k = te.reduce_axis((0, a.shape[-1]), "k")
+        k = te.reduce_axis((0, depth), "k")
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             row, column = index[batch], index[batch + 1]
@@ -62,11 +70,19 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
             return te.sum(left.astype(kind) * right.astype(kind), axis=k)
 
         total = define(sizes, element, name=name)
+        if open_depth:
+            return define(sizes, lambda *i: _or_zero([depth], total(*i)).astype(dtype), name=f"{name}_result")
         if kind == dtype:
             return total
         return define(sizes, lambda *i: total(*i).astype(dtype), name=f"{name}_result")
 
     return ctx.te(compute, a, b, name=name)
+
+
+def _or_zero(sizes: Sequence[Dim], total: tirx.Expr) -> tirx.Expr:
+    """A sum over axes of these sizes; 0 where one of them is 0, for then the loop that sets it does not run."""
+    is_empty = any_of([tirx.EQ(size, int_expr(0)) for size in sizes])
+    return tirx.Select(is_empty, tirx.const(0, str(total.ty.dtype)), total)
 
 
 def fast_matmul(
@@ -82,6 +98,8 @@ def fast_matmul(
     """The product in `dtype` by a kernel family, where one computes it on this machine; None where there is none."""
     m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
     n = _known(b.shape[-2 if transpose_b else -1])
+    if isinstance(k, int) and k == 0:
+        return None
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
     dtypes = Dtypes(a.dtype, b.dtype, wide(dtype), dtype)
     work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a, transpose_b)
@@ -168,7 +186,7 @@ def _times(factor: float, x: tirx.Expr) -> tirx.Expr:
     if factor == 1.0:
         return x
     if kind.startswith("float"):
-        return x * tirx.const(factor, kind)
+        return x * opaque_zero(tirx.const(factor, kind))
     return (x.astype("float64") * tirx.const(factor, "float64")).astype(kind)
 
 
@@ -194,6 +212,10 @@ def einsum(c: Call) -> Operand:
     kind = wide(dtype)
     summed = [letter for letter in sizes if letter not in result]
     shape = [sizes[letter] for letter in result]
+    depths = [sizes[letter] for letter in summed]
+    if any(isinstance(depth, int) and depth == 0 for depth in depths):
+        return zeros(c.ctx, shape, dtype, "einsum")
+    open_depths = [depth for depth in depths if not c.ctx.symbols.is_positive(depth)]
 
     def compute(*tensors: te.Tensor) -> te.Tensor:
         loops = {letter: te.reduce_axis((0, sizes[letter]), f"k_{i}") for i, letter in enumerate(summed)}
@@ -207,6 +229,8 @@ def einsum(c: Call) -> Operand:
             return te.sum(value, axis=list(loops.values())) if loops else value
 
         total = define(shape, element, name="einsum")
+        if open_depths:
+            return define(shape, lambda *i: _or_zero(open_depths, total(*i)).astype(dtype), name="einsum_result")
         if kind == dtype:
             return total
         return define(shape, lambda *i: total(*i).astype(dtype), name="einsum_result")
