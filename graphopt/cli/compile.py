@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from graphopt.runtime.artifact import Artifact
 
 
+_SLOWEST = 10  # kernels that --verbose shows
+
+
 def compile_(
     model: options.Model,
     out: Annotated[
@@ -79,6 +82,12 @@ def compile_(
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
     load: options.Load = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Show what each stage took, and the kernels slowest to generate code for."
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Optimize a model and compile it to native code.
@@ -133,6 +142,9 @@ def compile_(
         artifact.save(place)
     show_report(output, watcher.report)
     _show(output, artifact, model, place, watcher.report)
+    if verbose and watcher.report.code is not None:
+        output.table(watcher.report.code.stages_table())
+        output.table(watcher.report.code.kernels_table(_SLOWEST))
     output.result(
         {
             "artifact": str(place),

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from graphopt.driver.tuning import Tuned, Tuning
+from graphopt.profiling.code import KernelCode
 from graphopt.runtime.manifest import Memory, TensorInfo, Weight, Workloads
 
 if TYPE_CHECKING:
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
 
-Progress = Callable[[str, float], None]  # what is being done now, and how much of the whole is done (0 to 1)
+Progress = Callable[[str, float], None]
+"""Is told what is being done now, after a colon the details, and how much of the whole is done (0 to 1)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Built:
 
     `inputs` and `outputs` describe the arguments and results of the library's `main` in their order, by the
     graph's own names; the weights follow the inputs. `defaults` says where in `weights.bin` the inputs lie that a
-    caller may leave out. `versions` holds what the manifest records beside graphopt's.
+    caller may leave out. `versions` holds what the manifest records beside graphopt's. `code` tells what each kernel of
+    the library took to generate, where kernels are compiled one by one.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -51,6 +54,7 @@ class Built:
     memory: Memory
     workloads: Workloads
     defaults: Mapping[str, Weight] = field(default_factory=dict)
+    code: tuple[KernelCode, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from graphopt import io
 from graphopt.errors import CompileError
 from graphopt.hardware.target import Target
 from graphopt.hardware.target import load as load_target
+from graphopt.profiling.code import Code
 from graphopt.rewriting.passes import Fidelity
 from graphopt.rewriting.pipeline import Observer
 from graphopt.rewriting.report import Measured, Report
@@ -33,6 +34,7 @@ from . import worker as child
 from .deadline import Deadline
 from .measuring import measure
 from .optimizing import DEFAULT_PIPELINE, evaluate_on, run_passes, verification_feeds
+from .stages import Stages
 from .tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
@@ -92,12 +94,12 @@ def compile(
         reproducer: a folder in which a pass that fails leaves what repeats it.
         progress: is told what is being done and how far it is (0 to 1).
 
-    The artifact lies in a temporary folder until `save`. Raises ModelError, TargetError, PipelineError, PassError,
+    What compiling took, by stage and kernel, is in the `code` of the report that observers get. The artifact lies in a
+    temporary folder until `save`. Raises ModelError, TargetError, PipelineError, PassError,
     InputError, UnsupportedError (it lists all unsupported nodes), CompileError, and VerificationError when a check
     fails. Nothing is left behind then, nor when interrupted.
     """
-    tell = progress or (lambda what, done: None)
-    deadline = Deadline(time_limit)
+    tell, deadline = Stages(progress), Deadline(time_limit)
     made_for = load_target(target)
     tuning = Tuning.of(tune)
     tuning = dataclasses.replace(tuning, compact=compact or tuning.compact)
@@ -118,6 +120,7 @@ def compile(
         observers=[deadline, *observers],
         reproducer=reproducer,
     )
+    tell("starting the compiler", 0.2)
     with _new_folder() as folder:
         _keep(optimized, folder, whole=keep_model)
         with _saved(lowered) as path:
@@ -126,6 +129,7 @@ def compile(
             del lowered, optimized
             gc.collect()
             built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done), deadline)
+        tell("writing the artifact", 0.9)
         _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
         write_manifest(folder, _manifest(made_for, built, report, runtime))
@@ -137,6 +141,7 @@ def compile(
             errors = measure(result.run, original, judged, every, lossy=lossy, tolerance=tolerance)
             _write_errors(result, report, errors)
         tell("done", 1.0)
+        report.code = Code(tell.seconds, built.code)
     return result
 
 
@@ -210,7 +215,7 @@ def _build(
     """Build the model in the file `path` into `folder`; tuned first where there is a budget for it."""
     if tuning.budget is None:
         return child.build(path, target, folder, progress, tuning, deadline)
-    child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning, deadline)
+    child.tune(path, target, lambda what, done: progress(f"tuning: {what}", 0.8 * done), tuning, deadline)
     return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning, deadline)
 
 
