@@ -75,9 +75,9 @@ def _follow(
             future.result()
             del numbers[future]
         now, part = time.perf_counter(), 1 - len(numbers) / len(futures)
-        oldest = min(numbers.values(), key=lambda number: started.get(number, now), default=None)
-        slow = oldest is not None and now - started.get(oldest, now) > _PATIENCE
-        progress(f"{STAGE}: {codes[oldest].label}" if slow else STAGE, _START + _SHARE * part)
+        since = {started[number]: number for number in numbers.values() if number in started}
+        slow = [codes[since[moment]].label for moment in sorted(since) if now - moment > _PATIENCE]
+        progress(": ".join([STAGE, *slow[:1]]), _START + _SHARE * part)
 
 
 def _schedule(func: tirx.PrimFunc) -> str:
