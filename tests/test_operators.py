@@ -96,5 +96,5 @@ def test_a_model_blocked_otherwise_keeps_its_blocks() -> None:
 def test_the_verifier_sees_operators_whose_function_is_missing() -> None:
     model = model_with("Y = graphopt.ToBlocked <block = 4> (X)", "float[1,4,2,2] X")
     Rewriter(model.graph).remove_function((operators.DOMAIN, "ToBlocked", ""))
-    with pytest.raises(VerificationError, match="no function that says what it means"):
+    with pytest.raises(VerificationError, match="no function that defines it"):
         verify(model)

@@ -93,7 +93,7 @@ void check_shape(const json::Object& input, const ffi::Tensor& tensor, std::map<
   json::Array dims = get(input, "shape").cast<json::Array>();
   std::string name = "input '" + text(input, "name") + "'";
   if (dims.size() != tensor.shape().size())
-    throw std::runtime_error(name + " has rank " + std::to_string(tensor.shape().size()) + ", and the model takes " +
+    throw std::runtime_error(name + " has rank " + std::to_string(tensor.shape().size()) + ", but the model takes " +
                              std::to_string(dims.size()));
   for (size_t axis = 0; axis < dims.size(); ++axis) {
     int64_t size = tensor.shape()[axis];

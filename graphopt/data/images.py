@@ -86,7 +86,7 @@ class Preprocess:
         return picture.crop((left, top, left + width, top + height))
 
     def _layout(self, value: Value) -> tuple[bool, int, int]:
-        """Whether channels come last, and the height and width."""
+        """Return whether channels come last, and the height and width."""
         shape = value.shape
         if shape is None or len(shape) not in (3, 4) or value.dtype in (None, DType.STRING, DType.BOOL):
             raise InputError(f"input '{value.name}' ({value.type}) is no picture", remedy="give arrays (.npz) instead")
@@ -143,7 +143,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def is_pictures(source: Any) -> bool:
-    """Whether a source of samples is a folder with pictures in it."""
+    """Return whether a source of samples is a folder with pictures in it."""
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return False
     return any(file.suffix.lower() in SUFFIXES for file in Path(source).rglob("*"))

@@ -35,7 +35,7 @@ class Sample:
 
     @property
     def worth(self) -> tuple[bool, bool]:
-        """Whether all outputs are finite, and whether none of several numbers is all the same number."""
+        """Return whether all outputs are finite, and whether none of several numbers is all the same number."""
         arrays = [output for output in self.outputs.values() if isinstance(output, np.ndarray)]
         finite = all(_is_finite(output) for output in self.outputs.values())
         return finite, all(a.dtype.kind != "f" or a.size < 2 or bool((a != a.flat[0]).any()) for a in arrays)

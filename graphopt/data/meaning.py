@@ -91,13 +91,13 @@ _WRAPPING = ("Add", "Mul", "Where", "Max", "Min", "Clip")
 
 
 def _hands_on(use: Use) -> bool:
-    """Whether the elements of an input are those of the result, however they are arranged."""
+    """Return whether the elements of an input are those of the result, however they are arranged."""
     facts = facts_of(use.node.op)
     return facts.keeps_values and facts.is_data(use.index)
 
 
 def _wraps(use: Use) -> bool:
-    """Whether an index may still be one in the result."""
+    """Return whether an index may still be one in the result."""
     facts = facts_of(use.node.op)
     return _hands_on(use) or (use.node.op in _WRAPPING and use.index not in facts.roles)
 

@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def ranks_unknown(self) -> bool:
-        """Whether an input may have any rank, so that the rank of a choice matters."""
+        """Return whether an input may have any rank, so that the rank of a choice matters."""
         return any(value.shape is None for value in self.values.values())
 
     def _bind(self, value: Value, shape: Sequence[int]) -> None:

@@ -83,7 +83,7 @@ def _not_a_number(array: np.ndarray, value: Value) -> np.ndarray | None:
 
 
 def _is_wide(value: Value) -> bool:
-    """Whether a type has infinities and NaN: those of 8 bits and fewer have not, or not all."""
+    """Return whether a type has infinities and NaN: those of 8 bits and fewer have not, or not all."""
     return value.dtype is not None and value.dtype.is_float and value.dtype.bits >= 16
 
 
@@ -97,7 +97,7 @@ def _spread(array: np.ndarray, numbers: tuple[Any, ...]) -> np.ndarray:
 
 
 def survives(outputs: Mapping[str, Any]) -> bool:
-    """Whether what is not finite in the inputs has left most of every floating-point output finite.
+    """Return whether what is not finite in the inputs has left most of every floating-point output finite.
 
     Where it has not, there is nothing to compare, and which of several NaN comes first is anybody's choice.
     """

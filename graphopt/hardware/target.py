@@ -85,7 +85,7 @@ class Target:
         return next((f for f in ("avx512vnni", "avxvnni", "i8mm", "dotprod") if f in self.features), "")
 
     def runs_here(self) -> bool:
-        """Whether this machine's processor can run the host code (a GPU is not looked for)."""
+        """Return whether this machine's processor can run the host code (a GPU is not looked for)."""
         here = host_cpu.current()
         return here.machine == self.machine and not host_cpu.missing(self.features, here)
 

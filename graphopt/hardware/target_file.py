@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_whole(path: Path, table: Mapping[str, Any]) -> None:
-    """Whether a table, its base's keys included, describes a target. Raises TargetError."""
+    """Return whether a table, its base's keys included, describes a target. Raises TargetError."""
     for key in _REQUIRED:
         if key not in table:
             raise TargetError(f"key {key!r} is missing", where=str(path), remedy="set it, or name a base")

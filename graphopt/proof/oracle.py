@@ -162,7 +162,7 @@ class Reference:
 
 
 def refuses_empty(reference: Reference, inputs: Mapping[str, Any]) -> bool:
-    """Whether ONNX Runtime does not run a model on inputs of which one has no elements.
+    """Return whether ONNX Runtime does not run a model on inputs of which one has no elements.
 
     Some of its fused kernels, such as that of Attention, do not take what the operators that they stand for take.
     """
@@ -246,7 +246,7 @@ def _check_array(model: str, port: Port, array: np.ndarray) -> None:
 
 
 def _is_foreign(dtype: DType | None) -> bool:
-    """Whether numpy needs ml_dtypes for it: ONNX Runtime's Python face does not take such arrays."""
+    """Return whether numpy needs ml_dtypes for it: ONNX Runtime's Python face does not take such arrays."""
     return dtype is not None and dtype.numpy.type.__module__ == "ml_dtypes"
 
 

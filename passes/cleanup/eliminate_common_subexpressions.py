@@ -112,7 +112,7 @@ def _attribute_key(attribute: Attribute) -> tuple[int, str]:
 
 
 def _is_pinned(node: Node, first: Node) -> bool:
-    """Whether merging would only put an Identity in the place of a node that is no more work than one."""
+    """Return whether merging would only put an Identity in the place of a node that is no more work than one."""
     if node.op_type not in ("Identity", "Constant"):
         return False
     return any(value.is_graph_output for value in node.outputs)

@@ -137,7 +137,7 @@ def _freed_by(value: Value, plan: _Plan) -> int:
 
 
 def _is_wanted(value: Value, plan: _Plan) -> bool:
-    """Whether anything but foldable nodes needs the value."""
+    """Return whether anything but foldable nodes needs the value."""
     return value.is_graph_output or any(use.node not in plan.freed for use in value.uses)
 
 

@@ -62,7 +62,7 @@ class GatherFirst(RewritePass):
 
 
 def _has_rows(value: Value | None, data: Value) -> bool:
-    """Whether an operand has a row of its own for each row of the result."""
+    """Return whether an operand has a row of its own for each row of the result."""
     assert data.shape is not None
     if value is None or value.shape is None or len(value.shape) < len(data.shape):
         return False
@@ -70,7 +70,7 @@ def _has_rows(value: Value | None, data: Value) -> bool:
 
 
 def _is_weight(data: Value) -> bool:
-    """Whether `data` is computed from constants alone, by few elementwise operators."""
+    """Return whether `data` is computed from constants alone, by few elementwise operators."""
     nodes = [data]
     for _ in range(_DEEPEST):
         if not nodes:

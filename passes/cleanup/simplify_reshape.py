@@ -87,7 +87,7 @@ def _softmax_of_rows(node: Node) -> _Rows | None:
 
 
 def _restores(node: Node, source: Value) -> bool:
-    """Whether the result of a reshape of the elements of `source` has the shape of `source`."""
+    """Return whether the result of a reshape of the elements of `source` has the shape of `source`."""
     shape = producer_of(node.input(1), "Shape") if node.op_type == "Reshape" else None
     if shape is not None and shape.input(0) is source and not shape.attributes:
         return True

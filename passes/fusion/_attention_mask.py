@@ -38,7 +38,7 @@ class Mask:
 
     @property
     def forbids(self) -> bool:
-        """Whether it puts -inf in place of scores."""
+        """Return whether it puts -inf in place of scores."""
         return self.where is not None and bool(np.isneginf(self.fill))
 
 
@@ -85,7 +85,7 @@ def _leads_to_scores(value: Value, masks: int) -> bool:
 
 
 def leads_to_product(value: Value) -> bool:
-    """Whether `value` is a matrix product, but for a factor."""
+    """Return whether `value` is a matrix product, but for a factor."""
     source = scaled(value)[-1][0]
     if produced_by(source, "MatMul") is not None:
         return True
@@ -94,7 +94,7 @@ def leads_to_product(value: Value) -> bool:
 
 
 def leaves_empty_rows(masks: Sequence[Mask]) -> bool:
-    """Whether masks that put -inf in place of scores may do so for a whole row, as far as one can know."""
+    """Return whether masks that put -inf in place of scores may do so for a whole row, as far as one can know."""
     forbidding = [mask for mask in masks if mask.forbids]
     if len(forbidding) != 1:
         return bool(forbidding)

@@ -107,7 +107,7 @@ class FuseSoftmax(RewritePass):
 
 
 def _keeps_axes(reduce: Node, view: Node | None) -> bool:
-    """Whether a reduction keeps its axes as axes of size 1, itself or by a Reshape or Unsqueeze of it."""
+    """Return whether a reduction keeps its axes as axes of size 1, itself or by a Reshape or Unsqueeze of it."""
     if view is None:
         return bool(reduce.attr("keepdims", 1))
     data, axes = reduce.inputs[0], integers(reduce.input(1))

@@ -82,7 +82,7 @@ class GatherOneHot(RewritePass):
 
 
 def _counts(numbers: np.ndarray, rows: int) -> bool:
-    """Whether an array is 0, 1 ... rows - 1 along its last axis, and has no other."""
+    """Return whether an array is 0, 1 ... rows - 1 along its last axis, and has no other."""
     return (
         numbers.ndim > 0
         and numbers.size == rows == numbers.shape[-1]

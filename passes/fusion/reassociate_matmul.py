@@ -77,7 +77,7 @@ class ReassociateMatmul(RewritePass):
 
 
 def _is_free(value: Value) -> bool:
-    """Whether a factor is a constant that goes away once it was multiplied with its neighbour."""
+    """Return whether a factor is a constant that goes away once it was multiplied with its neighbour."""
     return value.constant is not None and len(value.uses) == 1 and not value.is_graph_output
 
 

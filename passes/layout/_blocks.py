@@ -32,7 +32,7 @@ class Layout:
         self._blocked: dict[Value, Value] = {}
 
     def __contains__(self, value: Value | None) -> bool:
-        """Whether a plain value has a blocked counterpart."""
+        """Return whether a plain value has a blocked counterpart."""
         return value in self._blocked
 
     def __getitem__(self, value: Value) -> Value:

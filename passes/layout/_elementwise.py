@@ -77,7 +77,7 @@ def broadcast(node: Node, layout: Layout) -> Plan | Miss:
 
 
 def _is_whole(value: Value | None, result: Value) -> bool:
-    """Whether a value has the rank and the channels of the result."""
+    """Return whether a value has the rank and the channels of the result."""
     return (
         is_image(value)
         and value is not None

@@ -29,7 +29,7 @@ class _Match:
 
     @property
     def is_inner(self) -> bool:
-        """Whether the phases of a channel lie next to each other: those of a group must stay together."""
+        """Return whether the phases of a channel lie next to each other: those of a group must stay together."""
         return self.groups > 1 and len(self.pieces) == 1
 
     @property
@@ -38,7 +38,7 @@ class _Match:
 
     @property
     def is_square(self) -> bool:
-        """Whether DepthToSpace can put the phases in their places."""
+        """Return whether DepthToSpace can put the phases in their places."""
         return len(self.axes) == 2 and self.axes[0].stride == self.axes[1].stride
 
 

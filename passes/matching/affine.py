@@ -157,7 +157,7 @@ def fold_before(conv: Node, affine: Affine, data: Value) -> Folded | Miss:
 
 
 def _sees_no_border(conv: Node) -> bool:
-    """Whether every output of the convolution is made of real inputs only."""
+    """Return whether every output of the convolution is made of real inputs only."""
     if conv.op != "Conv" or conv.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
     return not any(conv.attr("pads", ()))

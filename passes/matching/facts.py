@@ -14,7 +14,7 @@ SMALL = 4096
 
 
 def is_random(node: Node, context: PassContext) -> bool:
-    """Whether a node of ONNX's own domain may answer differently for the same inputs."""
+    """Return whether a node of ONNX's own domain may answer differently for the same inputs."""
     traits = facts_of(node.op).traits
     if Trait.RANDOM_IN_TRAINING in traits:
         return not is_inference_dropout(node, context)
@@ -22,7 +22,7 @@ def is_random(node: Node, context: PassContext) -> bool:
 
 
 def is_inference_dropout(node: Node, context: PassContext) -> bool:
-    """Whether a Dropout passes its input through: `training_mode` is omitted or constantly false."""
+    """Return whether a Dropout passes its input through: `training_mode` is omitted or constantly false."""
     mode = node.input(2)
     if mode is None:
         return True
@@ -49,12 +49,12 @@ def constant_ints(value: Value | None, context: PassContext) -> tuple[int, ...] 
 
 
 def same_shape(left: Shape | None, right: Shape | None) -> bool:
-    """Whether two shapes are provably equal at run time: equal sizes, or the same symbol."""
+    """Return whether two shapes are provably equal at run time: equal sizes, or the same symbol."""
     return left is not None and left == right and None not in left
 
 
 def is_static(shape: Shape | None) -> bool:
-    """Whether every dimension is a number."""
+    """Return whether every dimension is a number."""
     return shape is not None and all(isinstance(dim, int) for dim in shape)
 
 

@@ -80,19 +80,19 @@ def rounded(exact: np.ndarray, dtype: DType) -> np.ndarray | None:
 
 
 def same_dim(first: Dim, second: Dim) -> bool:
-    """Whether two dimensions are known to be equal: the same size, or the same symbol."""
+    """Return whether two dimensions are known to be equal: the same size, or the same symbol."""
     return first is not None and first == second
 
 
 def same_shape(first: Shape | None, second: Shape | None) -> bool:
-    """Whether two shapes are known to be equal."""
+    """Return whether two shapes are known to be equal."""
     if first is None or second is None or len(first) != len(second):
         return False
     return all(same_dim(a, b) for a, b in zip(first, second))
 
 
 def broadcasts_into(shape: Shape | None, target: Shape | None) -> bool:
-    """Whether `shape` is known to broadcast to `target` without changing it (unidirectionally)."""
+    """Return whether `shape` is known to broadcast to `target` without changing it (unidirectionally)."""
     if shape is None or target is None or len(shape) > len(target):
         return False
     aligned = target[len(target) - len(shape) :]
@@ -107,7 +107,7 @@ def axis_of(axis: int, rank: int | None) -> int | None:
 
 
 def swaps_last_two(perm: tuple[int, ...] | None) -> bool:
-    """Whether a permutation swaps the last two axes and leaves the others alone."""
+    """Return whether a permutation swaps the last two axes and leaves the others alone."""
     if perm is None or len(perm) < 2:
         return False
     rank = len(perm)

@@ -63,7 +63,7 @@ def _reduction(node: Node, result: Value, viewed: bool, nodes: Nodes) -> Mean | 
 
 
 def keeps_axes(shape: Shape | None, reduced: Shape | None, axes: tuple[int, ...]) -> bool:
-    """Whether a value of shape `shape`, reduced along `axes`, is known to have them as axes of size 1."""
+    """Return whether a value of shape `shape`, reduced along `axes`, is known to have them as axes of size 1."""
     if shape is None:
         return False
     resolved = {axis % len(shape) for axis in axes}
@@ -103,7 +103,7 @@ def last_axes(axes: tuple[int, ...], rank: int | None) -> int | None:
 
 
 def same_axes(first: tuple[int, ...], second: tuple[int, ...], rank: int | None) -> bool:
-    """Whether two lists name the same axes of data of this rank, in any order and from either end."""
+    """Return whether two lists name the same axes of data of this rank, in any order and from either end."""
     if rank is None:
         return first == second
     return sorted(a % rank for a in first) == sorted(a % rank for a in second)

@@ -171,7 +171,7 @@ _SYMBOLS = _Symbols()
 
 
 def _is_size(item: Item) -> bool:
-    """Whether a symbol stands for a size, which is never negative."""
+    """Return whether a symbol stands for a size, which is never negative."""
     return isinstance(item, str | Dimension)
 
 

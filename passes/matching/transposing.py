@@ -77,7 +77,7 @@ def step_through(node: Node, index: int, perm: Perm, context: PassContext) -> St
 
 
 def _keeps_bits(placement: Placement, dtype: DType | None) -> bool:
-    """Whether the elements of a result of this type stay the same bits wherever they stand."""
+    """Return whether the elements of a result of this type stay the same bits wherever they stand."""
     match placement:
         case Placement.ANY:
             return True

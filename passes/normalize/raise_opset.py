@@ -119,7 +119,7 @@ def _plan(node: Node, opset: int, to: int) -> Adapt | Decline | None:
 
 @functools.cache
 def _is_extension(op_type: str, opset: int, to: int) -> bool:
-    """Whether the newer operator takes everything that the older one takes, in the same places."""
+    """Return whether the newer operator takes everything that the older one takes, in the same places."""
     old, new = find_schema(op_type, "", opset), find_schema(op_type, "", to)
     if old is None or new is None or new.deprecated:
         return False

@@ -89,7 +89,7 @@ TAKEN: dict[str, tuple[onnx.ModelProto, str]] = {
     "an output without a type": (model(outputs=[onnx.ValueInfoProto(name="y")]), "'y' is declared without a shape"),
     "an output of another rank": (
         model(outputs=[port("y", (1, 2, 3))]),
-        r"'y' is declared float32\[1,2,3\], and its node gives float32\[n,3\]",
+        r"'y' is declared as float32\[1,2,3\], but its node returns float32\[n,3\]",
     ),
     "an output of another size": (model(outputs=[port("y", ("n", 4))]), "'y' is declared"),
     "an output of another rank after a Reshape": (
@@ -205,6 +205,6 @@ def test_the_command_line_says_each_thing_once_on_stderr(tmp_path: Any, capfd: p
     assert run_command(["optimize", str(path), "-o", str(tmp_path / "o.onnx")]) == 0
     out, err = capfd.readouterr()
     assert [line for line in err.splitlines() if "warning" in line] == [
-        f"warning: {path}: 'y' is declared float32[1,2,3], and its node gives float32[n,3]: that is taken"
+        f"warning: {path}: 'y' is declared as float32[1,2,3], but its node returns float32[n,3]"
     ]
     assert "warning" not in out

@@ -187,8 +187,8 @@ def test_dtype_knows_every_onnx_element_type() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda g: write(g.find("h"), "producer", None), "nothing makes 'h'"),
-        (lambda g: g.find("x")._uses.clear(), "does not know that"),
+        (lambda g: write(g.find("h"), "producer", None), "nothing produces 'h'"),
+        (lambda g: g.find("x")._uses.clear(), "does not list its use by"),
         (lambda g: write(g.find("h"), "name", "other"), "listed under the name"),
         (lambda g: edit.set_inputs(g.nodes.first, []), "has 0 inputs"),
         (lambda g: write(g.nodes.first, "op_type", "Nonsense"), "has no operator Nonsense"),

@@ -95,7 +95,7 @@ def _loads(sch: Schedule, producer: SBlockRV, consumer: SBlockRV) -> int:
 
 
 def _rereads(producer: BlockInfo, consumer: BlockInfo) -> bool:
-    """Whether the consumer's loops visit more points than the producer has elements."""
+    """Return whether the consumer's loops visit more points than the producer has elements."""
     made = facts.product(axis.size for axis in producer.axes)
     visits = facts.product(axis.size for axis in consumer.axes)
     if made is None or visits is None:

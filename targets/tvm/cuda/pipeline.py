@@ -67,5 +67,5 @@ class Cuda:
 
 
 def _is_serial(func: tvm.ir.BaseFunc) -> bool:
-    """Whether no rule took the function: its loops would run on the host, and touch memory of the GPU."""
+    """Return whether no rule took the function: its loops would run on the host, and touch memory of the GPU."""
     return isinstance(func, tirx.PrimFunc) and not (func.attrs and func.attrs.get("tirx.is_scheduled"))

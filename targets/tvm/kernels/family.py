@@ -43,7 +43,7 @@ class Dtypes:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether operands and result are of one type."""
+        """Return whether operands and result are of one type."""
         return self.data == self.weight == self.result
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class Workload(ABC):
 
     @property
     def is_packed(self) -> bool:
-        """Whether the weight is a constant, which the kernel reads as `Family.pack` lays it out."""
+        """Return whether the weight is a constant, which the kernel reads as `Family.pack` lays it out."""
         return True
 
 

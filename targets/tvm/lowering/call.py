@@ -47,7 +47,7 @@ class Call:
         return DType(number).text
 
     def wants(self, index: int) -> bool:
-        """Whether output `index` exists and is used at all."""
+        """Return whether output `index` exists and is used at all."""
         return index < len(self.node.outputs) and bool(self.node.outputs[index].name)
 
     def constant(self, index: int, what: str) -> np.ndarray | None:

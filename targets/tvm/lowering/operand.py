@@ -113,7 +113,7 @@ class Operand:
 
     @property
     def is_host(self) -> bool:
-        """Whether its elements are known before the compiled code runs, symbolic sizes apart."""
+        """Return whether its elements are known before the compiled code runs, symbolic sizes apart."""
         return self._read is not None or self.elements is not None
 
     @property

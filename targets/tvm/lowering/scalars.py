@@ -117,7 +117,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def is_whole(value: Scalar) -> bool:
-    """Whether it is a whole number for certain: an int, a float without fraction, or an integer expression."""
+    """Return whether it is a whole number for certain: an int, a float without fraction, or an integer expression."""
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, int) or str(value.ty.dtype) == "int64"

@@ -63,7 +63,7 @@ class Sizes:
         self.is_pure = False
 
     def same(self, left: Dim, right: Dim) -> bool:
-        """Whether two sizes are certainly equal."""
+        """Return whether two sizes are certainly equal."""
         return self.symbols.equal(left, right)
 
     def check_equal(self, left: Dim, right: Dim) -> None:

@@ -97,7 +97,7 @@ class Symbols:
         return self._derived[key]
 
     def equal(self, left: Dim, right: Dim) -> bool:
-        """Whether two sizes are certainly the same."""
+        """Return whether two sizes are certainly the same."""
         if isinstance(left, int) and isinstance(right, int):
             return left == right
         if left is right or self._pair(left, right) in self._checked:
@@ -109,7 +109,7 @@ class Symbols:
         self._checked.add(self._pair(left, right))
 
     def stretches(self, size: Dim, result: Dim) -> bool:
-        """Whether a size is certainly 1 or `result`, or is checked to be."""
+        """Return whether a size is certainly 1 or `result`, or is checked to be."""
         return (str(self.expand(size)), str(self.expand(result))) in self._stretching
 
     def assume_stretches(self, size: Dim, result: Dim) -> None:
@@ -117,7 +117,7 @@ class Symbols:
         self._stretching.add((str(self.expand(size)), str(self.expand(result))))
 
     def is_positive(self, size: Dim) -> bool:
-        """Whether a size is certainly not 0, or is checked not to be."""
+        """Return whether a size is certainly not 0, or is checked not to be."""
         full = self.expand(size)
         if isinstance(full, int):
             return full > 0
@@ -131,7 +131,7 @@ class Symbols:
         return frozenset((str(self.expand(left)), str(self.expand(right))))
 
     def always(self, condition: tirx.Expr | bool) -> bool:
-        """Whether a condition over sizes certainly holds."""
+        """Return whether a condition over sizes certainly holds."""
         return condition if isinstance(condition, bool) else bool(self.analyzer.can_prove(condition))
 
     def decide(self, condition: tirx.Expr | bool) -> tirx.Expr | bool:
@@ -146,7 +146,7 @@ class Symbols:
         return condition
 
     def is_late(self, size: Dim) -> bool:
-        """Whether code must run before a size is known."""
+        """Return whether code must run before a size is known."""
         return not isinstance(size, int) and any(var in self._late for var in tirx.analysis.undefined_vars(size))
 
     def scope(self) -> Scope:
@@ -160,7 +160,7 @@ class Symbols:
         self._derived = scope.derived | kept
 
     def is_visible(self, size: Dim) -> bool:
-        """Whether a size can be computed here: none of its variables was bound in a closed branch."""
+        """Return whether a size can be computed here: none of its variables was bound in a closed branch."""
         if isinstance(size, int):
             return True
         return not any(var in self._hidden for var in tirx.analysis.undefined_vars(size))

@@ -162,7 +162,7 @@ def _candidates(call: relax.Call, mod: tvm.IRModule) -> list[int]:
 
 
 def _reads(func: tirx.PrimFunc, buffer: Any) -> bool:
-    """Whether a scheduled kernel reads what it has written there itself."""
+    """Return whether a scheduled kernel reads what it has written there itself."""
     loads: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(func.body, [(ir.TensorLoad, loads.append)])
     return any(load.source.same_as(buffer) for load in loads)

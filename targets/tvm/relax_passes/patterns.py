@@ -50,7 +50,7 @@ def _pattern(kernel: tirx.PrimFunc) -> int | None:
 
 
 def _is_harmless(call: relax.Call, weights: list[Any]) -> bool:
-    """Whether all tensors that are not weights have the shape of the result."""
+    """Return whether all tensors that are not weights have the shape of the result."""
     result = call.ty_args[0]
     if not isinstance(result, relax.TensorType) or result.shape is None:
         return False

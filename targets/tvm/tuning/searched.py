@@ -173,7 +173,7 @@ def finished(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def is_searchable(func: tirx.PrimFunc) -> bool:
-    """Whether a search may look at the function: of known sizes, of no kernel family, made of blocks.
+    """Return whether a search may look at the function: of known sizes, of no kernel family, made of blocks.
 
     A function that reads where the content of a tensor says cannot be measured: nobody knows what is right there.
     """

@@ -107,7 +107,7 @@ def _stage(sch: Schedule, rv: Any) -> Any:
 
 
 def _reads_in_place(finish: Stage, term: Stage) -> bool:
-    """Whether `finish` reads the sum only at the indices of its own axes."""
+    """Return whether `finish` reads the sum only at the indices of its own axes."""
 
     def same(indices: Any) -> bool:
         return len(indices) == len(finish.axes) and all(

@@ -21,7 +21,7 @@ class Order:
     largest: bool
 
     def better(self, a: Expr, b: Expr) -> Expr:
-        """Whether value a comes before value b whatever their places."""
+        """Return whether value a comes before value b whatever their places."""
         a, b = a.astype(self.kind), b.astype(self.kind)
         if not self.largest:
             a, b = b, a
