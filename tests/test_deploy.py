@@ -90,7 +90,7 @@ def test_the_program_computes_what_python_computes(here):
         ("model.gopt image=double.npy", "has dtype '<f8', but the model takes '<f4'"),
         ("model.gopt image=fortran.npy", "is in Fortran order"),
         ("model.gopt image=flat.npy", "input 'image' has rank 2, but the model takes 4"),
-        ("model.gopt image=wide.npy", "input 'image' has size 29 on axis 3, and must have 28"),
+        ("model.gopt image=wide.npy", "input 'image' has size 29 on axis 3, but must have 28"),
         ("model.gopt image=short.npy", "short.npy: is shorter than its header says"),
         ("model.gopt --out /nowhere image=image.npy", "/nowhere/logits.npy: cannot be written"),
         ("no.gopt image=image.npy", "no.gopt: is not an artifact: it has no manifest.json"),

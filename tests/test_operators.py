@@ -64,7 +64,7 @@ def test_a_function_is_declared_once_and_not_for_old_opsets() -> None:
     operators.declare(Rewriter(model.graph), "ToBlocked")
     assert model.version == version
     function = model.functions[operators.DOMAIN, "ToBlocked", ""]
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="exists already"):
         Rewriter(model.graph).add_function(function)
     old = model_of('<ir_version: 8, opset_import: ["" : 17]> g (float[1] X) => (float[1] Y) { Y = Relu(X) }')
     with pytest.raises(ValueError, match="opset 18"):

@@ -102,7 +102,7 @@ void check_shape(const json::Object& input, const ffi::Tensor& tensor, std::map<
     if (auto symbol = dims[axis].as<ffi::String>()) wanted = sizes->emplace(std::string(*symbol), size).first->second;
     if (size != wanted)
       throw std::runtime_error(name + " has size " + std::to_string(size) + " on axis " + std::to_string(axis) +
-                               ", and must have " + std::to_string(wanted));
+                               ", but must have " + std::to_string(wanted));
   }
 }
 

@@ -143,7 +143,7 @@ class _Reader:
         edit.set_graph_outputs(graph, outputs)
 
     def _initializer(self, graph: Graph, name: str, tensor: Tensor) -> Value:
-        """Return a value with contents, possibly the default of a graph input, which keeps its type if it admits them."""
+        """Return a value with contents, possibly the default of a graph input, which keeps its type if possible."""
         value = graph.find(name) or self._new_value(graph, name)
         if value.tensor is not None:
             self.tell(f"initializer '{name}' occurs more than once: using the last one")

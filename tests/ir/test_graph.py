@@ -123,7 +123,7 @@ def test_cycles_are_left_out_of_the_order() -> None:
     relu, add, _ = model.graph.nodes
     edit.replace_input(relu, 0, add.output)
     assert model.graph.topological_order() == []
-    with pytest.raises(VerificationError, match="before it is made"):
+    with pytest.raises(VerificationError, match="before it is produced"):
         verify(model)
 
 

@@ -108,7 +108,7 @@ def test_the_user_s_own_function(tmp_path: object, monkeypatch: pytest.MonkeyPat
         ("cosin", r"no metric 'cosin'\s+did you mean 'cosine'"),
         ("no_such_module:f", "cannot be loaded"),
         ("math:nothing", "cannot be loaded"),
-        ("math:pi", "is no function"),
+        ("math:pi", "is not a function"),
     ],
 )
 def test_metrics_that_are_none(name: str, message: str) -> None:

@@ -191,7 +191,7 @@ class TestGrammar:
             ("fixpoint(test-halve", "expected ')'", 19),
             ("fixpoint{max=0}(test-halve)", "max must be at least 1", 13),
             ("default{x=1}", "takes no options", 0),
-            ("eliminate-dead;", "no place in a pipeline", 14),
+            ("eliminate-dead;", "unexpected character", 14),
             ("fixpoint(" * 60 + "test-halve" + ")" * 60, "nested more than 50 deep", 450),
         ],
     )
@@ -369,7 +369,7 @@ class TestRegistry:
             registry.register(NoDefault)
         with pytest.raises(PassError, match="frozen dataclass"):
             registry.register(NotFrozen)
-        with pytest.raises(PassError, match="the name of two passes"):
+        with pytest.raises(PassError, match="two passes have the name"):
             registry.register(Taken)
         with pytest.raises(PassError, match="no subclass"):
             registry.register(int)  # type: ignore[arg-type]

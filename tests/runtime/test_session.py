@@ -78,7 +78,7 @@ except ArtifactError as error:
     print(error)
 """
     said = run_script(script, str(compiled().folder))
-    assert "libtvm_runtime.so is not here" in said
+    assert "libtvm_runtime.so is missing" in said
     assert "--bundle-runtime" in said
 
 
