@@ -1,4 +1,4 @@
-"""Small questions that several passes ask of nodes and values."""
+"""Small queries about nodes and values that several passes use."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from graphopt.ir.facts import Trait, facts_of
 from graphopt.rewriting.passes import Miss, PassContext
 
 OLD_OPSET = Miss("opset below 18")
-"""Axes, pads and ratios became inputs by opset 18; before, a pass would have to read them from attributes."""
+"""The opset since which axes, pads and ratios are inputs; before, a pass would have to read attributes."""
 
 SMALL = 4096
-"""Elements up to which a constant is read to see what it holds: more than any shape or per-channel vector has."""
+"""The number of elements up to which a constant is read: more than any shape or per-channel vector has."""
 
 
 def is_random(node: Node, context: PassContext) -> bool:
-    """Return whether a node of ONNX's own domain may answer differently for the same inputs."""
+    """Return whether a node of ONNX's own domain may return different results for the same inputs."""
     traits = facts_of(node.op).traits
     if Trait.RANDOM_IN_TRAINING in traits:
         return not is_inference_dropout(node, context)
@@ -31,7 +31,7 @@ def is_inference_dropout(node: Node, context: PassContext) -> bool:
 
 
 def producer_of(value: Value | None, *op_types: str) -> Node | None:
-    """The node of ONNX's own domain that makes `value` as its first output, if it is one of `op_types`."""
+    """Return the node of ONNX's own domain that has `value` as its first output, if it is one of `op_types`."""
     node = None if value is None else value.producer
     if node is None or node.domain or node.op_type not in op_types or node.output is not value:
         return None
@@ -59,7 +59,7 @@ def is_static(shape: Shape | None) -> bool:
 
 
 def keeps_shape(shape: Shape | None, constant: Tensor) -> bool:
-    """Whether broadcasting a value of `shape` with `constant` gives `shape` again, whatever its symbols stand for."""
+    """Return whether broadcasting a value of `shape` with `constant` gives `shape` again for all its symbols."""
     if constant.shape == ():
         return True
     if shape is None or len(constant.shape) > len(shape):

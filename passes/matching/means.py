@@ -1,4 +1,4 @@
-"""Means over axes as exporters write them: reductions, sums with a factor, axes dropped and put back."""
+"""Means over axes in the forms that exporters write: reductions, sums with a factor, axes dropped and restored."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Mean:
 
 
 def mean(value: Value | None, result: Value | None = None) -> Mean | None:
-    """`value` as a mean: ReduceMean, or ReduceSum divided by the number of elements.
+    """Match `value` as a mean: ReduceMean, or ReduceSum divided by the number of elements.
 
-    The reduced axes must be kept as axes of size 1 in `result`, which holds the same elements (by default `value`).
+    The reduced axes must be kept as axes of size 1 in `result`, which has the same elements (by default `value`).
     """
     if value is None:
         return None
@@ -53,7 +53,7 @@ def mean(value: Value | None, result: Value | None = None) -> Mean | None:
 
 
 def _reduction(node: Node, result: Value, viewed: bool, nodes: Nodes) -> Mean | None:
-    """What `node` reduces, if `result` has the reduced axes as axes of size 1."""
+    """Return what `node` reduces, if `result` has the reduced axes as axes of size 1."""
     data, axes = node.inputs[0], integers(node.input(1))
     if data is None or not axes:
         return None
@@ -71,7 +71,7 @@ def keeps_axes(shape: Shape | None, reduced: Shape | None, axes: tuple[int, ...]
 
 
 def behind_views(value: Value) -> tuple[Value, Nodes]:
-    """The value after nodes that only change its shape, if anything, and those nodes."""
+    """Return the value before nodes that only change its shape, if any, and those nodes."""
     nodes: list[Node] = []
     for _ in range(3):
         node = produced_by(value, "Expand", "Reshape", "Unsqueeze", "Identity")

@@ -103,7 +103,7 @@ def test_verify_tells_mean_percentile_and_largest_error_over_samples(run: Run, n
     [
         (["--max-drop", "1%"], "--max-drop needs data, and none is given"),
         (["--metric", "sqnr"], "--metric needs data"),
-        (["--samples", "samples.npz", "--metric", "accuracy"], "compares with the right answers"),
+        (["--samples", "samples.npz", "--metric", "accuracy"], "needs expected results"),
         (["--samples", "samples.npz", "--metric", "sqrn"], "did you mean 'sqnr'?"),
         (["--samples", "samples.npz", "--max-drop", "all"], "cannot read 'all' as a loss"),
         (["--samples", "nothing.npz"], "there is no such file or folder"),

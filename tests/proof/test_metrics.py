@@ -146,7 +146,7 @@ class TestEvaluation:
     def test_what_cannot_be_judged_is_refused(self) -> None:
         with pytest.raises(InputError, match="a budget needs data"):
             Evaluation(budget=Budget(0.01))
-        with pytest.raises(InputError, match="compares with the right answers"):
+        with pytest.raises(InputError, match="needs expected results"):
             Evaluation(metric=Metric.parse("accuracy"))
         with pytest.raises(InputError, match=r"this pass needs samples\s+give --samples"):
             Evaluation().require("samples")
