@@ -184,7 +184,7 @@ def _wanted(model: Model, names: Iterable[str] | None) -> list[Value]:
 
 
 def _sizes(model: Model, samples: Samples) -> dict[str, int]:
-    """Return the bytes of each value for the first sample; one that inference cannot determine counts as the largest."""
+    """Return the bytes of each value for the first sample; what inference cannot determine counts as the largest."""
     copy = model.copy()
     feed = samples.first(1)[0]
     fix_shapes(copy, {name: array.shape for name, array in feed.items() if isinstance(array, np.ndarray)})

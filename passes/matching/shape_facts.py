@@ -69,7 +69,7 @@ class ShapeFacts:
         return Items(tuple(known.elements.ravel()), known.elements.ndim == 0)
 
     def learn(self, node: Node) -> Items | None:
-        """Derive what `node` computes from what is known of its inputs; return what `of` returns for its only output."""
+        """Derive what `node` computes from what is known of its inputs, and return what `of` returns for it."""
         if any(value.dtype not in _INTEGERS for value in node.outputs):
             return None
         try:

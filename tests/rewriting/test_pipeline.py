@@ -371,6 +371,6 @@ class TestRegistry:
             registry.register(NotFrozen)
         with pytest.raises(PassError, match="two passes have the name"):
             registry.register(Taken)
-        with pytest.raises(PassError, match="no subclass"):
+        with pytest.raises(PassError, match="not a subclass"):
             registry.register(int)  # type: ignore[arg-type]
         assert "eliminate-dead" in registry.passes()
