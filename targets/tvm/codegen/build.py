@@ -1,4 +1,4 @@
-"""From a scheduled Relax module to the files of an artifact: VM code and kernels in one library, weights beside it."""
+"""From a scheduled Relax module to the files of an artifact: a library of VM code and kernels, a file of weights."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from graphopt.targets.tvm.relax_passes.weight_checks import trust_weights
 from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 
 PARTS = 16
-"""Into how many pieces the kernels are cut for code generation."""
-_ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
+"""The number of modules into which the kernels are divided for code generation."""
+_ALIGNMENT = 64  # a cache line, and the widest vector: the alignment of tensors that compiled code may assume
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
-    """TVM's description of a target. CUDA's `arch` is always given: TVM would otherwise fall back to sm_50."""
+    """Return TVM's description of a target. CUDA's `arch` is always set; TVM would otherwise fall back to sm_50."""
     host: dict[str, Any] = {
         "kind": "llvm",
         "mtriple": target.triple,
@@ -54,7 +54,7 @@ def tvm_target(target: Target) -> tvm.target.Target:
 
 
 def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> Memory:
-    """Compile and link a module whose functions are all scheduled; says what memory `main` takes.
+    """Compile and link a module whose functions are all scheduled; return the memory that `main` takes.
 
     The same module gives the same bytes.
     """
@@ -78,7 +78,7 @@ def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Pr
 
 
 def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExecutable, tvm.IRModule]:
-    """The virtual machine's code, and the kernels that it calls by name.
+    """Return the virtual machine's code, and the kernels that it calls by name.
 
     `relax.build` would do both, but generate code for one kernel after the other.
     """
@@ -88,9 +88,9 @@ def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExec
 
 
 def _kernel_objects(kernels: tvm.IRModule, made_for: tvm.target.Target, folder: Path, progress: Progress) -> list[Path]:
-    """Object files of the kernels' code, on all cores: the work is LLVM's, which holds no lock of Python's.
+    """Generate object files of the kernels on all cores: LLVM does the work without holding Python's lock.
 
-    As many parts for any number of cores, so that the bytes do not depend on it.
+    The number of modules does not depend on the number of cores, so that the bytes do not either.
     """
     functions = sorted(kernels.functions.items(), key=lambda item: item[0].name_hint)
     parts = [functions[first::PARTS] for first in range(min(PARTS, len(functions)))]
@@ -111,7 +111,7 @@ def _kernel_objects(kernels: tvm.IRModule, made_for: tvm.target.Target, folder: 
 
 
 def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
-    """Relax calls to virtual-machine code: memory planned ahead, nothing left that fuses or schedules."""
+    """Convert Relax calls to virtual-machine code, with memory planning; nothing fuses or schedules any more."""
     return tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -133,10 +133,10 @@ def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
 
 
 def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
-    """Object files of the host code."""
+    """Return object files of the host code."""
     paths = []
     for index, part in enumerate(compat.native_modules(module)):
-        if part.kind == "c":  # empty source text: what stands for the code of a module without kernels
+        if part.kind == "c":  # empty source text, which represents the code of a module without kernels
             continue
         paths.append(folder / f"code{index}.o")
         part.write_to_file(str(paths[-1]))
@@ -144,9 +144,9 @@ def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
 
 
 def write_weights(operands: Iterable[Operand], path: Path) -> tuple[Weight, ...]:
-    """Write constants one after the other, each at a multiple of 64 bytes; returns where each lies.
+    """Write constants one after the other, each at a multiple of 64 bytes; return their places.
 
-    Each is packed while it is written, and what has the contents of another is written once.
+    Each is packed while it is written, and equal contents are written once.
     """
     infos, places = [], dict[bytes, int]()
     with path.open("wb") as file:
