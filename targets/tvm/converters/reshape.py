@@ -141,7 +141,7 @@ def squeeze(c: Call) -> Operand:
     axes = c.ints(1, "axes", "the list of axes")
     if axes is None:
         if any(not isinstance(size, int) for size in c[0].shape):
-            raise Declined("which axes have size 1 is not known before running")
+            raise Declined("which axes have size 1 is not known at compile time")
         chosen = {axis for axis, size in enumerate(c[0].shape) if size == 1}
     else:
         chosen = {normal_axis(axis, c[0].rank) for axis in axes}

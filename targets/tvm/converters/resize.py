@@ -318,10 +318,10 @@ def _axes(c: Call) -> list[Axis]:
     if given is None:
         raise Declined("neither scales nor sizes")
     if not given.is_host:
-        raise Declined("the scales are not known before running")
+        raise Declined("the scales are not known at compile time")
     scales = given.scalars().ravel()
     if not all(isinstance(s, int | float) for s in scales):
-        raise Declined("the scales follow from sizes that are not known before running; give sizes instead")
+        raise Declined("the scales follow from sizes that are not known at compile time; give sizes instead")
     return [_by_scale(c, a, float(np.float32(s)), *span) for a, s, span in zip(axes, scales, spans)]
 
 
@@ -331,7 +331,7 @@ def _by_sizes(c: Call, axes: list[int], wanted: list[Any], spans: list[tuple[flo
     if policy == "stretch":
         return [Axis(a, o, c.ctx.dim(w), _ratio(c, w, o), *span) for a, o, w, span in zip(axes, old, wanted, spans)]
     if not all(isinstance(v, int) for v in [*old, *wanted]):
-        raise Declined("keeping the aspect ratio of sizes that are not known before running")
+        raise Declined("keeping the aspect ratio of sizes that are not known at compile time")
     ratios = [w / o for w, o in zip(wanted, old)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     return [Axis(a, o, int(np.floor(scale * int(o) + 0.5)), scale, *span) for a, o, span in zip(axes, old, spans)]
