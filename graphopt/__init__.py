@@ -1,7 +1,7 @@
 """A compiler-style graph optimizer for ONNX models: verified passes, then native code.
 
-The names in `__all__` are the complete public API. They are imported on first use, so that
-`import graphopt` is cheap and an artifact can be run without anything but numpy and tvm_ffi.
+The names in `__all__` are the complete public API. They are imported on first use, so that `import graphopt` is cheap
+and an artifact can be run without anything but numpy and tvm_ffi.
 """
 
 from __future__ import annotations

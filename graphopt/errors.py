@@ -6,8 +6,8 @@ from __future__ import annotations
 class GraphOptError(Exception):
     """A request that cannot be carried out, described so that the user can correct it.
 
-    `message` says what is wrong, `where` names the file, node or pass it was found in, and `remedy` what to do.
-    The command line prints all three and exits with `exit_status` (2: the request was invalid).
+    `message` says what is wrong, `where` names the file, node or pass it was found in, and `remedy` what to do. The
+    command line prints all three and exits with `exit_status` (2: the request was invalid).
     """
 
     exit_status = 2

@@ -26,10 +26,8 @@ def surgeon_pass(
             '''Remove every Dropout.'''
 
     Nodes keep their origin if their name, or that of one of their outputs, is still the same afterwards. In a module
-    given
-    to `--load`, the pass is found like any other. Running it raises PassError if the function returns anything but a
-    graph
-    or None, or if the resulting model is invalid.
+    given to `--load`, the pass is found like any other. Running it raises PassError if the function returns anything
+    but a graph or None, or if the resulting model is invalid.
 
     Arguments:
         function: takes an `onnx_graphsurgeon.Graph`, and changes it or returns another one.

@@ -24,8 +24,7 @@ def node_graph(graph: Graph, *, entry: bool = False) -> nx.DiGraph:
     """Return the nodes as a networkx graph: edges from producer to consumer, with the attribute `values`.
 
     With `entry`, two more vertices, ENTRY and EXIT, make it a graph with one source and one sink, as needed for
-    dominators
-    and cuts.
+    dominators and cuts.
     """
     view = nx.DiGraph()
     view.add_nodes_from(graph.nodes)
@@ -78,8 +77,7 @@ def cut_values(graph: Graph) -> list[Value]:
     """Return the values at which the graph can be cut: each alone carries all that is computed before and needed after.
 
     They are in graph order; constants do not count as carried. At these places a model can be split between two
-    devices, or
-    bisected.
+    devices, or bisected.
     """
     order = list(graph.nodes)
     position = {node: index for index, node in enumerate(order)}

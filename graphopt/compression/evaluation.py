@@ -22,10 +22,8 @@ class Evaluation:
     """Data and limits for lossy passes; each part is None if the user did not provide it.
 
     `samples`: typical inputs, without expected results. `validation`: inputs with expected results. `metric`: the
-    meaning of
-    "as good as before". `budget`: how much of the metric may be lost. `original`: the model before any pass, relative
-    to
-    which the loss is measured. Passes that need one of them call `require`.
+    meaning of "as good as before". `budget`: how much of the metric may be lost. `original`: the model before any pass,
+    relative to which the loss is measured. Passes that need one of them call `require`.
     """
 
     samples: Samples | None = None
@@ -85,8 +83,7 @@ class Evaluation:
         """Return how much of the metric `model` loses against the original: 0 is as good, 0.01 is one percent worse.
 
         ONNX Runtime runs both over all cases, one of which is in memory at a time. Raises InputError if data or the
-        original
-        are missing, OracleError if a model cannot be run, and VerificationError if there is no case.
+        original are missing, OracleError if a model cannot be run, and VerificationError if there is no case.
         """
         from graphopt.proof.oracle import Reference
 

@@ -24,10 +24,8 @@ class Preprocess:
     """A rule that turns an image into an input: resized, cropped, scaled, normalized, and in the model's layout.
 
     `resize`: the length of the shorter side before the centre is cropped; 0 stretches the image instead. `size`: height
-    and
-    width, if the model leaves them open. Every element is `(x * scale - mean) / std`, with one mean and deviation for
-    all
-    channels or one per channel. `colors`: rgb, bgr or gray.
+    and width, if the model leaves them open. Every element is `(x * scale - mean) / std`, with one mean and deviation
+    for all channels or one per channel. `colors`: rgb, bgr or gray.
     """
 
     resize: int = 0

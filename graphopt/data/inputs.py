@@ -176,8 +176,7 @@ def compare_with_oracle(
     """Compare the `outputs` of compiled code for a sample with ONNX Runtime's outputs of the original `model`.
 
     With its own optimizations, ONNX Runtime sums in another order. For some models and inputs its two results differ by
-    more
-    than the tolerance (logarithms of long sums); then agreement with either one is enough. See `compare`.
+    more than the tolerance (logarithms of long sums); then agreement with either one is enough. See `compare`.
     """
     comparison = compare(sample.outputs, outputs, tolerance, empty=empty)
     if comparison.ok:

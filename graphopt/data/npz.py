@@ -20,8 +20,7 @@ def read_npz(path: Path, dtypes: Mapping[str, np.dtype]) -> dict[str, np.ndarray
     """Return the arrays of an .npz file by name. Raises InputError if it is missing or not an .npz file.
 
     The format has no names for bfloat16 and the like and stores them as raw bytes: such arrays get the dtype that
-    `dtypes`
-    has for their name, if the element size is right.
+    `dtypes` has for their name, if the element size is right.
     """
     import numpy as np
 

@@ -1,10 +1,8 @@
 """Relations among sizes that their names do not express: for example a mask as long as the past plus the present.
 
 A model with a cache may have inputs of P, S and PS entries, and run only if PS = P + S. Such relations are guessed,
-most
-likely first, and tried on small sizes that are all different and greater than 1, so that no wrong guess succeeds
-because
-of broadcasting.
+most likely first, and tried on small sizes that are all different and greater than 1, so that no wrong guess succeeds
+because of broadcasting.
 """
 
 from __future__ import annotations

@@ -27,8 +27,7 @@ def file_feeds(
     """Return a function that reads the samples of a file or folder. `extra` are names of arrays that are not inputs.
 
     In a single file, each array has a leading axis over the samples; if a model's batch size is open or 1, this may be
-    the
-    batch axis. Raises InputError if there is no such file, or if it is of another kind.
+    the batch axis. Raises InputError if there is no such file, or if it is of another kind.
     """
     if not path.exists():
         raise InputError("there is no such file or folder", where=str(path), remedy=_REMEDY)

@@ -182,8 +182,7 @@ class Validation:
     """Samples with expected results: arrays by output name, or `labels`.
 
     `source` is as for `Samples`, with the expected results among the arrays of each feed; a folder of images has them
-    in a
-    file `labels.txt`, with the name of an image and its class on each line. Raises InputError as `Samples` does.
+    in a file `labels.txt`, with the name of an image and its class on each line. Raises InputError as `Samples` does.
     """
 
     def __init__(self, source: Source, model: Model, preprocess: Preprocess | str | None = None) -> None:

@@ -26,8 +26,7 @@ def special_inputs(
     """Yield variants of `usual` inputs with planted numbers or changed sizes; the oracle may reject any of them.
 
     Each item is a list of inputs, the strictest first, of which one that the oracle supports is enough, and whether
-    they
-    contain numbers that are not finite. The user's inputs are not changed.
+    they contain numbers that are not finite. The user's inputs are not changed.
     """
     edges = _planted(maker, usual, _finite_edges)
     if edges is not None:

@@ -173,10 +173,8 @@ def optimize_for(
     """Run the two pipelines of a compilation on `model` itself; return a copy from between them, and their report.
 
     The first pipeline is `passes` (None: "default"). It leaves a model that any runtime runs well; the copy is made of
-    it.
-    The second is the backend's for `target`, for example to assign layouts to activations; it is skipped if the first
-    is
-    empty. Its steps are compared with the result of the first. `options` are those of `run_passes`.
+    it. The second is the backend's for `target`, for example to assign layouts to activations; it is skipped if the
+    first is empty. Its steps are compared with the result of the first. `options` are those of `run_passes`.
     """
     from graphopt.rewriting.pipeline import Pipeline
 

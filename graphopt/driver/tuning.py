@@ -58,9 +58,8 @@ class Tuning:
     """How the plans of kernels are chosen.
 
     `budget`: measure first; None: only use earlier measurements. `records`: a folder for the measurements instead of
-    the
-    one in the user's cache. `use_records=False`: use no measurements, only closed-form estimates. `remote`: where to
-    measure; None: on this machine. `search`: spend a part of the budget on functions that no kernel family covers.
+    the one in the user's cache. `use_records=False`: use no measurements, only closed-form estimates. `remote`: where
+    to measure; None: on this machine. `search`: spend a part of the budget on functions that no kernel family covers.
     `compact`: avoid plans whose packed weights are larger than the original ones, even if they are faster.
     """
 
@@ -87,10 +86,8 @@ class Tuned:
     """The result of tuning one workload of a model.
 
     `workload`: its key. `calls`: how often the model computes it. `default` and `best` name a family and its plan;
-    their
-    seconds were measured side by side, and are None if nothing was measured. `measured` and `failed` count the
-    candidates
-    of this run; `known`: the records already contained everything.
+    their seconds were measured side by side, and are None if nothing was measured. `measured` and `failed` count the
+    candidates of this run; `known`: the records already contained everything.
     """
 
     workload: str

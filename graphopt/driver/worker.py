@@ -2,8 +2,7 @@
 
 The parent writes `job.json`, which names the optimized model, starts `python -m graphopt.driver.worker FOLDER`, reads
 one JSON line for each step of progress, and reads the answer from `result.json`. The child exits when its standard
-input
-is closed, so that it does not outlive a parent that was killed. Its temporary files, and those of its own child
+input is closed, so that it does not outlive a parent that was killed. Its temporary files, and those of its own child
 processes, are in the parent's folder and are removed with it.
 """
 
@@ -49,8 +48,7 @@ def build(
     """Build the model in the file `model` for `target`, into `folder`.
 
     Raises graphopt's own errors as the backend raised them, and CompileError if the child exited in any other way or
-    did
-    not finish by the `deadline`; it is then killed together with its child processes.
+    did not finish by the `deadline`; it is then killed together with its child processes.
     """
     answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)), deadline)
     return decode(Built, answer["built"])

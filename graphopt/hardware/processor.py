@@ -88,8 +88,7 @@ class Cpu:
     """A processor. `features` is None if the kernel does not list them (then nothing can be checked).
 
     `identity` contains the numbers that `detect` tables of target files are compared with: `vendor`, `family` and
-    `model` on
-    x86-64, `implementer` and `part` on AArch64.
+    `model` on x86-64, `implementer` and `part` on AArch64.
     """
 
     machine: str
@@ -125,9 +124,8 @@ def limited(here: Cpu, wanted: str) -> Cpu:
     """Return `here` with only the instruction sets in `wanted`.
 
     `wanted` is a comma-separated list of LLVM feature names and x86-64 levels (`x86-64-v3`, or `x86-64-v3,avxvnni`). A
-    level
-    stands for everything that it includes. Raises TargetError for an unknown name, and for a feature that `here` lacks,
-    because code for it would crash.
+    level stands for everything that it includes. Raises TargetError for an unknown name, and for a feature that `here`
+    lacks, because code for it would crash.
     """
     table = FEATURES.get(here.machine, {})
     levels = x86_levels() if here.machine == "x86_64" else {}

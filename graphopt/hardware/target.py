@@ -1,8 +1,7 @@
 """Targets of compilation: frozen descriptions of machines, one TOML file each.
 
 Files come from the packages of entry-point group `graphopt.targets`, from the user's folder (`user_folder()`), or from
-a
-path given instead of a name. A board is added by adding a file.
+a path given instead of a name. A board is added by adding a file.
 """
 
 from __future__ import annotations

@@ -40,18 +40,15 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
     """Read a model and check it.
 
     Large weights stay in the file, or in external files, and are memory-mapped when needed: as long as the model is
-    used,
-    these files must not be overwritten in place (`save` replaces them by a new file instead). Models that ONNX Runtime
-    loads
-    are accepted, with a ModelWarning (a category of Python's `warnings`) for everything that violates the
+    used, these files must not be overwritten in place (`save` replaces them by a new file instead). Models that ONNX
+    Runtime loads are accepted, with a ModelWarning (a category of Python's `warnings`) for everything that violates the
     specification.
 
     Arguments:
         source: a path, the bytes of a model, an onnx.ModelProto, or a Model, which is copied.
 
     Raises ModelError if there is no such file, if it is not ONNX, if both onnx.checker and ONNX Runtime reject it, or
-    if
-    its external data is missing, too short or outside the model's folder.
+    if its external data is missing, too short or outside the model's folder.
     """
     if isinstance(source, Model):
         return source.copy()
@@ -83,8 +80,7 @@ def _light(data: memoryview, path: Path) -> tuple[bytes | memoryview, dict[str, 
     """Return the serialized model without its large weights, and where in the file those are.
 
     Parsing would copy them twice. If the path is a link into another folder, everything is parsed, because external
-    data
-    must be in the model's folder.
+    data must be in the model's folder.
     """
     if len(data) < MAPPED_BYTES or path.resolve().parent != path.parent.resolve():
         return data, {}

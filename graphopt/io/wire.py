@@ -31,8 +31,7 @@ def without_weights(data: memoryview, location: str) -> tuple[bytes, dict[str, t
     """Return the serialized model `data` with the large initializers of its graph as external data, and their places.
 
     `location` is the name of the file that contains `data`; a place is offset and length. None if nothing is large, or
-    if
-    `data` is not a complete message; parsing it will then report the error.
+    if `data` is not a complete message; parsing it will then report the error.
     """
     places: dict[str, tuple[int, int]] = {}
 

@@ -51,8 +51,7 @@ class Attribute:
 
     `value` is an int, float, str (bytes if it is not UTF-8), Tensor, Graph, a tuple of one of these, or the serialized
     proto (bytes, or a tuple of bytes) of a sparse tensor or a type. In the body of a function, `ref` may name an
-    attribute
-    of the function to be used instead; `value` is then None.
+    attribute of the function to be used instead; `value` is then None.
     """
 
     kind: AttributeKind

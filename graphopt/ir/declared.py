@@ -50,8 +50,7 @@ def _add_ranks(proto: onnx.GraphProto, inferred: onnx.GraphProto, done: set[str]
     """Declare the rank of the result of each Reshape that is not in `done`; return whether there was any.
 
     The result has as many dimensions as its shape has sizes, but ONNX's inference for old opsets returns nothing unless
-    it
-    knows all of these.
+    it knows all of these.
     """
     types = {info.name: info.type for info in (*inferred.input, *inferred.value_info, *inferred.output)}
     ranks = {t.name: t.dims[0] for t in inferred.initializer if len(t.dims) == 1}

@@ -37,8 +37,7 @@ class Placement(enum.Enum):
     """The element types for which the bits of a result do not depend on the position of an element in its tensor.
 
     For some operators, ONNX Runtime computes the last few elements of a tensor with a different formula, or sums in an
-    order
-    that depends on the shape; moving elements then changes rounding.
+    order that depends on the shape; moving elements then changes rounding.
     """
 
     ANY = "any"

@@ -18,8 +18,7 @@ class NodeList(Frozen):
     """The nodes of a graph in order: a doubly linked list.
 
     Nodes may be inserted and removed during iteration: a removed node is not visited, a node inserted after the current
-    one
-    is. If the current node itself was removed, iteration continues with the node that followed it then, so that its
+    one is. If the current node itself was removed, iteration continues with the node that followed it then, so that its
     replacement is not visited.
     """
 

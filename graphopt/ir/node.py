@@ -32,8 +32,7 @@ class Value(Frozen):
     """A tensor that flows through a graph: a graph input, an initializer or the output of a node.
 
     Values are compared and hashed by identity. An optional output that a node does not produce is a value with an empty
-    name
-    and no uses.
+    name and no uses.
     """
 
     __slots__ = (
@@ -153,8 +152,7 @@ class Node(Frozen):
     """One application of an operator. Compared and hashed by identity.
 
     `origin` names the nodes of the user's model that it came from, so that messages and profiles can refer to the
-    user's
-    own layers.
+    user's own layers.
     """
 
     __slots__ = (

@@ -2,8 +2,7 @@
 
 Exporters compute shapes with ordinary operators (`Shape`, `Gather`, `Mul`, `Concat`...). This module alone defines what
 these do to elements; an `Algebra` defines the symbols. Passes use it to fold what does not depend on a run, and a
-backend
-to express the sizes that are only known at run time.
+backend to express the sizes that are only known at run time.
 """
 
 from __future__ import annotations
@@ -64,8 +63,7 @@ def evaluate(node: Node, inputs: Sequence[Known | None], algebra: Algebra) -> li
     """Return the outputs of a node of ONNX's own domain, or None if they cannot be determined.
 
     `inputs` has None for omitted inputs; all others must be known. Raises ValueError or IndexError if the node is
-    invalid:
-    incompatible shapes, an index out of range.
+    invalid: incompatible shapes, an index out of range.
     """
     rule = None if node.domain else _RULES.get(node.op_type)
     given = [known for known in inputs if known is not None]

@@ -29,9 +29,8 @@ class SparseReader:
         """Return the dense tensor that `proto` describes; it is created when it is first read.
 
         As in ONNX Runtime, indices may be in any order, and of equal ones the last counts. Raises ModelError if indices
-        are out
-        of range or differ in number from the values, or if the dense tensors of the model would be larger than the
-        limit.
+        are out of range or differ in number from the values, or if the dense tensors of the model would be larger than
+        the limit.
         """
         values = read_tensor(proto.values, self.folder, where)
         where = f"{where}: sparse tensor '{proto.values.name}'"

@@ -17,8 +17,8 @@ from .types import DType
 class Tensor:
     """The contents of a constant: dtype and shape are always known, the elements are read on demand.
 
-    A tensor never changes, so it may be shared between values, graphs and copies of a model.
-    Create a tensor whose elements `read` returns, in `shape`.
+    A tensor never changes, so it may be shared between values, graphs and copies of a model. Create a tensor whose
+    elements `read` returns, in `shape`.
 
     `location` is the external file they come from, if any; `digest` is the result of `Tensor.digest`, if known.
     `left_out`: the elements are not available, and `read` raises ModelError.

@@ -25,10 +25,8 @@ def read_tensor(proto: onnx.TensorProto, folder: Path | None, where: str) -> Ten
     """Return the tensor that a proto describes. External data is not read; data in the proto is copied.
 
     A part of a message keeps the whole message in memory: if a tensor only referred to it, all weights would be in
-    memory
-    twice as soon as one was read. `folder` is where external data is. Raises ModelError if the sizes are inconsistent,
-    or
-    if external data is missing, too short or outside the folder.
+    memory twice as soon as one was read. `folder` is where external data is. Raises ModelError if the sizes are
+    inconsistent, or if external data is missing, too short or outside the folder.
     """
     where = f"{where}: tensor '{proto.name}'"
     try:

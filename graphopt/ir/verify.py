@@ -30,10 +30,8 @@ def verify(model: Model) -> None:
     """Check the structure of a model.
 
     Every input exists in scope and is produced before it is needed; uses and producers are consistent; names are
-    unique;
-    operators exist in the imported opsets, with a number of inputs and outputs that their schema allows; initializers
-    have
-    the type of their contents. Raises VerificationError, which lists the first few errors.
+    unique; operators exist in the imported opsets, with a number of inputs and outputs that their schema allows;
+    initializers have the type of their contents. Raises VerificationError, which lists the first few errors.
     """
     problems = []
     for problem in _problems(model):

@@ -50,13 +50,10 @@ def interleave(
     """Time `runs` calls of each runner in turn, after `warmup` rounds that are not timed.
 
     Each timed call follows an untimed one of the same runner, because the previous runner left other data in the
-    caches. It
-    also left worker threads that spin, with some runtimes for hundreds of milliseconds: if there are several runners,
-    each
-    waits until this process is idle, for at most half a second. Each round starts with a different runner. After
-    `seconds`
-    no new round starts, but there are always at least three (or `runs`, if fewer). Exceptions of runners are not
-    caught.
+    caches. It also left worker threads that spin, with some runtimes for hundreds of milliseconds: if there are several
+    runners, each waits until this process is idle, for at most half a second. Each round starts with a different
+    runner. After `seconds` no new round starts, but there are always at least three (or `runs`, if fewer). Exceptions
+    of runners are not caught.
     """
     if runs < 1 or warmup < 0:
         raise ValueError(f"runs must be at least 1 and warmup at least 0, not {runs} and {warmup}")

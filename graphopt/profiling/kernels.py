@@ -23,11 +23,9 @@ class Kernel:
 
     `layers` are the names of the user's nodes that it computes (entirely or in part), `operators` the operators of the
     optimized model's nodes. `flops` counts the arithmetic of these nodes as `graphopt inspect` does, whatever the
-    kernel
-    really computes; that of a node that takes several kernels is divided among them. `bytes` is the minimum that the
-    kernel
-    must read and write: each tensor once. Either is None if sizes are open. `schedule` names the kernel family and its
-    plan.
+    kernel really computes; that of a node that takes several kernels is divided among them. `bytes` is the minimum that
+    the kernel must read and write: each tensor once. Either is None if sizes are open. `schedule` names the kernel
+    family and its plan.
     """
 
     function: str

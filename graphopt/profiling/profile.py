@@ -2,10 +2,8 @@
 
 The virtual machine calls back before and after each kernel. The overhead of taking the time is measured in the same run
 (the shortest of its several hundred steps does nothing else) and subtracted; runs without callbacks alternate with
-those
-that have them, so that the sum of the kernels can be compared with an undisturbed latency. With one thread, the clock
-is
-the CPU time of that thread, which excludes what other programs use.
+those that have them, so that the sum of the kernels can be compared with an undisturbed latency. With one thread, the
+clock is the CPU time of that thread, which excludes what other programs use.
 """
 
 from __future__ import annotations
@@ -106,8 +104,7 @@ def profile(
     """Trace up to `runs` runs of the artifact in `folder`, which `session` has loaded, for about `seconds`.
 
     Raises InputError for an artifact of another device than a CPU, where kernels run asynchronously, and ArtifactError
-    if
-    the artifact does not list its kernels.
+    if the artifact does not list its kernels.
     """
     if session.manifest.device != "cpu":
         raise InputError(
@@ -163,8 +160,7 @@ def assign(names: Sequence[str], known: Sequence[Kernel]) -> list[Kernel]:
     """Return the kernel of each call, given the names of the calls and the list of possible kernels, in order.
 
     The list contains both branches of an `If`: entries whose function is not the one called are skipped. (If both
-    branches
-    call the same function, the call is attributed to the first.)
+    branches call the same function, the call is attributed to the first.)
     """
     result, place = [], 0
     for name in names:

@@ -14,8 +14,7 @@ class CheckBudget(Observer):
     """Measures the loss relative to the original after each lossy pass that changed the model.
 
     The `loss` of each such step is that of all steps so far. Raises VerificationError, which names the pass and the
-    step, if
-    it exceeds the budget.
+    step, if it exceeds the budget.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:

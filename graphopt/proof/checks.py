@@ -101,8 +101,7 @@ def command_check(command: str) -> Check:
     """Return a check that runs a command: exit status 0 means good, any other bad.
 
     `{model}` in the command stands for the path of the model; without it, the path is appended. Raises GraphOptError if
-    the
-    command cannot be started.
+    the command cannot be started.
     """
     words = shlex.split(command)
     if not words:

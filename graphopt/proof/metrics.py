@@ -57,10 +57,8 @@ class Metric:
         """Return a metric of `METRICS`, or one for the user's function `module:function`.
 
         The function gets two dictionaries for a sample, the model's outputs and the expected ones (from the validation
-        set, or
-        the original's outputs), and returns a number of which more is better. Raises InputError if there is no such
-        metric or
-        function.
+        set, or the original's outputs), and returns a number of which more is better. Raises InputError if there is no
+        such metric or function.
         """
         if text in METRICS:
             return METRICS[text]

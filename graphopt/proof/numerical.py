@@ -23,8 +23,7 @@ def exact_standard(model: Model) -> Tolerance:
     """Return the tolerance for EXACT: none, or two roundings of 16-bit numbers if a model computes with them.
 
     ONNX Runtime has few 16-bit kernels on a CPU. It computes in 32 bits and omits roundings between two such operators,
-    so
-    that its result depends on which of them are still in the graph.
+    so that its result depends on which of them are still in the graph.
     """
     for node in model.graph.all_nodes():
         for value in node.outputs:
@@ -40,10 +39,8 @@ class CheckNumbers(Observer):
     """Compares what the graph computes after each pass that changed it.
 
     EXACT passes must return the same bits as the graph before the pass (any NaN equals any other), FLOAT passes must
-    stay
-    within `tolerance` of it. LOSSY passes must stay within `tolerance` of the original model, unless the run has a
-    budget,
-    which `CheckBudget` enforces. Each step's `error` becomes the one measured against the original model.
+    stay within `tolerance` of it. LOSSY passes must stay within `tolerance` of the original model, unless the run has a
+    budget, which `CheckBudget` enforces. Each step's `error` becomes the one measured against the original model.
 
     Arguments:
         tolerance: see above; None: by dtype.

@@ -69,8 +69,7 @@ class CheckStructure(Observer):
 
     It runs `graphopt.ir.verify`, checks that inputs and outputs are unchanged, and that ONNX's own inference does not
     contradict the types (unless it contradicts those of the original model). Raises VerificationError that names the
-    pass,
-    the step and the user's node.
+    pass, the step and the user's node.
     """
 
     needs_before = True

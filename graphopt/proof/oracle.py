@@ -50,10 +50,8 @@ class Reference:
     """A model loaded into ONNX Runtime.
 
     `model` is a Model, an onnx.ModelProto, the bytes of one, or a path. `optimize` turns ONNX Runtime's own
-    optimizations on
-    (for speed comparisons), `threads` is the number of threads within an operator. Raises OracleError if ONNX Runtime
-    cannot
-    load it.
+    optimizations on (for speed comparisons), `threads` is the number of threads within an operator. Raises OracleError
+    if ONNX Runtime cannot load it.
     """
 
     def __init__(

@@ -2,8 +2,7 @@
 
 The measure is the largest difference relative to the largest magnitude of the expected output: a single number with the
 same meaning for logits, probabilities and images. Every comparison can fail: comparing zero elements is an error, and
-so
-is a NaN or an infinity where there was none.
+so is a NaN or an infinity where there was none.
 """
 
 from __future__ import annotations
@@ -40,10 +39,8 @@ class Tolerance:
     """The largest error allowed, relative to the largest magnitude of the expected output.
 
     `relative` overrides the defaults by dtype (float64 1e-7, float32 1e-4, float16 1e-2, bfloat16 4e-2). Integers,
-    booleans
-    and strings must be equal unless `outputs` has an error for that output by name, which takes precedence over
-    `relative`
-    for any dtype. With `exact`, all bits must be equal (any NaN equals any other).
+    booleans and strings must be equal unless `outputs` has an error for that output by name, which takes precedence
+    over `relative` for any dtype. With `exact`, all bits must be equal (any NaN equals any other).
     """
 
     relative: Mapping[DType, float] = field(default_factory=dict)
@@ -136,8 +133,7 @@ def compare(
     """Compare outputs by name: the same names, structure, dtypes and shapes, and numbers within `tolerance`.
 
     Raises VerificationError if there is nothing to compare: no output, or only outputs without elements, unless these
-    may be
-    `empty`.
+    may be `empty`.
     """
     tolerance = tolerance or Tolerance()
     differences: list[Difference] = []
@@ -230,10 +226,8 @@ def relative_errors(expected: Output, got: Output) -> list[np.ndarray]:
     """Return the relative error of each element, one array for each array in an output.
 
     Errors are relative to the largest expected magnitude. Equal elements have error 0, including NaN and infinities;
-    the
-    error is infinite if dtype, shape or structure differ, or if only one element is finite. Non-numeric elements have
-    error 0
-    or 1.
+    the error is infinite if dtype, shape or structure differ, or if only one element is finite. Non-numeric elements
+    have error 0 or 1.
     """
     if isinstance(expected, Mapping):
         expected, got = list(expected.values()), list(got.values()) if isinstance(got, Mapping) else None
@@ -257,8 +251,7 @@ def _relative(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
     """Compute |got - expected| relative to the largest |expected|, and 0 for equal infinities or two NaNs.
 
     Masks are often filled with the most negative number of a type. Compared to it every other error would vanish, so
-    such
-    elements are compared relative to themselves and do not count as the largest.
+    such elements are compared relative to themselves and do not count as the largest.
     """
     if DType.of(expected).is_integer:
         wide = np.where(expected > got, expected, got).astype(np.float64)

@@ -83,8 +83,7 @@ class Number(Expression):
     """A constant of one element: `value` within the precision of its float type, or any number, captured by name.
 
     In arithmetic, a named number is a coefficient: `Number("a") * x`. It captures the product of all constant factors,
-    or 1
-    if there are none.
+    or 1 if there are none.
     """
 
     name: str = ""

@@ -12,8 +12,7 @@ class Heirs:
     """The new nodes and values of one rewriter, each waiting for the names of what it replaces.
 
     Users know the layers and weights of a model by name. A name becomes free only when its owner is removed, which is
-    after
-    its replacement was created; until then the replacement has a name of its own.
+    after its replacement was created; until then the replacement has a name of its own.
     """
 
     def __init__(self) -> None:

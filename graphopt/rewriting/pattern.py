@@ -59,8 +59,7 @@ class Pattern:
         """Match the pattern around `node`, which has the operator `at`.
 
         The reason of a miss says what was expected where the attempt that got furthest failed. It is empty if fewer
-        than `near`
-        nodes match.
+        than `near` nodes match.
         """
         anchors = [part for part in self.root.parts() if isinstance(part, Op) and part.op_type == self.at]
         search = Search(self.root, anchors, node)

@@ -85,8 +85,7 @@ class Observer:
     """An observer of the pass manager. It must not change the model; it may raise to stop the run.
 
     If `needs_before` is set, `step.before` is the model before the pass. A compilation runs two pipelines, the user's
-    and the
-    target's: `begin` and `end` are called for each, and steps are numbered consecutively.
+    and the target's: `begin` and `end` are called for each, and steps are numbered consecutively.
     """
 
     needs_before: ClassVar[bool] = False
@@ -134,8 +133,7 @@ class PassManager:
         """Run the pipeline's passes on `model`, and report what they did.
 
         `earlier` is the report of a pipeline that ran before on the same model: the result continues it, as if both had
-        been one
-        pipeline. Raises PassError if a pass raises or leaves a cycle, and whatever observers raise.
+        been one pipeline. Raises PassError if a pass raises or leaves a cycle, and whatever observers raise.
         """
         earlier = earlier or Report()
         report = Report(",".join(filter(None, (earlier.pipeline, str(self.pipeline)))), list(earlier.steps))

@@ -18,10 +18,8 @@ class StepResult:
     """The result of one run of one pass.
 
     `path` is the position of the step in the pipeline, `counts` its statistics, `misses` how often the pass declined
-    for
-    which reason, and `error` the largest measured error relative to each output's largest value, or None if numbers
-    were not
-    verified.
+    for which reason, and `error` the largest measured error relative to each output's largest value, or None if numbers
+    were not verified.
     """
 
     name: str = field(metadata=stored_as("pass"))

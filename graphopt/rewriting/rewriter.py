@@ -21,10 +21,8 @@ class Rewriter:
     """Changes one graph, and the uses of its values in graphs nested in it.
 
     New nodes go before `anchor` (or at the end) and inherit its origin. `touched` collects the nodes that a driver
-    should
-    visit again: new ones, and those whose inputs changed. A replacement takes over the name of a node or value once
-    that is
-    removed.
+    should visit again: new ones, and those whose inputs changed. A replacement takes over the name of a node or value
+    once that is removed.
     """
 
     def __init__(self, graph: Graph, anchor: Node | None = None) -> None:
@@ -106,8 +104,7 @@ class Rewriter:
         """Copy the contents of a nested graph or function body into this graph; return the values of its outputs.
 
         `bindings` maps its inputs to values; `attributes` are the values for references to a function's attributes. The
-        copied
-        nodes get the origin of `origin`, if given.
+        copied nodes get the origin of `origin`, if given.
         """
         mapping: dict[Value, Any] = dict(bindings)
         unique = self.graph.model.unique_name
@@ -129,8 +126,7 @@ class Rewriter:
         """Make everything that reads `old` read `new` instead: nodes, captures in nested graphs, graph outputs.
 
         A graph output keeps its name; if `new` cannot take that name (it is an input, an initializer, already an
-        output, or from
-        an outer graph), an Identity is added. The type of `old` is used to refine that of `new`.
+        output, or from an outer graph), an Identity is added. The type of `old` is used to refine that of `new`.
         """
         if new is old:
             return

@@ -15,8 +15,7 @@ def fix_shapes(model: Model, shapes: Mapping[str, Sequence[int]]) -> None:
     """Give inputs of `model` these shapes, by name, and infer everything that follows from them.
 
     A symbolic size that an input fixes is fixed wherever the model names it. Raises InputError for a name that is not
-    an
-    input, a shape that contradicts the declared one, and sizes that contradict each other.
+    an input, a shape that contradicts the declared one, and sizes that contradict each other.
     """
     if not shapes:
         return

@@ -55,8 +55,8 @@ def tolerance(dtype: DType | None) -> float:
 def escapes(nodes: Collection[Node], root: Node) -> bool:
     """Return whether a result of `nodes`, other than the root's, is used by anything but `nodes`.
 
-    Fusing such a pattern would compute the shared part twice, and a result that the user asked for (a graph
-    output, a capture by a nested graph) has to stay.
+    Fusing such a pattern would compute the shared part twice, and a result that the user asked for (a graph output, a
+    capture by a nested graph) has to stay.
     """
     inside = set(nodes)
     for node in inside:

@@ -1,7 +1,6 @@
 """Load a compiled model and run it. Imports only numpy and tvm_ffi, when `load` or `Session` is first used.
 
-session = graphopt.runtime.load("model.gopt", threads=2)
-outputs = session.run({"x": array})
+session = graphopt.runtime.load("model.gopt", threads=2) outputs = session.run({"x": array})
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ def check_files(folder: Path, manifest: Manifest, check: str = "code") -> None:
     """Check that every file that the manifest lists is in the folder itself and has the right size.
 
     The SHA-256 of the libraries is checked too, and with `check` "full" that of every file, which means reading all
-    weights
-    and a kept model from end to end. Raises ArtifactError for a mismatch, InputError for another value of `check`.
+    weights and a kept model from end to end. Raises ArtifactError for a mismatch, InputError for another value of
+    `check`.
     """
     if check not in CHECKS:
         raise InputError(f"there is no check '{check}'", remedy=f"one of: {', '.join(CHECKS)}")

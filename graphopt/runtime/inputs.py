@@ -31,8 +31,7 @@ class Inputs:
     """The inputs of one model, with a check of arrays that is fast if their shapes are the same as before.
 
     `defaults` are the inputs that may be omitted, with their values. `release` is called to free kept memory whenever
-    more
-    combinations of shapes have been seen than memory should be kept for.
+    more combinations of shapes have been seen than memory should be kept for.
     """
 
     def __init__(

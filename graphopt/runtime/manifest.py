@@ -50,9 +50,8 @@ class Memory:
     """Memory of intermediate values in bytes, without inputs, weights and results.
 
     `tensors` is the total, in whole pages, if each value has its own memory, except results that overwrite an operand
-    in
-    place; `live` is the maximum that is live at any kernel, a lower bound for every plan; `allocated` is what one run
-    allocates, and keeps for the next. `sizes` names the open sizes of the model: each counts as 1.
+    in place; `live` is the maximum that is live at any kernel, a lower bound for every plan; `allocated` is what one
+    run allocates, and keeps for the next. `sizes` names the open sizes of the model: each counts as 1.
     """
 
     tensors: int
@@ -82,10 +81,8 @@ class Manifest:
     """The contents of `manifest.json`. `files` lists the other files of the folder by name.
 
     `error` maps each output to its largest deviation from ONNX Runtime relative to the output's largest value, or is
-    None
-    if it was not measured. `defaults` lists the inputs that may be omitted, with their places in the weights file.
-    `device`
-    is "cpu" or "cuda". `workloads` says how many kernels were tuned.
+    None if it was not measured. `defaults` lists the inputs that may be omitted, with their places in the weights file.
+    `device` is "cpu" or "cuda". `workloads` says how many kernels were tuned.
     """
 
     device: str

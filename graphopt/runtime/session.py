@@ -1,7 +1,6 @@
 """Loading and running a compiled model. Imports numpy and tvm_ffi, and nothing of the compiler.
 
-session = graphopt.runtime.load("model.gopt", threads=2)
-outputs = session.run({"x": array})
+session = graphopt.runtime.load("model.gopt", threads=2) outputs = session.run({"x": array})
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None, *, check: str
             the SHA-256 of every file, which means reading the weights from end to end.
 
     Raises ArtifactError if the folder is incomplete, modified, of another format, or for another machine, and
-    InputError
-    for a thread count below one or another value of `check`.
+    InputError for a thread count below one or another value of `check`.
     """
     count = runtime_threads.choose(threads)
     folder = Path(path)
@@ -99,10 +97,8 @@ class Session:
         """Run the model: from arrays by input name to arrays by output name, which belong to the caller.
 
         Inputs that have a default in the manifest may be omitted. No dtype is converted. On a CPU nothing is copied:
-        contiguous
-        arrays are read in place, and results are the memory that the kernels wrote. Raises InputError for a name, dtype
-        or shape
-        that does not fit, and says what would.
+        contiguous arrays are read in place, and results are the memory that the kernels wrote. Raises InputError for a
+        name, dtype or shape that does not fit, and says what would.
         """
         arrays = self._inputs.check(inputs)
         with self._lock:

@@ -24,10 +24,8 @@ class FoldConstants(Pass):
     """Evaluate what depends on constants alone, and turn Constant nodes into initializers.
 
     ONNX Runtime does the evaluation, in one session for the whole model. A result replaces its expression if it is no
-    larger
-    than the constants that it frees, or than the limit. DequantizeLinear stays, so that quantized weights keep their
-    size;
-    so do random operators, strings and sequences.
+    larger than the constants that it frees, or than the limit. DequantizeLinear stays, so that quantized weights keep
+    their size; so do random operators, strings and sequences.
 
     limit: the number of bytes by which a result may be larger than the constants that it frees.
     """

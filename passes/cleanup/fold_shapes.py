@@ -22,8 +22,7 @@ class FoldShapes(Pass):
     """Fold shape arithmetic, with symbols for dimensions that are only known at run time.
 
     Integers that are known become constants. The target of a Reshape becomes a constant with 0 for a copied dimension
-    or -1
-    for an unknown one, if that means the same for every size. Shape reads the earliest value that has the shape.
+    or -1 for an unknown one, if that means the same for every size. Shape reads the earliest value that has the shape.
     """
 
     name: ClassVar[str] = "fold-shapes"

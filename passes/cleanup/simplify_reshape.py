@@ -35,8 +35,7 @@ class SimplifyReshape(RewritePass):
     """Compose chains of Reshape, Flatten, Squeeze and Unsqueeze into one Reshape, or into nothing.
 
     With symbolic dimensions, only if one constant target is right for every size, including an empty batch. A Softmax
-    over
-    the rows of a matrix that was flattened for it, and is reshaped back after it, needs neither reshape.
+    over the rows of a matrix that was flattened for it, and is reshaped back after it, needs neither reshape.
     """
 
     name: ClassVar[str] = "simplify-reshape"

@@ -59,11 +59,9 @@ class SimplifyTranspose(RewritePass):
     """Cancel and merge transposes, moving one through other operators where that makes them fewer.
 
     A Transpose moves down through elementwise operators, Softmax, Concat and integer reductions if it then meets
-    another
-    Transpose, merges with an equal one at another operand, or becomes a no-op. One that moves only dimensions of size 1
-    becomes a Reshape; one next to reshapes that merge axes for it and split them again, or that only move dimensions of
-    size
-    1, replaces these.
+    another Transpose, merges with an equal one at another operand, or becomes a no-op. One that moves only dimensions
+    of size 1 becomes a Reshape; one next to reshapes that merge axes for it and split them again, or that only move
+    dimensions of size 1, replaces these.
     """
 
     name: ClassVar[str] = "simplify-transpose"

@@ -109,8 +109,7 @@ def guarded(softmax: Node) -> tuple[Value, tuple[Node, ...]]:
     """Return the weights after softmax, including a guard that turns NaN into 0, and the guard's nodes.
 
     For a query whose keys are all masked, Attention returns 0, but softmax alone returns NaN, like Attention without
-    the
-    guard.
+    the guard.
     """
     check = next((user for user in softmax.output.users if user.op == "IsNaN"), None)
     where = None if check is None else check.output.sole_user

@@ -76,8 +76,7 @@ def normalized(
     """Return the product of the data and the inverse root, with the scale already between them or not.
 
     `dividend` returns the nodes that turn the data into the value to normalize (the data minus its mean), or None if
-    the
-    value is something else. `nodes` are those of the variance.
+    the value is something else. `nodes` are those of the variance.
     """
     user = inverse.value.sole_user
     if user is None:

@@ -25,8 +25,7 @@ class FoldGemmConstants(RewritePass):
     """Multiply alpha and beta into a Gemm's constant weights and bias, and store the weights as they are used.
 
     A constant second factor becomes [K, N] with alpha 1 and transB 0, the form that matmuls need at run time. Weights
-    with
-    other uses are left alone, so that no second copy of them is stored.
+    with other uses are left alone, so that no second copy of them is stored.
     """
 
     name: ClassVar[str] = "fold-gemm-constants"

@@ -30,11 +30,9 @@ class FuseAttention(RewritePass):
     """Recognize softmax(scale * Q @ Kᵀ + mask) @ V as Attention.
 
     The scale may be applied to the scores, to Q, to K or to both, by multiplication with or division by a constant; one
-    or
-    two masks may be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads, sequence,
-    size, or batch, sequence, size; keys and values that are copied for groups of heads are used without the copies. A
-    guard
-    that turns the NaN of a fully masked row into 0 is removed, because Attention itself does that.
+    or two masks may be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads,
+    sequence, size, or batch, sequence, size; keys and values that are copied for groups of heads are used without the
+    copies. A guard that turns the NaN of a fully masked row into 0 is removed, because Attention itself does that.
     """
 
     name: ClassVar[str] = "fuse-attention"

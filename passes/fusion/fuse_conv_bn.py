@@ -22,8 +22,8 @@ from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, 
 class FuseConvBn(RewritePass):
     """Fold a batch norm into the weights of the convolution before it, or of the unpadded one after it.
 
-    `BatchNormalization(Conv(x, W, b))` becomes `Conv(x, s*W, s*b + t)` with s = gamma / sqrt(var + epsilon) and
-    t = beta - s*mean, computed in float64 and rounded once. ConvTranspose and groups are supported.
+    `BatchNormalization(Conv(x, W, b))` becomes `Conv(x, s*W, s*b + t)` with s = gamma / sqrt(var + epsilon) and t =
+    beta - s*mean, computed in float64 and rounded once. ConvTranspose and groups are supported.
     """
 
     name: ClassVar[str] = "fuse-conv-bn"

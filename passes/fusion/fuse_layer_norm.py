@@ -35,10 +35,8 @@ class FuseLayerNorm(RewritePass):
     """Recognize layer normalization of the last axes, decomposed into ReduceMean, Sub, Pow, Sqrt, Div, Mul and Add.
 
     The variance may be the mean of squared differences or E[x²] - E[x]² (less accurate than its replacement), the root
-    a
-    divisor, a reciprocal or a power, and scale and bias may have either order of operands or be absent. Half-precision
-    data
-    that is normalized in float32 between two casts is supported.
+    a divisor, a reciprocal or a power, and scale and bias may have either order of operands or be absent.
+    Half-precision data that is normalized in float32 between two casts is supported.
     """
 
     name: ClassVar[str] = "fuse-layer-norm"

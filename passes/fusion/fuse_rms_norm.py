@@ -24,8 +24,7 @@ class FuseRmsNorm(RewritePass):
     """Recognize x / sqrt(mean(x²) + epsilon) * scale over the last axes as RMSNormalization.
 
     The root may be a divisor, a reciprocal or a power; half-precision data that is normalized in float32 between two
-    casts
-    is supported. Layer normalization, in which the mean is subtracted from x, is left alone.
+    casts is supported. Layer normalization, in which the mean is subtracted from x, is left alone.
     """
 
     name: ClassVar[str] = "fuse-rms-norm"

@@ -75,9 +75,8 @@ class FuseSoftmax(RewritePass):
     """Recognize exp(x) / sum(exp(x)) along one axis, with or without subtracting the largest x first, as Softmax.
 
     It also removes the Flatten and Reshape around a softmax of the last axis, which express its meaning before opset
-    13.
-    Without the subtraction, the nodes return NaN where exp overflows or everything underflows, and Softmax the correct
-    numbers; wherever the nodes return numbers, Softmax returns the same ones.
+    13. Without the subtraction, the nodes return NaN where exp overflows or everything underflows, and Softmax the
+    correct numbers; wherever the nodes return numbers, Softmax returns the same ones.
     """
 
     name: ClassVar[str] = "fuse-softmax"

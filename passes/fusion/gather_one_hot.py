@@ -32,8 +32,7 @@ class GatherOneHot(RewritePass):
     """Replace MatMul(Cast(Equal(x, [0, 1 ... K-1])), table) by a Gather of the table's rows.
 
     JAX's one_hot is exported in this form. An index that is not a row still gives zeros: the table gets a last row of
-    zeros,
-    to which every index out of range is clipped (-1 counts from the end).
+    zeros, to which every index out of range is clipped (-1 counts from the end).
     """
 
     name: ClassVar[str] = "gather-one-hot"

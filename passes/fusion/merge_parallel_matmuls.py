@@ -39,8 +39,7 @@ class MergeParallelMatmuls(Pass):
     """Merge matmuls that share an input and have constant weights (Q, K, V) into one matmul and a Split.
 
     These are MatMul with its bias Add, or Gemm with a bias of one number per column. Weights may be stored as integers
-    with
-    a scale per column. Weights with other uses are left alone, so that no second copy is stored.
+    with a scale per column. Weights with other uses are left alone, so that no second copy is stored.
     """
 
     name: ClassVar[str] = "merge-parallel-matmuls"

@@ -27,8 +27,8 @@ class ReassociateMatmul(RewritePass):
     """Reorder a chain of matmuls where that takes fewer operations, multiplying constants ahead of time.
 
     `(x @ A) @ B` with constant A and B becomes `x @ (A @ B)` if the product is no larger than both together. Other
-    products
-    are reordered if that takes no more operations whatever the unknown sizes. All factors but one must be matrices.
+    products are reordered if that takes no more operations whatever the unknown sizes. All factors but one must be
+    matrices.
     """
 
     name: ClassVar[str] = "reassociate-matmul"

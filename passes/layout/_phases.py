@@ -1,10 +1,9 @@
 """Decomposition of a transposed convolution into ordinary ones: which taps of its kernel contribute to which outputs.
 
 Along one axis with stride s, output s * q + r belongs to phase r. It is the sum over m of input q - m times tap t,
-where
-t * dilation = s * m + r + begin: only every s-th tap of the kernel contributes, and q moves over the inputs one by one.
-So each phase is a convolution of stride 1 with a part of the kernel, reversed: the sub-pixel decomposition (Shi et al.,
-"Is the deconvolution layer the same as a convolutional layer?", arXiv 1609.07009).
+where t * dilation = s * m + r + begin: only every s-th tap of the kernel contributes, and q moves over the inputs one
+by one. So each phase is a convolution of stride 1 with a part of the kernel, reversed: the sub-pixel decomposition (Shi
+et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv 1609.07009).
 """
 
 from __future__ import annotations

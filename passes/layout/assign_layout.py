@@ -40,8 +40,7 @@ class AssignLayout(Pass):
 
     A plain [N, C, H, W] becomes [N, C / block, H, W, block] (see `graphopt.operators`) from the first convolution on,
     through all operators that support it, and plain again where something else reads it. `block`: channels in a block,
-    a
-    power of two; 0 stands for the float32 lanes of the target's vectors, and does nothing without a CPU target.
+    a power of two; 0 stands for the float32 lanes of the target's vectors, and does nothing without a CPU target.
     """
 
     name: ClassVar[str] = "assign-layout"

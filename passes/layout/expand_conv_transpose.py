@@ -47,12 +47,9 @@ class ExpandConvTranspose(RewritePass):
     """Compute a ConvTranspose as convolutions, one for each phase of its outputs.
 
     With stride s there are s phases along an axis: every s-th output is a convolution with every s-th tap. Phases that
-    read
-    the same inputs are channels of one convolution, and DepthToSpace moves them to their positions. Convolutions have
-    fast
-    kernels, and moving costs little. If there are too few channels or too many phases for one convolution each, a
-    single one
-    computes all phases, with zeros for the taps that a phase lacks.
+    read the same inputs are channels of one convolution, and DepthToSpace moves them to their positions. Convolutions
+    have fast kernels, and moving costs little. If there are too few channels or too many phases for one convolution
+    each, a single one computes all phases, with zeros for the taps that a phase lacks.
     """
 
     name: ClassVar[str] = "expand-conv-transpose"

@@ -64,8 +64,7 @@ def rounded(exact: np.ndarray, dtype: DType) -> np.ndarray | None:
     """Round a float64 result to the float type `dtype`; None if that type cannot represent it.
 
     None for overflow, for NaN or infinity in the result, and if a tensor's largest element would be lost to underflow:
-    the
-    rewrite would then change more than rounding.
+    the rewrite would then change more than rounding.
     """
     if not np.isfinite(exact).all():
         return None

@@ -32,8 +32,7 @@ def constant_target(source: Sequence[Size] | None, target: Sequence[Size]) -> tu
     """Return a constant that is equivalent to a Reshape target with some sizes only known at run time, or None.
 
     A 0 copies the dimension of `source` at the same position, if it is the same symbol. A -1 stands for the one unknown
-    size,
-    but not together with a 0: for an empty batch, which the original target supports, -1 would be undetermined.
+    size, but not together with a 0: for an empty batch, which the original target supports, -1 would be undetermined.
     """
     result: list[int] = []
     unknown = 0

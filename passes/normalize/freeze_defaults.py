@@ -14,8 +14,7 @@ class FreezeDefaults(Pass):
     """Turn inputs with defaults into constants, so that callers can no longer pass them.
 
     Old exporters list every weight as an input. Weights that a caller may replace cannot be folded or packed, so this
-    makes
-    such models much faster. It is not in the default pipelines because it removes inputs of the model.
+    makes such models much faster. It is not in the default pipelines because it removes inputs of the model.
     """
 
     name: ClassVar[str] = "freeze-defaults"

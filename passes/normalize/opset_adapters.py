@@ -1,8 +1,7 @@
 """Conversion of single operators from one opset to a newer one (onnx/docs/Changelog.md).
 
 Each adapter gets a node, the current version of its operator, and the opset to reach; it returns None (nothing to do),
-a
-Decline, or a function that makes the change. Nothing is changed until every node of the model has an answer.
+a Decline, or a function that makes the change. Nothing is changed until every node of the model has an answer.
 """
 
 from __future__ import annotations

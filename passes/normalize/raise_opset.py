@@ -23,11 +23,9 @@ class RaiseOpset(Pass):
     """Convert the model to a recent opset: attributes that became inputs, operators that were renamed.
 
     `to` is the opset, at most 24: all changes up to it (onnx/docs/Changelog.md) are handled. A lower opset is used if
-    ONNX
-    Runtime, which must be able to load the result, has a kernel for a node's operator only in an older version
-    (`kernels.py`
-    lists these). The model stays as it is if a single node cannot be converted with the same meaning; each such node is
-    counted as a miss.
+    ONNX Runtime, which must be able to load the result, has a kernel for a node's operator only in an older version
+    (`kernels.py` lists these). The model stays as it is if a single node cannot be converted with the same meaning;
+    each such node is counted as a miss.
     """
 
     name: ClassVar[str] = "raise-opset"

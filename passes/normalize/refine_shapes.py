@@ -23,8 +23,7 @@ class RefineShapes(Pass):
     """Find sizes that shape inference leaves open: reshapes to computed shapes, symbolic slices, broadcasts.
 
     Every symbol stands for one size, so a size that turns out to equal another gets its name. Only in this way can it
-    be
-    known whether a mask fits the scores that it is added to.
+    be known whether a mask fits the scores that it is added to.
     """
 
     name: ClassVar[str] = "refine-shapes"

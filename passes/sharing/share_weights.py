@@ -18,10 +18,8 @@ class ShareWeights(Pass):
     """Store equal weights once, also in nested graphs.
 
     Weights of nested graphs that are equal to each other move to the main graph, where all of them can use it. Weights
-    that
-    a caller may override, and those that a graph has as outputs under their own name, stay. Only tensors of equal type
-    and
-    shape are read and compared.
+    that a caller may override, and those that a graph has as outputs under their own name, stay. Only tensors of equal
+    type and shape are read and compared.
 
     min_bytes: smaller weights are left alone.
     """

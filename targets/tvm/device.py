@@ -54,8 +54,7 @@ def fusion(
     """Return the operator fusion that all devices share, as a pipeline called `name`.
 
     `before` are a device's own passes on the operators before fusion, `after` those on the fused functions. The
-    computes of
-    kernels carry their fusion pattern and anchor.
+    computes of kernels carry their fusion pattern and anchor.
     """
     return tvm.transform.Sequential(
         [

@@ -30,10 +30,9 @@ class Machine:
     """A processor as kernel templates see it.
 
     `vector_bytes` is the width of one SIMD register, `registers` their number, `cores` the number of cores that the
-    target
-    names (1 if none: only used to decide when several threads pay). `l1_bytes` and `l2_bytes` are the data caches of
-    one
-    core. `instructions` are names of `INSTRUCTIONS`, which some kernels need in addition to plain vector arithmetic.
+    target names (1 if none: only used to decide when several threads pay). `l1_bytes` and `l2_bytes` are the data
+    caches of one core. `instructions` are names of `INSTRUCTIONS`, which some kernels need in addition to plain vector
+    arithmetic.
     """
 
     vector_bytes: int
@@ -53,8 +52,7 @@ class Machine:
         """The number of vectors that a register tile may keep; the rest are for operands.
 
         Half of 32 registers: at 28 of 32 LLVM spills, and 14 to 20 perform equally. With 16 registers, the operands
-        need fewer
-        than half of them.
+        need fewer than half of them.
         """
         return 16 if self.registers >= 32 else 12
 

@@ -24,8 +24,7 @@ def broadcast_read(ctx: Context, tensor: te.Tensor, operand: Operand, index: Ind
     """Return the element of an operand that broadcasting to `shape` puts at `index`.
 
     An open size may turn out to be 1. Along the last axis, code for both cases is generated and selected at run time:
-    each
-    is a vector load (or a broadcast of one element), where a computed index would be a gather.
+    each is a vector load (or a broadcast of one element), where a computed index would be a gather.
     """
     place = broadcast_index(operand.shape, index)
     tail = shape[len(shape) - operand.rank :]

@@ -1,7 +1,7 @@
 """The CPU schedule of a reduction of columns: of an axis with a large stride, for many columns.
 
-Memory is read in order: some rows at a time, from end to end of a chunk of columns whose partial results stay in the
-L1 cache, each loaded and stored once for all of these rows. Reducing one column after the other would read every row in
+Memory is read in order: some rows at a time, from end to end of a chunk of columns whose partial results stay in the L1
+cache, each loaded and stored once for all of these rows. Reducing one column after the other would read every row in
 short pieces, too far apart for prefetching.
 """
 
@@ -63,8 +63,7 @@ def order_loops(
     """Order loops: [other axes, chunks of columns] [other reduced axes] [groups of rows] [vectors] [rows] [vector].
 
     `nest` are the block's innermost loops, including all reduced axes and the columns. Return the first of these loops
-    with
-    their sizes, and the first loop of the reduction.
+    with their sizes, and the first loop of the reduction.
     """
     lanes = machine.lanes(info.dtype)
     reduced = [(loop, axis) for loop, axis in nest if axis.kind == facts.REDUCE]

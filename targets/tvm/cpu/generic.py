@@ -272,8 +272,7 @@ def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlock
     """Split the last reduced axis by the vector width and `rfactor` it.
 
     Return the block of partial results (its vector loop innermost), the final block, and the spatial loops of the first
-    with
-    their axes.
+    with their axes.
     """
     lanes = machine.lanes(info.dtype)
     spatial, axes, reduced, reduced_axes = split_kinds(sch, info)

@@ -2,10 +2,8 @@
 
 `schedule(mod, machine)` visits each function once: a kernel family recognizes it by its anchor block (convolution,
 matmul, pooling), everything else gets the generic schedule. If TVM rejects a rule for an unusual function, the next
-more
-general rule is tried; only functions that are not made of blocks (sorting and the like, written as plain loops) are
-left
-unchanged. A rule may describe its choice in the attribute SCHEDULE, which profiles show.
+more general rule is tried; only functions that are not made of blocks (sorting and the like, written as plain loops)
+are left unchanged. A rule may describe its choice in the attribute SCHEDULE, which profiles show.
 """
 
 from __future__ import annotations

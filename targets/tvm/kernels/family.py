@@ -138,8 +138,7 @@ class Family(Protocol):
         """Return the definition, annotated with the plan for the family's schedules.
 
         `weight` is packed if the workload `is_packed`. `out_space`: the spatial extents of the result of a convolution
-        if they
-        depend on unknown sizes.
+        if they depend on unknown sizes.
         """
         ...
 

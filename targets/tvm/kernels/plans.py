@@ -1,8 +1,7 @@
 """The choice of family and plan for each workload of a model.
 
 A tuning record decides if there is one; otherwise the family's closed-form estimate does. Requests are remembered:
-these
-are the workloads that a tuner has to measure, and the counts in the manifest.
+these are the workloads that a tuner has to measure, and the counts in the manifest.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ class Plans:
         """Create the plans for a machine; without one, nothing is chosen.
 
         `device`: the kind of device whose schedules a family must have. `compact`: choose only plans whose packed
-        weights are
-        about as small as possible, and one layout per weight if possible.
+        weights are about as small as possible, and one layout per weight if possible.
         """
         self.compact = compact
         self.machine = machine

@@ -54,8 +54,7 @@ class Context(Sizes):
         """Create the state of a lowering.
 
         `parameters` is the growing parameter list of the function that `builder` builds. With a `machine`, operators
-        are lowered
-        to the kernels for it, as chosen by `plans`; without one, to plain definitions.
+        are lowered to the kernels for it, as chosen by `plans`; without one, to plain definitions.
         """
         super().__init__(builder)
         self.machine = machine
@@ -184,8 +183,7 @@ class Context(Sizes):
         """Emit the kernel that `function` computes from one tensor per operand; return its outputs.
 
         `attributes` are those of the kernel. `function` may use any symbolic size of the model: those that its tensors
-        do not
-        have become parameters of the kernel.
+        do not have become parameters of the kernel.
         """
         arguments = [self.tensor(operand) for operand in operands]
         inputs = [

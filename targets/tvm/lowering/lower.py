@@ -46,8 +46,7 @@ class Lowered:
     """A Relax module whose `main` takes the graph's inputs and then `params`, in this order.
 
     Parameters are read, and packed, when their elements are requested. `defaults` are the inputs that may be omitted,
-    with
-    their values. `layers` are the nodes that its kernels belong to; an attribute of `main` says which (see
+    with their values. `layers` are the nodes that its kernels belong to; an attribute of `main` says which (see
     `provenance.py`).
     """
 
@@ -63,14 +62,10 @@ def lower(model: Model, machine: Machine | None = None, plans: Plans | None = No
     """Lower a model to Relax.
 
     With a `machine`, convolutions and matmuls become the kernels for it, with their constant weights packed. `plans`,
-    for the
-    same machine, chooses the kernels (by closed-form estimates if not given), and lists the workloads afterwards.
-    Constants
-    above 1 KiB become trailing parameters of `main`; the attribute `num_input` says where they begin. Open sizes stay
-    open,
-    and sizes with the same name in the model are the same variable; properties that the model promises but that cannot
-    be
-    proven are checked at run time.
+    for the same machine, chooses the kernels (by closed-form estimates if not given), and lists the workloads
+    afterwards. Constants above 1 KiB become trailing parameters of `main`; the attribute `num_input` says where they
+    begin. Open sizes stay open, and sizes with the same name in the model are the same variable; properties that the
+    model promises but that cannot be proven are checked at run time.
 
     Raises:
         UnsupportedError: lists every node that cannot be lowered, each with the reason.

@@ -24,8 +24,7 @@ class Operand:
     For the first two, the context fills in `expr` when a kernel needs them as tensors.
 
     `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
-    with
-    several consumers is stored once.
+    with several consumers is stored once.
     """
 
     __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "shape")
@@ -72,8 +71,7 @@ class Operand:
         """Return the constant of `shape` that `change` computes from this one; nothing is read until it is needed.
 
         `how` identifies the change: equal operands with equal changes have equal results. `pieces` yields the result of
-        `change`
-        in consecutive parts, if the whole would take much memory in addition to the original.
+        `change` in consecutive parts, if the whole would take much memory in addition to the original.
         """
 
         def read() -> np.ndarray:

@@ -3,8 +3,7 @@
 Relax fuses the kernels of several nodes into one function with a new name, and shares one function among equal groups:
 neither names nor spans lead back to the nodes. So `fuse_operators` compares `main` before and after fusion, and finds
 each call by what it computes: the same function of the same values. The result is stored in two attributes of `main`
-that
-contain JSON: SOURCES from lowering to fusion, CALLS from there on.
+that contain JSON: SOURCES from lowering to fusion, CALLS from there on.
 """
 
 from __future__ import annotations

@@ -36,8 +36,7 @@ class Sizes:
         """Define `pattern` as `value` if it is a new variable, else check that they are equal.
 
         The value goes through a call that is opaque to TVM. Otherwise TVM would substitute the definition for the
-        variable, and
-        its fusion then fails on kernels that take the size as an argument.
+        variable, and its fusion then fails on kernels that take the size as an argument.
         """
         shape = relax.ShapeExpr([extent(value)])
         kind, wanted = relax.ShapeType(ndim=1), relax.ShapeType([extent(pattern)])
@@ -52,8 +51,7 @@ class Sizes:
         """Bind or check the result of a call at the current position of the code.
 
         Impure calls stay outside the blocks that TVM fuses: inside of one, it would move kernels before the definition
-        of the
-        sizes that they use.
+        of the sizes that they use.
         """
         self.builder.match_cast(self.builder.emit(call), wanted)
         self.barrier()
@@ -108,8 +106,7 @@ class Sizes:
         """Return the operands, and their common shape as numpy broadcasts them.
 
         A size of an operand is then 1, or that of the result, or an open one that may turn out to be either: kernels
-        read it
-        through `converters.tensors.broadcast_read`. Whatever cannot be proven is checked at run time.
+        read it through `converters.tensors.broadcast_read`. Whatever cannot be proven is checked at run time.
         """
         rank = max(operand.rank for operand in operands)
         shape: list[Dim] = [1] * rank

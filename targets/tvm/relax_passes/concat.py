@@ -1,10 +1,9 @@
 """In-place concatenation: each operand is computed directly in its part of the result, and nothing is copied.
 
 After FuseTIR, a kernel that computes an operand gets a variant whose result is a part of the whole tensor. The first
-one
-allocates the whole, the others receive it (`call_tir_inplace`). Other consumers of the operand read that part of the
-whole. An operand may be a concatenation itself, as in DenseNet: all then share one tensor. An operand that cannot be
-computed in place (an input, a result that leaves the block) is copied by a kernel.
+one allocates the whole, the others receive it (`call_tir_inplace`). Other consumers of the operand read that part of
+the whole. An operand may be a concatenation itself, as in DenseNet: all then share one tensor. An operand that cannot
+be computed in place (an input, a result that leaves the block) is copied by a kernel.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ A kernel that crashes its compiler or itself, or hangs, costs one measurement: t
 server of another machine does not survive a kernel that crashes.
 
 On this machine, a kernel runs on one thread (tiles are chosen for one core) and is timed by that thread's CPU time,
-which
-other programs disturb far less than wall time. Its packed operand is another copy at each call, as in a network, where
-other layers' weights have replaced it in the caches since the last call. On another machine, TVM's own evaluator times
-it, with all but the first operand flushed from the caches.
+which other programs disturb far less than wall time. Its packed operand is another copy at each call, as in a network,
+where other layers' weights have replaced it in the caches since the last call. On another machine, TVM's own evaluator
+times it, with all but the first operand flushed from the caches.
 """
 
 from __future__ import annotations

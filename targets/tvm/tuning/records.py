@@ -3,8 +3,7 @@
 A database consists of files of JSON lines, one record per line, one file per target: those in the package (`SHIPPED`),
 and those in a folder of the user's, which take precedence. In each place the newest record of a workload counts. Files
 are merged by putting them into one folder, or by appending one to the other. A line is appended atomically under a
-lock,
-so that several processes can write at once; an unreadable line is skipped with a warning.
+lock, so that several processes can write at once; an unreadable line is skipped with a warning.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Search for schedules of functions that no kernel family covers: MetaSchedule's search against the generic schedule.
 
 Each step takes the function with the largest share of the model's time, measures a few candidates, and times the
-fastest
-against the best so far. One that is clearly faster is kept if it computes the same as the unscheduled function on
-random
-inputs. Every step is recorded, so that an interrupted run continues with the best schedule it had.
+fastest against the best so far. One that is clearly faster is kept if it computes the same as the unscheduled function
+on random inputs. Every step is recorded, so that an interrupted run continues with the best schedule it had.
 """
 
 from __future__ import annotations

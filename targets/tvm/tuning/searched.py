@@ -54,10 +54,8 @@ class Found:
     """The result of searching for a schedule of a function on a target.
 
     `workload` is the hash of the function's structure, `function` the function itself, as text. `general`: seconds with
-    the
-    generic schedule; `seconds` and `trace`: the best schedule that beats it, None if there is none. `measured`
-    candidates
-    were tried so far; `time`: when, in seconds since 1970.
+    the generic schedule; `seconds` and `trace`: the best schedule that beats it, None if there is none. `measured`
+    candidates were tried so far; `time`: when, in seconds since 1970.
     """
 
     target: str

@@ -89,8 +89,7 @@ def race(bench: Bench, built: Sequence[Built], left: Callable[[], bool], times: 
     """Fill `times` with the best times of what was built, by index; None for what failed.
 
     Runs are interleaved, so that a disturbance affects all of them; the first round is finished even if nothing is
-    `left`.
-    `times` contains the results so far even if the bench raises.
+    `left`. `times` contains the results so far even if the bench raises.
     """
     times.update((place, None) for place, (_, library) in enumerate(built) if library is None)
     running = [place for place, (_, library) in enumerate(built) if library is not None]

@@ -1,11 +1,9 @@
 """The tuner: finds the fastest plan of each workload of a model by measuring, within a budget.
 
 Each workload's default is measured first, which shows where the time goes. Then candidates are measured a few at a
-time,
-those of all applicable families in turns, each time against the fastest so far: interleaved, the best of several
-rounds,
-and twice as slow means out (see `spending.race`). So results are comparable even when the machine's speed drifts. Every
-step is recorded, so that an interrupted run can be continued.
+time, those of all applicable families in turns, each time against the fastest so far: interleaved, the best of several
+rounds, and twice as slow means out (see `spending.race`). So results are comparable even when the machine's speed
+drifts. Every step is recorded, so that an interrupted run can be continued.
 """
 
 from __future__ import annotations

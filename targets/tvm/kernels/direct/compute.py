@@ -4,8 +4,8 @@
 the definition. The first layer of a network, with few channels, reads N, C, spatial... in plain layout.
 
 A tile of `columns` positions of a row by `vectors` blocks of output channels stays in registers over the whole
-reduction (Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD architectures",
-arXiv 1808.05567). Where `columns` or `vectors` do not divide a row or the blocks, tiles of one less fill the rest.
+reduction (Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD architectures", arXiv
+1808.05567). Where `columns` or `vectors` do not divide a row or the blocks, tiles of one less fill the rest.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) ->
 
     The order in a tile is: input channel block, taps, channel of the block, vector of the tile, lane. (Channel, taps,
     vector, lane if the data is not blocked.) Lanes beyond the last output channel are zero, and so are the channels of
-    a
-    band that belong to other groups.
+    a band that belong to other groups.
     """
     groups, lanes = workload.groups, workload.lanes
     taps = math.prod(workload.spec.kernel)

@@ -20,12 +20,9 @@ class DirectPlan:
     """The plan of a workload: the register tile, and the order of loops around it.
 
     With `bands`, an image is divided into that many bands, and all output channels of one are computed while its data
-    stays
-    in cache; otherwise a tile's weights stay in cache while all images are processed. With a `chunk`, the rows are
-    processed
-    once per that many blocks of input channels, whose weights then stay in the L1 cache; the partial sums are kept in
-    memory
-    in between.
+    stays in cache; otherwise a tile's weights stay in cache while all images are processed. With a `chunk`, the rows
+    are processed once per that many blocks of input channels, whose weights then stay in the L1 cache; the partial sums
+    are kept in memory in between.
     """
 
     columns: int
@@ -129,8 +126,7 @@ def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     """Return how many blocks of input channels have weights that nearly fill the L1 cache; 0 if chunks are not needed.
 
     They are needed if a tile's weights leave no room for data in the L2 cache, and they help if the partial sums take
-    little
-    room in the L1 cache. If there are few tiles, weights are hardly reused at all.
+    little room in the L1 cache. If there are few tiles, weights are hardly reused at all.
     """
     geometry = workload.geometry
     tiles = geometry.rows * -(-geometry.width // plan.columns)
@@ -149,10 +145,8 @@ def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
     """Return the cycles for one step of the reduction over a row and all channels of a group, by ports and latency.
 
     Two multiply-adds and two loads per cycle, results after four cycles. Each load also takes a decoder slot, a
-    broadcast a
-    little more, and weights that do not fit into the L1 cache arrive later. With chunks, the sums are loaded and stored
-    for
-    each.
+    broadcast a little more, and weights that do not fit into the L1 cache arrive later. With chunks, the sums are
+    loaded and stored for each.
     """
     chunk = _chunk(workload, plan, machine)
     room = (

@@ -5,8 +5,8 @@
     out = matmul_packed(a, packed_tensor, plan)           # TE: (..., M, N)
     out = matmul(a, b, plan)                              # both known only at run time
 
-Bias, residual and activation that follow are fused. The right operand is read in panels of one tile's columns,
-(N / width, K, width); one that is only known at run time is packed first, unless few rows read it.
+Bias, residual and activation that follow are fused. The right operand is read in panels of one tile's columns, (N /
+width, K, width); one that is only known at run time is packed first, unless few rows read it.
 """
 
 from __future__ import annotations

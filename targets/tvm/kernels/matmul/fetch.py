@@ -33,8 +33,7 @@ class PanelFetch:
     """The plan by which row tiles that run over K, or over a block of it, prefetch their share of the next panel.
 
     One cache line every `step` steps of K, in the first `tiles` tiles: many lines at once would wait for each other,
-    and a
-    longer loop between two of them is not unrolled.
+    and a longer loop between two of them is not unrolled.
     """
 
     right: tirx.Buffer

@@ -38,10 +38,8 @@ class Product:
     """A sum of products over K, and its epilogue.
 
     `term`: axes (batch, m, n, k), its value a product to be summed. `finish`: axes (batch, m, n), its value reads the
-    sum at
-    exactly these indices. `pack`: the stage that packs the right operand, if there is one. `cost`: operations of
-    `finish` per
-    element. `tile`: the numbers of the plan.
+    sum at exactly these indices. `pack`: the stage that packs the right operand, if there is one. `cost`: operations of
+    `finish` per element. `tile`: the numbers of the plan.
     """
 
     term: Stage
