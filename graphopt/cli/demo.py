@@ -48,8 +48,8 @@ def demo(
 ) -> None:
     """Compile a small network that comes with graphopt, and time it.
 
-    The network classifies clothes (Fashion-MNIST, 28 x 28 pixels, ten classes). It is compiled for this machine, run on
-    1,000 test images before (in ONNX Runtime) and after, and timed on one image at a time.
+    The network classifies clothes (Fashion-MNIST, 28 x 28 pixels, ten classes). It is compiled for this machine,
+    run on 1,000 test images before (in ONNX Runtime) and after, and timed on one image at a time.
 
     \b
     Examples:

@@ -22,8 +22,8 @@ def diff(
 ) -> None:
     """Show what changed between two models.
 
-    Operators, nodes, weights, opsets and metadata are compared. To compare what the models compute, use `graphopt
-    verify`.
+    Operators, nodes, weights, opsets and metadata are compared. To compare what the models compute, use
+    `graphopt verify`.
 
     \b
     Example:

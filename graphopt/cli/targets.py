@@ -24,8 +24,8 @@ def targets(
     Also shows what compiling for each needs, and whether it is installed.
 
     \b
-    A target is a name with an optional model after a colon: host, x86, x86:znver4, arm:cortex-a76, cuda:sm_90. A board
-    is added with a file: `--target ./my-board.toml`.
+    A target is a name with an optional model after a colon: host, x86, x86:znver4, arm:cortex-a76, cuda:sm_90.
+    A board is added with a file: `--target ./my-board.toml`.
 
     \b
     Examples:
