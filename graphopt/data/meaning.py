@@ -36,8 +36,7 @@ class Meaning:
     """The meaning of an input.
 
     INDEX: 0 <= x < `bound`. SHAPE: an argument of `use` such as a shape, axes or sizes. CHOICE: one of `values`. MASK:
-    zeros
-    and ones. LENGTH: 1 <= x <= `bound`. NONZERO, POSITIVE: as named. UNIT: within (-1, 1). ANY: nothing is known.
+    zeros and ones. LENGTH: 1 <= x <= `bound`. NONZERO, POSITIVE: as named. UNIT: within (-1, 1). ANY: nothing is known.
     """
 
     kind: Kind

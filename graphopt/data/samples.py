@@ -35,8 +35,7 @@ class Samples:
     Arguments:
         source: a path of an .npz or .npy file or of a folder of such files or of images; one feed; an iterable of feeds
             that can be iterated repeatedly; or a function that returns an iterable. If the model has one input, an
-            array
-            may be used for a feed.
+            array may be used for a feed.
         model: the model that takes them.
         preprocess: the rule for images, and only for these.
 

@@ -30,9 +30,8 @@ def measure(
         run: runs the code on one set of inputs.
         original, optimized: the model before and after the passes.
         feeds: the inputs.
-        lossy: a lossy pass changed the model; otherwise the code must agree with the original model too. How far a
-        lossy
-            model may deviate is up to the budget.
+        lossy: a lossy pass changed the model; otherwise the code must agree with the original model too. How far
+            a lossy model may deviate is up to the budget.
         tolerance: of the comparison; None: by dtype.
 
     Raises VerificationError if the results differ.

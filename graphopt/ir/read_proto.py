@@ -41,8 +41,7 @@ def read_model(
         folder: where its external data is.
         name: its name in messages.
         tell: is called with a sentence about everything that violates the specification but that ONNX Runtime accepts;
-        it
-            is interpreted as ONNX Runtime does.
+            it is interpreted as ONNX Runtime does.
 
     Raises ModelError if names do not resolve, sizes are inconsistent, or nodes form a cycle.
     """

@@ -114,7 +114,7 @@ def broken() -> dict[str, str]:
 @pytest.mark.parametrize("name", broken())
 def test_a_broken_line_is_passed_over(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     known = searched(tmp_path, broken()[name])
-    assert f"mine{SUFFIX}:1: not a record of tuning" in caplog.text
+    assert f"mine{SUFFIX}:1: skipped, because it is not a tuning record" in caplog.text
     assert len(known) == 0
 
 
