@@ -63,7 +63,7 @@ def test_a_damaged_record_is_told_of(run: Run, network: str, caplog: pytest.LogC
     Path("kept").mkdir()
     Path("kept", "mine.jsonl").write_text('{"target": "half a li\n')
     assert run("compile", network, "--records", "kept").status == 0
-    assert "mine.jsonl:1: not a record of tuning" in caplog.text
+    assert "mine.jsonl:1: skipped, because it is not a tuning record" in caplog.text
 
 
 def test_a_search_is_kept_and_used(run: Run) -> None:
