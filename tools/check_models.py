@@ -4,10 +4,10 @@
                                  [--most-seconds 60] [--most-kernel-seconds 10]
 
 MODEL is a name of the catalogue or an ONNX file; all of the catalogue by default. A model with dynamic dimensions is
-compiled once and run at all its sizes. One that is known to need an operator which graphopt lacks must be declined for
-it. The limits are on the wall-clock time of compiling a model, without the checks of its passes, and on the processor
-time of generating the code of any one kernel.
-Exit status: 0 all agree within the limits, 1 one does not, 2 a model is not to be had.
+compiled once and run at all its sizes. One that is known to need an unsupported operator must be declined with an
+error that names it. The limits apply to the wall-clock time of compiling a model, without verifying its passes, and to
+the CPU time of generating the code of a single kernel.
+Exit status: 0 all agree within the limits, 1 one does not, 2 a model is not available.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `graphopt bench --profile` shows: a table of kernels, and a picture of them."""
+"""The output of `graphopt bench --profile`: a table of kernels and their picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBERS = ("time", "share", "FLOPs", "FLOP/s", "of peak", "bytes", "of memory")
 
 
 def table(profile: Profile, top: int) -> Table:
-    """The `top` kernels that take longest, and one row for all others together."""
+    """Return the `top` kernels that take longest, and one row for all others together."""
     ordered = sorted(profile.calls, key=lambda call: -call.seconds)
     title = f"kernels: {format_seconds(profile.seconds)} of {format_seconds(profile.latency)} a run"
     if profile.peak:
@@ -53,7 +53,7 @@ def _percent(part: float | None) -> str:
 
 
 def write_picture(profile: Profile, title: str, path: Path) -> None:
-    """Draw the profile into an SVG file. Raises InputError where it cannot be written."""
+    """Draw the profile into an SVG file. Raises InputError if it cannot be written."""
     from graphopt.profiling.picture import draw
 
     try:

@@ -1,4 +1,4 @@
-"""Times the stages of a compilation by what is told of its progress."""
+"""The times of the stages of a compilation, taken from its progress reports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .backend import Progress
 
 
 class Stages:
-    """A `Progress` that passes on what it is told, and adds up the wall-clock seconds of each stage in `seconds`.
+    """A `Progress` that forwards each call, and adds up the wall-clock seconds of each stage in `seconds`.
 
-    A stage is the text up to a colon, and lasts until another is told.
+    The name of a stage is the text up to a colon. A stage ends when the next one begins.
     """
 
     def __init__(self, progress: Progress | None) -> None:

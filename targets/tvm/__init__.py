@@ -1,6 +1,6 @@
-"""The backend that compiles through Apache TVM; the only package that imports TVM.
+"""The backend that compiles with Apache TVM; the only package that imports TVM.
 
-TVM is imported when something is compiled, not with this package: asking what a target needs stays quick.
+TVM is imported when something is compiled, not with this package, so that querying the needs of a target is fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 PIPELINES = {"cpu": "layout", "cuda": ""}
-"""By kind of device, what is done to a model before it is lowered: CPUs' kernels work on blocked activations."""
+"""The graph pipeline before lowering, by kind of device: the kernels for CPUs work on blocked activations."""
 
 
 class TvmBackend:
@@ -40,7 +40,7 @@ class TvmBackend:
         return [Unsupported(item.label, item.op, item.reason) for item in unsupported(model)]
 
     def tune(self, model: Model, target: Target, tuning: Tuning, progress: Progress) -> list[Tuned]:
-        """Measure candidates for the kernels of `model`, and keep what was found in the records.
+        """Measure candidates for the kernels of `model`, and save the results as records.
 
         Raises TargetError for a target that cannot be measured, InputError for a remote that cannot be reached.
         """
@@ -51,7 +51,7 @@ class TvmBackend:
     def build(self, model: Model, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
         """Write `lib.so`, `weights.bin` and `kernels.json` into `folder`.
 
-        Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
+        Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError if a tool fails.
         """
         from graphopt.targets.tvm.codegen import build as builder
         from graphopt.targets.tvm.device import fuse_and_schedule
@@ -91,18 +91,18 @@ class TvmBackend:
         return bundle(target, folder)
 
     def peak(self, target: Target, threads: int) -> Peak:
-        """What this machine does at most with the target's instructions, measured. The target is of a CPU."""
+        """Measure the peak of this machine with the instructions of the target, which must be a CPU."""
         from graphopt.targets.tvm.tuning.peak import measure_peak
 
         return measure_peak(target, threads)
 
     def probe(self, target: Target) -> list[Requirement]:
-        """What compiling for `target` needs and whether it is installed; TVM is not imported."""
+        """Return what compiling for `target` needs and whether it is installed, without importing TVM."""
         return requirements(target)
 
 
 def _device(target: Target, tuning: Tuning) -> Device:
-    """The device of a target: the one place that looks at its kind to choose how code is made."""
+    """Return the device of a target: the only place where its kind decides how code is generated."""
     from graphopt.targets.tvm.cpu.pipeline import Cpu
     from graphopt.targets.tvm.cuda.pipeline import Cuda
     from graphopt.targets.tvm.machine import machine_for
@@ -119,7 +119,7 @@ def _folder(tuning: Tuning) -> Path | None:
 
 
 def _plans(device: Device, target: Target, tuning: Tuning) -> Plans:
-    """How the device's kernels are chosen: by records too, where it has kernels to choose from."""
+    """Return the plans for the device's kernels, with records if it has kernel families."""
     from graphopt.targets.tvm.kernels.plans import Plans
     from graphopt.targets.tvm.tuning.records import Records
 

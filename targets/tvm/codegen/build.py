@@ -1,4 +1,4 @@
-"""From a scheduled Relax module to the files of an artifact: VM code and kernels in one library, weights beside it."""
+"""From a scheduled Relax module to the files of an artifact: a library of VM code and kernels, a file of weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from graphopt.targets.tvm.relax_passes.memory import Meter
 from graphopt.targets.tvm.relax_passes.order import order_shape_functions
 from graphopt.targets.tvm.relax_passes.weight_checks import trust_weights
 
-_ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
+_ALIGNMENT = 64  # a cache line, and the widest vector: the alignment of tensors that compiled code may assume
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
-    """TVM's description of a target. CUDA's `arch` is always given: TVM would otherwise fall back to sm_50."""
+    """Return TVM's description of a target. CUDA's `arch` is always set; TVM would otherwise fall back to sm_50."""
     host: dict[str, Any] = {
         "kind": "llvm",
         "mtriple": target.triple,
@@ -57,10 +57,10 @@ def build_library(
     progress: Progress,
     layers: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[Memory, tuple[KernelCode, ...]]:
-    """Compile and link a module whose functions are all scheduled; returns what memory `main` takes, and its kernels.
+    """Compile and link a module whose functions are all scheduled; return the memory of `main`, and the kernels.
 
-    `layers`: the nodes of the user's model that each function computes. The same module gives the same bytes. A GPU's
-    kernels are compiled together, and are not told one by one.
+    `layers`: the nodes of the user's model that each function computes. The same module gives the same bytes. The
+    kernels of a GPU are compiled together and not returned.
     """
     meter, codes = Meter(), tuple[KernelCode, ...]()
     made_for = tvm_target(target)
@@ -83,7 +83,7 @@ def build_library(
 
 
 def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExecutable, tvm.IRModule]:
-    """The virtual machine's code, and the kernels that it calls by name.
+    """Return the virtual machine's code, and the kernels that it calls by name.
 
     `relax.build` would do both, but generate code for one kernel after the other.
     """
@@ -93,7 +93,7 @@ def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExec
 
 
 def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
-    """Relax calls to virtual-machine code: memory planned ahead, nothing left that fuses or schedules."""
+    """Convert Relax calls to virtual-machine code, with memory planning; nothing fuses or schedules any more."""
     return tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -115,10 +115,10 @@ def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
 
 
 def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
-    """Object files of the host code."""
+    """Return object files of the host code."""
     paths = []
     for index, part in enumerate(compat.native_modules(module)):
-        if part.kind == "c":  # empty source text: what stands for the code of a module without kernels
+        if part.kind == "c":  # empty source text, which represents the code of a module without kernels
             continue
         paths.append(folder / f"code{index}.o")
         part.write_to_file(str(paths[-1]))
@@ -126,9 +126,9 @@ def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
 
 
 def write_weights(operands: Iterable[Operand], path: Path) -> tuple[Weight, ...]:
-    """Write constants one after the other, each at a multiple of 64 bytes; returns where each lies.
+    """Write constants one after the other, each at a multiple of 64 bytes; return their places.
 
-    Each is packed while it is written, and what has the contents of another is written once.
+    Each is packed while it is written, and equal contents are written once.
     """
     infos, places = [], dict[bytes, int]()
     with path.open("wb") as file:
