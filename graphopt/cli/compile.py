@@ -142,10 +142,7 @@ def compile_(
         )
         artifact.save(place)
     show_report(output, watcher.report)
-    _show(output, artifact, model, place, watcher.report)
-    if verbose and watcher.report.code is not None:
-        output.table(watcher.report.code.stages_table())
-        output.table(watcher.report.code.kernels_table(_SLOWEST))
+    _show(output, artifact, model, place, watcher.report, _SLOWEST if verbose else 0)
     output.result(
         {
             "artifact": str(place),
@@ -163,7 +160,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
     return facts
 
 
-def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report) -> None:
+def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report, slowest: int) -> None:
     manifest = artifact.manifest
     output.line(
         f"\nwrote {place}: {format_bytes(artifact.nbytes)} for {manifest.target.get('name')} "
@@ -181,3 +178,6 @@ def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: 
     if report.measured is not None:
         output.line()
         output.table(errors_table(report.measured.samples, report.measured.outputs))
+    if slowest and report.code is not None:
+        output.table(report.code.stages_table())
+        output.table(report.code.kernels_table(slowest))
