@@ -1,4 +1,4 @@
-"""Operators that compute each element of one operand by itself, and the elementary functions they use."""
+"""Unary elementwise operators, and the elementary functions they use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def unary(op: str, function: Function, *, integer: Function | None = None) -> No
 
 
 def apply_unary(c: Call, function: Function, integer: Function | None = None) -> Operand:
-    """`function` of the first input, in its own type."""
+    """Apply `function` to the first input, in its own type."""
     data = c[0]
     if not data.is_float:
         chosen = integer or function
@@ -45,9 +45,9 @@ def kind_of(x: tirx.Expr) -> str:
 
 
 def opaque_zero(x: tirx.Expr) -> tirx.Expr:
-    """Hide a zero of a float type from TVM, which takes x * 0 and 0 / x for 0, x + 0 for x, and fails on x / 0.
+    """Hide a float zero from TVM, which simplifies x * 0 and 0 / x to 0, x + 0 to x, and fails on x / 0.
 
-    IEEE 754 does not: x may be NaN, an infinity or -0.
+    This violates IEEE 754 if x is NaN, an infinity or -0.
     """
     if not isinstance(x, tirx.FloatImm) or x.value != 0 or kind_of(x) not in INTEGER_OF:
         return x
@@ -57,11 +57,11 @@ def opaque_zero(x: tirx.Expr) -> tirx.Expr:
 
 
 INTEGER_OF = {"float16": "int16", "float32": "int32", "float64": "int64"}
-"""The integer type as wide as each float type, for writing floats by their bits."""
+"""The integer type as wide as each float type, for expressing floats by their bits."""
 
 
 def factor(value: float, like: tirx.Expr) -> tirx.Expr:
-    """An attribute to multiply or divide with, as a constant of the type of `like`."""
+    """Return an attribute to multiply or divide by, as a constant of the type of `like`."""
     return opaque_zero(const(value, like))
 
 
@@ -70,21 +70,21 @@ def select(condition: tirx.Expr, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
 
 
 def maximum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """The larger value; NaN if either is NaN."""
+    """Return the larger value; NaN if either is NaN."""
     if not kind_of(a).startswith(("float", "bfloat")):
         return tirx.max(a, b)
     return select(tirx.Or(a > b, tirx.isnan(a)), a, b)  # where b is NaN, the comparison is false
 
 
 def minimum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """The smaller value; NaN if either is NaN."""
+    """Return the smaller value; NaN if either is NaN."""
     if not kind_of(a).startswith(("float", "bfloat")):
         return tirx.min(a, b)
     return select(tirx.Or(a < b, tirx.isnan(a)), a, b)
 
 
 def relu(x: tirx.Expr) -> tirx.Expr:
-    """max(x, 0) that keeps NaN: the comparison is false for it."""
+    """Compute max(x, 0), keeping NaN, for which the comparison is false."""
     return select(x < const(0, x), const(0, x), x)
 
 
@@ -96,7 +96,7 @@ def sign(x: tirx.Expr) -> tirx.Expr:
 
 
 def round_even(x: tirx.Expr) -> tirx.Expr:
-    """To the nearest whole number, halves to the even one."""
+    """Round to the nearest whole number, halves to the even one."""
     return tirx.nearbyint(x)
 
 
@@ -105,12 +105,12 @@ def sigmoid(x: tirx.Expr) -> tirx.Expr:
 
 
 def softplus(x: tirx.Expr) -> tirx.Expr:
-    """log(1 + exp(x)) in the form that does not overflow."""
+    """Compute log(1 + exp(x)) in a form that does not overflow."""
     return tirx.max(x, const(0, x)) + tirx.log1p(tirx.exp(-tirx.abs(x)))
 
 
 def mish(x: tirx.Expr) -> tirx.Expr:
-    """x tanh(log(1 + e ** x)), as a quotient in e ** x; from 20 on that is x."""
+    """Compute x tanh(log(1 + e ** x)) as a quotient in e ** x; from 20 on that is x."""
     root = tirx.exp(select(x > const(20, x), const(20, x), x))
     above = root * (root + const(2, x))
     return x * (above / (above + const(2, x)))
@@ -173,7 +173,7 @@ unary("Ceil", tirx.ceil, integer=lambda x: x)
 unary("Round", round_even, integer=lambda x: x)
 
 
-# Not `tirx.Not`: TVM's simplifier makes `not a < b` into `b <= a`, which is another thing where one is NaN.
+# Not `tirx.Not`: TVM's simplifier turns `not a < b` into `b <= a`, which differs if one is NaN.
 unary("Not", lambda x: x ^ tirx.const(True, "bool"))
 
 
