@@ -92,7 +92,7 @@ def _add_unseen_defaults(node: onnx.NodeProto, version: int) -> None:
 def _unseen_defaults(op_type: str, version: int) -> tuple[onnx.AttributeProto, ...]:
     """Default attributes of an operator whose types are inferred through the body of its function alone."""
     schema = find_schema(op_type, "", version)
-    if schema is None or not schema.has_function or schema.has_type_and_shape_inference_function:
+    if schema is None or schema.has_type_and_shape_inference_function:
         return ()
     return tuple(a.default_value for a in schema.attributes.values() if a.default_value.type)
 
