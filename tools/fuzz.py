@@ -34,6 +34,8 @@ from tools.fuzzing.shrink import shrink, write
 
 FRESH = 150
 """Cases after which a process is replaced: every compiled library stays loaded in it."""
+REPORTED = 50
+"""Cases after which it is said on standard error how many ended how."""
 STARTING = 120.0
 """Seconds that a new process may take beyond a case's limit: it loads the compiler."""
 
@@ -137,6 +139,8 @@ def run(seeds: Sequence[int], jobs: int, limit: float, every: bool, findings: Pa
                 counts[finding.kind] += 1
                 if finding.kind == "unsupported":
                     unsupported[_reason(finding.text)] += 1
+                if sum(counts.values()) % REPORTED == 0:
+                    print(f"seed {seed}: {_said(counts)}", file=sys.stderr, flush=True)
         worker.close()
 
     threads = [threading.Thread(target=follow) for _ in range(jobs)]
@@ -147,6 +151,10 @@ def run(seeds: Sequence[int], jobs: int, limit: float, every: bool, findings: Pa
     for reason, count in unsupported.most_common():
         print(f"unsupported {count:4}  {reason}")
     return counts
+
+
+def _said(counts: collections.Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def _line(text: str) -> str:
@@ -171,8 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = range(int(first), int(last) if colon else int(first) + 1)
     started = time.perf_counter()
     counts = run(seeds, options.jobs, options.limit, options.every_level, options.findings)
-    said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-    print(f"{sum(counts.values())} graphs in {time.perf_counter() - started:.0f} s: {said}")
+    print(f"{sum(counts.values())} graphs in {time.perf_counter() - started:.0f} s: {_said(counts)}")
     return 1 if counts["failed"] else 0
 
 

@@ -86,15 +86,17 @@ def _softmax(node: Node, version: int, to: int) -> Answer:
         axis %= len(shape)
         if all(dim == 1 for dim in shape[axis + 1 :]):
             return lambda rewriter: rewriter.set_attribute(node, "axis", axis)
-    return lambda rewriter: _softmax_as_matrix(node, rewriter, axis)
+    return lambda rewriter: _softmax_as_matrix(node, rewriter, axis, to)
 
 
-def _softmax_as_matrix(node: Node, rewriter: Rewriter, axis: int) -> None:
+def _softmax_as_matrix(node: Node, rewriter: Rewriter, axis: int, to: int) -> None:
     data = node.inputs[0]
     shape = rewriter.op("Shape", [data])
     matrix = rewriter.op("Flatten", [data], {"axis": axis})
     result = rewriter.op(node.op_type, [matrix.output], {"axis": -1})
-    rewriter.replace(node, rewriter.op("Reshape", [result.output, shape.output], types=[node.output.type]).output)
+    attributes = {"allowzero": 1} if to >= 14 else {}  # a size of 0 is one, and not a copy of the matrix's
+    restored = rewriter.op("Reshape", [result.output, shape.output], attributes, types=[node.output.type])
+    rewriter.replace(node, restored.output)
 
 
 @_adapts("Clip")

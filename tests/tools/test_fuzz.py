@@ -57,10 +57,10 @@ def test_every_operator_that_is_drawn_often_has_a_maker() -> None:
 
 
 def test_every_supported_operator_has_a_maker() -> None:
-    """Or a reason why not: its results are undefined, random, or made by the makers of others."""
+    """Or a reason why not."""
     from graphopt.targets.tvm.converters import operators
 
-    others = {"Constant", "Scatter", "RoiAlign"}  # constants are operands; Scatter is deprecated; RoiAlign has no maker
+    others = {"Constant", "Scatter"}  # constants are operands; Scatter is deprecated
     assert {op for op in operators() if "::" not in op} - set(MAKERS) <= others
 
 

@@ -236,6 +236,23 @@ def resize(g: Growing, op: str) -> list[Value]:
     return g.add(op, value, roi, none, g.parameter(sizes), mode=mode, **how)
 
 
+@maker("RoiAlign")
+def roi_align(g: Growing, op: str) -> list[Value]:
+    """Regions within, across and outside of the picture, at places that are on no border by chance."""
+    value = g.pick(("float32",), 4, 4, where=lambda v: v.array.size > 0 and finite(v))
+    if 0 in value.shape or not finite(value):
+        raise Refused("undefined")
+    source = np.random.default_rng(g.random.getrandbits(32))
+    count = g.choice((1, 2, 3))
+    corners = np.sort(source.uniform(-1, max(value.shape[2:]) + 1, (count, 2, 2)), axis=1).reshape(count, 4)
+    regions = g.constant(corners, "float32") if g.flip() else g.input(corners.astype(np.float32))
+    images = g.constant(source.integers(0, value.shape[0], count), "int64")
+    how = {"output_height": g.choice((1, 2, 3)), "output_width": g.choice((1, 2)), "mode": g.choice(("avg", "max"))}
+    how |= {"sampling_ratio": g.choice((0, 1, 2, 3)), "spatial_scale": g.choice((1.0, 0.5))}
+    place = g.choice((None, "half_pixel", "output_half_pixel"))
+    return g.add(op, value, regions, images, coordinate_transformation_mode=place, **how)
+
+
 def scaled(g: Growing, scales: list[float]) -> Value:
     return g.parameter(scales, "float32")
 

@@ -31,10 +31,19 @@ def convert(x: tirx.Expr, to: str) -> tirx.Expr:
 
 
 def _float_to_integer(x: tirx.Expr, to: str) -> tirx.Expr:
-    """Convert via int64 for narrow types, so that values out of range wrap as in ONNX Runtime and are defined."""
-    if _BITS[to] < 64:
+    """Convert a float to an integer as ONNX Runtime does on x86, also where C leaves the result undefined.
+
+    Narrow types are the low bits of an int32, uint32 those of an int64. NaN and what an int32 or int64 cannot hold is
+    its lowest number; a uint64 wraps below 0.
+    """
+    if _BITS[to] < 32 or to == "int32":
+        return x.astype("int32").astype(to)
+    if to != "uint64":
         return x.astype("int64").astype(to)
-    return x.astype(to)
+    kind = str(x.ty.dtype)
+    half = tirx.const(2.0**63, kind)
+    upper = (x - half).astype("int64") ^ tirx.min_value("int64")
+    return tirx.Select(x >= half, upper, x.astype("int64")).astype(to)
 
 
 def cast_to(ctx: Context, data: Operand, to: str) -> Operand:

@@ -9,8 +9,9 @@ import pytest
 from graphopt import io
 from graphopt.ir.text import parse
 from graphopt.passes.normalize.raise_opset import RaiseOpset
+from graphopt.proof.oracle import run_reference
 from graphopt.rewriting.pipeline import PassManager, Pipeline
-from tests.helpers import check_declines, check_pass
+from tests.helpers import check_declines, check_pass, model_of
 
 RNG = np.random.default_rng(3)
 
@@ -82,6 +83,13 @@ def test_old_form(case: str) -> None:
     model = check_pass(RaiseOpset(), header(opset, body), changes=True)
     assert model.opset == 24
     onnx.checker.check_model(io.to_proto(model), full_check=True)
+
+
+def test_softmax_of_no_elements() -> None:
+    model = model_of(header(11, "(float[N,3,M] X) => (float[N,3,M] Y) { Y = Softmax<axis=1>(X) }"))
+    PassManager(Pipeline.of(RaiseOpset())).run(model)
+    for shape in ((0, 3, 2), (2, 3, 0)):
+        assert run_reference(model, {"X": np.zeros(shape, np.float32)})["Y"].shape == shape
 
 
 def test_an_operator_that_is_a_function_to_the_runtime_until_its_body_changes() -> None:

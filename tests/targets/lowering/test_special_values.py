@@ -266,6 +266,17 @@ def test_sizes_and_numbers_read_when_the_code_runs_together() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["float", "double"])
+def test_floats_that_an_integer_cannot_hold(kind: str) -> None:
+    """As ONNX Runtime converts them; to uint32 it depends on where in a vector they stand."""
+    types = {"int8": 3, "uint8": 2, "int16": 5, "uint16": 4, "int32": 6, "int64": 7, "uint64": 13}
+    body = " ".join(f"y_{name} = Cast<to = {number}>(x)" for name, number in types.items())
+    outputs = ", ".join(f"{name}[N] y_{name}" for name in types)
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g ({kind}[N] x) => ({outputs}) {{ {body} }}"""
+    values = [np.nan, np.inf, -np.inf, 3e9, -3e9, 1e10, 1e19, -1e19, 2e19, 300, -1, -129, 70000, -40000, 2.0**31, 0.5]
+    check_for_machine(text, {"x": np.array(values, np.float32 if kind == "float" else np.float64)})
+
+
 def test_a_sum_over_what_a_mask_selects() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float s) <float threshold = {0}>
         { m = Greater(x, threshold)  at = NonZero(m)  rows = Transpose(at)  chosen = GatherND(x, rows)
