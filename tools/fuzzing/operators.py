@@ -103,6 +103,8 @@ def binary(g: Growing, op: str) -> list[Value]:
         return g.add(op, left, power(g, left))
     same = [v for v in g.values if v.dtype == left.dtype and fits(v, left)]
     right = g.choice(same) if g.flip(0.6) else neutral(g, left)
+    if op == "PRelu" and np.broadcast_shapes(left.shape, right.shape) != left.shape:
+        raise Refused("a slope larger than its data: ONNX Runtime takes more than ONNX says")
     operands = [left, right] if op == "PRelu" or g.flip() else [right, left]
     return g.add(op, *operands, fmod=1 if is_float(left.array) else g.choice((0, 1)))
 

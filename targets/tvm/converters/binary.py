@@ -13,6 +13,7 @@ from graphopt.targets.tvm.converters.elementwise import (
     kind_of,
     maximum,
     minimum,
+    opaque,
     opaque_zero,
     select,
 )
@@ -71,7 +72,7 @@ binary("Sub", lambda a, b: a - b)
 binary("Mul", lambda a, b: opaque_zero(a) * opaque_zero(b))
 
 
-binary("Div", lambda a, b: opaque_zero(a) / opaque_zero(b), integer=integer_division)
+binary("Div", lambda a, b: opaque_zero(a) / opaque(b), integer=integer_division)
 
 
 def _same(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:

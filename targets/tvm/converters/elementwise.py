@@ -60,6 +60,14 @@ INTEGER_OF = {"float16": "int16", "float32": "int32", "float64": "int64"}
 """The integer type as wide as each float type, for expressing floats by their bits."""
 
 
+def opaque(x: tirx.Expr) -> tirx.Expr:
+    """Hide a divisor from TVM, which divides by each branch of a choice, and fails if one is a float zero."""
+    kind = kind_of(x)
+    if isinstance(x, tirx.FloatImm) or kind not in INTEGER_OF:
+        return opaque_zero(x)
+    return tirx.reinterpret(kind, tirx.reinterpret(INTEGER_OF[kind], x))
+
+
 def factor(value: float, like: tirx.Expr) -> tirx.Expr:
     """Return an attribute to multiply or divide by, as a constant of the type of `like`."""
     return opaque_zero(const(value, like))
@@ -144,7 +152,7 @@ for _op, _function in {
     "Erf": tirx.erf,
     "Sigmoid": sigmoid,
     "Softplus": softplus,
-    "Reciprocal": lambda x: const(1, x) / x,
+    "Reciprocal": lambda x: const(1, x) / opaque(x),
     "Softsign": lambda x: x / (const(1, x) + tirx.abs(x)),
     "HardSwish": lambda x: x * tirx.max(const(0, x), tirx.min(const(1, x), x / const(6, x) + const(0.5, x))),
     "Mish": mish,

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.reshape import reshape_to
-from graphopt.targets.tvm.converters.tensors import broadcast_index, elementwise, wide
+from graphopt.targets.tvm.converters.tensors import broadcast_read, elementwise, wide
 from graphopt.targets.tvm.kernels.lrn.compute import square_sums
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
@@ -100,7 +100,7 @@ def layer_normalization(c: Call) -> list[Operand | None]:
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             value = (x(*index).astype(kind) - mean(*rows.row(index))) * inverse(*rows.row(index))
-            return _affine(value, index, others, affine).astype(data.dtype)
+            return _affine(c, value, index, others, affine).astype(data.dtype)
 
         result = define(data.shape, element, name="layer_norm")
         return [result, *([mean] if c.wants(1) else []), *([inverse] if c.wants(2) else [])]
@@ -120,17 +120,18 @@ def _trailing(c: Call, axes: range) -> list[Operand]:
         if operand is None:
             continue
         tail = sizes[len(sizes) - operand.rank :]
-        wanted = [have if isinstance(have, int) and have == 1 else want for have, want in zip(operand.shape, tail)]
-        others.append(c.ctx.require(operand, wanted))
+        _, shape = c.ctx.broadcast([Operand(operand.dtype, tail), operand])
+        c.ctx.require(Operand(operand.dtype, tail), shape)
+        others.append(operand)
     return others
 
 
 def _affine(
-    value: tirx.Expr, index: Sequence[Any], operands: Sequence[Operand], tensors: Sequence[te.Tensor]
+    c: Call, value: tirx.Expr, index: Sequence[Any], operands: Sequence[Operand], tensors: Sequence[te.Tensor]
 ) -> tirx.Expr:
     kind = str(value.ty.dtype)
     for step, (operand, tensor) in enumerate(zip(operands, tensors)):
-        other = tensor(*broadcast_index(operand.shape, index)).astype(kind)
+        other = broadcast_read(c.ctx, tensor, operand, index, c[0].shape).astype(kind)
         value = value * other if step == 0 else value + other
     return value
 
@@ -150,7 +151,7 @@ def rms_normalization(c: Call) -> Operand:
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             value = x(*index).astype(kind) * inverse(*rows.row(index))
-            return _affine(value, index, others, [scale]).astype(data.dtype)
+            return _affine(c, value, index, others, [scale]).astype(data.dtype)
 
         return define(data.shape, element, name="rms_norm")
 

@@ -138,7 +138,8 @@ def _taps(method: Method, axis: Axis, i: tirx.Expr) -> Taps:
     elif method.mode == "linear":
         x = tirx.max(real(0), tirx.min(x, real(int_expr(axis.old) - int_expr(1)))) if inside is None else x
         low = tirx.floor(x)
-        ratio = x - low
+        # Both taps are the last pixel there: with a weight of 0, an infinity would make NaN.
+        ratio = tirx.Select(low >= real(int_expr(axis.old) - int_expr(1)), real(0.5), x - low)
         places, weights = [low.astype("int64") + int_expr(d) for d in (0, 1)], [real(1) - ratio, ratio]
     else:
         low = tirx.floor(x)

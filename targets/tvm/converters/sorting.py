@@ -87,7 +87,10 @@ def non_zero(c: Call) -> Operand:
         loops = [te.reduce_axis((0, size), f"k{i}") for i, size in enumerate(data.shape)]
         if not loops:
             return define((1,), lambda _: convert(x(), "bool").astype("int64"), name="count")
-        return define((1,), lambda _: te.sum(convert(x(*loops), "bool").astype("int64"), axis=loops), name="count")
+        found = define((1,), lambda _: te.sum(convert(x(*loops), "bool").astype("int64"), axis=loops), name="found")
+        # Over no elements, the loop that sets the sum does not run.
+        is_empty = tirx.EQ(int_expr(product(shape)), int_expr(0))
+        return define((1,), lambda i: tirx.Select(is_empty, int_expr(0), found(i)), name="count")
 
     total = c.ctx.dim(c.ctx.scalars(c.ctx.te(count, data, name="nonzero_count"))[0])
 

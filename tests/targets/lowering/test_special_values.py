@@ -277,6 +277,33 @@ def test_floats_that_an_integer_cannot_hold(kind: str) -> None:
     check_for_machine(text, {"x": np.array(values, np.float32 if kind == "float" else np.float64)})
 
 
+def test_divisors_that_are_zero_in_part() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,5] x) => (float[N,5] y, float[N,5] z, float[P,5] w) <int64[4] pads = {1, 0, 0, 0}>
+        { t = Trilu(x)  y = Div(t, t)  z = Reciprocal(t)  p = Pad(x, pads)  w = Div(p, p) }"""
+    check_for_machine(text, {"x": np.arange(1, 21, dtype=np.float32).reshape(4, 5)})
+
+
+@pytest.mark.parametrize("sizes", ["N,3", "0,3", "2,M"])
+def test_positions_of_no_elements(sizes: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[{sizes}] x) => (int64[2,Z] y) {{ y = NonZero(x) }}"""
+    check_for_machine(text, {"x": np.zeros((2, 0) if "M" in sizes else (0, 3), np.float32)})
+
+
+def test_a_scale_that_turns_out_to_be_one_number() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[4,7] x, float[S] s) => (float[4,7] y, float[4,7] z)
+        { y = LayerNormalization(x, s)  z = RMSNormalization(x, s) }"""
+    x = np.arange(28, dtype=np.float32).reshape(4, 7)
+    check_for_machine(text, *({"x": x, "s": np.arange(1, n + 1, dtype=np.float32)} for n in (1, 7)))
+
+
+def test_a_linear_resize_of_infinities() -> None:
+    """Beyond the last pixel both neighbours are that pixel."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,1,1,4] x) => (float[1,1,1,6] y)
+        <float[4] scales = {1.0, 1.0, 1.5, 1.5}> { y = Resize<mode = "linear">(x, , scales) }"""
+    check_for_machine(text, {"x": np.array([1, 2, 3, -np.inf], np.float32).reshape(1, 1, 1, 4)})
+
+
 def test_a_sum_over_what_a_mask_selects() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float s) <float threshold = {0}>
         { m = Greater(x, threshold)  at = NonZero(m)  rows = Transpose(at)  chosen = GatherND(x, rows)
