@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tvm  # noqa: F401  (before a guide loads a bundled runtime: TVM aborts if it is loaded after another copy of it)
 
 from graphopt import registry
 from graphopt.cli.demo import MODEL
