@@ -63,6 +63,16 @@ def test_one_name_is_one_value() -> None:
     assert reason(pattern, "a = Neg(X) Y = Sub(a, Z)") == "expected x, found input 'Z'"
 
 
+def test_a_number_gives_the_result_no_axes() -> None:
+    """A constant of shape [1, 1, 1] would make three axes of two."""
+    pattern = Pattern(op.Max(op.Neg(X), Number("bound")))
+    assert matched(pattern, "a = Neg(X) Y = Max(a, three)").numbers == {"bound": 3}
+    assert reason(Pattern(pattern.root, near=1), "a = Neg(X) Y = Max(a, wide)") == (
+        "expected bound, found a constant 'wide'"
+    )
+    assert isinstance(Pattern(op.Clip(X, Number("low"), ...)).match(find(model("Y = Clip(X, one)"), "Y")), Match)
+
+
 @pytest.mark.parametrize("body", ["a = Neg(X) Y = Add(a, Z)", "a = Neg(X) Y = Add(Z, a)"])
 def test_operands_of_commutative_operators_come_in_any_order(body: str) -> None:
     assert matched(Pattern(op.Add(op.Neg(X), Y)), body)["y"].name == "Z"
