@@ -136,10 +136,7 @@ def compile(
             del lowered, optimized
             gc.collect()
             built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done), deadline)
-        _write_report(report, folder / REPORT)
-        runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
-        write_manifest(folder, _manifest(made_for, built, report, runtime))
-        result = Artifact(folder, temporary=True)
+        result = _completed(folder, made_for, built, report, bundle_runtime)
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
             every = evaluation.samples if data is None and evaluation.samples is not None else feeds
@@ -148,6 +145,14 @@ def compile(
             _write_errors(result, report, errors)
         tell("done", 1.0)
     return result
+
+
+def _completed(folder: Path, target: Target, built: backend.Built, report: Report, bundle_runtime: bool) -> Artifact:
+    """Write what is missing in the folder of a built model; return it as an artifact."""
+    _write_report(report, folder / REPORT)
+    runtime = backend.load().bundle(target, folder) if bundle_runtime else ()
+    write_manifest(folder, _manifest(target, built, report, runtime))
+    return Artifact(folder, temporary=True)
 
 
 @contextmanager
