@@ -29,7 +29,7 @@ from tools.fetch_models import FetchError
 
 
 def check(model: Entry, passes: str | None, verify: bool) -> dict[str, Any]:
-    """What became of one model: seconds to compile, the largest error at each size, or what failed where."""
+    """Return the results for one model: seconds to compile, the largest error at each size, or what failed where."""
     found: dict[str, Any] = {"model": model.name, "seconds": None, "errors": [], "failure": None}
     start = time.perf_counter()
     try:
@@ -45,7 +45,7 @@ def check(model: Entry, passes: str | None, verify: bool) -> dict[str, Any]:
                     found["failure"] = f"at {shapes or 'its own size'}: {comparison.worst}"
     except graphopt.GraphOptError as error:
         found["failure"] = f"{type(error).__name__}: {error}"
-    except Exception:  # a bug in graphopt: shown whole, and the other models are still checked
+    except Exception:  # a bug in graphopt: it is shown in full, and the other models are still checked
         found["failure"] = traceback.format_exc()
     return found
 
