@@ -17,7 +17,7 @@ from graphopt.passes.fusion._normalization import (
     with_scale_and_bias,
 )
 from graphopt.passes.matching.match import NOTHING, below_opset, operands, produced_by
-from graphopt.passes.matching.means import Mean, behind_views, last_axes, mean, same_axes, square
+from graphopt.passes.matching.means import Mean, before_views, last_axes, mean, same_axes, square
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 from graphopt.rewriting.pattern import Capture, Expression, Match, any_of, op
 from graphopt.rewriting.values import number_beside
@@ -108,7 +108,7 @@ def _mean_of(value: Value | None, wanted: Mean) -> tuple[Node, ...] | None:
 
 
 def _variance(value: Value) -> _Variance | None:
-    bare, views = behind_views(value)
+    bare, views = before_views(value)
     result = value if views else None
     maximum = produced_by(bare, "Max")
     if maximum is not None and len(maximum.inputs) == 2:

@@ -10,7 +10,7 @@ from tvm import te, tirx
 
 from graphopt.ir import DType, Value
 from graphopt.targets.tvm.converters.attention_bias import Bias, bias_of
-from graphopt.targets.tvm.converters.heads import HEADS_BEHIND, HeadView, joined_after, reader, view_of
+from graphopt.targets.tvm.converters.heads import HEADS_SWAPPED, HeadView, joined_after, reader, view_of
 from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import concatenated, transposed
@@ -233,7 +233,7 @@ def _emit_blocked(c: Call, query: HeadView, key: HeadView, value: HeadView, bias
     if joined is None:
         return result
     c.ctx.define(joined, result)
-    return transposed(c.ctx, reshape_to(c.ctx, result, [batch, queries, query.heads, value.size]), HEADS_BEHIND)
+    return transposed(c.ctx, reshape_to(c.ctx, result, [batch, queries, query.heads, value.size]), HEADS_SWAPPED)
 
 
 def _mixed(c: Call, heads: Heads, weights: Operand, kind: str) -> Operand:
