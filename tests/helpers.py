@@ -1,4 +1,4 @@
-"""How passes are tested.
+"""Checks for tests of passes.
 
 `check_pass(pass_, before, after, ...)` runs a pass on a small model and, whatever the test itself asks,
 always checks that
@@ -133,7 +133,7 @@ def check_declines(
 
 
 def ops(model: Model) -> Counter[str]:
-    """How often each operator occurs, nested graphs and functions included, `Constant` aside."""
+    """Count each operator, including nested graphs and functions, but without `Constant`."""
     roots = [model.graph, *(function.graph for function in model.functions.values())]
     return Counter(node.op for root in roots for node in root.all_nodes() if node.op != "Constant")
 

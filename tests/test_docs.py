@@ -113,7 +113,7 @@ def test_the_readme_works_for_a_new_user(where: str, tmp_path: Path) -> None:
 
 
 def installed(place: Path) -> None:
-    """What the README's first line leaves at `place`: this interpreter's environment."""
+    """Create what the README's first line leaves at `place`: this interpreter's environment."""
     place.mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         if (Path(sys.prefix) / name).exists():

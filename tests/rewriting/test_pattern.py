@@ -1,4 +1,4 @@
-"""The pattern language: what matches, what is remembered, and what a miss says."""
+"""The pattern language: matches, captures, and the reasons of misses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark against other runtimes: what it measures, what it makes of that, and what it does about failures."""
+"""The benchmark against other runtimes: measurements, summaries, and the handling of failures."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_going_on_means_what_is_lacking_and_what_failed(small: Path) -> None:
 
 
 def folder_of(small: Path, tmp_path: Path, *, compiled: bool = True) -> Path:
-    """What a worker needs."""
+    """Create what a worker needs."""
     folder = tmp_path / "case"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(small.read_bytes())

@@ -1,4 +1,4 @@
-"""raise-opset: what old experiments meant, against ONNX Runtime, which goes on running them; and group norms."""
+"""raise-opset: formerly experimental operators, compared with ONNX Runtime, which still runs them; and group norms."""
 
 from __future__ import annotations
 

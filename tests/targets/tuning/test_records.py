@@ -1,4 +1,4 @@
-"""The database of measurements: which record counts, and what happens to files that are shared, torn or wrong."""
+"""The database of measurements: which record counts, and the handling of shared, truncated and invalid files."""
 
 from __future__ import annotations
 
