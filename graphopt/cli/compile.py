@@ -63,6 +63,9 @@ TimeLimitOption = Annotated[
 ]
 
 
+_SLOWEST = 10  # kernels that --verbose shows
+
+
 def compile_(
     model: options.Model,
     out: OutOption = None,
@@ -90,6 +93,12 @@ def compile_(
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
     load: options.Load = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Show the time of each stage, and of the kernels with the slowest code generation."
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Optimize a model and compile it to native code.
@@ -141,7 +150,7 @@ def compile_(
         )
         artifact.save(place)
     show_report(output, watcher.report)
-    _show(output, artifact, model, place, watcher.report)
+    _show(output, artifact, model, place, watcher.report, _SLOWEST if verbose else 0)
     output.result(_document(artifact, place, watcher))
 
 
@@ -158,7 +167,7 @@ def _document(artifact: Artifact, place: Path, watcher: ReportKeeper) -> dict[st
     }
 
 
-def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report) -> None:
+def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report, slowest: int) -> None:
     manifest = artifact.manifest
     output.line(
         f"\nwrote {place}: {format_bytes(artifact.nbytes)} for {manifest.target.get('name')} "
@@ -176,3 +185,6 @@ def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: 
     if report.measured is not None:
         output.line()
         output.table(errors_table(report.measured.samples, report.measured.outputs))
+    if slowest and report.code is not None:
+        output.table(report.code.stages_table())
+        output.table(report.code.kernels_table(slowest))

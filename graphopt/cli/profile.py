@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphopt.errors import InputError
+from graphopt.profiling.code import shortened
 from graphopt.profiling.profile import Call, Profile
 from graphopt.util.files import replacing
 from graphopt.util.tables import Table, format_bytes, format_count, format_seconds
@@ -34,7 +35,7 @@ def _row(profile: Profile, call: Call) -> tuple[str, ...]:
     kernel = call.kernel
     speed = kernel.flops / call.seconds if kernel.flops and call.seconds else None
     return (
-        layers_text(call),
+        shortened(kernel.layers) or "-",
         kernel.function,
         format_seconds(call.seconds),
         f"{profile.share(call):.1%}",
@@ -45,14 +46,6 @@ def _row(profile: Profile, call: Call) -> tuple[str, ...]:
         _percent(profile.of_memory(call)),
         kernel.schedule or "-",
     )
-
-
-def layers_text(call: Call) -> str:
-    """Return the first of the user's layers in a kernel, and the number of further ones."""
-    names = call.kernel.layers
-    if not names:
-        return "-"
-    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
 
 
 def _percent(part: float | None) -> str:

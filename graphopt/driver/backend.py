@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from graphopt.driver.tuning import Tuned, Tuning
+from graphopt.profiling.code import KernelCode
 from graphopt.runtime.manifest import Memory, TensorInfo, Weight, Workloads
 
 if TYPE_CHECKING:
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
 
-Progress = Callable[[str, float], None]  # the current activity, and the completed share (0 to 1)
+Progress = Callable[[str, float], None]
+"""Called with the current activity, its details after a colon, and the completed share (0 to 1)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Built:
 
     `inputs` and `outputs` describe the arguments and results of the library's `main` in their order, by the graph's own
     names; the weights follow the inputs. `defaults` lists the inputs that a caller may omit, with their places in
-    `weights.bin`. `versions` lists the versions that the manifest records besides graphopt's.
+    `weights.bin`. `versions` lists the versions that the manifest records besides graphopt's. `code` has the cost of
+    generating each kernel, if kernels are compiled one by one.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -54,6 +57,7 @@ class Built:
     memory: Memory
     workloads: Workloads
     defaults: Mapping[str, Weight] = field(default_factory=dict)
+    code: tuple[KernelCode, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from graphopt import io
 from graphopt.errors import CompileError
 from graphopt.hardware.target import Target
 from graphopt.hardware.target import load as load_target
+from graphopt.profiling.code import Code
 from graphopt.rewriting.passes import Fidelity
 from graphopt.rewriting.pipeline import Observer
 from graphopt.rewriting.report import Measured, Report
@@ -33,6 +34,7 @@ from . import worker as child
 from .deadline import Deadline
 from .measuring import measure
 from .optimizing import DEFAULT_PIPELINE, evaluate_on, run_passes, verification_feeds
+from .stages import Stages
 from .tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
@@ -95,7 +97,8 @@ def compile(
         reproducer: a folder for the model and the command that repeat the failure of a pass.
         progress: is called with the current activity and the completed share (0 to 1).
 
-    Returns the artifact, which is in a temporary folder until `save`.
+    Returns the artifact, which is in a temporary folder until `save`. The report that observers receive has the time of
+    each stage and kernel afterwards, in `code`.
 
     Raises:
         ModelError, InputError, TargetError, PipelineError: for invalid arguments.
@@ -106,8 +109,7 @@ def compile(
 
     Temporary files are removed after an error or an interruption.
     """
-    tell = progress or (lambda what, done: None)
-    deadline = Deadline(time_limit)
+    tell, deadline = Stages(progress), Deadline(time_limit)
     made_for = load_target(target)
     tuning = Tuning.of(tune)
     tuning = dataclasses.replace(tuning, compact=compact or tuning.compact)
@@ -128,6 +130,7 @@ def compile(
         observers=[deadline, *observers],
         reproducer=reproducer,
     )
+    tell("starting the compiler", 0.2)
     with _new_folder() as folder:
         _keep(optimized, folder, whole=keep_model)
         with _saved(lowered) as path:
@@ -136,6 +139,7 @@ def compile(
             del lowered, optimized
             gc.collect()
             built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done), deadline)
+        tell("writing the artifact", 0.9)
         result = _completed(folder, made_for, built, report, bundle_runtime)
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
@@ -144,6 +148,7 @@ def compile(
             errors = measure(result.run, original, judged, every, lossy=lossy, tolerance=tolerance)
             _write_errors(result, report, errors)
         tell("done", 1.0)
+        report.code = Code(tell.seconds, built.code)
     return result
 
 
@@ -225,7 +230,7 @@ def _build(
     """Build the model in the file `path` into `folder`; tune first if there is a budget for it."""
     if tuning.budget is None:
         return child.build(path, target, folder, progress, tuning, deadline)
-    child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning, deadline)
+    child.tune(path, target, lambda what, done: progress(f"tuning: {what}", 0.8 * done), tuning, deadline)
     return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning, deadline)
 
 

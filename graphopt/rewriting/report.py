@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphopt.profiling.code import Code
 from graphopt.util.codec import decode, encode, stored_as
 from graphopt.util.tables import Table, format_seconds
 
@@ -47,12 +48,13 @@ class Measured:
 
 @dataclass
 class Report:
-    """The report of a complete pipeline, in the order in which the steps ran."""
+    """The report of a complete pipeline, in the order in which the steps ran, and of a compilation that followed."""
 
     pipeline: str = ""
     steps: list[StepResult] = field(default_factory=list)
     seconds: float = 0.0
     measured: Measured | None = None
+    code: Code | None = None
 
     @property
     def fidelity(self) -> Fidelity:

@@ -56,7 +56,7 @@ class TvmBackend:
         from graphopt.targets.tvm.codegen import build as builder
         from graphopt.targets.tvm.device import fuse_and_schedule
         from graphopt.targets.tvm.lowering.lower import lower
-        from graphopt.targets.tvm.lowering.provenance import kernels
+        from graphopt.targets.tvm.lowering.provenance import kernels, layers_by_function
 
         progress("lowering", 0.0)
         device = _device(target, tuning)
@@ -64,9 +64,11 @@ class TvmBackend:
         lowered = lower(model, device.machine, plans)
         progress("scheduling", 0.2)
         scheduled = fuse_and_schedule(lowered.mod, builder.tvm_target(target), device)
-        write_kernels(kernels(scheduled, lowered.layers), folder)
+        calls = kernels(scheduled, lowered.layers)
+        write_kernels(calls, folder)
         progress("generating code", 0.5)
-        memory = builder.build_library(scheduled, target, folder / LIBRARY, progress)
+        library = folder / LIBRARY
+        memory, codes = builder.build_library(scheduled, target, library, progress, layers_by_function(calls))
         progress("writing weights", 0.95)
         stored = [operand for _, operand in (*lowered.params, *lowered.defaults)]
         weights = builder.write_weights(stored, folder / WEIGHTS)
@@ -79,6 +81,7 @@ class TvmBackend:
             versions={name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")},
             memory=memory,
             workloads=Workloads(len(plans.workloads), len(plans.tuned)),
+            code=codes,
         )
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:

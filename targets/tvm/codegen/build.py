@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,19 @@ import tvm
 from tvm import relax
 
 from graphopt.driver.backend import Progress
-from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
+from graphopt.profiling.code import KernelCode
 from graphopt.runtime.manifest import Memory, Weight
 from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.codegen.embedded import embedded, write_assembly
+from graphopt.targets.tvm.codegen.kernels import compile_kernels
 from graphopt.targets.tvm.codegen.link import link
 from graphopt.targets.tvm.cuda.nvcc import compile_cuda
 from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.relax_passes.memory import Meter
 from graphopt.targets.tvm.relax_passes.order import order_shape_functions
 from graphopt.targets.tvm.relax_passes.weight_checks import trust_weights
-from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 
-PARTS = 16
-"""The number of modules into which the kernels are divided for code generation."""
 _ALIGNMENT = 64  # a cache line, and the widest vector: the alignment of tensors that compiled code may assume
 
 
@@ -53,12 +50,19 @@ def tvm_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(device, host=tvm.target.Target(host))
 
 
-def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> Memory:
-    """Compile and link a module whose functions are all scheduled; return the memory that `main` takes.
+def build_library(
+    mod: tvm.IRModule,
+    target: Target,
+    library: Path,
+    progress: Progress,
+    layers: Mapping[str, tuple[str, ...]] | None = None,
+) -> tuple[Memory, tuple[KernelCode, ...]]:
+    """Compile and link a module whose functions are all scheduled; return the memory of `main`, and the kernels.
 
-    The same module gives the same bytes.
+    `layers`: the nodes of the user's model that each function computes. The same module gives the same bytes. The
+    kernels of a GPU are compiled together and not returned.
     """
-    meter = Meter()
+    meter, codes = Meter(), tuple[KernelCode, ...]()
     made_for = tvm_target(target)
     with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as name:
         folder = Path(name)
@@ -69,12 +73,13 @@ def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Pr
                 objects = _host_objects(executable.mod, folder)
             else:
                 executable, kernels = _split(mod, made_for)
-                objects = _kernel_objects(kernels, made_for, folder, progress)
+                compiled = compile_kernels(kernels, made_for, folder, progress, layers or {})
+                objects, codes = [path for path, _ in compiled], tuple(code for _, code in compiled)
         arch = target.gpu.arch if target.gpu else ""
         data = embedded(executable.mod, lambda source: compile_cuda(source, arch))
         progress("linking", 0.85)
         link([*objects, write_assembly(data, folder)], library, target.machine)
-    return meter.memory
+    return meter.memory, codes
 
 
 def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExecutable, tvm.IRModule]:
@@ -85,29 +90,6 @@ def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExec
     link_machine, rest = compat.virtual_machine_code(mod, made_for)
     kernels = {name: func for name, func in rest.functions.items() if isinstance(func, tvm.tirx.PrimFunc)}
     return link_machine(), tvm.IRModule(kernels, attrs=rest.attrs)
-
-
-def _kernel_objects(kernels: tvm.IRModule, made_for: tvm.target.Target, folder: Path, progress: Progress) -> list[Path]:
-    """Generate object files of the kernels on all cores: LLVM does the work without holding Python's lock.
-
-    The number of modules does not depend on the number of cores, so that the bytes do not either.
-    """
-    functions = sorted(kernels.functions.items(), key=lambda item: item[0].name_hint)
-    parts = [functions[first::PARTS] for first in range(min(PARTS, len(functions)))]
-
-    def compile_part(number: int) -> Path:
-        with made_for, tvm.transform.PassContext(opt_level=3):
-            part = tvm.IRModule(dict(parts[number]), attrs=kernels.attrs)
-            path = folder / f"code{number}.o"
-            tvm.tirx.build(part, target=made_for, pipeline=PIPELINE).write_to_file(str(path))
-        return path
-
-    objects = []
-    with ThreadPoolExecutor(len(cpu.allowed())) as pool:
-        for path in pool.map(compile_part, range(len(parts))):
-            objects.append(path)
-            progress("generating code", 0.5 + 0.35 * len(objects) / len(parts))
-    return objects
 
 
 def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:

@@ -85,6 +85,14 @@ def kernels(mod: tvm.IRModule, layers: Sequence[Layer]) -> list[Kernel]:
     return result
 
 
+def layers_by_function(calls: Iterable[Kernel]) -> dict[str, tuple[str, ...]]:
+    """Return the user's nodes that each function computes, over all its calls."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for call in calls:
+        found[call.function].update(dict.fromkeys(call.layers))
+    return {function: tuple(names) for function, names in found.items()}
+
+
 def _flops(parts: Any, layers: Sequence[Layer], total: dict[int, list[float]]) -> int | None:
     """Return the share of its layers' FLOPs that belongs to one call; None if one of them is not known."""
     flops = 0.0
