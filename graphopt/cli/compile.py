@@ -61,7 +61,12 @@ TimeLimitOption = Annotated[
         show_default=False,
     ),
 ]
-
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Show the time of each stage, and of the kernels with the slowest code generation."
+    ),
+]
 
 _SLOWEST = 10  # kernels that --verbose shows
 
@@ -93,12 +98,7 @@ def compile_(
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
     load: options.Load = None,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Show the time of each stage, and of the kernels with the slowest code generation."
-        ),
-    ] = False,
+    verbose: VerboseOption = False,
     as_json: options.Json = False,
 ) -> None:
     """Optimize a model and compile it to native code.

@@ -110,8 +110,7 @@ def compile(
     Temporary files are removed after an error or an interruption.
     """
     tell, deadline = Stages(progress), Deadline(time_limit)
-    made_for = load_target(target)
-    tuning = Tuning.of(tune)
+    made_for, tuning = load_target(target), Tuning.of(tune)
     tuning = dataclasses.replace(tuning, compact=compact or tuning.compact)
     tell("reading the model", 0.0)
     original = io.load(model)
