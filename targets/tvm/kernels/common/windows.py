@@ -53,7 +53,7 @@ class Geometry:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether every output position reads only the input position at the same place, so that rows form one."""
+        """Whether each output position reads only the same input position: all positions form one long row."""
         plain = not any(self.begin) and not any(self.end)
         return plain and all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
 
