@@ -101,7 +101,7 @@ def test_shapes_that_do_not_begin_with_the_batch_are_left(monkeypatch: pytest.Mo
 
 
 def test_a_model_for_more_than_one_sample_is_refused(small: Path) -> None:
-    with pytest.raises(ValueError, match="input x is not written for a batch of one"):
+    with pytest.raises(ValueError, match="input x is not written for batch size 1"):
         suite.rebatched(onnx.load(small), 8)
 
 
