@@ -57,6 +57,8 @@ def test_types_that_numpy_lacks_go_in_and_out(dtype: type) -> None:
     assert outputs["Y"].dtype == x.dtype
     np.testing.assert_array_equal(outputs["Y"].astype(np.float32), [1, -2, 0.5])
     np.testing.assert_array_equal(outputs["Z"], [1, -2, 0.5])
+    scalar = model_of(f"g ({name} X) => ({name} Y) {{ Y = Identity(X) }}")
+    assert run_reference(scalar, {"X": np.asarray(x[0])})["Y"].shape == ()
 
 
 def test_sequences_optionals_and_strings() -> None:
@@ -75,9 +77,9 @@ def test_wrong_inputs_are_named() -> None:
             reference.run({**X, "Z": X["X"]})
         with pytest.raises(InputError, match="'X' is missing"):
             reference.run({})
-        with pytest.raises(InputError, match="dtype float64, and must have float32"):
+        with pytest.raises(InputError, match="dtype float64, but must have float32"):
             reference.run({"X": np.ones((2, 3))})
-        with pytest.raises(InputError, match=r"shape \[2, 4\], and must be float32\[N,3\]"):
+        with pytest.raises(InputError, match=r"shape \[2, 4\], but must have float32\[N,3\]"):
             reference.run({"X": np.ones((2, 4), np.float32)})
 
 

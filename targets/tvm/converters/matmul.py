@@ -1,4 +1,4 @@
-"""Matrix products: MatMul, Gemm, Einsum."""
+"""Matmuls: MatMul, Gemm, Einsum."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from tvm import te, tirx
 
+from graphopt.targets.tvm.converters.elementwise import opaque_zero
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
-from graphopt.targets.tvm.converters.tensors import broadcast_index, broadcast_read, elementwise, wide
+from graphopt.targets.tvm.converters.tensors import any_of, broadcast_index, broadcast_read, elementwise, wide, zeros
+from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.lowering.call import Call
@@ -21,11 +23,11 @@ from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_ROWS = 8
-"""Rows below which a product does not fill a register tile."""
+"""The number of rows below which a matmul does not fill a register tile."""
 
 
 def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tuple[Operand, Operand]:
-    """Both operands with the same size on these two axes, checked at run time if it cannot be proven."""
+    """Return both operands with the same size on these two axes, checked at run time if it cannot be proven."""
     left, right = a.shape[axis_a], b.shape[axis_b]
     if ctx.same(left, right):
         return a, b
@@ -39,7 +41,10 @@ def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tup
 
 
 def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, name: str = "matmul") -> Operand:
-    """numpy's matmul of operands of rank 2 or more; accumulates in the wide type (int32 for small integers)."""
+    """Emit numpy's matmul for operands of rank 2 or more, accumulating in the wide type (int32 for small integers).
+
+    A sum of no terms is 0.
+    """
     dtype = dtype or a.dtype
     kind = wide(dtype)
     a, b = agree(ctx, a, a.rank - 1, b, b.rank - 2)
@@ -50,10 +55,13 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
     fast = fast_matmul(ctx, a, b, dtype=dtype, name=name)
     if fast is not None:
         return fast
-    sizes = [*lead, a.shape[-2], b.shape[-1]]
+    sizes, depth = [*lead, a.shape[-2], b.shape[-1]], a.shape[-1]
+    if isinstance(depth, int) and depth == 0:
+        return zeros(ctx, sizes, dtype, name)
+    open_depth = not ctx.symbols.is_positive(depth)
 
     def compute(x: te.Tensor, y: te.Tensor) -> te.Tensor:
-        k = te.reduce_axis((0, a.shape[-1]), "k")
+        k = te.reduce_axis((0, depth), "k")
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             row, column = index[batch], index[batch + 1]
@@ -62,11 +70,19 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
             return te.sum(left.astype(kind) * right.astype(kind), axis=k)
 
         total = define(sizes, element, name=name)
+        if open_depth:
+            return define(sizes, lambda *i: _or_zero([depth], total(*i)).astype(dtype), name=f"{name}_result")
         if kind == dtype:
             return total
         return define(sizes, lambda *i: total(*i).astype(dtype), name=f"{name}_result")
 
     return ctx.te(compute, a, b, name=name)
+
+
+def _or_zero(sizes: Sequence[Dim], total: tirx.Expr) -> tirx.Expr:
+    """A sum over axes of these sizes; 0 where one of them is 0, for then the loop that sets it does not run."""
+    is_empty = any_of([tirx.EQ(size, int_expr(0)) for size in sizes])
+    return tirx.Select(is_empty, tirx.const(0, str(total.ty.dtype)), total)
 
 
 def fast_matmul(
@@ -79,9 +95,11 @@ def fast_matmul(
     transpose_b: bool = False,
     name: str = "matmul",
 ) -> Operand | None:
-    """The product in `dtype` by a kernel family, where one computes it on this machine; None where there is none."""
+    """Emit the matmul in `dtype` by a kernel family; None if no family computes it on this machine."""
     m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
     n = _known(b.shape[-2 if transpose_b else -1])
+    if isinstance(k, int) and k == 0:
+        return None
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
     dtypes = Dtypes(a.dtype, b.dtype, wide(dtype), dtype)
     work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a, transpose_b)
@@ -94,9 +112,9 @@ def _known(size: Dim) -> int | None:
 
 
 def _stretched(ctx: Context, data: Operand, lead: Sequence[Dim]) -> Operand:
-    """The operand with batch sizes that are 1 or those of `lead`.
+    """Return the operand with batch sizes that are 1 or those of `lead`.
 
-    Open sizes of which it is not known whether they are 1 take a copy: kernels of products need to know.
+    Open sizes that may turn out to be 1 need a copy, because matmul kernels must know.
     """
     tail = lead[len(lead) - data.rank + 2 :]
     fitting = [isinstance(have, int) or ctx.same(have, want) for have, want in zip(data.shape, tail)]
@@ -112,12 +130,12 @@ def _stretched(ctx: Context, data: Operand, lead: Sequence[Dim]) -> Operand:
 
 
 def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -> Operand:
-    """numpy's matmul for any ranks from 1 on."""
+    """Emit numpy's matmul for any ranks from 1 on."""
     left = reshape_to(ctx, a, [1, *a.shape]) if a.rank == 1 else a
     right = reshape_to(ctx, b, [*b.shape, 1]) if b.rank == 1 else b
     rows = _known(left.shape[-2])
     if left.rank > 2 and right.rank == 2 and rows is not None and rows < FEW_ROWS and all(map(_known, left.shape)):
-        # Few rows in each of many matrices, against one matrix: one larger product instead of many small ones.
+        # Few rows in each of many matrices, times one matrix: one larger matmul instead of many small ones.
         rows = math.prod(int(size) for size in left.shape[:-1])
         flat = matmul(ctx, reshape_to(ctx, left, [rows, left.shape[-1]]), right, dtype=dtype)
         result = reshape_to(ctx, flat, [*left.shape[:-1], right.shape[-1]])
@@ -168,13 +186,13 @@ def _times(factor: float, x: tirx.Expr) -> tirx.Expr:
     if factor == 1.0:
         return x
     if kind.startswith("float"):
-        return x * tirx.const(factor, kind)
+        return x * opaque_zero(tirx.const(factor, kind))
     return (x.astype("float64") * tirx.const(factor, "float64")).astype(kind)
 
 
 @converter("Einsum")
 def einsum(c: Call) -> Operand:
-    """The sum over every letter that the result lacks, as one reduction."""
+    """Sum over every letter that the result lacks, as one reduction."""
     operands = [operand for operand in c.inputs if operand is not None]
     terms, result = _terms(str(c.attr("equation")), [operand.rank for operand in operands])
     sizes: dict[str, Dim] = {}
@@ -194,6 +212,10 @@ def einsum(c: Call) -> Operand:
     kind = wide(dtype)
     summed = [letter for letter in sizes if letter not in result]
     shape = [sizes[letter] for letter in result]
+    depths = [sizes[letter] for letter in summed]
+    if any(isinstance(depth, int) and depth == 0 for depth in depths):
+        return zeros(c.ctx, shape, dtype, "einsum")
+    open_depths = [depth for depth in depths if not c.ctx.symbols.is_positive(depth)]
 
     def compute(*tensors: te.Tensor) -> te.Tensor:
         loops = {letter: te.reduce_axis((0, sizes[letter]), f"k_{i}") for i, letter in enumerate(summed)}
@@ -207,6 +229,8 @@ def einsum(c: Call) -> Operand:
             return te.sum(value, axis=list(loops.values())) if loops else value
 
         total = define(shape, element, name="einsum")
+        if open_depths:
+            return define(shape, lambda *i: _or_zero(open_depths, total(*i)).astype(dtype), name="einsum_result")
         if kind == dtype:
             return total
         return define(shape, lambda *i: total(*i).astype(dtype), name="einsum_result")
@@ -215,7 +239,7 @@ def einsum(c: Call) -> Operand:
 
 
 def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with "..." spelled out as digits."""
+    """Return the letters of each operand and of the result, with "..." expanded to digits."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(ranks):
