@@ -38,13 +38,28 @@ def lacking(op_types: Sequence[str] | None = None) -> dict[str, dict[int, tuple[
     found: dict[str, dict[int, tuple[str, ...]]] = {}
     for name, schemas in sorted(versions.items()):
         before: set[str] = set()
-        for version in sorted(v for v in schemas if v <= NEWEST):
-            have, lack = _kernels(schemas[version], max(version, OLDEST))
-            lost = before & lack
-            if lost and version > OLDEST:
-                found.setdefault(name, {})[version] = tuple(sorted(lost))
-            before |= have
+        for opset in _opsets(schemas):
+            have, lack = _kernels(schemas[max(v for v in schemas if v <= opset)], opset)
+            if lost := before & lack:
+                found.setdefault(name, {})[opset] = tuple(sorted(lost))
+            before = (before | have) - lost
     return found
+
+
+def _opsets(schemas: dict[int, onnx.defs.OpSchema]) -> list[int]:
+    """The opsets to ask for: those in which an operator changes, and all where ONNX defines it by a function.
+
+    ONNX Runtime uses the function where it has no kernel, but only until an operator in its body changes.
+    """
+    kept = {max(version, OLDEST) for version in schemas if version <= NEWEST and _is_last_at(schemas, version)}
+    if kept and any(schema.has_function or schema.has_context_dependent_function for schema in schemas.values()):
+        kept |= set(range(min(kept), NEWEST + 1))
+    return sorted(kept)
+
+
+def _is_last_at(schemas: dict[int, onnx.defs.OpSchema], version: int) -> bool:
+    """Whether a version is in use at the oldest opset or after it."""
+    return not any(version < other <= OLDEST for other in schemas)
 
 
 def _kernels(schema: onnx.defs.OpSchema, opset: int) -> tuple[set[str], set[str]]:

@@ -120,7 +120,9 @@ def _dropout(node: Node, version: int, to: int) -> Answer:
         return None
     if version < 10 and len(node.outputs) > 1 and node.outputs[1].has_uses:
         return Decline("its mask, which was not boolean before opset 10, is used")
-    ratio = np.array(node.attr("ratio", 0.5), np.float32)
+    # No ratio means anything to inference, but since opset 12 ONNX Runtime refuses one that is no probability.
+    given = node.attr("ratio", 0.5)
+    ratio = np.array(given, np.float32) if 0 <= given < 1 else None
 
     def adapt(rewriter: Rewriter) -> None:
         move_to_inputs(node, rewriter, {"ratio": ratio}, 1)
@@ -187,12 +189,16 @@ def _group_norm_per_channel(node: Node, rewriter: Rewriter, repeats: int) -> Non
 
 @adapts("MeanVarianceNormalization")
 def _mean_variance(node: Node, version: int, to: int) -> Answer:
-    if version >= 9 or to < 9:
+    if version >= 13 or to < 9:
         return None
+    if version >= 9:
+        # ONNX's checker does not know the default of a function's attribute from opset 13 on.
+        axes = node.attr("axes", (0, 2, 3))
+        return lambda rewriter: rewriter.set_attribute(node, "axes", axes)
     if not node.attr("normalize_variance", 1):
         return Decline("it does not normalize the variance, which is mandatory since opset 9")
-    axes = (1, 2, 3) if node.attr("across_channels", 0) else (2, 3)
-    return lambda rewriter: become(node, rewriter, node.op_type, node.inputs, {"axes": (0, *axes)})
+    summed = (0, 1, 2, 3) if node.attr("across_channels", 0) else (0, 2, 3)
+    return lambda rewriter: become(node, rewriter, node.op_type, node.inputs, {"axes": summed})
 
 
 @adapts("ThresholdedRelu")

@@ -73,13 +73,12 @@ class RaiseOpset(Pass):
 
 def _last_with_kernel(node: Node, opset: int) -> int:
     """The newest opset for which ONNX Runtime has a kernel for a node, if it has one for `opset`."""
-    schema = find_schema(node.op_type, "", opset)
     value = next((v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None), None)
     name = None if value is None or value.dtype is None else _RUNTIME_NAMES.get(value.dtype, value.dtype.text)
     limits = [
         version - 1
         for version, dtypes in LACKING.get(node.op_type, {}).items()
-        if schema is not None and version > schema.since_version and (name is None or name in dtypes)
+        if version > opset and (name is None or name in dtypes)
     ]
     return min(limits, default=_NEWEST)
 
