@@ -169,3 +169,28 @@ def test_transforms_are_exact(outputs: int) -> None:
 )
 def test_worth(workload: ConvWorkload, expected: bool) -> None:
     assert (planning.worth(workload, AVX2) is not None) is expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "outputs"),
+    [(1, 4), (2, 2), (8, 2)],
+    ids=[
+        "F(4, 3) is clearly faster",
+        "F(2, 3) needs 3% more cycles and less than half of the weights",
+        "F(2, 3) is faster",
+    ],
+)
+def test_smaller_weights_decide_between_plans_that_are_about_as_fast(cores: int, outputs: int) -> None:
+    workload, machine = workload_of(512, 512, (14, 14)), Machine(32, 16, cores, 32 << 10, 1 << 20)
+    fewest = {
+        each: min(
+            planning.cycles(workload, p, machine) for p in planning.candidates(workload, machine) if p.outputs == each
+        )
+        for each in POINTS
+    }
+    chosen = planning.worth(workload, machine)
+    assert chosen is not None
+    assert chosen.outputs == outputs
+    assert planning.cycles(workload, chosen, machine) == fewest[outputs]
+    if cores == 2:
+        assert fewest[4] < fewest[2] < planning.NEARLY * fewest[4]
