@@ -82,10 +82,15 @@ def out_space(workload: ConvWorkload) -> tuple[int, int]:
 
 
 def applies(workload: ConvWorkload) -> bool:
-    """A 3x3 convolution of blocked data with stride, dilation and group 1, all of its sizes known and positive."""
+    """A 3x3 convolution of blocked data with stride, dilation and group 1, all of its sizes known and positive.
+
+    Not for a weight whose transform would not be finite.
+    """
     spec = workload.spec
     plain = (spec.kernel, spec.strides, spec.dilations, spec.groups) == ((TAPS, TAPS), (1, 1), (1, 1), 1)
-    if not plain or not workload.blocked or not workload.batch or min(spec.in_channels, spec.out_channels) < 1:
+    if not plain or not workload.blocked or not workload.usual_weight or not workload.batch:
+        return False
+    if min(spec.in_channels, spec.out_channels) < 1:
         return False
     return min(spec.pads_begin + spec.pads_end) >= 0 and min(out_space(workload)) > 0
 
