@@ -46,7 +46,8 @@ class Row:
     def text(self) -> str:
         """The row of the printed table."""
         sizes = (format_bytes(size) for size in (self.model, self.artifact))
-        ratios = f"{self.artifact / self.model:.2f}", format_bytes(self.memory), f"{self.memory / self.weights:.2f}"
+        of_weights = f"{self.memory / self.weights:.2f}" if self.weights else "-"  # "-": all in nodes Constant
+        ratios = f"{self.artifact / self.model:.2f}", format_bytes(self.memory), of_weights
         return "".join(f"{cell:>12}" for cell in (*sizes, *ratios))
 
 
