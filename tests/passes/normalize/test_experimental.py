@@ -75,7 +75,7 @@ def check(proto: onnx.ModelProto, shape: tuple[int, ...], dtype: Any = np.float3
         model = io.load(proto)
     raised = model.copy()
     PassManager(Pipeline.of(RaiseOpset())).run(raised)
-    assert raised.opset >= 18  # a value whose type is unknown, after such an operator, stops at the first missing kernel
+    assert raised.opset >= 18  # a value of unknown type, after such an operator, stops at the first lacking kernel
     onnx.checker.check_model(io.to_proto(raised))
     feeds = {"x": RNG.normal(size=shape).astype(dtype), **(more or {})}
     with Reference(proto) as before, Reference(raised) as after:
