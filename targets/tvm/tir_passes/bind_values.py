@@ -1,9 +1,9 @@
 """Computes every value that a store uses more than once just once: in a buffer that LLVM keeps in registers.
 
 Neither `Let` nor `Bind` would do: TVM's vectorizer visits some `Let`s twice and then fails on what is right, and its
-simplifiers replace bound variables by their values again, whereby graphs become trees that grow exponentially. What
-is loaded from a buffer they leave alone, and LLVM sees a value in it (`mem2reg`) before it does anything else. A
-statement that has no vector form is made a loop by the vectorizer; the others stay vectors.
+simplifiers replace bound variables by their values again, whereby graphs become trees that grow exponentially. What is
+loaded from a buffer they leave alone, and LLVM sees a value in it (`mem2reg`) before it does anything else. A statement
+that has no vector form is made a loop by the vectorizer; the others stay vectors.
 
 Only stores with a `Let` are looked at: polynomials, and maxima that keep NaN.
 """

@@ -2,11 +2,11 @@
 
 TIR's expressions are trees: what is fused after a kernel is substituted into its readers, so a value that is read k
 times is written out k times, and chains of activations multiply that. `Sharing` numbers the values of a tree, equal
-ones alike, and takes it apart into bindings of those that are used more than once (and of all `Let` values that
-are), and a rest that reads them. Code then grows with the number of different values.
+ones alike, and takes it apart into bindings of those that are used more than once (and of all `Let` values that are),
+and a rest that reads them. Code then grows with the number of different values.
 
-A value that only one side of a condition needs is not moved before the condition where computing it there could
-fail (it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, as a `Let`.
+A value that only one side of a condition needs is not moved before the condition where computing it there could fail
+(it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, as a `Let`.
 """
 
 from __future__ import annotations
