@@ -16,7 +16,8 @@ from tvm.s_tir import ScheduleError
 
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.cpu import rows as rows_cpu
-from graphopt.targets.tvm.kernels.common import expand
+from graphopt.targets.tvm.kernels.common.expand import keep_special_values
+from graphopt.targets.tvm.kernels.common.merge import merge_elementwise
 from graphopt.targets.tvm.kernels.families import FAMILIES
 from graphopt.targets.tvm.kernels.family import Rule
 from graphopt.targets.tvm.kernels.lrn import cpu as lrn_cpu
@@ -51,8 +52,8 @@ def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = No
 
 
 def schedule_function(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """One function through the rules, its elementary functions expanded, its max and min made to keep NaN."""
-    return expand.keep_nan(expand.expand_functions(_apply_rules(func, machine)))
+    """One function through the rules, chains of elementwise blocks merged before, special values kept after."""
+    return keep_special_values(_apply_rules(merge_elementwise(func), machine))
 
 
 def is_scheduled(func: tirx.PrimFunc) -> bool:
