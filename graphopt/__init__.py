@@ -1,7 +1,7 @@
-"""A compiler-style graph optimizer for ONNX models: proven passes, then native code.
+"""A compiler-style graph optimizer for ONNX models: verified passes, then native code.
 
-The names of `__all__` are the whole public face. They are imported when they are first asked for, so that
-`import graphopt` is cheap and an artifact can be run without anything but numpy and tvm_ffi.
+The names in `__all__` are the complete public API. They are imported on first use, so that `import graphopt` is cheap
+and an artifact can be run without anything but numpy and tvm_ffi.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# In a checkout, `passes` and `targets` lie beside this folder; installed, in it. Whoever imports this folder because it
-# is in the current one (and not an installed package) finds them too.
+# In a checkout, `passes` and `targets` are next to this folder; in an installed package, inside it. The extra entry
+# makes them importable if this folder was found in the current directory rather than as an installed package.
 _CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if not os.path.isdir(os.path.join(__path__[0], "passes")) and os.path.isdir(os.path.join(_CHECKOUT, "passes")):
     __path__.append(_CHECKOUT)

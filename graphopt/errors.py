@@ -1,13 +1,13 @@
-"""The one family of errors that graphopt raises on purpose; anything else that escapes is a bug."""
+"""Errors that graphopt raises on purpose, all derived from `GraphOptError`; any other exception is a bug."""
 
 from __future__ import annotations
 
 
 class GraphOptError(Exception):
-    """A request that cannot be carried out, said so that its reader can mend it.
+    """A request that cannot be carried out, described so that the user can correct it.
 
-    `message` says what is wrong, `where` names the file, node or pass it was found in, and `remedy` what to do.
-    The command line prints all three and exits with `exit_status` (2: the request was wrong).
+    `message` says what is wrong, `where` names the file, node or pass it was found in, and `remedy` what to do. The
+    command line prints all three and exits with `exit_status` (2: the request was invalid).
     """
 
     exit_status = 2
@@ -28,7 +28,7 @@ class ModelError(GraphOptError):
 
 
 class ModelWarning(UserWarning):
-    """Something in a model that is not as ONNX wants it, and was taken as ONNX Runtime takes it."""
+    """A part of a model that violates the ONNX specification and was interpreted as ONNX Runtime does."""
 
 
 class PipelineError(GraphOptError):
@@ -36,11 +36,11 @@ class PipelineError(GraphOptError):
 
 
 class PassError(GraphOptError):
-    """A pass that raised, or left the graph in a state that it must not leave."""
+    """A pass that raised an error, or left the graph in an invalid state."""
 
 
 class TargetError(GraphOptError):
-    """A target that does not exist, or a target file that says something wrong."""
+    """A target that does not exist, or an invalid target file."""
 
 
 class UnsupportedError(GraphOptError):
@@ -48,11 +48,11 @@ class UnsupportedError(GraphOptError):
 
 
 class CompileError(GraphOptError):
-    """The backend failed or crashed while compiling."""
+    """A failure or crash of the backend while compiling."""
 
 
 class ArtifactError(GraphOptError):
-    """An artifact folder that is incomplete, altered, or not for this machine."""
+    """An artifact folder that is incomplete, modified, or not for this machine."""
 
 
 class InputError(GraphOptError):
@@ -60,6 +60,6 @@ class InputError(GraphOptError):
 
 
 class VerificationError(GraphOptError):
-    """A check that was asked for and failed: structure or numbers are not what they must be."""
+    """A requested check that failed: the structure or the numbers of a model are wrong."""
 
     exit_status = 1

@@ -1,9 +1,9 @@
-"""Operators of domain `graphopt`, each with its meaning as an ONNX function.
+"""Operators of domain `graphopt`, each defined by an ONNX function.
 
-A pass that uses one adds its function to the model (`declare`), so that every graph stays one that ONNX Runtime can
-run; backends have kernels for them. Blocked values are [N, ceil(C / block), D1...Dn, block]: channel c of a plain
-[N, C, D1...Dn] lies in block c // block at lane c % block. Lanes after the last channel may hold anything and
-nothing reads them; the functions here fill them with zeros.
+A pass that uses one adds its function to the model (`declare`), so that ONNX Runtime can run every graph; backends have
+kernels for them. Blocked values are [N, ceil(C / block), D1...Dn, block]: channel c of a plain [N, C, D1...Dn] is in
+block c // block at lane c % block. Lanes after the last channel may contain anything, and nothing reads them; the
+functions here fill them with zeros.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .rewriting.rewriter import Rewriter
 DOMAIN = OWN_DOMAIN
 VERSION = 1
 OLDEST_OPSET = 18
-"""The functions use no operator in a form that is newer than this opset of ONNX's own operators."""
+"""The oldest opset of ONNX's own operators in which the functions are valid."""
 
 _COMMON = """
     zero = Constant <value_ints: ints = [0]> ()
@@ -124,7 +124,7 @@ _FUNCTIONS = {
 OPERATORS = tuple(_FUNCTIONS)
 """Every operator of the domain.
 
-- `ToBlocked(X) {block}`: a plain [N, C, D1...Dn] to blocked.
+- `ToBlocked(X) {block}`: from a plain [N, C, D1...Dn] to a blocked value.
 - `FromBlocked(X) {channels}`: the first `channels` channels of a blocked value, plain.
 - `BlockedConv(X, W, B?) {block, kernel_shape, strides, dilations, pads, group}`: ONNX's Conv of a blocked X with a
   plain [O, C / group, k1...kn] weight and an optional [O] bias, to a blocked value; every attribute must be given.
@@ -135,7 +135,7 @@ OPERATORS = tuple(_FUNCTIONS)
 
 
 def declare(rewriter: Rewriter, op_type: str) -> None:
-    """Add an operator's function to the model that is being rewritten, unless it is there.
+    """Add an operator's function to the model that is being rewritten, unless it is there already.
 
     Raises ValueError if the model's opset is older than `OLDEST_OPSET`.
     """

@@ -1,7 +1,8 @@
-"""Finds passes, named pipelines, target files and backends by entry point, so that this package needs to know none.
+"""The registry of passes, named pipelines, target files and backends, which are found through entry points.
 
-Groups: `graphopt.passes` (a package, module or Pass class; a package may hold a `pipelines.toml`), `graphopt.targets`
-(a package that holds target files), `graphopt.backends` (a backend class).
+Entry points keep this package independent of them. Groups: `graphopt.passes` (a package, module or Pass class; a
+package may contain a `pipelines.toml`), `graphopt.targets` (a package that contains target files), `graphopt.backends`
+(a backend class).
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ def _installed_passes() -> dict[str, type[Pass]]:
 
 
 def passes() -> dict[str, type[Pass]]:
-    """Every known pass by name: installed ones, then those that `load_module` or `register` brought."""
+    """Return every known pass by name: installed ones, then those added by `load_module` or `register`."""
     return _by_name([*_installed_passes().values(), *_loaded])
 
 
 @functools.cache
 def pipelines() -> dict[str, NamedPipeline]:
-    """Every named pipeline by name, out of the `pipelines.toml` of each package that offers passes."""
+    """Return every named pipeline by name, from the `pipelines.toml` of each package that offers passes."""
     found: dict[str, NamedPipeline] = {}
     for point in _entry_points("graphopt.passes"):
         package = importlib.import_module(point.module)
@@ -63,7 +64,7 @@ def pipelines() -> dict[str, NamedPipeline]:
 
 @functools.cache
 def backend(name: str) -> Any:
-    """The backend of this name, made. Raises GraphOptError if there is none."""
+    """Return an instance of the backend of this name. Raises GraphOptError if there is none."""
     points = {point.name: point for point in _entry_points("graphopt.backends")}
     if name not in points:
         known = ", ".join(points) or "none"
@@ -80,12 +81,15 @@ def register(cls: type[Pass]) -> type[Pass]:
 
 
 def is_loaded(cls: type[Pass]) -> bool:
-    """Whether a pass is known through `register` or `load_module` only, and not through an installed package."""
+    """Return whether a pass is known only through `register` or `load_module`, not through an installed package."""
     return cls in _loaded and cls not in _installed_passes().values()
 
 
 def load_module(name: str) -> list[type[Pass]]:
-    """Import a module (or a `.py` file) and make its passes known. Raises PassError if it cannot be or holds none."""
+    """Import a module (or a `.py` file) and register its passes.
+
+    Raises PassError if it cannot be imported or contains no pass.
+    """
     try:
         module = _import_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except Exception as error:
@@ -103,12 +107,12 @@ def load_module(name: str) -> list[type[Pass]]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    # A prefix, so that a file named like an installed module does not take its place.
+    # The prefix keeps a file with the name of an installed module from replacing that module.
     spec = importlib.util.spec_from_file_location(f"graphopt_loaded_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    sys.modules[module.__name__] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -123,7 +127,7 @@ def _entry_points(group: str) -> list[metadata.EntryPoint]:
     if not any(point.module.partition(".")[0] == "graphopt" for point in found):
         here = Path(__file__).resolve().parent.parent
         raise GraphOptError(
-            f"graphopt is not installed for {sys.executable}, and was imported from {here}",
+            f"graphopt is not installed for {sys.executable}; it was imported from {here}",
             remedy=f"install it: {sys.executable} -m pip install {here}",
         )
     return found
@@ -136,12 +140,12 @@ def _load(point: metadata.EntryPoint) -> Any:
         raise PassError(
             f"it could not be loaded: {type(error).__name__}: {error}",
             where=f"entry point '{point.name} = {point.value}' of group {point.group}",
-            remedy="mend or uninstall the package that brings it",
+            remedy="fix or uninstall the package that provides it",
         ) from error
 
 
 def _classes(found: Any) -> list[type[Pass]]:
-    """The passes that an entry point gives: itself, or those defined in the module and its submodules."""
+    """Return the passes of an entry point: the class itself, or those defined in the module and its submodules."""
     if inspect.isclass(found):
         return [found]  # type: ignore[list-item]  # whether it is a pass is checked where it gets its name
     if isinstance(found, Pass):
@@ -173,9 +177,9 @@ def _by_name(classes: list[type[Pass]]) -> dict[str, type[Pass]]:
         _check(cls)
         if found.setdefault(cls.name, cls) is not cls:
             raise PassError(
-                f"'{cls.name}' is the name of two passes",
+                f"two passes have the name '{cls.name}'",
                 where=f"{cls.__module__}.{cls.__qualname__}",
-                remedy=f"{found[cls.name].__module__}.{found[cls.name].__qualname__} has it already: choose another",
+                remedy=f"{found[cls.name].__module__}.{found[cls.name].__qualname__} already uses it: choose another",
             )
     return found
 
@@ -183,10 +187,10 @@ def _by_name(classes: list[type[Pass]]) -> dict[str, type[Pass]]:
 def _check(cls: type[Pass]) -> None:
     wrong = ""
     if not (inspect.isclass(cls) and issubclass(cls, Pass)):
-        wrong = "it is no subclass of graphopt.Pass"
+        wrong = "it is not a subclass of graphopt.Pass"
     elif not isinstance(getattr(cls, "name", None), str) or not isinstance(getattr(cls, "fidelity", None), Fidelity):
         wrong = "it needs the class variables `name` and `fidelity`"
-    elif "__dataclass_params__" not in vars(cls):  # inherited ones do not count: annotations would be no options
+    elif "__dataclass_params__" not in vars(cls):  # one that is inherited makes no options
         wrong = "it must be a frozen dataclass"
     elif any(f.default is dataclasses.MISSING for f in dataclasses.fields(cls)):
         wrong = "each of its options needs a default"

@@ -1,4 +1,4 @@
-"""Functions on onnx-graphsurgeon graphs as passes, so that scripts that people have already can join a pipeline."""
+"""Functions on onnx-graphsurgeon graphs as passes, so that existing scripts can join a pipeline."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ SurgeonFunction = Callable[[Any], Any]
 def surgeon_pass(
     function: SurgeonFunction | None = None, *, name: str | None = None, fidelity: Fidelity = Fidelity.FLOAT
 ) -> Any:
-    """A `Pass` class that runs `function` on the model as a graphsurgeon graph; also a decorator.
+    """Return a `Pass` class that runs `function` on the model as a graphsurgeon graph; also usable as a decorator.
 
         @surgeon_pass(name="drop-dropout", fidelity=Fidelity.EXACT)
         def drop_dropout(graph: gs.Graph) -> None:
-            '''Removes every Dropout.'''
+            '''Remove every Dropout.'''
 
-    The name of the pass is the function's with dashes unless `name` is given, its summary the first line of the
-    function's docstring. In a module given to `--load` it is found like any other pass. Nodes keep their origin where
-    their name, or that of an output, survives. Running it raises PassError if the function returns anything but a graph
-    or None, or if what it leaves is not a valid model.
+    Nodes keep their origin if their name, or that of one of their outputs, is still the same afterwards. In a module
+    given to `--load`, the pass is found like any other. Running it raises PassError if the function returns anything
+    but a graph or None, or if the resulting model is invalid.
+
+    Arguments:
+        function: takes an `onnx_graphsurgeon.Graph`, and changes it or returns another one.
+        name: of the pass; by default the function's name with dashes. The summary of the pass is the first line of the
+            function's docstring.
+        fidelity: of the pass.
     """
     if function is None:
         return lambda wrapped: surgeon_pass(wrapped, name=name, fidelity=fidelity)
@@ -75,7 +80,7 @@ def _content(model: Model) -> bytes:
 def _read(name: str, graph: Any) -> Model:
     try:
         return io.from_surgeon(graph)
-    except Exception as error:  # graphsurgeon raises whatever happens to go wrong inside it
+    except Exception as error:  # graphsurgeon lets any exception of its own escape
         what = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
         raise PassError(
             f"the graph that it left cannot be exported: {what}",
@@ -89,14 +94,14 @@ def _check_types(name: str, model: Model) -> None:
         for value in (*graph.inputs, *graph.outputs):
             if isinstance(value.type, OpaqueType):
                 raise PassError(
-                    f"'{value.name}' is no tensor, and onnx-graphsurgeon drops the types of sequences and optionals",
+                    f"'{value.name}' is not a tensor, and onnx-graphsurgeon drops the types of sequences and optionals",
                     where=f"{model.name}: {name}",
-                    remedy="leave the pass out for this model",
+                    remedy="do not run this pass on this model",
                 )
 
 
 def _restore_provenance(before: Model, after: Model) -> None:
-    """Give nodes what graphsurgeon drops: the origin and notes of the node of that name, or that made that value."""
+    """Restore what graphsurgeon drops: the origin and notes of a node with the same name or output."""
     by_name: dict[str, Node] = {}
     by_output: dict[str, Node] = {}
     for node in before.graph.all_nodes():

@@ -1,1 +1,1 @@
-"""The passes that ship with graphopt, one a file."""
+"""The passes that ship with graphopt, one per file."""

@@ -60,7 +60,7 @@ def run(emulator: str, folder: Path, artifact: Artifact, sample: inputs.Sample, 
 
 
 def check(model: Entry, target: str, emulator: str, threads: int) -> bool:
-    """Whether one model agrees at all its sizes; says how near it was."""
+    """Return whether one model agrees at all its sizes; says how near it was."""
     start = time.perf_counter()
     artifact = graphopt.compile(model.path, target, bundle_runtime=True)
     seconds = time.perf_counter() - start

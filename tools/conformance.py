@@ -67,7 +67,7 @@ def _run(case: TestCase, model: onnx.ModelProto, success: str) -> tuple[str, str
 
 
 def _oracle_agrees(case: TestCase, outputs: list[np.ndarray]) -> bool:
-    """Whether ONNX Runtime, too, gives these outputs and not those that the test expects."""
+    """Return whether ONNX Runtime, too, gives these outputs and not those that the test expects."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:

@@ -80,7 +80,7 @@ def _rank(kind: str) -> int:
 
 
 def _loads(schema: onnx.defs.OpSchema, types: dict[str, str], opset: int, optional: bool) -> bool | None:
-    """Whether ONNX Runtime has a kernel; None if it finds something else wrong with the model."""
+    """Return whether ONNX Runtime has a kernel; None if it finds something else wrong with the model."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -63,7 +63,7 @@ inline tvm::ffi::Tensor load(const std::string& path, DLDataType dtype) {
   if (!file) throw std::runtime_error(path + ": ends in its header");
   std::string wanted = "'" + descriptor(dtype) + "'";
   if (field(header, "descr") != wanted)
-    throw std::runtime_error(path + ": has dtype " + field(header, "descr") + ", and the model takes " + wanted);
+    throw std::runtime_error(path + ": has dtype " + field(header, "descr") + ", but the model takes " + wanted);
   if (field(header, "fortran_order") != "False")
     throw std::runtime_error(path + ": is in Fortran order; save np.ascontiguousarray(array)");
   std::vector<int64_t> shape;

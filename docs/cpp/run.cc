@@ -93,7 +93,7 @@ void check_shape(const json::Object& input, const ffi::Tensor& tensor, std::map<
   json::Array dims = get(input, "shape").cast<json::Array>();
   std::string name = "input '" + text(input, "name") + "'";
   if (dims.size() != tensor.shape().size())
-    throw std::runtime_error(name + " has rank " + std::to_string(tensor.shape().size()) + ", and the model takes " +
+    throw std::runtime_error(name + " has rank " + std::to_string(tensor.shape().size()) + ", but the model takes " +
                              std::to_string(dims.size()));
   for (size_t axis = 0; axis < dims.size(); ++axis) {
     int64_t size = tensor.shape()[axis];
@@ -102,7 +102,7 @@ void check_shape(const json::Object& input, const ffi::Tensor& tensor, std::map<
     if (auto symbol = dims[axis].as<ffi::String>()) wanted = sizes->emplace(std::string(*symbol), size).first->second;
     if (size != wanted)
       throw std::runtime_error(name + " has size " + std::to_string(size) + " on axis " + std::to_string(axis) +
-                               ", and must have " + std::to_string(wanted));
+                               ", but must have " + std::to_string(wanted));
   }
 }
 

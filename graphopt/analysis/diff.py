@@ -1,7 +1,7 @@
-"""What changed between two models: the frame, the operators, what became of each node, the weights.
+"""Differences between two models: the frame, the operators, what happened to each node, the weights.
 
-Nodes are followed by provenance: a node of the new model stands for the nodes of the old one that its
-`origin` names (its own name, where it has no origin).
+Nodes are followed by provenance: a node of the new model stands for the nodes of the old one that its `origin` names
+(its own name, if it has no origin).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .statistics import type_text
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that differs; `before` is empty if it was added, `after` if it was removed."""
+    """One difference; `before` is empty if it was added, `after` if it was removed."""
 
     what: str
     before: str
@@ -27,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """What changed between two models, in four groups."""
+    """The differences between two models, in four groups."""
 
     frame: tuple[Change, ...]
     operators: dict[str, tuple[int, int]]
@@ -41,7 +41,7 @@ class Difference:
         return not (self.frame or self.nodes or self.weights or changed)
 
     def tables(self, limit: int | None = None) -> list[Table]:
-        """One table a group, each with `limit` rows at most."""
+        """Return one table per group, each with at most `limit` rows."""
         operators = Table(
             "operators",
             ("operator", "before", "after", "change"),
@@ -54,7 +54,7 @@ class Difference:
         return [*tables, _table("weights", self.weights, limit)]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON's own types."""
+        """Return everything as JSON types."""
         return {
             "same": self.is_empty,
             "model": [vars(change) for change in self.frame],
@@ -66,7 +66,7 @@ class Difference:
 
 
 def compare(before: Model, after: Model) -> Difference:
-    """What changed from `before` to `after`; the numbers they compute are not compared."""
+    """Return what changed from `before` to `after`; the numbers they compute are not compared."""
     old, new = _operator_counts(before), _operator_counts(after)
     old_weights, new_weights = _weights(before), _weights(after)
     return Difference(
@@ -93,7 +93,7 @@ def _operator_counts(model: Model) -> Counter[str]:
 
 
 def _frame(model: Model) -> dict[str, str]:
-    """All that a model says around its nodes, as text by name."""
+    """Return everything that a model declares besides its nodes, as text by name."""
     frame = {
         "IR version": str(model.ir_version),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
@@ -116,12 +116,12 @@ def _frame_changes(before: Model, after: Model) -> list[Change]:
 
 
 def _key(node: Node) -> str:
-    """A name that stands for a node: its own, or that of its first output."""
+    """Return a name that identifies a node: its own, or that of its first output."""
     return node.name or next((value.name for value in node.outputs if value.name), node.op)
 
 
 def _described(node: Node) -> tuple[object, ...]:
-    """What must be equal for a node to count as unchanged; nested graphs have nodes of their own."""
+    """Return what must be equal for a node to count as unchanged; nested graphs have nodes of their own."""
     attributes = {name: _plain(attribute) for name, attribute in node.attributes.items() if not node.subgraphs}
     return node.op, node.overload, len(node.inputs), attributes
 
@@ -134,7 +134,7 @@ def _plain(attribute: Attribute) -> object:
 
 
 def _node_changes(before: Model, after: Model) -> list[Change]:
-    """What nodes became, then new nodes, then those that are gone. Constants are weights here, not nodes."""
+    """Return what happened to each node: changed ones, then new ones, then removed ones. Constants are weights."""
     old = {_key(node): node for node in before.graph.all_nodes() if node.op != "Constant"}
     heirs: dict[str, list[Node]] = {}
     added = []
@@ -156,7 +156,7 @@ def _node_changes(before: Model, after: Model) -> list[Change]:
 
 
 def _what(heir: Node, node: Node) -> str:
-    """The new node as text; where the operator is the same, with the attributes that changed."""
+    """Describe the new node; if the operator is the same, by the attributes that changed."""
     if heir.op != node.op:
         return heir.label
     names = sorted({*heir.attributes, *node.attributes})
@@ -177,7 +177,7 @@ def _differs(one: Node, other: Node, name: str) -> bool:
 
 
 def _weights(model: Model) -> dict[str, Tensor]:
-    """The constants of a model by name, whether they are initializers or `Constant` nodes."""
+    """Return the constants of a model by name, whether they are initializers or `Constant` nodes."""
     found = {}
     for graph in model.graph.all_graphs():
         for value in graph.values():
@@ -192,7 +192,7 @@ def _bytes(weights: dict[str, Tensor]) -> int:
 
 
 def _weight_changes(old: dict[str, Tensor], new: dict[str, Tensor]) -> list[Change]:
-    """Weights that were added, removed or have other contents, the largest first; new names alone are no change."""
+    """Return the weights that were added, removed or changed, the largest first; a new name alone is no change."""
     gone = Counter(tensor.digest for name, tensor in old.items() if name not in new)
     come = Counter(tensor.digest for name, tensor in new.items() if name not in old)
     renamed = gone & come

@@ -1,8 +1,8 @@
-"""How much arithmetic a node does, from the shapes around it.
+"""FLOPs of nodes, from the shapes of their values.
 
-A multiplication and an addition count one each, so a multiply-add is two. Elementwise operators count one
-for each output element whatever the function, reductions one for each input element, softmax and
-normalizations a fixed number for each element; moving data around counts nothing.
+A multiplication and an addition count as one each, so a multiply-add is two. Elementwise operators count one per output
+element whatever the function, reductions one per input element, softmax and normalizations a fixed number per element;
+data movement counts nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from graphopt.ir.facts import facts_of
 
 
 def count_flops(node: Node) -> int | None:
-    """Arithmetic operations of one run of `node`; None where a shape or the operator is unknown."""
+    """Return the arithmetic operations of one run of `node`; None if a shape or the operator is unknown."""
     facts, counter = facts_of(node.op), _COUNTERS.get(node.op)
     try:
         if facts.flops is not None:
@@ -50,7 +50,7 @@ def _conv(weights: int) -> Callable[[Node], int]:
 
 
 def _blocked_conv(node: Node) -> int:
-    """Of the channels that exist: a blocked output may have more lanes."""
+    """Count only the channels that exist: a blocked output may have more lanes."""
     batch, _, *space, _ = _shape(node.output)
     channels, *depth = _shape(node.input(1))
     return batch * channels * math.prod(space) * (2 * math.prod(depth) + (node.input(2) is not None))

@@ -1,7 +1,7 @@
-"""Read-only views of a graph for networkx, and the analyses that passes and reports ask for most.
+"""Read-only views of a graph for networkx, and the analyses that passes and reports use most.
 
-A view is a snapshot: it does not follow later changes. Nodes of nested graphs count as part of the node that
-holds them.
+A view is a snapshot: it does not follow later changes. Nodes of nested graphs count as part of the node that contains
+them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.node import Node, Value
 
 ENTRY = "<entry>"
-"""Stands before every node that reads graph inputs or constants only, in `node_graph(entry=True)`."""
+"""The source in `node_graph(entry=True)`, before every node that reads only graph inputs or constants."""
 EXIT = "<exit>"
-"""Stands after every node that makes a graph output, in `node_graph(entry=True)`."""
+"""The sink in `node_graph(entry=True)`, after every node that produces a graph output."""
 
 
 def node_graph(graph: Graph, *, entry: bool = False) -> nx.DiGraph:
-    """The nodes as a networkx graph: an edge from producer to consumer, its attribute `values` the values between them.
+    """Return the nodes as a networkx graph: edges from producer to consumer, with the attribute `values`.
 
-    With `entry`, two more vertices, ENTRY and EXIT, make it a graph with one source and one sink, as dominators and
-    cuts need it.
+    With `entry`, two more vertices, ENTRY and EXIT, make it a graph with one source and one sink, as needed for
+    dominators and cuts.
     """
     view = nx.DiGraph()
     view.add_nodes_from(graph.nodes)
@@ -51,7 +51,7 @@ def _add_edge(view: nx.DiGraph, source: Any, target: Any, value: Value) -> None:
 
 
 def value_graph(graph: Graph) -> nx.DiGraph:
-    """Nodes and values as a bipartite networkx graph: value to the nodes that use it, node to what it makes.
+    """Return nodes and values as a bipartite networkx graph: value to consumer, producer to value.
 
     Each vertex has the attribute `kind`, "node" or "value".
     """
@@ -65,7 +65,7 @@ def value_graph(graph: Graph) -> nx.DiGraph:
 
 
 def immediate_dominators(graph: Graph) -> dict[Node, Node | None]:
-    """For each node the last one that every path from the graph's inputs to it passes; None where there is none.
+    """Return, for each node, the last node on every path from the graph's inputs to it, or None.
 
     Cooper, Harvey and Kennedy, "A simple, fast dominance algorithm".
     """
@@ -74,9 +74,9 @@ def immediate_dominators(graph: Graph) -> dict[Node, Node | None]:
 
 
 def cut_values(graph: Graph) -> list[Value]:
-    """The values at which the graph can be cut: each carries, alone, all that is computed before and needed after.
+    """Return the values at which the graph can be cut: each alone carries all that is computed before and needed after.
 
-    In graph order. Constants do not count as carried. These are the places where a model can be split over two
+    They are in graph order; constants do not count as carried. At these places a model can be split between two
     devices, or bisected.
     """
     order = list(graph.nodes)
@@ -101,9 +101,9 @@ def cut_values(graph: Graph) -> list[Value]:
 
 
 def critical_path(graph: Graph, cost: Callable[[Node], float] = lambda _: 1.0) -> tuple[float, list[Node]]:
-    """The chain of nodes, each needing the one before, with the largest total cost; and that total.
+    """Return the largest total cost of a chain of dependent nodes, and that chain.
 
-    No number of processors computes the graph in less. `cost` must not be negative.
+    No number of processors can compute the graph in less. `cost` must not be negative.
     """
     best: dict[Node, tuple[float, Node | None]] = {}
     for node in graph.nodes:
@@ -120,7 +120,7 @@ def critical_path(graph: Graph, cost: Callable[[Node], float] = lambda _: 1.0) -
 
 
 def find_pattern(graph: Graph, pattern: Graph) -> Iterator[dict[Node, Node]]:
-    """Every place where nodes of `graph` are wired as those of `pattern`: a map from pattern nodes to graph nodes.
+    """Yield every occurrence of `pattern` in `graph` as a map from pattern nodes to graph nodes.
 
     Operators must be equal; attributes, inputs of the pattern and further users of a value are not compared. The
     pattern must be connected. Cordella and others, "A (sub)graph isomorphism algorithm for matching large graphs"

@@ -1,4 +1,4 @@
-"""What a model consists of: operators, parameters, bytes and arithmetic, by operator and by layer."""
+"""Statistics of a model: operators, parameters, bytes and FLOPs, by operator and by layer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .flops import count_flops
 
 @dataclass(frozen=True)
 class Layer:
-    """One node. `parameters` and `bytes` are those of the constants that no earlier node uses.
+    """A node as a layer. `parameters` and `bytes` are those of the constants that no earlier node uses.
 
-    `flops` is None where a shape or the operator is unknown.
+    `flops` is None if a shape or the operator is unknown.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a model consists of; nodes of nested graphs and of functions are counted once each.
+    """The statistics of a model; nodes of nested graphs and of functions are counted once each.
 
     `parameters` and `bytes` are those of all its constants, used or not.
     """
@@ -47,23 +47,23 @@ class Statistics:
 
     @property
     def flops(self) -> int:
-        """Operations of one run, of the layers where they are known."""
+        """The FLOPs of one run, of the layers where they are known."""
         return sum(layer.flops or 0 for layer in self.layers)
 
     @property
     def flops_text(self) -> str:
-        """The operations for people: `at least` where some are not known, `?` where none are."""
+        """Format the FLOPs: `at least` if some are unknown, `?` if all are."""
         if self.unknown and not self.flops:
             return "?"
         return f"at least {format_count(self.flops)}" if self.unknown else format_count(self.flops)
 
     @property
     def unknown(self) -> Counter[str]:
-        """How many nodes of each operator have an unknown amount of arithmetic."""
+        """The number of nodes of each operator whose FLOPs are unknown."""
         return Counter(layer.op for layer in self.layers if layer.flops is None)
 
     def operators(self) -> Table:
-        """One row an operator, most arithmetic first."""
+        """Return a table with one row per operator, the most FLOPs first."""
         table = Table(
             "operators",
             ("operator", "nodes", "parameters", "weights", "FLOPs"),
@@ -77,9 +77,9 @@ class Statistics:
         return table
 
     def largest_layers(self, limit: int | None = None) -> Table:
-        """The layers in the order of the model, or the `limit` with the most arithmetic first."""
+        """Return a table of the layers in the order of the model, or of the `limit` layers with the most FLOPs."""
         table = Table(
-            "layers" if limit is None else f"the {limit} layers with the most arithmetic",
+            "layers" if limit is None else f"the {limit} layers with the most FLOPs",
             ("layer", "operator", "output", "parameters", "weights", "FLOPs"),
             right=frozenset({"parameters", "weights", "FLOPs"}),
         )
@@ -91,7 +91,7 @@ class Statistics:
         return table
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON's own types; unknown FLOPs are null."""
+        """Return everything as JSON types; unknown FLOPs are null."""
         return {
             "model": self.name,
             "ir_version": self.ir_version,
@@ -120,7 +120,7 @@ class Statistics:
 
 
 def measure(model: Model) -> Statistics:
-    """Count what `model` consists of. Types that it lacks are inferred on a copy."""
+    """Compute the statistics of `model`. Missing types are inferred on a copy."""
     from graphopt.ir import infer_shapes
 
     model = model.copy()
@@ -142,14 +142,14 @@ def measure(model: Model) -> Statistics:
 
 
 def type_text(value: Value) -> str:
-    """A value's type for people: `float32[1,3,?,224]`."""
+    """Format a value's type: `float32[1,3,?,224]`."""
     if value.type is None:
         return "unknown"
     return "sequence, optional or map" if isinstance(value.type, OpaqueType) else str(value.type)
 
 
 def _constants(graph: Graph) -> Iterator[Tensor]:
-    """The tensors stored in one graph: initializers and the contents of `Constant` nodes."""
+    """Yield the tensors stored in one graph: initializers and the contents of `Constant` nodes."""
     for value in graph.values():
         tensor = value.tensor or value.constant
         if tensor is not None:

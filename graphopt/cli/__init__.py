@@ -1,4 +1,4 @@
-"""The command line: `graphopt COMMAND`, one file a command."""
+"""The command line: `graphopt COMMAND`, one file per command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The application: every command registered, every way out turned into a message and an exit status.
+"""The application: registers every command, and turns every error into a message and an exit status.
 
-Exit status 0: done. 1: the thing that was asked failed (a check, a bound). 2: the request was wrong,
-or was withdrawn by an interruption.
+Exit status 0: done. 1: a requested check failed. 2: the request was invalid or was interrupted.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from graphopt.errors import GraphOptError, ModelWarning
 from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, stats, targets, tune, verify
 
 _TYPER_INTERRUPTED = 130
-"""What typer returns for an interrupted command."""
+"""Typer's exit status for an interrupted command."""
 TRACEBACK_VARIABLE = "GRAPHOPT_TRACEBACK"
 
 HELP = """
-Make a trained network smaller and faster, prove that it still computes the same, and compile it.
+Make a trained network smaller and faster, verify that it still computes the same, and compile it.
 
 \b
-    graphopt demo                                        see it work, on a network that ships with graphopt
+    graphopt demo                                        try it on a network that ships with graphopt
     graphopt compile model.onnx -o model.gopt            compile for this machine
     graphopt compile model.onnx --target arm --verify    compile for ARM, checking every step
     graphopt bench model.gopt                            measure it against ONNX Runtime
-    graphopt optimize model.onnx -o smaller.onnx         only rewrite the graph; the result is ONNX again
+    graphopt optimize model.onnx -o smaller.onnx         only rewrite the graph, and write ONNX again
 
-Exit status: 0 done, 1 the check that was asked for failed, 2 the request was wrong or was interrupted.
+Exit status: 0 done, 1 a requested check failed, 2 the request was invalid or was interrupted.
 """
 
 app = typer.Typer(
@@ -68,7 +67,7 @@ for _name, _command in _COMMANDS.items():
 
 
 def _show_version(wanted: bool) -> None:
-    """What a report of a fault should say: the versions of what generates code, and the processor."""
+    """Print what a bug report should contain: the versions of what generates code, and the processor."""
     if not wanted:
         return
     from importlib import metadata
@@ -94,14 +93,14 @@ def common(
         bool,
         typer.Option(
             "--version",
-            help="Print the versions of graphopt and TVM and what this processor is, and exit.",
+            help="Print the versions of graphopt and TVM and the detected processor, and exit.",
             callback=_show_version,
             is_eager=True,
         ),
     ] = False,
     show_traceback: Annotated[
         bool,
-        typer.Option("--traceback", help="Print the Python traceback of any error.", envvar=TRACEBACK_VARIABLE),
+        typer.Option("--traceback", help="Print the Python traceback of errors.", envvar=TRACEBACK_VARIABLE),
     ] = False,
 ) -> None:
     if show_traceback:
@@ -113,24 +112,24 @@ def main(args: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names may hold letters that the terminal lacks
+            stream.reconfigure(errors="replace")  # names may contain characters that the terminal cannot encode
     sys.exit(run_command(args))
 
 
 def _end(number: int, frame: object) -> None:
-    """End in order, so that temporary folders and child processes go too."""
+    """Exit through SystemExit, so that temporary folders are removed and child processes stopped."""
     sys.exit(128 + number)
 
 
 def run_command(args: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; whatever goes wrong is printed as one message on stderr."""
+    """Run one command and return its exit status; print any error as a single message on stderr."""
     with warnings.catch_warnings():
         _show_model_warnings()
         return _run_command(args)
 
 
 def _show_model_warnings() -> None:
-    """Print what is odd about a model on stderr, each thing once, however often the model is loaded."""
+    """Print warnings about a model on stderr, each one once, however often the model is loaded."""
     shown: set[str] = set()
     others = warnings.showwarning
 
@@ -163,24 +162,24 @@ def _run_command(args: Sequence[str] | None) -> int:
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """What to tell the user about an error, and the exit status it means."""
+    """Return the message for an error, and the exit status it means."""
     if isinstance(error, GraphOptError):
         return f"error: {error}", error.exit_status
-    if hasattr(error, "format_message"):  # a usage error of typer's, which has no public base class for them
+    if hasattr(error, "format_message"):  # a usage error of typer, which has no public base class for them
         return _explain_usage(error), 2
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"error: {where}{error.strerror}", 2
     if isinstance(error, MemoryError):
         return (
-            "error: out of memory\n  Use a machine with more memory, or fix smaller shapes with --input.",
+            "error: out of memory\n  Use a machine with more memory, or specify smaller shapes with --input.",
             2,
         )
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"error: this is a bug in graphopt, or in a pass that was loaded: {type(error).__name__}: {error}\n"
+        f"error: this is a bug in graphopt, or in a loaded pass: {type(error).__name__}: {error}\n"
         f"  at {last.filename}:{last.lineno}\n"
-        "  Run it again as `graphopt --traceback ...` and report what that prints and the model.",
+        "  Run it again as `graphopt --traceback ...`, and report the output together with the model.",
         2,
     )
 
@@ -191,4 +190,4 @@ def _explain_usage(error: Exception) -> str:
     message = error.format_message()  # type: ignore[attr-defined]
     if type(error).__name__ == "NoArgsIsHelpError":
         return message
-    return f"error: {message}\n  `{command} --help` lists what it takes."
+    return f"error: {message}\n  `{command} --help` lists its arguments and options."

@@ -1,4 +1,4 @@
-"""`graphopt bench`: an artifact against ONNX Runtime, side by side."""
+"""`graphopt bench`: times an artifact against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ def bench(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="The model that the baseline runs; by default the one in the artifact, which --keep-model put there.",
+            help="The model for the baseline; by default the one in the artifact, if compiled with --keep-model.",
             metavar="MODEL.onnx",
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads for each.", min=1)] = 1,
-    baseline: Annotated[str, typer.Option(help="What to measure against: onnxruntime or none.")] = "onnxruntime",
-    runs: Annotated[int, typer.Option(help="Timed runs of each.", min=1)] = 50,
-    seconds: Annotated[float, typer.Option(help="Start no new round after this long.", min=0)] = 30.0,
+    threads: Annotated[int, typer.Option(help="Threads for each runtime.", min=1)] = 1,
+    baseline: Annotated[str, typer.Option(help="What to compare with: onnxruntime or none.")] = "onnxruntime",
+    runs: Annotated[int, typer.Option(help="Timed runs of each runtime.", min=1)] = 50,
+    seconds: Annotated[float, typer.Option(help="Start no further runs after this many seconds.", min=0)] = 30.0,
     shapes: InputShapes = None,
     inputs: InputFile = None,
     seed: Seed = 0,
     profiled: Annotated[
         bool, typer.Option("--profile", help="Also show where the time goes, kernel by kernel.")
     ] = False,
-    top: Annotated[int, typer.Option(help="How many kernels --profile lists; --json has all.", min=1)] = 20,
+    top: Annotated[int, typer.Option(help="How many kernels --profile lists; --json lists all.", min=1)] = 20,
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the profile into this file: a bar for each kernel.", metavar="FILE.svg", show_default=False
+            help="Draw the profile into this file, one bar per kernel.", metavar="FILE.svg", show_default=False
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Time a compiled model against ONNX Runtime.
 
-    Both get the same inputs and threads, and their runs alternate.
+    Both get the same inputs and number of threads, and their runs alternate.
 
-    The ratio is that of the medians (p50): above 1, graphopt is faster.
+    The ratio is that of the medians (p50); graphopt is faster if it is above 1.
 
-    --profile times every kernel within whole runs and names the model's layers that it computes. FLOPs are those of
-    the layers; `of peak` and `of memory` compare with what a measured loop of multiply-adds and a measured sum over a
-    large array reach on this machine with the same threads and instructions.
+    --profile times every kernel within whole runs and names the layers of the model that it computes. FLOPs are those
+    of the layers. `of peak` and `of memory` are relative to a loop of multiply-adds and a sum over a large array,
+    measured on this machine with the same number of threads and the same instructions.
 
     \b
     Examples:
@@ -80,14 +80,16 @@ def bench(
     if baseline not in BASELINES:
         raise InputError(f"there is no baseline '{baseline}'", remedy=f"one of: {', '.join(BASELINES)}")
     if picture is not None and not profiled:
-        raise InputError("--picture draws what --profile measures", remedy="Add --profile, or leave --picture out.")
+        raise InputError(
+            "--picture draws the profile, and there is none", remedy="Add --profile, or leave --picture out."
+        )
     session = runtime.load(artifact, threads=threads)
     has_model = model is not None or keeps_model(session.manifest)
     if baseline != "none" and not has_model:
         raise InputError(
-            "ONNX Runtime needs the model, and the artifact does not hold it",
+            "ONNX Runtime needs the model, and the artifact does not contain it",
             where=str(artifact),
-            remedy="give it with --model MODEL.onnx, compile with --keep-model, or leave it out with --baseline none",
+            remedy="pass it with --model MODEL.onnx, compile with --keep-model, or use --baseline none",
         )
     opened = open_model(model or artifact)
     arrays = _inputs(opened, session, None if has_model else _Compiled(session), shapes, inputs, seed)
@@ -115,7 +117,7 @@ def _profile(
     top: int,
     picture: Path | None,
 ) -> dict[str, Any]:
-    """Trace the kernels, show them, draw them; returns the profile as JSON's types."""
+    """Trace the kernels, print and draw the profile, and return it as JSON types."""
     from graphopt.driver import backend
     from graphopt.driver.backend import Peak
     from graphopt.hardware.target import Target
@@ -131,7 +133,7 @@ def _profile(
     measured = dataclasses.replace(measured, peak=before.or_better(peak()))
     output.table(shown.table(measured, top))
     if all(call.kernel.bytes is None for call in measured.calls):
-        output.line("\nThe model's sizes are open, so its work is not known: compile it with --input NAME:SHAPE.")
+        output.line("\nThe model has open sizes, so its FLOPs are unknown: compile it with --input NAME:SHAPE.")
     if picture is not None:
         shown.write_picture(measured, artifact.name, picture)
         output.line(f"\nwrote {picture}")
@@ -139,7 +141,7 @@ def _profile(
 
 
 class _Compiled:
-    """The compiled model in place of the oracle: accepts inputs or refuses them, where there is no other model."""
+    """The compiled model as the judge of generated inputs where there is no other model: accepts or rejects them."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -161,9 +163,9 @@ def _inputs(
     file: Path | None,
     seed: int,
 ) -> dict[str, Any]:
-    """The inputs of the file, or generated ones of the shapes asked for; a batch that nothing fixes is of one.
+    """Return the inputs of the file, or generated ones of the given shapes; an open batch size becomes 1.
 
-    `judge` says which generated inputs are good: ONNX Runtime with the model `opened` where it is None.
+    `judge` decides which generated inputs are valid; if it is None, ONNX Runtime does, running the model `opened`.
     """
     from graphopt.data import inputs
 
@@ -179,7 +181,7 @@ def _inputs(
     if given or asked:
         return sample.inputs
     single = {port.name: (1, *sample.inputs[port.name].shape[1:]) for port in ports if _has_open_batch(port.shape)}
-    with contextlib.suppress(InputError):  # the model may tie the first size to something else
+    with contextlib.suppress(InputError):  # the model may tie the first size to another one
         sample = inputs.generate(opened, seed=seed, shapes={**fixed, **single}, reference=judge)
     return sample.inputs
 
@@ -189,7 +191,7 @@ def _has_open_batch(shape: tuple[int | str | None, ...]) -> bool:
 
 
 def _show(output: Output, timings: dict[str, Timing], threads: int, shapes: dict[str, list[int]]) -> dict[str, Any]:
-    """Print the times; returns them as JSON's types."""
+    """Print the times, and return them as JSON types."""
     sizes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items())
     table = Table(
         f"{threads} thread{'s' if threads > 1 else ''}, {sizes}",

@@ -1,4 +1,4 @@
-"""`graphopt bisect`: which pass, and which of its rewrites, breaks a model."""
+"""`graphopt bisect`: finds the pass, and which of its rewrites, breaks a model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def bisect(
     level: options.Level = None,
     shapes: options.InputShapes = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="What the passes may specialize for.", show_default=False)
+        str | None,
+        typer.Option("--target", "-t", help="The target that passes may specialize for.", show_default=False),
     ] = None,
     check: Annotated[
         str | None,
         typer.Option(
-            help="A command that checks a model: status 0 good, any other bad. {model} stands for its path. "
-            "By default the numbers are compared with ONNX Runtime.",
+            help="A command that checks a model: exit status 0 means good, any other bad. {model} stands for the path "
+            "of the model. By default, the numbers are compared with ONNX Runtime.",
             metavar="COMMAND",
             show_default=False,
         ),
@@ -40,9 +41,10 @@ def bisect(
 ) -> None:
     """Find the pass and the rewrite that break a model.
 
-    Passes are tried by halves, then the rewrites of the guilty one, until the model no longer computes the same.
+    A binary search over the passes, then over the rewrites of the faulty pass, finds the first one after which the
+    model no longer computes the same.
 
-    Exit status 0 if the pipeline is good, 1 if a culprit was found.
+    Exit status 0 if the whole pipeline is correct, 1 if a faulty step was found.
 
     \b
     Examples:

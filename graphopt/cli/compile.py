@@ -1,4 +1,4 @@
-"""`graphopt compile`: the whole job, from an ONNX model to native code."""
+"""`graphopt compile`: the complete way from an ONNX model to native code."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from graphopt.runtime.artifact import Artifact
 
 
+_SLOWEST = 10  # kernels that --verbose shows
+
+
 def compile_(
     model: options.Model,
     out: Annotated[
@@ -28,14 +31,14 @@ def compile_(
         typer.Option(
             "--out",
             "-o",
-            help="Where to write the compiled model; the model's name with .gopt by default.",
+            help="Where to write the compiled model; by default the model's name with .gopt.",
             metavar="OUT.gopt",
             show_default=False,
         ),
     ] = None,
     target: Annotated[
         str,
-        typer.Option("--target", "-t", help="What to compile for; `graphopt targets` lists them."),
+        typer.Option("--target", "-t", help="The target to compile for; `graphopt targets` lists all."),
     ] = "host",
     passes: options.Passes = None,
     level: options.Level = None,
@@ -54,24 +57,25 @@ def compile_(
     records: options.Records = None,
     bundle_runtime: Annotated[
         bool,
-        typer.Option("--bundle-runtime", help="Put the runtime libraries for the target beside the code."),
+        typer.Option("--bundle-runtime", help="Include the runtime libraries for the target."),
     ] = False,
     compact: Annotated[
         bool,
         typer.Option(
-            "--compact", help="Forgo kernels for which packed weights grow: a smaller result, and a slower one."
+            "--compact",
+            help="Avoid kernels whose packed weights are larger than the original ones: a smaller but slower result.",
         ),
     ] = False,
     keep_model: Annotated[
         bool,
-        typer.Option("--keep-model", help="Put the optimized model into the result, as model.onnx."),
+        typer.Option("--keep-model", help="Include the optimized model in the result, as model.onnx."),
     ] = False,
     time_limit: Annotated[
         str | None,
         typer.Option(
             "--time-limit",
             metavar="TIME",
-            help="Give up after this time, as 90s, 5m or 1h.",
+            help="Stop with an error after this time, e.g. 90s, 5m or 1h.",
             show_default=False,
         ),
     ] = None,
@@ -79,19 +83,25 @@ def compile_(
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
     load: options.Load = None,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Show the time of each stage, and of the kernels with the slowest code generation."
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Optimize a model and compile it to native code.
 
-    The result is a folder: native code, weights, the graph without weights, and a report. `graphopt run` runs it,
-    `graphopt bench` times it, `graphopt.runtime.load` loads it in Python, docs/deploy.md shows it in C++.
+    The result is a folder with native code, weights, the graph without weights, and a report. `graphopt run` runs it,
+    `graphopt bench` times it, `graphopt.runtime.load` loads it in Python, and docs/deploy.md shows its use in C++.
 
     \b
     Examples:
         graphopt compile model.onnx                                   for this machine: model.gopt
         graphopt compile model.onnx --input x:1x3x224x224 --verify    fixed shape, every step checked
         graphopt compile model.onnx --target arm:cortex-a76 --bundle-runtime -o board.gopt
-        graphopt compile model.onnx --input x:1x3x224x224 --tune 5m   the fastest kernels, found by measuring
+        graphopt compile model.onnx --input x:1x3x224x224 --tune 5m   with the fastest kernels, found by measuring
     """
     import graphopt
     from graphopt import io
@@ -132,7 +142,7 @@ def compile_(
         )
         artifact.save(place)
     show_report(output, watcher.report)
-    _show(output, artifact, model, place, watcher.report)
+    _show(output, artifact, model, place, watcher.report, _SLOWEST if verbose else 0)
     output.result(
         {
             "artifact": str(place),
@@ -150,7 +160,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
     return facts
 
 
-def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report) -> None:
+def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report, slowest: int) -> None:
     manifest = artifact.manifest
     output.line(
         f"\nwrote {place}: {format_bytes(artifact.nbytes)} for {manifest.target.get('name')} "
@@ -160,7 +170,7 @@ def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: 
     output.line(f"memory: {memory_text(manifest.memory)}")
     if manifest.workloads.tuned:
         output.line(
-            f"tuned: {manifest.workloads.tuned} of {manifest.workloads.total} convolutions and products by size"
+            f"tuned: {manifest.workloads.tuned} of {manifest.workloads.total} distinct convolutions and matmuls"
         )
     if manifest.error is not None:
         worst = max(manifest.error.values(), default=0.0)
@@ -168,3 +178,6 @@ def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: 
     if report.measured is not None:
         output.line()
         output.table(errors_table(report.measured.samples, report.measured.outputs))
+    if slowest and report.code is not None:
+        output.table(report.code.stages_table())
+        output.table(report.code.kernels_table(slowest))

@@ -1,4 +1,4 @@
-"""`graphopt demo`: the whole way on a network that ships with graphopt."""
+"""`graphopt demo`: the complete workflow on a network that ships with graphopt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BATCH = 100
 
 
 def load_images() -> tuple[np.ndarray, np.ndarray]:
-    """The images that ship with the demo, float32 1000 x 1 x 28 x 28 from 0 to 1, and their labels, int64 1000."""
+    """Return the images that ship with the demo, float32[1000,1,28,28] from 0 to 1, and their labels, int64[1000]."""
     import numpy as np
 
     with np.load(IMAGES, allow_pickle=False) as file:
@@ -42,13 +42,13 @@ def demo(
         Path | None,
         typer.Option("--out", "-o", help="Keep the compiled model.", metavar="DEMO.gopt", show_default=False),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads for both when they are timed.", min=1)] = 1,
-    runs: Annotated[int, typer.Option(help="Timed runs of each.", min=1)] = 200,
+    threads: Annotated[int, typer.Option(help="Threads for each runtime when they are timed.", min=1)] = 1,
+    runs: Annotated[int, typer.Option(help="Timed runs of each runtime.", min=1)] = 200,
     as_json: Json = False,
 ) -> None:
     """Compile a small network that comes with graphopt, and time it.
 
-    The network tells clothes apart (Fashion-MNIST, 28 x 28 pixels, ten classes). It is compiled for this machine,
+    The network classifies clothes (Fashion-MNIST, 28 x 28 pixels, ten classes). It is compiled for this machine,
     run on 1,000 test images before (in ONNX Runtime) and after, and timed on one image at a time.
 
     \b
@@ -90,7 +90,7 @@ def demo(
 
 @dataclass(frozen=True)
 class Findings:
-    """What the demo found out: shares of right answers, answers that changed, the largest error, timings."""
+    """The results of the demo: accuracy before and after, changed answers, the largest error, timings."""
 
     artifact: Artifact
     report: Report
@@ -104,7 +104,7 @@ class Findings:
 
     @property
     def ratio(self) -> float:
-        """How many times faster than ONNX Runtime, by the medians."""
+        """How many times faster graphopt is than ONNX Runtime, by the medians."""
         return self.timings["onnxruntime"].p50 / self.timings["graphopt"].p50
 
     @property
@@ -115,7 +115,7 @@ class Findings:
 
 
 def _kept_report() -> Any:
-    """An observer that keeps the report as it was: the one in the artifact has no times, so that builds repeat."""
+    """Return an observer that keeps the report with its times; the one in the artifact has none, to be reproducible."""
     from graphopt.rewriting.pipeline import Observer
 
     class Keep(Observer):
@@ -135,7 +135,7 @@ def _logits(run: Any, images: np.ndarray) -> np.ndarray:
 
 
 def _check(before: np.ndarray, after: np.ndarray) -> float:
-    """The largest relative error of the compiled network. Raises VerificationError where it is too large."""
+    """Return the largest relative error of the compiled network. Raises VerificationError if it is too large."""
     from graphopt.proof.tolerance import compare
 
     comparison = compare({"logits": before}, {"logits": after})
@@ -143,7 +143,7 @@ def _check(before: np.ndarray, after: np.ndarray) -> float:
         raise VerificationError(
             f"the compiled network does not compute what the original does: {comparison}",
             where="demo",
-            remedy="Run `graphopt compile --verify` on the model to find the step that is to blame.",
+            remedy="Run `graphopt compile --verify` on the model to find the faulty step.",
         )
     return comparison.error
 

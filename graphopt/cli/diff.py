@@ -17,13 +17,13 @@ from .output import Output
 def diff(
     before: Annotated[Path, typer.Argument(help="The first model (.onnx or .gopt).", show_default=False)],
     after: Annotated[Path, typer.Argument(help="The second model (.onnx or .gopt).", show_default=False)],
-    limit: Annotated[int, typer.Option(help="Rows a table, 0 for all.", min=0)] = 20,
+    limit: Annotated[int, typer.Option(help="Rows per table, 0 for all.", min=0)] = 20,
     as_json: Json = False,
 ) -> None:
     """Show what changed between two models.
 
-    Operators, nodes, weights, opsets and metadata are compared. The numbers they compute are not:
-    `graphopt verify` does that.
+    Operators, nodes, weights, opsets and metadata are compared. To compare what the models compute, use
+    `graphopt verify`.
 
     \b
     Example:

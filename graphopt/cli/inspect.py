@@ -1,4 +1,4 @@
-"""`graphopt inspect`: what a model or an artifact consists of."""
+"""`graphopt inspect`: shows what a model or an artifact consists of."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A model (.onnx) or a compiled one (.gopt).", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="A model (.onnx) or a compiled model (.gopt).", show_default=False)],
     target: Annotated[
         str | None,
         typer.Option(
             "--target",
             "-t",
-            help="Also say which nodes this target cannot compile; exit status 1 if there are any.",
+            help="Also list the nodes that cannot be compiled for this target; exit status 1 if there are any.",
             show_default=False,
         ),
     ] = None,
     shapes: InputShapes = None,
-    layers: Annotated[bool, typer.Option("--layers", help="List every layer, in the model's order.")] = False,
-    top: Annotated[int, typer.Option(help="How many of the heaviest layers to list.", min=0)] = 5,
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer, in the order of the model.")] = False,
+    top: Annotated[int, typer.Option(help="How many layers to list, those with the most FLOPs first.", min=0)] = 5,
     load: Load = None,
     as_json: Json = False,
 ) -> None:
     """Show what a model or a compiled model consists of.
 
-    Operators, parameters, bytes, FLOPs, and what a target supports of it.
+    Operators, parameters, bytes, FLOPs, and which nodes a target supports.
 
-    A multiply-add counts as two FLOPs. Where shapes are dynamic, --input fixes them, so that all can be counted.
+    A multiply-add counts as two FLOPs. If shapes are dynamic, fix them with --input to count everything.
 
     \b
     Examples:
@@ -78,7 +78,7 @@ def inspect(
 
 
 def _hint(output: Output, model: Model) -> None:
-    """How to fix the inputs' shapes, if that is why arithmetic could not be counted."""
+    """Say how to fix the shapes of inputs, if that is why FLOPs could not be counted."""
     from graphopt.data.checking import required_inputs
     from graphopt.data.making import Maker
 
@@ -91,7 +91,7 @@ def _hint(output: Output, model: Model) -> None:
     arrays = maker.make(*next(maker.choices())) if dynamic else {}
     examples = [f"--input {name}:{'x'.join(map(str, arrays[name].shape))}" for name in dynamic]
     if examples:
-        output.line(f"\nShapes are dynamic. Fixed ones let more be counted: {' '.join(examples)}")
+        output.line(f"\nSome shapes are dynamic. To count everything, fix them: {' '.join(examples)}")
 
 
 def _summary(statistics: Statistics) -> Table:
@@ -117,8 +117,8 @@ def _artifact_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def memory_text(memory: Memory) -> str:
-    """What one run needs besides inputs, weights and outputs, and what sharing saves."""
-    text = f"{format_bytes(memory.allocated)} between kernels, {format_bytes(memory.tensors)} without sharing"
+    """Describe the memory of one run besides inputs, weights and outputs, and what sharing saves."""
+    text = f"{format_bytes(memory.allocated)} for intermediate values, {format_bytes(memory.tensors)} without sharing"
     return f"{text} ({', '.join(memory.sizes)} = 1)" if memory.sizes else text
 
 
@@ -139,7 +139,7 @@ def _artifact_tables(manifest: Manifest) -> list[Table]:
 
 
 def _unsupported(model: Model, name: str, output: Output) -> list[dict[str, str]]:
-    """The nodes that remain uncompilable after the passes that `compile` runs by default."""
+    """Return the nodes that are unsupported after the passes that `compile` runs by default."""
     from graphopt.driver import backend
     from graphopt.driver import optimizing as api
     from graphopt.hardware import target as targets

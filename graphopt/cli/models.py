@@ -1,4 +1,4 @@
-"""Opening what the user names: an ONNX file, or the optimized model inside an artifact."""
+"""Opening the models that the user names: an ONNX file, or the optimized model inside an artifact."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether `path` is meant as a compiled model: a folder, or a name that says so."""
+    """Return whether `path` stands for a compiled model: a folder, or a name with its suffix."""
     return path.is_dir() or path.suffix == ".gopt"
 
 
 def open_model(path: Path) -> Model:
     """Return the model in an ONNX file, or the optimized model of an artifact.
 
-    Where the artifact does not keep the model, it is the graph without weights: whatever needs the elements of a large
-    tensor raises ModelError then. Raises ModelError or ArtifactError.
+    If the artifact does not contain the model, this is the graph without weights: anything that needs the elements of a
+    large tensor then raises ModelError. Raises ModelError or ArtifactError.
     """
     from graphopt import io
     from graphopt.runtime.artifact import Artifact
@@ -32,7 +32,7 @@ def open_model(path: Path) -> Model:
 
 
 def keeps_model(manifest: Manifest) -> bool:
-    """Whether an artifact holds the optimized model with its weights."""
+    """Return whether an artifact contains the optimized model with its weights."""
     from graphopt.runtime.manifest import MODEL
 
     return MODEL in manifest.files

@@ -1,4 +1,4 @@
-"""`graphopt optimize`: passes only; ONNX in, ONNX out."""
+"""`graphopt optimize`: runs passes only, from ONNX to ONNX."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def optimize(
     model: options.Model,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where to write it.", metavar="OUT.onnx", show_default=False)
+        Path, typer.Option("--out", "-o", help="Where to write the result.", metavar="OUT.onnx", show_default=False)
     ],
     passes: options.Passes = None,
     level: options.Level = None,
     shapes: options.InputShapes = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", "-t", help="Let passes know what it is for.", show_default=False),
+        typer.Option("--target", "-t", help="The target that passes may specialize for.", show_default=False),
     ] = None,
     verify: options.Verify = False,
     inputs: options.InputFile = None,
@@ -41,7 +41,7 @@ def optimize(
     reproducer: options.Reproducer = None,
     load: options.Load = None,
     external_data: Annotated[
-        bool, typer.Option("--external-data", help="Write the weights into a file of their own.")
+        bool, typer.Option("--external-data", help="Write the weights into a separate file.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -94,10 +94,10 @@ def optimize(
 
 
 def show_report(output: Output, report: Report) -> None:
-    """What each pass did, where passes declined, and what verification measured."""
+    """Print what each pass did, why passes declined, and what verification measured."""
     output.table(report.table())
     output.table(report.misses_table())
     if report.error is not None:
-        output.line(f"\nlargest error of any step against the original: {report.error:.3g} (relative)")
+        output.line(f"\nlargest relative error of any step against the original: {report.error:.3g}")
     if report.loss is not None:
-        output.line(f"\nlost by lossy passes: {report.loss:.3%} of the metric")
+        output.line(f"\nloss of lossy passes: {report.loss:.3%} of the metric")

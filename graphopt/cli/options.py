@@ -25,7 +25,7 @@ Load = Annotated[
     typer.Option(
         "--load",
         metavar="MODULE",
-        help="Import this Python module or file first, for the passes in it. May be repeated.",
+        help="Import this Python module or file first and register its passes. May be repeated.",
         show_default=False,
     ),
 ]
@@ -35,7 +35,7 @@ Passes = Annotated[
         "--passes",
         "-p",
         metavar="PIPELINE",
-        help="Passes to run: a named pipeline, or text like 'fold-constants,fixpoint(fuse-conv-bn)'. "
+        help="Passes to run: a named pipeline, or text such as 'fold-constants,fixpoint(fuse-conv-bn)'. "
         "`graphopt passes` lists both.",
         show_default=False,
     ),
@@ -46,7 +46,7 @@ InputShapes = Annotated[
         "--input",
         "-i",
         metavar="NAME:SHAPE",
-        help="Fix the shape of an input, as x:1x3x224x224. May be repeated. "
+        help="Fix the shape of an input, e.g. x:1x3x224x224. May be repeated. "
         "Without it, dynamic dimensions stay dynamic.",
         show_default=False,
     ),
@@ -56,7 +56,7 @@ InputFile = Annotated[
     typer.Option(
         "--inputs",
         metavar="FILE.npz",
-        help="Real inputs: one array for each input of the model, by its name. Generated without it.",
+        help="Real inputs: one array per input of the model, by name. By default, inputs are generated.",
         show_default=False,
     ),
 ]
@@ -65,8 +65,8 @@ Samples = Annotated[
     typer.Option(
         "--samples",
         metavar="DATA",
-        help="Many real inputs, for lossy passes and --verify: an .npz or .npy file with an axis over samples "
-        "in front, or a folder of such files, one a sample, or of pictures (with --preprocess).",
+        help="Real samples, for lossy passes and --verify: an .npz or .npy file with a leading axis over samples, "
+        "a folder of such files with one sample each, or a folder of images (with --preprocess).",
         show_default=False,
     ),
 ]
@@ -75,7 +75,7 @@ Validate = Annotated[
     typer.Option(
         "--validate",
         metavar="DATA",
-        help="Samples with the answers wanted: an array `labels`, or one for each output by its name.",
+        help="Samples with expected results: an array `labels`, or one array per output, by name.",
         show_default=False,
     ),
 ]
@@ -84,8 +84,8 @@ Metric = Annotated[
     typer.Option(
         "--metric",
         metavar="NAME",
-        help="What must stay as good: error-mean, error-p99, error-max, sqnr, cosine, top1, accuracy, or your own "
-        "module:function.  [default: error-mean]",
+        help="What lossy passes must preserve: error-mean, error-p99, error-max, sqnr, cosine, top1, accuracy, or your "
+        "own module:function.  [default: error-mean]",
         show_default=False,
     ),
 ]
@@ -94,7 +94,7 @@ MaxDrop = Annotated[
     typer.Option(
         "--max-drop",
         metavar="LOSS",
-        help="How much of the metric lossy passes may lose, as 1% or 0.01; measured on --validate, else on --samples.",
+        help="How much of the metric lossy passes may lose: 1% or 0.01, measured on --validate, else on --samples.",
         show_default=False,
     ),
 ]
@@ -103,7 +103,7 @@ PreprocessRule = Annotated[
     typer.Option(
         "--preprocess",
         metavar="RULE",
-        help="How pictures become inputs: `imagenet`, or as 'size=224x224,mean=[0.5,0.5,0.5],std=[0.5,0.5,0.5]'.",
+        help="How images become inputs: `imagenet`, or e.g. 'size=224x224,mean=[0.5,0.5,0.5],std=[0.5,0.5,0.5]'.",
         show_default=False,
     ),
 ]
@@ -119,17 +119,19 @@ Level = Annotated[
 ]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Compare the numbers after each pass with ONNX Runtime; exit status 1 if wrong."),
+    typer.Option(
+        "--verify", help="Compare the numbers after each pass in ONNX Runtime; exit status 1 if they are wrong."
+    ),
 ]
 PassLimit = Annotated[
     int | None,
-    typer.Option(help="Stop after this many rewrites (to find a wrong one).", min=0, show_default=False),
+    typer.Option(help="Stop after this many rewrites (to find a faulty one).", min=0, show_default=False),
 ]
 PrintChanged = Annotated[bool, typer.Option("--print-changed", help="Print what each pass changed, as text on stderr.")]
 Reproducer = Annotated[
     Path | None,
     typer.Option(
-        help="If a pass fails, write the model before it and the command to repeat it into this folder.",
+        help="If a pass fails, write the model before it and a command that repeats the failure into this folder.",
         metavar="FOLDER",
         show_default=False,
     ),
@@ -138,7 +140,7 @@ ErrorAllowed = Annotated[
     float | None,
     typer.Option(
         "--tolerance",
-        help="Error allowed, relative to each output's largest value. By default it depends on the output's "
+        help="Allowed error, relative to each output's largest value. The default depends on the output's "
         "type: 1e-4 for float32, 1e-2 for float16, 0 for integers.",
         show_default=False,
     ),
@@ -148,15 +150,15 @@ Tune = Annotated[
     typer.Option(
         "--tune",
         metavar="BUDGET",
-        help="Measure first which kernels are fastest, for a time as 60s or 5m, or so many measurements as 200. "
-        "Without it, what was measured before is used; `off`: not even that.",
+        help="Measure which kernels are fastest first, for a time (60s, 5m) or a number of measurements (200). "
+        "Without it, earlier measurements are used; `off` ignores these too.",
         show_default=False,
     ),
 ]
 Rpc = Annotated[
     str | None,
     typer.Option(
-        metavar="HOST:PORT", help="Measure on another machine, lent by the TVM RPC tracker there.", show_default=False
+        metavar="HOST:PORT", help="Measure on another machine, through this TVM RPC tracker.", show_default=False
     ),
 ]
 RpcKey = Annotated[
@@ -167,22 +169,22 @@ Records = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where measurements are kept, instead of your cache folder.",
+        help="Where to keep measurements, instead of your cache folder.",
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", min=0)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed for generated inputs.", min=0)]
 
 
 def seconds(limit: str | None) -> float | None:
-    """The seconds of a `--time-limit`. Raises InputError for text that is not a time."""
+    """Return the seconds of a `--time-limit`. Raises InputError for text that is not a time."""
     from graphopt.driver.deadline import parse_limit
 
     return parse_limit(limit)
 
 
 def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
-    """`["x:1x3x224x224"] -> {"x": (1, 3, 224, 224)}`. Raises InputError on text that is not NAME:SHAPE."""
+    """Parse input shapes: `["x:1x3x224x224"]` gives `{"x": (1, 3, 224, 224)}`. Raises InputError for invalid text."""
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts or ():
         name, colon, dims = text.rpartition(":")
@@ -199,7 +201,7 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
 
 
 def allowed_error(tolerance: float | None) -> Tolerance | None:
-    """The tolerance that `--tolerance` asks for. Raises InputError where it would accept anything."""
+    """Return the tolerance given with `--tolerance`. Raises InputError if it would accept anything."""
     from graphopt.proof.tolerance import Tolerance
 
     if tolerance is None:
@@ -211,21 +213,27 @@ def allowed_error(tolerance: float | None) -> Tolerance | None:
 
 
 def choose_tuning(tune: str | None, records: Path | None, rpc: str | None, rpc_key: str | None) -> Tuning:
-    """What the options on tuning ask for. Raises InputError for values that cannot be read or say nothing."""
+    """Return what the tuning options request. Raises InputError for invalid values and useless combinations."""
     from graphopt.driver.tuning import Remote, Tuning
 
     made = Tuning.of(tune, records)
     if made.budget is None and (rpc or rpc_key):
-        raise InputError("--rpc says where to measure, and nothing is measured", remedy="Add --tune BUDGET.")
+        raise InputError("--rpc says where to measure, but nothing is measured", remedy="Add --tune BUDGET.")
     if records is not None and not made.use_records:
-        raise InputError("--records names measurements that --tune off does not use")
+        raise InputError("--records names measurements, but --tune off uses none")
     if rpc_key and not rpc:
-        raise InputError("--rpc-key names a device of a tracker", remedy="Say which tracker with --rpc HOST:PORT.")
+        raise InputError(
+            "--rpc-key names a device of a tracker, but there is no tracker",
+            remedy="Name the tracker with --rpc HOST:PORT.",
+        )
     return dataclasses.replace(made, remote=Remote.parse(rpc, rpc_key or "") if rpc else None)
 
 
 def choose_pipeline(passes: str | None, level: int | None) -> str:
-    """The text of `--passes`, or else the named pipeline of the `-O` level. Raises PipelineError if both are given."""
+    """Return the text of `--passes`, or else the named pipeline of the `-O` level.
+
+    Raises PipelineError if both are given.
+    """
     if passes is None:
         return LEVELS[2 if level is None else level]
     if level is not None:
@@ -239,19 +247,19 @@ def choose_pipeline(passes: str | None, level: int | None) -> str:
 def check_data_is_used(
     samples: Path | None, validate: Path | None, metric: str | None, max_drop: str | None, preprocess: str | None
 ) -> None:
-    """Raise InputError for an option on data without the data that it is about."""
+    """Raise InputError for an option about data without the data that it refers to."""
     if samples is None and validate is None:
         for option, value in (("--metric", metric), ("--max-drop", max_drop), ("--preprocess", preprocess)):
             if value is not None:
-                raise InputError(f"{option} is about data, and none is given", remedy="Add --samples or --validate.")
+                raise InputError(f"{option} needs data, and none is given", remedy="Add --samples or --validate.")
 
 
 def check_inputs_are_used(inputs: Path | None, verify: bool, samples: Path | None = None) -> None:
-    """Raise InputError if inputs were given that nothing would look at."""
+    """Raise InputError if inputs are given that nothing would use."""
     if inputs is not None and samples is not None:
         raise InputError("--inputs and --samples contradict each other", remedy="Give one of them.")
     if inputs is not None and not verify:
-        raise InputError("--inputs is used by --verify alone", remedy="Add --verify, or leave --inputs out.")
+        raise InputError("--inputs is used only by --verify", remedy="Add --verify, or leave --inputs out.")
 
 
 def load_modules(names: list[str] | None) -> None:
@@ -259,6 +267,6 @@ def load_modules(names: list[str] | None) -> None:
     from graphopt import registry
 
     if names and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's module is most likely here
+        sys.path.insert(0, os.getcwd())  # as `python -m` does: the user's module is most likely there
     for name in names or ():
         registry.load_module(name)

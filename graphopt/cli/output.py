@@ -1,4 +1,4 @@
-"""What the commands print: tables and sentences for people, JSON for machines, progress on stderr."""
+"""Output of the commands: tables and sentences for people, JSON for machines, progress on stderr."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any
 from graphopt.util.tables import Table
 
 Progress = Callable[[str, float], None]
-"""Called with what is being done now and how much is done, from 0 to 1."""
+"""Called with the current activity and the completed share, from 0 to 1."""
 
 
 class Output:
-    """Where one command prints. With `as_json`, stdout gets one JSON document and nothing else."""
+    """The output of one command. With `as_json`, stdout gets one JSON document and nothing else."""
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
 
     def result(self, data: dict[str, Any]) -> None:
-        """The machine's answer; printed with `--json` only."""
+        """Print the result for machines; only with `--json`."""
         if self.as_json:
             json.dump(_finite(data), sys.stdout, indent=2, allow_nan=False)
             sys.stdout.write("\n")
 
     def line(self, text: str = "") -> None:
-        """A sentence for people."""
+        """Print a sentence for people."""
         if not self.as_json:
             print(text)
 
     def note(self, text: str) -> None:
-        """A remark on the side; stderr."""
+        """Print a side remark on stderr."""
         print(text, file=sys.stderr)
 
     def table(self, table: Table) -> None:
-        """A table for people, after an empty line; one without rows is left out."""
+        """Print a table for people after an empty line; a table without rows is omitted."""
         if self.as_json or not table.rows:
             return
         print()
@@ -48,7 +48,7 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A progress bar on a terminal, a line a step in a log."""
+        """Show a progress bar on a terminal, or one line per step in a log."""
         if sys.stderr.isatty():
             with _progress_bar() as report:
                 yield report
@@ -57,7 +57,7 @@ class Output:
 
 
 def _finite(data: Any) -> Any:
-    """The same with null for infinities and NaNs, which JSON does not have."""
+    """Return the data with null for infinities and NaNs, which JSON lacks."""
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -1,4 +1,4 @@
-"""`graphopt passes`: what there is to run."""
+"""`graphopt passes`: lists the passes and named pipelines."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def passes(
     """List the passes and the named pipelines.
 
     \b
-    Fidelity says how near the results stay to the original:
-        exact   the same bits
-        float   only rounding and the order of sums change
-        lossy   an approximation, run only when asked for
+    Fidelity says how close the results are to the original:
+        exact   bit-identical
+        float   only rounding and the order of summation change
+        lossy   an approximation, run only on request
 
     \b
     Examples:
@@ -75,7 +75,7 @@ def _describe(cls: Any) -> dict[str, Any]:
 
 
 def _options_text(facts: dict[str, Any], between: str) -> str:
-    """The options with their defaults, as pipeline text has them."""
+    """Return the options with their defaults, as in pipeline text."""
     from graphopt.rewriting.passes import format_option
 
     return between.join(f"{option}={format_option(default)}" for option, default in facts["options"].items())
@@ -101,6 +101,6 @@ def _show_one(output: Output, name: str, described: dict[str, dict[str, Any]], p
     else:
         near = difflib.get_close_matches(name, [*described, *pipelines], 1, 0.5)
         raise PipelineError(
-            f"there is no pass and no pipeline '{name}'",
+            f"there is no pass or pipeline '{name}'",
             remedy=f"Did you mean '{near[0]}'?" if near else "`graphopt passes` lists them all.",
         )

@@ -1,10 +1,11 @@
-"""What `graphopt bench --profile` shows: a table of kernels, and a picture of them."""
+"""The output of `graphopt bench --profile`: a table of kernels and their picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from graphopt.errors import InputError
+from graphopt.profiling.code import shortened
 from graphopt.profiling.profile import Call, Profile
 from graphopt.util.files import replacing
 from graphopt.util.tables import Table, format_bytes, format_count, format_seconds
@@ -13,7 +14,7 @@ _NUMBERS = ("time", "share", "FLOPs", "FLOP/s", "of peak", "bytes", "of memory")
 
 
 def table(profile: Profile, top: int) -> Table:
-    """The `top` kernels that take longest, and one row for all others together."""
+    """Return the `top` kernels that take longest, and one row for all others together."""
     ordered = sorted(profile.calls, key=lambda call: -call.seconds)
     title = f"kernels: {format_seconds(profile.seconds)} of {format_seconds(profile.latency)} a run"
     if profile.peak:
@@ -34,7 +35,7 @@ def _row(profile: Profile, call: Call) -> tuple[str, ...]:
     kernel = call.kernel
     speed = kernel.flops / call.seconds if kernel.flops and call.seconds else None
     return (
-        layers_text(call),
+        shortened(kernel.layers) or "-",
         kernel.function,
         format_seconds(call.seconds),
         f"{profile.share(call):.1%}",
@@ -47,20 +48,12 @@ def _row(profile: Profile, call: Call) -> tuple[str, ...]:
     )
 
 
-def layers_text(call: Call) -> str:
-    """The first of the user's layers in a kernel, and how many more there are."""
-    names = call.kernel.layers
-    if not names:
-        return "-"
-    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
-
-
 def _percent(part: float | None) -> str:
     return "-" if part is None else f"{part:.0%}"
 
 
 def write_picture(profile: Profile, title: str, path: Path) -> None:
-    """Draw the profile into an SVG file. Raises InputError where it cannot be written."""
+    """Draw the profile into an SVG file. Raises InputError if it cannot be written."""
     from graphopt.profiling.picture import draw
 
     try:

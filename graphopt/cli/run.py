@@ -1,4 +1,4 @@
-"""`graphopt run`: run an artifact on the user's inputs."""
+"""`graphopt run`: runs an artifact on the user's inputs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def run(
     artifact: Annotated[Path, typer.Argument(help="The compiled model.", metavar="MODEL.gopt", show_default=False)],
     inputs: Annotated[
         Path,
-        typer.Option(
-            help="One array for each input of the model, by its name.", metavar="FILE.npz", show_default=False
-        ),
+        typer.Option(help="One array per input of the model, by name.", metavar="FILE.npz", show_default=False),
     ],
     outputs: Annotated[
         Path | None,
@@ -63,7 +61,7 @@ def run(
 
 
 def _describe(array: np.ndarray) -> dict[str, Any]:
-    """Dtype, shape and, for numbers, range and mean (null for an empty array), as JSON's own types."""
+    """Return dtype, shape and, for numbers, range and mean (null for an empty array), as JSON types."""
     import numpy as np
 
     described: dict[str, Any] = {"dtype": str(array.dtype), "shape": list(array.shape)}

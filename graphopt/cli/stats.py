@@ -1,4 +1,4 @@
-"""`graphopt stats`: what flows through a model on real data."""
+"""`graphopt stats`: activation statistics of a model on real data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stats(
     value: Annotated[
         list[str] | None,
         typer.Option(
-            "--value", metavar="NAME", help="Only values of this name or pattern, as '*relu*'. May be repeated."
+            "--value", metavar="NAME", help="Only values with this name or pattern, e.g. '*relu*'. May be repeated."
         ),
     ] = None,
     kind: Annotated[
@@ -40,10 +40,14 @@ def stats(
             "--kind", help="range, moments, histogram or channels. May be repeated.  [default: the first three]"
         ),
     ] = None,
-    memory: Annotated[str, typer.Option(help="How much the values of one run may take.", metavar="SIZE")] = "512MB",
+    memory: Annotated[
+        str, typer.Option(help="How much memory the observed values of one run may take.", metavar="SIZE")
+    ] = "512MB",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Keep them in this file.", metavar="FILE.npz|FILE.json", show_default=False),
+        typer.Option(
+            "--out", "-o", help="Save the statistics in this file.", metavar="FILE.npz|FILE.json", show_default=False
+        ),
     ] = None,
     picture: Annotated[
         Path | None,
@@ -53,7 +57,7 @@ def stats(
 ) -> None:
     """Show ranges and histograms of the values inside a model while it runs on samples.
 
-    That is what quantization works with. Memory stays bounded: one sample at a time, and as many values as fit.
+    Quantization is based on these. Memory is bounded: samples are run one at a time, with as many values as fit.
 
     \b
     Examples:
@@ -70,7 +74,7 @@ def stats(
     if picture is not None and "histogram" not in kinds:
         raise InputError("--picture draws histograms", remedy="Add --kind histogram.")
     if out is not None and out.suffix not in (".npz", ".json"):
-        raise InputError(f"statistics cannot be kept in '{out}'", remedy="Name a file that ends in .npz or .json.")
+        raise InputError(f"statistics cannot be saved in '{out}'", remedy="Name a file that ends in .npz or .json.")
     output = Output(as_json)
     opened = io.load(model)
     data = open_samples(samples, opened, preprocess)
@@ -102,7 +106,7 @@ def _table(found: ActivationStatistics) -> Table:
 
 
 def _cells(accumulator: Accumulator) -> list[tuple[str, str]]:
-    """What the table says of one kind of statistics: columns and their contents."""
+    """Return the columns and cells of the table for one kind of statistics."""
     from graphopt.compression.accumulators import Channels, Histogram, Moments, Range
 
     if isinstance(accumulator, Range):

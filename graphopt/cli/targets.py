@@ -1,4 +1,4 @@
-"""`graphopt targets`: what can be compiled for, and what that needs."""
+"""`graphopt targets`: lists the targets, and what compiling for them needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def targets(
 ) -> None:
     """List the targets that can be compiled for.
 
-    Also what compiling for each needs, and whether it is here.
+    Also shows what compiling for each needs, and whether it is installed.
 
     \b
     A target is a name with an optional model after a colon: host, x86, x86:znver4, arm:cortex-a76, cuda:sm_90.
@@ -65,7 +65,7 @@ def _facts(described: dict[str, Any]) -> Table:
 
 
 def _needs(described: dict[str, dict[str, Any]]) -> Table:
-    """One row a thing that compiling needs, whatever targets need it."""
+    """Return one row for each thing that compiling needs, with the targets that need it."""
     table = Table("what compiling needs", ("needed", "for", "here", "what to do"))
     families: dict[str, dict[str, None]] = {}
     needs: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""`graphopt tune`: measure which kernels are fastest for a model, for all compilations to come."""
+"""`graphopt tune`: measures which kernels are fastest for a model, for all later compilations."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _NUMBERS = ("calls", "default", "best", "gain", "measured", "failed")
 def tune(
     model: options.Model,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="What to tune for; `graphopt targets` lists them.")
+        str, typer.Option("--target", "-t", help="The target to tune for; `graphopt targets` lists all.")
     ] = "host",
     budget: Annotated[
         str,
-        typer.Option("--budget", "-b", help="How much to spend: a time as 60s or 5m, or so many measurements as 200."),
+        typer.Option("--budget", "-b", help="How much to spend: a time (60s, 5m) or a number of measurements (200)."),
     ] = DEFAULT_BUDGET,
     search: Annotated[
         bool,
-        typer.Option("--search", help="Search for schedules of everything else too: reductions, transposes, softmax."),
+        typer.Option("--search", help="Also search for schedules of everything else: reductions, transposes, softmax."),
     ] = False,
     passes: options.Passes = None,
     level: options.Level = None,
@@ -43,11 +43,11 @@ def tune(
 ) -> None:
     """Find the fastest kernels for a model by measuring.
 
-    Every size of convolution and matrix product in the model is a workload. Each is measured as graphopt would compile
-    it, then with other tiles and other algorithms, where most of the time goes first. What is found is kept, and
-    `graphopt compile` uses it from then on, for this model and for any other with the same sizes. A run that is
-    interrupted or out of budget goes on where it was. What is neither is compiled with general schedules; --search
-    spends a part of the budget on looking for better ones, with the search of TVM's MetaSchedule.
+    Every distinct size of convolution or matmul in the model is a workload. Each is measured as graphopt would compile
+    it by default, then with other tiles and other algorithms, in the order of their share of the model's time. The
+    results are kept, and `graphopt compile` uses them from then on, for this model and for any other with the same
+    sizes. A run that is interrupted or out of budget can be continued. All other operators are compiled with generic
+    schedules; --search spends a part of the budget on better ones, with the search of TVM's MetaSchedule.
 
     \b
     Examples:
@@ -81,12 +81,12 @@ def tune(
 def _show(output: Output, found: list[Tuned]) -> None:
     if not found:
         output.line(
-            "nothing to tune: the model has no convolutions or products of known sizes (--input fixes sizes, "
+            "nothing to tune: the model has no convolutions or matmuls of known sizes (--input fixes sizes, "
             "--search tunes other functions)"
         )
         return
     columns = ("workload", *_NUMBERS, "fastest")
-    table = Table("what was measured", columns, right=frozenset(_NUMBERS))
+    table = Table("measurements", columns, right=frozenset(_NUMBERS))
     for one in found:
         times = ["", "", ""]
         if one.default_seconds and one.best_seconds:
@@ -100,6 +100,6 @@ def _show(output: Output, found: list[Tuned]) -> None:
     after = sum(one.calls * (one.best_seconds or 0) for one in timed)
     if after:
         output.line(
-            f"\n{len(timed)} of {len(found)} workloads: {format_seconds(before)} a run before, {format_seconds(after)} "
-            f"now, {before / after:.2f} times faster"
+            f"\n{len(timed)} of {len(found)} workloads: {format_seconds(before)} per run before, "
+            f"{format_seconds(after)} now, {before / after:.2f} times faster"
         )

@@ -1,4 +1,4 @@
-"""`graphopt verify`: does it still compute what the original computes?"""
+"""`graphopt verify`: checks that a model still computes what the original does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def verify(
     inputs: InputFile = None,
     shapes: InputShapes = None,
     samples: Annotated[
-        str, typer.Option(help="How many generated inputs to compare, or real ones: a file or folder of samples.")
+        str, typer.Option(help="The number of generated inputs to compare, or a file or folder of real samples.")
     ] = "3",
     preprocess: PreprocessRule = None,
     seed: Seed = 0,
@@ -41,7 +41,7 @@ def verify(
 ) -> None:
     """Check that a model computes what its original does.
 
-    The compiled or optimized model is compared with the original in ONNX Runtime, on real or generated inputs.
+    The compiled or optimized model is compared with the original model in ONNX Runtime, on real or generated inputs.
 
     Exit status 1 if any output differs by more than the tolerance.
 
@@ -84,7 +84,7 @@ def _feeds(
     seed: int,
     reference: Reference,
 ) -> Iterator[Mapping[str, Any]]:
-    """What both models are run on: the user's inputs, the user's samples, or so many generated ones."""
+    """Yield the inputs for both models: the user's inputs, the user's samples, or generated ones."""
     from graphopt.data.inputs import generate, verification_samples
     from graphopt.data.samples import open_samples
 
@@ -94,7 +94,9 @@ def _feeds(
         yield from open_samples(Path(samples), model, preprocess)
         return
     if int(samples) < 1 or preprocess is not None:
-        raise InputError("there is nothing to compare on", remedy="Give --samples a number above 0, or a folder.")
+        raise InputError(
+            "there is nothing to compare on", remedy="Give --samples a number above 0, or a file or folder."
+        )
     if given is not None:
         yield generate(model, seed=seed, shapes=shapes, given=given, reference=reference).inputs
         return
@@ -132,7 +134,7 @@ def errors_table(samples: int, outputs: Mapping[str, Mapping[str, Any]]) -> Tabl
 
 
 def _fixed_shapes(candidate: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes that an artifact insists on."""
+    """Return the input shapes that an artifact was compiled for."""
     from graphopt.runtime.manifest import read_manifest
 
     if not is_artifact(candidate):
@@ -177,5 +179,5 @@ def _show(output: Output, errors: OutputErrors, worst: Mapping[str, Difference],
     output.table(table)
     elements = sum(spread["elements"] for spread in figures.values())
     verdict = "the same within the tolerance" if ok else "NOT the same"
-    output.line(f"\n{verdict}: {elements:,} elements compared over {errors.samples} inputs")
+    output.line(f"\n{verdict}: {elements:,} elements compared for {errors.samples} inputs")
     output.result({"ok": ok, "samples": errors.samples, "elements": elements, "outputs": results})

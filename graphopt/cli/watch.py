@@ -14,7 +14,7 @@ from .output import Progress
 
 
 class ReportKeeper(Observer):
-    """Keeps the report of a pipeline, and how many nodes there were before and after."""
+    """Keeps the report of a pipeline, and the number of nodes before and after."""
 
     def __init__(self) -> None:
         self.report = Report()
@@ -30,7 +30,7 @@ class ReportKeeper(Observer):
 
 
 class ShowProgress(Observer):
-    """Tells which pass runs. How many steps a pipeline takes is not known before: fixpoints end when they end."""
+    """Shows which pass runs. The number of steps of a pipeline is not known in advance, because of fixpoint groups."""
 
     def __init__(self, progress: Progress, start: float, end: float) -> None:
         self.progress = progress
@@ -47,7 +47,7 @@ class ShowProgress(Observer):
 
 
 class TellLimit(PassLimit):
-    """A pass limit that says at which rewrite a pipeline stood at its end."""
+    """A pass limit that reports at the end which rewrite was the last."""
 
     _told = ""
 
@@ -60,7 +60,7 @@ class TellLimit(PassLimit):
 def observers(
     progress: Progress, start: float, end: float, pass_limit: int | None, print_changed: bool
 ) -> Sequence[Observer]:
-    """What the options of a command hang on the pass manager; `start` and `end` are its share of the progress."""
+    """Return the observers for the options of a command; `start` and `end` are the passes' share of its progress."""
     found: list[Observer] = [ShowProgress(progress, start, end)] if sys.stderr.isatty() else []
     if pass_limit is not None:
         found.append(TellLimit(pass_limit))

@@ -1,1 +1,1 @@
-"""What every lossy pass needs: how its result is judged and how much may be lost; activation statistics."""
+"""What every lossy pass needs: evaluation of its result, budgets, activation statistics."""

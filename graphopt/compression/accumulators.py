@@ -1,4 +1,4 @@
-"""What is kept of a stream of arrays: range, moments, a histogram, ranges by channel. All merge, and stay small."""
+"""Statistics of a stream of arrays: range, moments, a histogram, ranges by channel. All are small and can be merged."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HISTOGRAM_BINS = 2048
 
 @dataclass
 class Accumulator(ABC):
-    """Something that sees arrays one after the other and keeps figures of bounded size.
+    """An object that sees arrays one after the other and keeps statistics of bounded size.
 
-    NaN and infinities are counted in `Range.strange` and otherwise left out.
+    NaN and infinities are counted in `Range.strange` and otherwise ignored.
     """
 
     kind: ClassVar[str]

@@ -1,4 +1,4 @@
-"""How much of a metric may be lost."""
+"""The budget of lossy passes: how much of a metric may be lost."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from graphopt.errors import InputError
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that lossy passes together may lose of a metric, as `Metric.loss` counts it: 0.01 is one percent.
+    """The largest loss of a metric, as defined by `Metric.loss`, for all lossy passes together: 0.01 is one percent.
 
-    Raises InputError for a limit that is not in [0, 1): it would accept anything.
+    Raises InputError for a limit that is not in [0, 1), which would accept anything.
     """
 
     max_drop: float
@@ -25,7 +25,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """`1%`, `0.5%` or `0.01`. Raises InputError for anything else."""
+        """Parse `1%`, `0.5%` or `0.01`. Raises InputError for anything else."""
         found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e-?\d+)?)\s*(%?)", text.strip())
         if found is None:
             raise InputError(f"cannot read '{text}' as a loss", where="--max-drop", remedy="write 1% or 0.01")

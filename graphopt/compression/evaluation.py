@@ -1,4 +1,4 @@
-"""How the result of a lossy pass is judged: on which samples, by which metric, within which budget."""
+"""Evaluation of the result of a lossy pass: on which samples, by which metric, within which budget."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What lossy passes are given beside the model; each part is None where the user gave none.
+    """Data and limits for lossy passes; each part is None if the user did not provide it.
 
-    `samples`: typical inputs, without answers. `validation`: inputs with the answers wanted. `metric`: what "as good as
-    before" means. `budget`: how much of the metric may be lost. `original`: the model as it came, which what is lost is
-    counted from. Passes that cannot do without one of them call `require`.
+    `samples`: typical inputs, without expected results. `validation`: inputs with expected results. `metric`: the
+    meaning of "as good as before". `budget`: how much of the metric may be lost. `original`: the model before any pass,
+    relative to which the loss is measured. Passes that need one of them call `require`.
     """
 
     samples: Samples | None = None
@@ -35,23 +35,23 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.metric is not None and self.metric.needs_labels and self.validation is None:
             raise InputError(
-                f"the metric '{self.metric.name}' compares with the right answers, and there are none",
-                remedy="give a validation set (--validate FILE.npz, with an array 'labels')",
+                f"the metric '{self.metric.name}' needs expected results, but there are none",
+                remedy="provide a validation set (--validate FILE.npz, with an array 'labels')",
             )
         if self.budget is not None and self.samples is None and self.validation is None:
             raise InputError(
-                "a budget needs data to measure what is lost", remedy="give --samples or --validate with --max-drop"
+                "a budget needs data to measure the loss", remedy="add --samples or --validate to --max-drop"
             )
 
     def require(self, *names: str) -> None:
-        """Raise InputError unless each part of these names was given."""
+        """Raise InputError unless all parts with these names were provided."""
         for name in names:
             if getattr(self, name) is None:
                 option = {"validation": "--validate", "budget": "--max-drop"}.get(name, f"--{name}")
                 raise InputError(f"this pass needs {name}", remedy=f"give {option} (in Python, {name}=...)")
 
     def options(self) -> list[str]:
-        """The options of the command line that say the same, as far as they can: data that came from files."""
+        """Return the equivalent options of the command line, as far as they exist: for data that came from files."""
         words: list[str] = []
         for option, data in (("--samples", self.samples), ("--validate", self.validation)):
             if data is not None and data.path is not None:
@@ -70,7 +70,7 @@ class Evaluation:
         return self.metric or Metric.parse("error-mean")
 
     def cases(self) -> Iterator[Case]:
-        """What is measured on: the validation set, or else the samples, one case at a time."""
+        """Yield the validation set, or else the samples, one case at a time."""
         from graphopt.data.samples import ValidationCase
 
         if self.validation is not None:
@@ -80,11 +80,10 @@ class Evaluation:
                 yield ValidationCase(inputs)
 
     def loss(self, model: Model) -> float:
-        """How much of the metric `model` loses against the original: 0 is as good, 0.01 one percent worse.
+        """Return how much of the metric `model` loses against the original: 0 is as good, 0.01 is one percent worse.
 
-        Both are run by ONNX Runtime over all cases, of which one is in memory at a time. Raises InputError where data
-        or the original are missing, OracleError where a model cannot be run, and VerificationError if there was no
-        case to measure.
+        ONNX Runtime runs both over all cases, one of which is in memory at a time. Raises InputError if data or the
+        original are missing, OracleError if a model cannot be run, and VerificationError if there is no case.
         """
         from graphopt.proof.oracle import Reference
 

@@ -1,4 +1,4 @@
-"""Activation statistics as a picture: a histogram a value, on a scale of its own, with the range that it covers."""
+"""The picture of activation statistics: one histogram per value, each with its own scale and its range."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _COLOUR = "#4878a8"
 
 
 def draw(statistics: ActivationStatistics, title: str) -> str:
-    """The picture as the text of an SVG file; values without a histogram are left out.
+    """Return the picture as the text of an SVG file; values without a histogram are omitted.
 
-    Heights are logarithms of counts: outliers, which decide how numbers are rounded, are few and must show.
+    Heights are logarithms of counts: outliers, which determine quantization errors, are few and must be visible.
     """
     rows = [(name, kinds) for name, kinds in statistics.values.items() if isinstance(kinds.get("histogram"), Histogram)]
     height = TOP + ROW * len(rows) + 12
@@ -60,7 +60,7 @@ def _row(name: str, histogram: Histogram, range_: Range | None, y: int) -> Itera
 
 
 def _extent(histogram: Histogram) -> tuple[int, int]:
-    """The first and one past the last bin that holds anything."""
+    """Return the first, and one past the last, non-empty bin."""
     full = np.flatnonzero(histogram.counts)
     return (int(full[0]), int(full[-1]) + 1) if full.size else (0, HISTOGRAM_BINS)
 

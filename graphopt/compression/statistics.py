@@ -1,7 +1,7 @@
-"""Activation statistics: what flows through a model while it runs on samples, collected in bounded memory.
+"""Activation statistics: what a model computes while it runs on samples, collected in bounded memory.
 
-ONNX Runtime runs the model with the values asked for as outputs. Where they do not fit into the memory allowed all at
-once, they are divided among as few runs over the samples as it takes.
+ONNX Runtime runs the model with the requested values as outputs. If they do not all fit into the memory limit, they are
+divided among as few runs over the samples as possible.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _FORM = 1
 
 @dataclass
 class ActivationStatistics:
-    """The accumulators of each value by kind: `values["relu_3"]["range"]`; `runs` over `samples` they took.
+    """The accumulators of each value by kind, `values["relu_3"]["range"]`, from `runs` runs over `samples` samples.
 
-    `digest` is that of the samples; the statistics of two sets merge, and keep both.
+    `digest` is that of the samples; merging the statistics of two sets keeps both.
     """
 
     values: dict[str, dict[str, Accumulator]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class ActivationStatistics:
     digest: str = ""
 
     def merge(self, other: ActivationStatistics) -> None:
-        """Add what was collected on other samples. Raises InputError if it is of other values or kinds."""
+        """Add statistics of other samples. Raises InputError if they are of other values or kinds."""
         mine, others = ({name: set(kinds) for name, kinds in s.values.items()} for s in (self, other))
         if mine != others:
             raise InputError("statistics of other values or kinds cannot be merged", remedy="collect the same of both")
@@ -59,7 +59,7 @@ class ActivationStatistics:
         self.digest = "+".join(filter(None, (self.digest, other.digest)))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON's own types; what is infinite is None."""
+        """Return everything as JSON types; infinities become None."""
         values = {
             name: {kind: {key: _plain(item) for key, item in a.state().items()} for kind, a in kinds.items()}
             for name, kinds in self.values.items()
@@ -77,7 +77,7 @@ class ActivationStatistics:
 
     @classmethod
     def load(cls, path: Path) -> ActivationStatistics:
-        """What `save` wrote. Raises InputError for any other file."""
+        """Return statistics that `save` wrote. Raises InputError for any other file."""
         try:
             if path.suffix == ".json":
                 facts = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def _plain(item: Any) -> Any:
 
 
 def _restored(kind: str, state: dict[str, Any]) -> dict[str, Any]:
-    """What stands for None: the infinities of a range that has seen nothing."""
+    """Restore the infinities of a range that has seen nothing, which are stored as None."""
     empty = {"low": math.inf, "high": -math.inf}
     return {
         key: [empty[key] if part is None else part for part in item]
@@ -127,18 +127,18 @@ def collect(
     memory: int = DEFAULT_MEMORY,
     progress: Progress | None = None,
 ) -> ActivationStatistics:
-    """Run a model over samples and gather statistics of the values that flow through it.
+    """Run a model over samples and collect statistics of its activations.
 
     Arguments:
         model: is not changed.
         samples: one of them is in memory at a time.
         values: names, or patterns such as `*relu*`; None: every floating-point input and output of a node of the main
-            graph, but for constants.
+            graph, except constants.
         kinds: of `graphopt.compression.accumulators.KINDS`.
-        memory: the bytes that the values of one run may take (one value is always looked at whole).
-        progress: is told what is being done and how far it is (0 to 1).
+        memory: the bytes that the values of one run may take (a single value is always accepted).
+        progress: is called with the current activity and the completed share (0 to 1).
 
-    Raises InputError for names and kinds that there are not, and for samples that do not fit.
+    Raises InputError for unknown names and kinds, and for samples that do not fit.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -184,7 +184,7 @@ def _wanted(model: Model, names: Iterable[str] | None) -> list[Value]:
 
 
 def _sizes(model: Model, samples: Samples) -> dict[str, int]:
-    """The bytes of each value for the first sample, as far as inference knows; what it does not know counts as most."""
+    """Return the bytes of each value for the first sample; what inference cannot determine counts as the largest."""
     copy = model.copy()
     feed = samples.first(1)[0]
     fix_shapes(copy, {name: array.shape for name, array in feed.items() if isinstance(array, np.ndarray)})
@@ -201,7 +201,7 @@ def _sizes(model: Model, samples: Samples) -> dict[str, int]:
 
 
 def _groups(values: Sequence[Value], sizes: dict[str, int], memory: int) -> list[list[str]]:
-    """The values divided so that those of a group fit into the memory together: first fit, the largest first."""
+    """Divide the values into groups that fit into the memory limit: first fit, the largest first."""
     groups: list[tuple[int, list[str]]] = []
     for value in sorted(values, key=lambda value: -sizes[value.name]):
         size = sizes[value.name]
@@ -215,7 +215,7 @@ def _groups(values: Sequence[Value], sizes: dict[str, int], memory: int) -> list
 
 
 def _run(model: Model, names: Sequence[str], samples: Samples) -> Iterator[dict[str, np.ndarray]]:
-    """The values of these names for each sample; inputs are taken from the sample itself."""
+    """Yield the values with these names for each sample; inputs are taken from the sample itself."""
     inputs = {value.name for value in model.graph.inputs}
     made = [name for name in names if name not in inputs]
     taken = [name for name in names if name in inputs]

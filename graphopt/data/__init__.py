@@ -1,1 +1,1 @@
-"""What goes into a model: the roles of its inputs, generated inputs, the user's arrays."""
+"""Inputs of models: roles of inputs, generated inputs, the user's arrays, sample sets."""

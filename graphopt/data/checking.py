@@ -1,4 +1,4 @@
-"""The inputs that a model takes, and whether arrays fit them."""
+"""The inputs that a model takes, and checks of arrays for them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .sizes import check_shape
 
 
 def required_inputs(model: Model) -> list[Value]:
-    """The inputs that a caller must give: those that are not initializers with a default."""
+    """Return the inputs that a caller must pass: those without a default."""
     return [value for value in model.graph.inputs if not value.is_initializer]
 
 
 def optional_inputs(model: Model) -> list[Value]:
-    """The inputs that a caller may leave out: those with a default."""
+    """Return the inputs that a caller may omit: those with a default."""
     return [value for value in model.graph.inputs if value.is_initializer]
 
 
@@ -31,7 +31,7 @@ def check_input(model: Model, value: Value, array: Any) -> None:
     expected = value.type.dtype
     if array.dtype != expected.numpy and not (expected is DType.STRING and array.dtype.kind in "US"):
         raise InputError(
-            f"input '{value.name}' has dtype {array.dtype}, and must have {expected.text}",
+            f"input '{value.name}' has dtype {array.dtype}, but must have {expected.text}",
             where=model.name,
             remedy=f"convert it first: array.astype('{expected.text}')",
         )

@@ -1,4 +1,4 @@
-"""Arrays filled so that they mean what an input means."""
+"""Generation of arrays that respect what an input means."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from .meaning import Kind, Meaning
 
 
 class Mood(enum.Enum):
-    """What floating-point inputs are like where nothing in the graph tells.
+    """The character of floating-point inputs about which the graph reveals nothing.
 
-    USUAL: of mean 0 and deviation 1, pictures smooth. CONTRAST: pictures with hard edges. POSITIVE: within
-    (0, 1).
+    USUAL: mean 0 and deviation 1, smooth images. CONTRAST: images with hard edges. POSITIVE: within (0, 1).
     """
 
     USUAL = 0
@@ -33,10 +32,14 @@ def fill(
     sizes: Mapping[str, int],
     mood: Mood = Mood.USUAL,
 ) -> np.ndarray:
-    """An array for graph input `value` of the given shape.
+    """Return an array for graph input `value`.
 
-    `sizes` gives the symbolic sizes chosen, for arguments that must agree with them; `mood` says what
-    floating-point inputs are like of which nothing is known.
+    Arguments:
+        value, meaning: the input and what it means.
+        shape: of the array.
+        rng: the source of random numbers.
+        sizes: the chosen symbolic sizes, for arguments that must be consistent with them.
+        mood: the character of floating-point inputs without a known meaning.
     """
     dtype = value.dtype
     assert dtype is not None
@@ -56,7 +59,7 @@ def fill(
 
 
 def _mask(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Ones, then zeros, along the last axis, as a batch of padded sentences has it; the first row has no padding."""
+    """Return ones, then zeros, along the last axis, like a batch of padded sentences; the first row has no padding."""
     if not shape:
         return np.ones((), np.int64)
     length = shape[-1]
@@ -108,10 +111,9 @@ def _floats(meaning: Meaning, shape: tuple[int, ...], rng: np.random.Generator, 
 
 
 def _image(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Smooth patterns with a little noise above, lines of writing below, as normalized photos and pages have them.
+    """Return smooth patterns with a little noise at the top and lines of writing at the bottom, like photos and pages.
 
-    A detector of text answers a photo without any with numbers near zero, in which only rounding is left
-    to compare.
+    For a photo without text, a text detector returns numbers near zero, of which only rounding remains to be compared.
     """
     y, x = np.meshgrid(np.linspace(0, 1, shape[2]), np.linspace(0, 1, shape[3]), indexing="ij")
     image = 0.3 * rng.standard_normal(shape)
@@ -124,7 +126,7 @@ def _image(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 
 
 def _writing(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Dark signs of 7 x 5 dots on a light ground, in lines; the same in all channels."""
+    """Return dark characters of 7 x 5 dots on a light background, in lines; the same in all channels."""
     height, width = shape[2:]
     dot = 2 if height >= 32 else 1
     rows, columns = -(-height // (10 * dot)), -(-width // (6 * dot))
@@ -137,7 +139,7 @@ def _writing(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 
 
 def _known(shape: Shape | None, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """A shape in numbers, or None if a size of it is not among those chosen."""
+    """Return a shape in numbers, or None if one of its sizes is not among the chosen ones."""
     if shape is None:
         return None
     numbers = [sizes.get(dim, 0) if isinstance(dim, str) else dim or 0 for dim in shape]
@@ -145,7 +147,7 @@ def _known(shape: Shape | None, sizes: Mapping[str, int]) -> tuple[int, ...] | N
 
 
 def _argument(use: Use, shape: tuple[int, ...], sizes: Mapping[str, int]) -> np.ndarray | None:
-    """An argument such as a shape or axes that operator `use.node` can work with; `shape` is that of the argument."""
+    """Return an argument such as a shape or axes that is valid for operator `use.node`; `shape` is its own shape."""
     count = math.prod(shape)
     node = use.node
     data = node.input(0)
@@ -184,7 +186,7 @@ def _unit_axes(count: int, into: _Sizes, out: _Sizes) -> object:
 
 
 def _parts(count: int, into: _Sizes, out: _Sizes) -> object:
-    """Parts of an axis (the first size of `into`), all equal but for the last, which takes the remainder."""
+    """Return parts of an axis (the first size of `into`), all equal except the last, which takes the remainder."""
     length = into[0] if into else count
     part = length // max(count, 1)
     return [part] * (count - 1) + [length - part * (count - 1)]

@@ -1,4 +1,4 @@
-"""Feeds from a folder of pictures, by a rule that says how they become what the model takes."""
+"""Samples from a folder of images, with a rule that turns them into inputs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from graphopt.ir import DType, Model, Value
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _LABELS_FILE = "labels.txt"
-_EXAMPLE = "write, for instance, 'imagenet' or 'size=224x224,mean=[0.485,0.456,0.406],std=[0.229,0.224,0.225]'"
+_EXAMPLE = "write for example 'imagenet' or 'size=224x224,mean=[0.485,0.456,0.406],std=[0.229,0.224,0.225]'"
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes an input: resized, cut, scaled, normalized, and laid out as the model declares it.
+    """A rule that turns an image into an input: resized, cropped, scaled, normalized, and in the model's layout.
 
-    `resize`: the length of the shorter side before the middle is cut out; 0 stretches the picture instead. `size`:
-    height and width, where the model leaves them open. Every element is `(x * scale - mean) / std`, with one mean and
-    deviation for all channels or one for each. `colors`: rgb, bgr or gray.
+    `resize`: the length of the shorter side before the centre is cropped; 0 stretches the image instead. `size`: height
+    and width, if the model leaves them open. Every element is `(x * scale - mean) / std`, with one mean and deviation
+    for all channels or one per channel. `colors`: rgb, bgr or gray.
     """
 
     resize: int = 0
@@ -37,7 +37,7 @@ class Preprocess:
 
     @classmethod
     def parse(cls, text: str) -> Preprocess:
-        """A rule as text: `imagenet`, or `name=value` with commas between. Raises InputError for any other."""
+        """Parse a rule: `imagenet`, or `name=value` separated by commas. Raises InputError for anything else."""
         if text.strip() == "imagenet":
             return cls(resize=256, size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         values: dict[str, Any] = {}
@@ -48,14 +48,14 @@ class Preprocess:
             except (KeyError, ValueError) as error:
                 names = ", ".join(field.name for field in dataclasses.fields(cls))
                 raise InputError(
-                    f"cannot read '{part}' in the rule for pictures", remedy=f"{_EXAMPLE}; it has {names}"
+                    f"cannot read '{part}' in the preprocessing rule", remedy=f"{_EXAMPLE}; it has {names}"
                 ) from error
         return cls(**values)
 
     def apply(self, path: Path, value: Value) -> np.ndarray:
-        """The picture in a file as an input of the model, with a batch of one where the input has four dimensions.
+        """Return the image in a file as an input of the model, with batch size 1 if the input has four dimensions.
 
-        Raises InputError if Pillow is missing, if the file is no picture, or if the input is none.
+        Raises InputError if Pillow is missing, if the file is not an image, or if the input does not take images.
         """
         image = _pillow()
         channels_last, height, width = self._layout(value)
@@ -64,7 +64,7 @@ class Preprocess:
             with image.open(path) as file:
                 picture = self._fitted(file.convert(mode), height, width, image)
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot be read as a picture ({error})", where=str(path)) from error
+            raise InputError(f"cannot be read as an image ({error})", where=str(path)) from error
         array = np.asarray(picture, np.float64).reshape(height, width, -1)
         array = array[..., ::-1] if self.colors == "bgr" else array
         array = (array * self.scale - np.array(self.mean)) / np.array(self.std)
@@ -86,25 +86,27 @@ class Preprocess:
         return picture.crop((left, top, left + width, top + height))
 
     def _layout(self, value: Value) -> tuple[bool, int, int]:
-        """Whether channels come last, and the height and width."""
+        """Return whether channels come last, and the height and width."""
         shape = value.shape
         if shape is None or len(shape) not in (3, 4) or value.dtype in (None, DType.STRING, DType.BOOL):
-            raise InputError(f"input '{value.name}' ({value.type}) is no picture", remedy="give arrays (.npz) instead")
+            raise InputError(
+                f"input '{value.name}' ({value.type}) does not take images", remedy="use arrays (.npz) instead"
+            )
         count = 1 if self.colors == "gray" else 3
         sizes = shape[-3:]
         channels_last = sizes[0] != count and sizes[2] == count
         if not channels_last and isinstance(sizes[0], int) and sizes[0] != count:
             raise InputError(
-                f"input '{value.name}' ({value.type}) has {sizes[0]} channels, and pictures in {self.colors} {count}",
-                remedy="set colors=rgb, bgr or gray in the rule for pictures (--preprocess)",
+                f"input '{value.name}' ({value.type}) has {sizes[0]} channels, but {self.colors} images have {count}",
+                remedy="set colors=rgb, bgr or gray in the preprocessing rule (--preprocess)",
             )
         space = sizes[:2] if channels_last else sizes[1:]
         given = self.size or (None, None)
         height, width = (dim if isinstance(dim, int) else wanted for dim, wanted in zip(space, given))
         if height is None or width is None:
             raise InputError(
-                f"input '{value.name}' ({value.type}) leaves the size of pictures open",
-                remedy="set size=HxW in the rule for pictures (--preprocess)",
+                f"input '{value.name}' ({value.type}) leaves the size of images open",
+                remedy="set size=HxW in the preprocessing rule (--preprocess)",
             )
         return channels_last, height, width
 
@@ -112,7 +114,7 @@ class Preprocess:
 def _numbers(text: str) -> tuple[float, ...]:
     numbers = tuple(float(part) for part in text.strip("[]").split(","))
     if len(numbers) not in (1, 3):
-        raise ValueError("one number, or one for each channel")
+        raise ValueError("one number, or one per channel")
     return numbers
 
 
@@ -143,36 +145,34 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def is_pictures(source: Any) -> bool:
-    """Whether a source of samples is a folder with pictures in it."""
+    """Return whether a source of samples is a folder with images in it."""
     if not isinstance(source, str | Path) or not Path(source).is_dir():
         return False
     return any(file.suffix.lower() in SUFFIXES for file in Path(source).rglob("*"))
 
 
 def check_rule(preprocess: Preprocess | str | None, sources: Iterable[Any]) -> None:
-    """Raise InputError for a rule for pictures where none of the sources is a folder of pictures."""
+    """Raise InputError for a preprocessing rule if none of the sources is a folder of images."""
     if preprocess is not None and not any(is_pictures(source) for source in sources):
-        raise InputError("a rule for pictures was given, and no folder of pictures", remedy="leave it out")
+        raise InputError("there is a preprocessing rule, but no folder of images", remedy="leave it out")
 
 
 def image_feeds(
     path: Path, model: Model, values: Mapping[str, Value], preprocess: Preprocess | str | None
 ) -> Callable[[], Iterable[dict[str, Any]]]:
-    """A function that reads the feeds of a folder of pictures, in the order of their paths.
+    """Return a function that reads the samples of a folder of images, in the order of their paths.
 
-    Raises InputError if the model has several inputs, or if there is no rule for pictures.
+    Raises InputError if the model has several inputs, or if there is no preprocessing rule.
     """
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     if len(values) != 1:
         raise InputError(
-            f"pictures serve models of one input; this one has {', '.join(values)}",
+            f"images can be used only for models with one input; this one has {', '.join(values)}",
             where=model.name,
-            remedy="give a folder of .npz files instead",
+            remedy="use a folder of .npz files instead",
         )
     if preprocess is None:
-        raise InputError(
-            "pictures need a rule that makes inputs of them (--preprocess)", where=str(path), remedy=_EXAMPLE
-        )
+        raise InputError("images need a preprocessing rule (--preprocess)", where=str(path), remedy=_EXAMPLE)
     rule = Preprocess.parse(preprocess) if isinstance(preprocess, str) else preprocess
     value = next(iter(values.values()))
     _pillow()
@@ -193,7 +193,7 @@ def image_feeds(
 
 
 def _labels(folder: Path) -> dict[str, int] | None:
-    """The class of each picture by its path in the folder, where the folder has a file of them."""
+    """Return the class of each image by its path in the folder, if the folder has a file of labels."""
     path = folder / _LABELS_FILE
     if not path.is_file():
         return None
@@ -213,5 +213,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise InputError("reading pictures needs the package Pillow", remedy="pip install pillow") from None
+        raise InputError("reading images needs the package Pillow", remedy="pip install pillow") from None
     return Image

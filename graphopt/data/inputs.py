@@ -1,7 +1,7 @@
 """Inputs for a model: the user's, or generated ones that respect what each input means.
 
-Symbolic sizes are chosen once for each name. Several choices are tried until ONNX Runtime accepts one,
-because a model does not say, for instance, that its pictures must be a multiple of 32 high.
+Symbolic sizes are chosen once per name. Several choices are tried until ONNX Runtime accepts one, because a model does
+not state, for example, that the height of its images must be a multiple of 32.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .special import special_inputs, survives
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs that the model takes, and what the oracle computes for them."""
+    """Inputs that the model accepts, and the oracle's outputs for them."""
 
     inputs: dict[str, Any]
     outputs: dict[str, Output]
 
     @property
     def worth(self) -> tuple[bool, bool]:
-        """Whether all outputs are finite, and whether none of several numbers is all the same number."""
+        """Whether all outputs are finite, and whether no output of several elements is constant."""
         arrays = [output for output in self.outputs.values() if isinstance(output, np.ndarray)]
         finite = all(_is_finite(output) for output in self.outputs.values())
         return finite, all(a.dtype.kind != "f" or a.size < 2 or bool((a != a.flat[0]).any()) for a in arrays)
@@ -45,7 +45,7 @@ _BEST = (True, True)
 
 
 class Judge(Protocol):
-    """What runs a model on generated inputs, or raises OracleError because they do not fit it."""
+    """An object that runs a model on generated inputs, or raises OracleError if they do not fit."""
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Output]:
         """Return the outputs by name."""
@@ -60,11 +60,18 @@ def generate(
     given: Mapping[str, Any] | None = None,
     reference: Judge | None = None,
 ) -> Sample:
-    """Inputs that ONNX Runtime accepts, if possible such that outputs are finite and vary; the same for the same seed.
+    """Return inputs that ONNX Runtime accepts and, if possible, for which outputs are finite and vary.
 
-    `shapes` fixes the shape of inputs by name, `given` their contents; `reference` is the model in the
-    oracle, if it is there already. Raises InputError if `shapes` or `given` do not fit the model, or if no
-    choice of sizes is accepted.
+    They are the same for the same seed.
+
+    Arguments:
+        model: the model that takes them.
+        seed: of the random numbers.
+        shapes: of inputs, by name.
+        given: contents of inputs, by name.
+        reference: the model in the oracle, if it was loaded already.
+
+    Raises InputError if `shapes` or `given` do not fit the model, or if no choice of sizes is accepted.
     """
     if reference is None:
         with Reference(model) as oracle:
@@ -74,11 +81,11 @@ def generate(
 
 
 _PLAIN = 4
-"""Choices tried before relations among the sizes are looked for; those after them are larger, or stretch."""
+"""The number of choices to try before looking for relations among the sizes; later ones are larger."""
 
 
 def _accepted(maker: Maker, reference: Judge) -> tuple[Sample, Choice, dict[str, int]]:
-    """The first sample that the oracle takes, and the choice of sizes that it is of; the maker keeps relations found.
+    """Return the first sample that the oracle accepts, with its choice of sizes; the maker keeps relations it finds.
 
     Raises InputError if none is accepted.
     """
@@ -92,14 +99,14 @@ def _accepted(maker: Maker, reference: Judge) -> tuple[Sample, Choice, dict[str,
     raise InputError(
         f"no generated inputs were accepted; the first failure: {failures[0].message if failures else 'none'}",
         where=maker.model.name,
-        remedy="fix the shapes (--input NAME:1x3x224x224) or give inputs (--inputs FILE.npz)",
+        remedy="fix the shapes (--input NAME:1x3x224x224) or pass inputs (--inputs FILE.npz)",
     )
 
 
 def _best(
     maker: Maker, choice: Choice, sizes: Mapping[str, int], reference: Judge, failures: list[OracleError]
 ) -> Sample | None:
-    """Of the moods that the oracle takes, the one whose outputs tell most."""
+    """Return the sample whose outputs are most informative among the moods that the oracle accepts."""
     samples: list[Sample] = []
     for mood in Mood:
         inputs = maker.make(choice, sizes, mood)
@@ -114,7 +121,7 @@ def _best(
 
 
 def _relate(maker: Maker, reference: Judge) -> bool:
-    """Find relations among the sizes with which the oracle takes the inputs; whether there are any."""
+    """Find relations among the sizes with which the oracle accepts the inputs; return whether there are any."""
     if maker.relations:
         return False
     for relations, both in maker.guesses():
@@ -136,9 +143,9 @@ def verification_samples(
     given: Mapping[str, Any] | None = None,
     reference: Reference | None = None,
 ) -> list[Sample]:
-    """The inputs that a model is verified on: usual ones first, then special ones that the oracle survives.
+    """Return the inputs for verifying a model: usual ones first, then special ones that the oracle supports.
 
-    See `generate` for the arguments and errors, and `special_inputs` for what is special.
+    See `generate` for the arguments and errors, and `special_inputs` for the special ones.
     """
     if reference is None:
         with Reference(model) as reference:
@@ -166,10 +173,10 @@ def compare_with_oracle(
     *,
     empty: bool = False,
 ) -> Comparison:
-    """Compare the `outputs` that compiled code gave for a sample with ONNX Runtime's, where `model` is the original.
+    """Compare the `outputs` of compiled code for a sample with ONNX Runtime's outputs of the original `model`.
 
-    With its own optimizations ONNX Runtime sums in another order. For some models and inputs its two answers differ by
-    more than the tolerance (logarithms of long sums); then agreeing with either will do. See `compare`.
+    With its own optimizations, ONNX Runtime sums in another order. For some models and inputs its two results differ by
+    more than the tolerance (logarithms of long sums); then agreement with either one is enough. See `compare`.
     """
     comparison = compare(sample.outputs, outputs, tolerance, empty=empty)
     if comparison.ok:
@@ -180,7 +187,7 @@ def compare_with_oracle(
 
 
 def load_npz(path: str | Path, model: Model) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, checked against the inputs of the model.
+    """Return the arrays of an .npz file, checked against the inputs of the model.
 
     Raises InputError if the file cannot be read, or a name, dtype or shape does not fit.
     """

@@ -1,4 +1,4 @@
-"""Inputs worth trying: for each choice of sizes, likeliest first, arrays of each mood."""
+"""Candidate inputs: for each choice of sizes, most likely first, arrays of each mood."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sizes import CHOICES, Choice, Plan
 
 
 class Maker:
-    """Makes inputs of one model. `shapes` fixes the shape of inputs by name, `given` their contents.
+    """Generates inputs of one model. `shapes` fixes the shape of inputs by name, `given` their contents.
 
     `relations` says which sizes depend on which others. Raises InputError if `shapes` or `given` do not fit the model.
     """
@@ -50,11 +50,11 @@ class Maker:
 
     @property
     def free(self) -> list[str]:
-        """The symbolic sizes that neither the user nor a relation decides."""
+        """Return the symbolic sizes that neither the user nor a relation determines."""
         return [s for s in self.plan.roles if s not in self.plan.bound and s not in self.relations]
 
     def choices(self) -> Iterator[tuple[Choice, dict[str, int]]]:
-        """The choices with their sizes, those that come to the same only once."""
+        """Yield the choices with their sizes, equal ones only once."""
         seen: set[tuple[int, ...]] = set()
         for choice in CHOICES:
             sizes = apply(self.relations, self.plan.sizes(choice))
@@ -64,18 +64,18 @@ class Maker:
                 yield choice, sizes
 
     def guesses(self) -> Iterator[tuple[Relations, list[dict[str, int]]]]:
-        """Relations that the sizes may have, each with small sizes that are so related and else all different."""
+        """Yield possible relations among the sizes, each with small sizes that are otherwise all different."""
         symbols = sorted(self.free, key=lambda symbol: self.plan.roles[symbol] == "batch")
         usual = self.plan.sizes(CHOICES[0])
         for relations in guesses(symbols):
             yield relations, [apply(relations, {**usual, **small}) for small in different(symbols)]
 
     def related(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Sizes of which the dependent ones follow from the others."""
+        """Return the sizes, with the dependent ones computed from the others."""
         return apply(self.relations, self.plan.summed(sizes))
 
     def make(self, choice: Choice, sizes: Mapping[str, int], mood: Mood = Mood.USUAL) -> dict[str, Any]:
-        """One set of inputs, the same for the same seed."""
+        """Return one set of inputs, the same for the same seed."""
         made: dict[str, Any] = {name: array for name, array in self.given.items() if name not in self.values}
         for index, (name, value) in enumerate(self.values.items()):
             rng = np.random.default_rng((self.seed, index))
@@ -90,7 +90,7 @@ class Maker:
 
 
 def _opaque(model: Model, value: Value, rng: np.random.Generator, choice: Choice) -> Any:
-    """Contents for a sequence (three tensors) or an optional (a full one)."""
+    """Return contents for a sequence (three tensors) or an optional (one with a value)."""
     assert isinstance(value.type, OpaqueType)
     proto = onnx.TypeProto.FromString(value.type.proto)
     kind = proto.WhichOneof("value")
@@ -100,7 +100,7 @@ def _opaque(model: Model, value: Value, rng: np.random.Generator, choice: Choice
         kind = proto.WhichOneof("value")
         repeat = 3 if kind == "sequence_type" else repeat
     if kind != "tensor_type":
-        remedy = "check the model with other means: such inputs cannot be generated"
+        remedy = "such inputs cannot be generated: check the model by other means"
         raise InputError(f"input '{value.name}' is a {kind}", where=model.name, remedy=remedy)
     known = proto.tensor_type.HasField("shape")
     dims = [dim.dim_value or choice.length for dim in proto.tensor_type.shape.dim] if known else [choice.length]

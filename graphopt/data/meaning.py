@@ -1,8 +1,7 @@
-"""What the values of a model's inputs stand for, found by following them forward to the operators that use them.
+"""The meaning of a model's inputs, found by following them forward to the operators that use them.
 
-Random numbers are no test of a model that looks words up in a table: an index must stay below the number
-of rows, a mask must be zeros and ones, a divisor must not be zero. `meaning_of` gives the tightest reading
-that the graph shows.
+Random numbers do not exercise a model that looks up words in a table: an index must be below the number of rows, a mask
+must be zeros and ones, a divisor must not be zero. `meaning_of` returns the most specific meaning that the graph shows.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from graphopt.ir.facts import Role, facts_of
 
 
 class Kind(enum.IntEnum):
-    """The readings of an input; where several operators read it, the smallest number wins."""
+    """The kinds of meaning of an input; if several operators read it, the smallest number wins."""
 
     INDEX = 0
     SHAPE = 1
@@ -34,11 +33,10 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """How an input is read.
+    """The meaning of an input.
 
-    INDEX: 0 <= x < `bound`. SHAPE: an argument of `use` such as a shape, axes or sizes. CHOICE: one of
-    `values`. MASK: zeros and ones. LENGTH: 1 <= x <= `bound`. NONZERO, POSITIVE: what the names say. UNIT:
-    within (-1, 1). ANY: nothing is known.
+    INDEX: 0 <= x < `bound`. SHAPE: an argument of `use` such as a shape, axes or sizes. CHOICE: one of `values`. MASK:
+    zeros and ones. LENGTH: 1 <= x <= `bound`. NONZERO, POSITIVE: as named. UNIT: within (-1, 1). ANY: nothing is known.
     """
 
     kind: Kind
@@ -48,11 +46,11 @@ class Meaning:
 
 
 def meaning_of(value: Value) -> Meaning:
-    """The tightest meaning that the uses of a graph input give it; its name decides where they say nothing."""
+    """Return the most specific meaning that the uses of a graph input show; if there is none, judge by its name."""
     found = [meaning for use in _real_uses(value, _hands_on) if (meaning := _read(use)) is not None]
     found = [_fit(meaning, value) for meaning in found]
     if not found and value.dtype is not None and value.dtype.is_integer:
-        # Exporters wrap negative indices with arithmetic (`where(x < 0, x + rows, x)`) before they look them up.
+        # Exporters wrap negative indices with arithmetic (`where(x < 0, x + rows, x)`) before the lookup.
         read = (_read(use) for use in _real_uses(value, _wraps))
         found = [meaning for meaning in read if meaning is not None and meaning.kind is Kind.INDEX]
     if not found:
@@ -67,9 +65,9 @@ def meaning_of(value: Value) -> Meaning:
 
 
 def decides_sizes(value: Value) -> bool:
-    """Whether what is computed from a graph input says how large something is, how often to loop, or where to look.
+    """Return whether a size, a trip count or a position is computed from a graph input.
 
-    Such an input cannot hold extremes: they would ask for more memory than there is.
+    Such an input cannot contain extreme values, which would request more memory than there is.
     """
     seen, waiting = {value}, [value]
     while waiting:
@@ -86,24 +84,24 @@ def decides_sizes(value: Value) -> bool:
     return False
 
 
-# Operators by which exporters make an index that counts from the end one from the front.
+# Operators with which exporters turn an index from the end into one from the front.
 _WRAPPING = ("Add", "Mul", "Where", "Max", "Min", "Clip")
 
 
 def _hands_on(use: Use) -> bool:
-    """Whether the elements of an input are those of the result, however they are arranged."""
+    """Return whether the elements of an input are those of the result, in any arrangement."""
     facts = facts_of(use.node.op)
     return facts.keeps_values and facts.is_data(use.index)
 
 
 def _wraps(use: Use) -> bool:
-    """Whether an index may still be one in the result."""
+    """Return whether an index may still be an index in the result."""
     facts = facts_of(use.node.op)
     return _hands_on(use) or (use.node.op in _WRAPPING and use.index not in facts.roles)
 
 
 def _real_uses(value: Value, passing: Callable[[Use], bool]) -> Iterator[Use]:
-    """The uses of a value, and of what `passing` operators make of it, by operators that read it."""
+    """Yield the uses of a value, and of the results of `passing` operators, by operators that interpret it."""
     seen = {value}
     waiting = [value]
     while waiting:
@@ -123,7 +121,7 @@ def _shape(value: Value | None) -> Shape | None:
 
 
 def _dim(value: Value | None, axis: int) -> int | None:
-    """The size along an axis of a value, if it is known."""
+    """Return the size along an axis of a value, if it is known."""
     shape = _shape(value)
     if shape is None or not -len(shape) <= axis < len(shape):
         return None
@@ -132,7 +130,7 @@ def _dim(value: Value | None, axis: int) -> int | None:
 
 
 _UNKNOWN_ROWS = 2
-"""The rows supposed of a table of unknown size: nearly every table has as many."""
+"""The number of rows assumed for a table of unknown size: nearly every table has at least as many."""
 
 
 def _index(use: Use) -> Meaning:
@@ -149,7 +147,7 @@ def _index_nd(use: Use) -> Meaning:
 
 
 def _into(position: int, axis: int) -> Callable[[Use], Meaning]:
-    """An index into the given axis of another input."""
+    """Return an index into the given axis of another input."""
     return lambda use: Meaning(Kind.INDEX, bound=_dim(use.node.input(position), axis) or _UNKNOWN_ROWS)
 
 
@@ -165,12 +163,12 @@ def _length(use: Use) -> Meaning:
 
 
 def _into_length(use: Use) -> Meaning:
-    """The number of keys that are real, of `Attention`: at most the length of the keys."""
+    """Return the number of valid keys of `Attention`, at most the length of the keys."""
     return Meaning(Kind.LENGTH, bound=_dim(use.node.input(1), -2) or 1)
 
 
 def _compared(use: Use) -> Meaning | None:
-    """Equality with a constant: the constants are the choices; if they are 0, 1, 2, ... it is a one-hot encoding."""
+    """Return the meaning of an operand of Equal with constants: a choice of these, or a one-hot encoding."""
     other = use.node.input(1 - use.index)
     constant = other.constant if other is not None else None
     if constant is None or constant.dtype is DType.STRING:
@@ -183,7 +181,7 @@ def _compared(use: Use) -> Meaning | None:
 
 
 def _one_minus(use: Use) -> Meaning | None:
-    """`1 - mask`, by which exporters turn an attention mask into large negative numbers."""
+    """Return the mask in `1 - mask`, by which exporters turn an attention mask into large negative numbers."""
     left = use.node.input(0)
     constant = left.constant if left is not None else None
     if use.index != 1 or constant is None or constant.size != 1 or constant.dtype is DType.STRING:
@@ -207,7 +205,7 @@ _READERS: dict[Role, _Reader] = {
     Role.POSITIVE: _kind(Kind.POSITIVE),
     Role.UNIT: _kind(Kind.UNIT),
 }
-# Where the bound of an index or a length is not the size of an axis of the first input.
+# Inputs whose index or length is bounded by something other than the size of an axis of the first input.
 _BOUNDED: dict[tuple[str, int], _Reader] = {
     ("GatherND", 1): _index_nd,
     ("ScatterND", 1): _index_nd,
@@ -229,7 +227,7 @@ def _read(use: Use) -> Meaning | None:
 
 
 def _fit(meaning: Meaning, value: Value) -> Meaning:
-    """A meaning that the dtype and shape of the input allow: many elements compared with a constant are a mask."""
+    """Restrict a meaning to the dtype and shape of the input: many elements compared with a constant are a mask."""
     if meaning.kind is Kind.CHOICE and value.rank != 0 and value.shape != (1,):
         within = set(meaning.values) <= {0.0, 1.0}
         return Meaning(Kind.MASK) if within else Meaning(Kind.ANY)
@@ -240,7 +238,7 @@ def _fit(meaning: Meaning, value: Value) -> Meaning:
 
 
 def _by_name(value: Value) -> Meaning:
-    """What the name of an integer input suggests; a weak hint, for graphs in which no operator tells."""
+    """Return the meaning that the name of an integer input suggests; a weak hint, if no operator shows more."""
     if value.dtype is None or not value.dtype.is_integer:
         return Meaning(Kind.ANY)
     if re.search(r"mask", value.name, re.IGNORECASE):

@@ -1,4 +1,4 @@
-"""Inputs and outputs in .npz files: one array for each, by its name."""
+"""Inputs and outputs in .npz files: one array for each, by name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from graphopt.util.files import replacing
 if TYPE_CHECKING:
     import numpy as np
 
-_REMEDY = "Write one with numpy.savez(path, **{input_name: array}): one array for each input of the model."
+_REMEDY = "Write one with numpy.savez(path, **{input_name: array}): one array per input of the model."
 
 
 def read_npz(path: Path, dtypes: Mapping[str, np.dtype]) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name. Raises InputError if it is missing or is none.
+    """Return the arrays of an .npz file by name. Raises InputError if it is missing or not an .npz file.
 
-    The format has no name for bfloat16 and its like and keeps them as bare bytes: such arrays become what `dtypes`
-    wants of that name, if the size of an element is right.
+    The format has no names for bfloat16 and the like and stores them as raw bytes: such arrays get the dtype that
+    `dtypes` has for their name, if the element size is right.
     """
     import numpy as np
 
@@ -43,7 +43,7 @@ def typed(array: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz file, whole or not at all. Raises OSError where that is impossible."""
+    """Write an .npz file atomically. Raises OSError if that is impossible."""
     import numpy as np
 
     with replacing(path) as file:

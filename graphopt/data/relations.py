@@ -1,8 +1,8 @@
-"""Sizes that depend on each other though their names do not say so: a mask as long as the past and the present.
+"""Relations among sizes that their names do not express: for example a mask as long as the past plus the present.
 
-A model with a cache has, say, inputs of P, S and PS entries, and runs only where PS = P + S. Such relations are
-guessed, likeliest first, and tried on small sizes that are all different and none of which is 1, so that no wrong guess
-passes because something was repeated.
+A model with a cache may have inputs of P, S and PS entries, and run only if PS = P + S. Such relations are guessed,
+most likely first, and tried on small sizes that are all different and greater than 1, so that no wrong guess succeeds
+because of broadcasting.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _MOST = 400
-"""How many guesses are tried: wrong ones fail fast, but a large model takes a while for each."""
+"""The limit on guesses: wrong ones fail fast, but each takes a while for a large model."""
 _SMALL = ((3, 5, 9, 16, 28, 49), (20, 9, 31, 4, 13, 6))
-"""Two rows of sizes: what holds by chance for one does not for the other."""
+"""Two rows of sizes: what holds for one by chance does not hold for the other."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Relation:
     product: bool = False
 
     def size(self, sizes: Mapping[str, int]) -> int:
-        """The size, from those of its parts."""
+        """Return the size, computed from those of its parts."""
         numbers = [sizes[part] for part in self.parts]
         return math.prod(numbers) if self.product else sum(numbers) + self.plus
 
@@ -37,7 +37,7 @@ Relations = Mapping[str, Relation]
 
 
 def apply(relations: Relations, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The sizes with the dependent ones put right."""
+    """Return the sizes with the dependent ones computed."""
     result = dict(sizes)
     waiting = dict(relations)
     while waiting:
@@ -50,16 +50,16 @@ def apply(relations: Relations, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def different(symbols: Sequence[str]) -> list[dict[str, int]]:
-    """Small sizes for the symbols, two each: all different and above 2."""
+    """Return two choices of small sizes for the symbols, all different and above 2."""
     return [{symbol: row[index % len(row)] for index, symbol in enumerate(symbols)} for row in _SMALL]
 
 
 def guesses(symbols: Sequence[str]) -> Iterator[Relations]:
-    """Relations among `symbols`, what names suggest first."""
+    """Yield possible relations among `symbols`, those suggested by names first."""
     named = _by_names(symbols)
     singles = [(rank, symbol, one) for symbol in symbols for rank, one in enumerate(_relations(symbol, symbols))]
     pairs = [pair for pair in itertools.combinations(singles, 2) if pair[0][1] != pair[1][1]]
-    pairs.sort(key=lambda pair: pair[0][0] + pair[1][0])  # likely ones together are likelier than others
+    pairs.sort(key=lambda pair: pair[0][0] + pair[1][0])  # two likely relations together are likelier than others
     found = itertools.chain(
         [named] if named else [],
         ({**named, symbol: one} for _, symbol, one in singles if symbol not in named),
@@ -86,7 +86,7 @@ def _is_circle(relations: Relations) -> bool:
 
 
 def _by_names(symbols: Sequence[str]) -> dict[str, Relation]:
-    """`PS` beside `P` and `S`, `total_length` beside `past_length` and one other: sums."""
+    """Return the sums that names suggest: `PS` of `P` and `S`, `total_length` of `past_length` and one other."""
     found = {}
     for symbol in symbols:
         rest = [other for other in symbols if other != symbol]

@@ -1,4 +1,4 @@
-"""Feeds from .npz and .npy files: one file of many samples, read one by one, or a folder with one sample a file."""
+"""Samples from .npz and .npy files: one file of many samples, read one by one, or a folder with one sample per file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .npz import read_npz, typed
 
 Feed = dict[str, Any]
 _REMEDY = (
-    "give an .npz file with a leading axis over the samples in each array, or a folder of .npz files, one a sample"
+    "use an .npz file with a leading axis over the samples in each array, or a folder of .npz files, one per sample"
 )
 
 
 def file_feeds(
     path: Path, model: Model, values: Mapping[str, Value], extra: frozenset[str] = frozenset()
 ) -> Callable[[], Iterable[Feed]]:
-    """A function that reads the feeds of a file or folder. `extra` are names of arrays that are no inputs.
+    """Return a function that reads the samples of a file or folder. `extra` are names of arrays that are not inputs.
 
-    In one file each array has an axis over the samples in front; where a model's batch is open or 1, that axis may be
-    the batch's own. Raises InputError if there is no such file, or of another kind.
+    In a single file, each array has a leading axis over the samples; if a model's batch size is open or 1, this may be
+    the batch axis. Raises InputError if there is no such file, or if it is of another kind.
     """
     if not path.exists():
         raise InputError("there is no such file or folder", where=str(path), remedy=_REMEDY)
@@ -35,7 +35,9 @@ def file_feeds(
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".npz", ".npy"))
         if not files:
-            raise InputError("no .npz, .npy or picture is in this folder", where=str(path), remedy=_REMEDY)
+            raise InputError(
+                "there are no .npz files, .npy files or images in this folder", where=str(path), remedy=_REMEDY
+            )
         return lambda: (_whole(file, dtypes, values) for file in files)
     if path.suffix == ".npy":
         return lambda: _from_npy(path, values)
@@ -52,8 +54,8 @@ def _whole(path: Path, dtypes: Mapping[str, np.dtype], values: Mapping[str, Valu
 
 def _only(path: Path, values: Mapping[str, Value]) -> str:
     if len(values) != 1:
-        remedy = f"give .npz files with an array for each: {', '.join(values)}"
-        raise InputError("an .npy file serves models of one input", where=str(path), remedy=remedy)
+        remedy = f"use .npz files with one array for each of: {', '.join(values)}"
+        raise InputError("an .npy file can be used only for models with one input", where=str(path), remedy=remedy)
     return next(iter(values))
 
 
@@ -73,7 +75,7 @@ def _from_npy(path: Path, values: Mapping[str, Value]) -> Iterator[Feed]:
 
 
 def _part(path: Path, name: str, shape: tuple[int, ...], declared: Any) -> int:
-    """How many entries along the first axis are one sample; 0 if that axis is over samples and not in the sample."""
+    """Return how many entries along the first axis are one sample; 0 if that axis is not part of a sample."""
     if declared is None or len(shape) == len(declared) + 1:
         if not shape:
             raise InputError(f"'{name}' has no axis over the samples", where=str(path), remedy=_REMEDY)
@@ -86,7 +88,9 @@ def _part(path: Path, name: str, shape: tuple[int, ...], declared: Any) -> int:
         )
     part = declared[0] if isinstance(declared[0], int) else 1
     if part == 0 or shape[0] % part:
-        raise InputError(f"'{name}' is {shape[0]} long: no multiple of {part}", where=str(path), remedy=_REMEDY)
+        raise InputError(
+            f"'{name}' has {shape[0]} rows, which is not a multiple of {part}", where=str(path), remedy=_REMEDY
+        )
     return part
 
 
@@ -126,14 +130,14 @@ def _together(
     for name in streams.keys() - parts.keys():
         length = streams[name].shape[0] if streams[name].shape else 0
         if not length or length % count:
-            raise InputError(f"'{name}' is {length} long for {count} samples", where=str(path), remedy=_REMEDY)
+            raise InputError(f"'{name}' has {length} rows for {count} samples", where=str(path), remedy=_REMEDY)
         parts[name] = length // count
     for _ in range(count):
         yield {name: typed(streams[name].take(part), dtypes.get(name)) for name, part in parts.items()}
 
 
 class _Stream:
-    """An array in an archive that is read from its beginning to its end, a few rows at a time."""
+    """An array in an archive that is read sequentially, a few rows at a time."""
 
     def __init__(self, path: Path, name: str, file: IO[bytes]) -> None:
         version = np.lib.format.read_magic(file)
@@ -143,12 +147,12 @@ class _Stream:
         self.whole: np.ndarray | None = None
         self.at = 0
         if self.dtype.hasobject:
-            raise InputError(f"'{name}' holds Python objects", where=str(path), remedy="write strings as dtype '<U'")
+            raise InputError(f"'{name}' contains Python objects", where=str(path), remedy="write strings as dtype '<U'")
         if fortran:  # its rows are scattered over the file
             self.whole = np.frombuffer(file.read(), self.dtype).reshape(self.shape, order="F")
 
     def take(self, rows: int) -> np.ndarray:
-        """The next rows; with 0 the next one, without its axis."""
+        """Return the next rows; with 0 the next one, without its axis."""
         if self.whole is not None:
             taken = self.whole[self.at : self.at + (rows or 1)]
             self.at += rows or 1

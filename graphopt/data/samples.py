@@ -1,6 +1,6 @@
-"""Sample sets: many feeds of a model, streamed from files, pictures or Python, and validation sets with answers.
+"""Sample sets: many inputs of a model, streamed from files, images or Python; and validation sets.
 
-One sample is in memory at a time. A set can be gone through as often as needed, always in the same order.
+One sample is in memory at a time. A set can be iterated as often as needed, always in the same order.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from .sample_files import Feed, file_feeds
 _LOG = logging.getLogger(__name__)
 
 Source = Any
-"""A path (.npz, .npy, a folder), a feed, an iterable of feeds, or a function that returns an iterable of feeds."""
+"""A path (.npz, .npy, a folder), a feed, an iterable of feeds, or a function that returns such an iterable."""
 
 
 class Samples:
-    """Feeds of one model: dictionaries of arrays by input name, each what one run takes.
+    """Feeds of one model: dictionaries of arrays by input name, each for one run.
 
-    `source`: a path of an .npz or .npy file or of a folder of such files or of pictures; one feed; an iterable of feeds
-    that can be gone through several times; or a function that returns an iterable. Where the model has one input, an
-    array may stand for a feed. `preprocess` is needed for pictures alone. Raises InputError for a source that cannot be
-    read.
+    Arguments:
+        source: a path of an .npz or .npy file or of a folder of such files or of images; one feed; an iterable of feeds
+            that can be iterated repeatedly; or a function that returns an iterable. If the model has one input, an
+            array may be used for a feed.
+        model: the model that takes them.
+        preprocess: the rule for images, and only for these.
+
+    Raises InputError for a source that cannot be read.
     """
 
     def __init__(self, source: Source, model: Model, preprocess: Preprocess | str | None = None) -> None:
@@ -63,7 +67,7 @@ class Samples:
         return self._gathered().digest
 
     def first(self, count: int, limit: int = 1 << 28) -> list[Feed]:
-        """The first feeds, at most `count`, and at most `limit` bytes of them (but always one)."""
+        """Return the first feeds, at most `count`, and at most `limit` bytes of them (but always one)."""
         taken: list[Feed] = []
         room = limit
         for feed in itertools.islice(self, count):
@@ -74,9 +78,9 @@ class Samples:
         return taken
 
     def check(self) -> list[str]:
-        """Go through all samples and return what is suspicious of them: channels that never change.
+        """Go through all samples and return anything suspicious about them: channels that never change.
 
-        Raises InputError if there are none, or if one does not fit the model or holds a NaN.
+        Raises InputError if there are none, or if one does not fit the model or contains a NaN.
         """
         return self._gathered().warnings()
 
@@ -84,7 +88,7 @@ class Samples:
         if not isinstance(feed, Mapping):
             if len(self.values) != 1:
                 raise InputError(
-                    f"sample {number} is no dictionary of arrays by name",
+                    f"sample {number} is not a dictionary of arrays by name",
                     where=self.origin,
                     remedy=f"the model has the inputs {', '.join(self.values)}",
                 )
@@ -107,13 +111,13 @@ class Samples:
             for feed in self:
                 facts.add(feed)
             if facts.count == 0:
-                raise InputError("there are no samples", where=self.origin, remedy="give at least one")
+                raise InputError("there are no samples", where=self.origin, remedy="provide at least one")
             self._facts = facts
         return self._facts
 
 
 class _Facts:
-    """What going through all samples once tells of them."""
+    """Facts about a sample set, collected in one pass over it."""
 
     def __init__(self, values: Mapping[str, Value], origin: str) -> None:
         self.values = values
@@ -142,9 +146,9 @@ class _Facts:
         plain = array.astype(np.float32) if array.dtype.itemsize < 4 else array
         if np.isnan(plain).any():
             raise InputError(
-                f"input '{name}' of sample {self.count} holds a NaN",
+                f"input '{name}' of sample {self.count} contains a NaN",
                 where=self.origin,
-                remedy="leave the sample out, or mend how it is made",
+                remedy="remove the sample, or fix how it is generated",
             )
         if array.ndim < 3:
             return
@@ -161,23 +165,23 @@ class _Facts:
             dead = np.flatnonzero(low == high)
             if dead.size:
                 some = ", ".join(map(str, dead[:8])) + (", ..." if dead.size > 8 else "")
-                found.append(f"channels {some} of input '{name}' are the same number in all {self.count} samples")
+                found.append(f"channels {some} of input '{name}' are constant in all {self.count} samples")
         return found
 
 
 @dataclass(frozen=True)
 class ValidationCase:
-    """One sample of a validation set: what goes in, and what should come out (None where that is not known)."""
+    """One sample of a validation set: its inputs and its expected results (None where unknown)."""
 
     inputs: Feed
     expected: Mapping[str, np.ndarray] | None = None
 
 
 class Validation:
-    """Samples with the answers wanted: arrays by output name, or `labels`.
+    """Samples with expected results: arrays by output name, or `labels`.
 
-    `source` is what `Samples` takes, with the answers among the arrays of each feed; a folder of pictures has them in a
-    file `labels.txt`, with the name of a picture and its class on each line. Raises InputError as `Samples` does.
+    `source` is as for `Samples`, with the expected results among the arrays of each feed; a folder of images has them
+    in a file `labels.txt`, with the name of an image and its class on each line. Raises InputError as `Samples` does.
     """
 
     def __init__(self, source: Source, model: Model, preprocess: Preprocess | str | None = None) -> None:
@@ -195,7 +199,7 @@ class Validation:
             inputs, answers = _split(feed, self.answers)
             if not answers:
                 raise InputError(
-                    f"sample {number} has no answers",
+                    f"sample {number} has no expected results",
                     where=self.samples.origin,
                     remedy=f"add an array named {' or '.join(sorted(self.answers))}",
                 )
@@ -224,7 +228,7 @@ def _split(feed: Any, answers: set[str]) -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def open_samples(source: Source, model: Model, preprocess: Preprocess | str | None = None) -> Samples:
-    """A checked set: warnings are logged. Raises InputError for what does not fit the model."""
+    """Return a checked set; warnings are logged. Raises InputError for samples that do not fit the model."""
     samples = source if isinstance(source, Samples) else Samples(source, model, preprocess)
     for warning in samples.check():
         _LOG.warning("%s: %s", samples.origin, warning)
@@ -232,7 +236,7 @@ def open_samples(source: Source, model: Model, preprocess: Preprocess | str | No
 
 
 def open_validation(source: Source, model: Model, preprocess: Preprocess | str | None = None) -> Validation:
-    """A checked validation set. Raises InputError for what does not fit the model, or has no answers."""
+    """Return a checked validation set. Raises InputError if samples do not fit or lack expected results."""
     validation = source if isinstance(source, Validation) else Validation(source, model, preprocess)
     validation.samples.check()
     next(iter(validation))
@@ -246,7 +250,7 @@ def _opener(
     preprocess: Preprocess | str | None,
     extra: frozenset[str] = frozenset(),
 ) -> Callable[[], Iterable[Any]]:
-    """A function that begins to read the source anew."""
+    """Return a function that starts reading the source from the beginning."""
     if isinstance(source, str | Path):
         path = Path(source)
         if is_pictures(path):
@@ -261,9 +265,9 @@ def _opener(
         return lambda: [source]
     if isinstance(source, Iterator):
         raise InputError(
-            "these samples can be gone through only once, and are needed several times",
-            remedy="give a list, or the function that makes the iterator",
+            "these samples can be iterated only once, but are needed several times",
+            remedy="pass a list, or a function that returns an iterator",
         )
     if isinstance(source, Iterable):
         return lambda: source
-    raise InputError(f"samples cannot be read from a {type(source).__name__}", remedy="give a path or an iterable")
+    raise InputError(f"samples cannot be read from a {type(source).__name__}", remedy="pass a path or an iterable")

@@ -1,4 +1,4 @@
-"""Sizes for the symbolic dimensions of a model's inputs, and the checks of sizes that a user gives."""
+"""Sizes for the symbolic dimensions of a model's inputs, and checks of the user's sizes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CHOICES = (
 
 @dataclass
 class Plan:
-    """Which role each symbolic dimension of the inputs has, and the sizes that the user has fixed."""
+    """The role of each symbolic dimension of the inputs, and the sizes that the user has fixed."""
 
     model: Model
     values: Mapping[str, Value]
@@ -71,28 +71,28 @@ class Plan:
 
     @property
     def ranks_unknown(self) -> bool:
-        """Whether an input may have any rank, so that the rank of a choice matters."""
+        """Return whether an input may have any rank, so that the rank of a choice matters."""
         return any(value.shape is None for value in self.values.values())
 
     def _bind(self, value: Value, shape: Sequence[int]) -> None:
         check_shape(self.model, value, shape)
         for axis, (dim, size) in enumerate(zip(value.shape or (), shape)):
-            # A dimension without a name is bound by its own input only: it says nothing about the others.
+            # A dimension without a name is bound only by its own input: it says nothing about others.
             if isinstance(dim, str) and self.bound.setdefault(dim, size) != size:
                 raise InputError(
-                    f"input '{value.name}' makes '{dim}' {size}, and another input makes it {self.bound[dim]}",
+                    f"input '{value.name}' sets '{dim}' to {size}, but another input sets it to {self.bound[dim]}",
                     where=self.model.name,
-                    remedy="give equal sizes wherever the model uses the same name",
+                    remedy="use equal sizes wherever the model has the same name",
                 )
             if dim is None:
                 self.bound.setdefault(_symbol(dim, _role(value.shape or (), axis), axis), size)
 
     def sizes(self, choice: Choice) -> dict[str, int]:
-        """A size for every symbol."""
+        """Return a size for every symbol."""
         return self.summed({s: self.bound.get(s, getattr(choice, role)) for s, role in self.roles.items()})
 
     def summed(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """The sizes with those put right whose names are sums of others."""
+        """Return the sizes, with those whose names are sums of others computed."""
         result = dict(sizes)
         for symbol in result:
             if symbol not in self.bound and (total := _sum(symbol, result)) is not None:
@@ -112,14 +112,14 @@ class Plan:
 
 
 def _symbol(dim: Dim, role: str, axis: int) -> str:
-    """The name under which a size is chosen: inputs with nameless sizes nearly always agree axis by axis."""
+    """Return the name under which a size is chosen: unnamed sizes of different inputs mostly agree axis by axis."""
     if isinstance(dim, str):
         return dim
     return "?batch" if role == "batch" else f"?{role}{axis}"
 
 
 def _role(shape: Shape, axis: int) -> str:
-    """What a dimension most likely is, judged by where it stands; channels last are recognized by their number."""
+    """Return the most likely role of a dimension, judged by its position; trailing channels by their number."""
     last = isinstance(shape[-1], int) and shape[-1] in (1, 3, 4)
     first_spatial = 1 if len(shape) == 4 and last and not isinstance(shape[1], int) else 2
     recurrent = len(shape) == 3 and isinstance(shape[0], int) and isinstance(shape[2], int)
@@ -134,7 +134,7 @@ def _role(shape: Shape, axis: int) -> str:
 
 
 def _sum(symbol: str, sizes: Mapping[str, int]) -> int | None:
-    """The value of a size such as `past_length + 1`, if all its parts are known."""
+    """Return the value of a size such as `past_length + 1`, if all its parts are known."""
     parts = [part.strip() for part in symbol.split("+")]
     if len(parts) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Inputs that go wrong where usual ones do not: zeros of both signs, what is not finite, extremes, sizes 0 and 1."""
+"""Inputs that reveal errors where usual ones do not: zeros of both signs, NaN, infinities, extremes, sizes 0 and 1."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .sizes import Choice
 
 Feed = dict[str, Any]
 _MOST_EMPTY = 4
-"""How many sizes are made 0, one after the other."""
+"""The number of sizes that are set to 0, one after the other."""
 _CRASH_ON_NOTHING = frozenset({"LSTM", "GRU", "RNN"})
-"""Operators at which ONNX Runtime ends the whole process when a size is 0."""
+"""Operators for which ONNX Runtime crashes the whole process if a size is 0."""
 
 
 def special_inputs(
     maker: Maker, usual: Feed, choice: Choice, sizes: Mapping[str, int]
 ) -> Iterator[tuple[list[Feed], bool]]:
-    """Inputs that `usual` ones become by planting numbers or changing sizes; the oracle may refuse any of them.
+    """Yield variants of `usual` inputs with planted numbers or changed sizes; the oracle may reject any of them.
 
-    Each item is a list of inputs, the strictest first, of which one that the oracle survives is enough, and whether
-    they hold numbers that are not finite. Inputs that the user gave stay as they are.
+    Each item is a list of inputs, the strictest first, of which one that the oracle supports is enough, and whether
+    they contain numbers that are not finite. The user's inputs are not changed.
     """
     edges = _planted(maker, usual, _finite_edges)
     if edges is not None:
@@ -47,7 +47,7 @@ Plant = Callable[[np.ndarray, Value], np.ndarray | None]
 
 
 def _planted(maker: Maker, usual: Feed, plant: Plant) -> Feed | None:
-    """The inputs with numbers planted where nothing forbids it, or None if nothing was planted."""
+    """Return the inputs with numbers planted where nothing forbids it, or None if nothing was planted."""
     feed = dict(usual)
     for name, value in maker.values.items():
         array = feed[name]
@@ -59,7 +59,7 @@ def _planted(maker: Maker, usual: Feed, plant: Plant) -> Feed | None:
 
 
 def _finite_edges(array: np.ndarray, value: Value) -> np.ndarray | None:
-    """Zeros of both signs among numbers, the smallest and largest among integers."""
+    """Return an array with zeros of both signs among floats, or the smallest and largest among integers."""
     if value.dtype is None or value.dtype.bits < 8:
         return None
     if value.dtype.is_float:
@@ -83,12 +83,12 @@ def _not_a_number(array: np.ndarray, value: Value) -> np.ndarray | None:
 
 
 def _is_wide(value: Value) -> bool:
-    """Whether a type has infinities and NaN: those of 8 bits and fewer have not, or not all."""
+    """Return whether a type has infinities and NaN; types of 8 bits or fewer lack some of them."""
     return value.dtype is not None and value.dtype.is_float and value.dtype.bits >= 16
 
 
 def _spread(array: np.ndarray, numbers: tuple[Any, ...]) -> np.ndarray:
-    """A copy with the numbers planted far from each other, none in the first place."""
+    """Return a copy with the numbers planted far from each other, none in the first place."""
     copy = np.array(array)
     flat = copy.reshape(-1)
     for index, number in enumerate(numbers, 1):
@@ -97,9 +97,9 @@ def _spread(array: np.ndarray, numbers: tuple[Any, ...]) -> np.ndarray:
 
 
 def survives(outputs: Mapping[str, Any]) -> bool:
-    """Whether what is not finite in the inputs has left most of every floating-point output finite.
+    """Return whether most elements of every floating-point output are finite although inputs are not.
 
-    Where it has not, there is nothing to compare, and which of several NaN comes first is anybody's choice.
+    Otherwise there is nothing to compare, and which of several NaNs propagates is arbitrary.
     """
     floats = [a for a in outputs.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.size]
     return bool(floats) and all(np.isfinite(array).mean() > 0.5 for array in floats)

@@ -1,1 +1,1 @@
-"""The main jobs from end to end: optimize, compile, tune; the backend's interface and its worker process."""
+"""The main jobs from end to end (optimize, compile, tune), the backend interface, and the worker process."""

@@ -1,4 +1,7 @@
-"""What turns an optimized model into machine code. graphopt knows backends by this protocol and entry points only."""
+"""The interface of backends, which turn an optimized model into machine code.
+
+graphopt knows backends only through this protocol and entry points.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from graphopt.driver.tuning import Tuned, Tuning
+from graphopt.profiling.code import KernelCode
 from graphopt.runtime.manifest import Memory, TensorInfo, Weight, Workloads
 
 if TYPE_CHECKING:
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
 
-Progress = Callable[[str, float], None]  # what is being done now, and how much of the whole is done (0 to 1)
+Progress = Callable[[str, float], None]
+"""Called with the current activity, its details after a colon, and the completed share (0 to 1)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Requirement:
-    """Something that compiling for a target needs, whether it is here, and what to do when it is not."""
+    """Something that compiling for a target needs, whether it is installed, and what to do if it is not."""
 
     name: str
     met: bool
@@ -37,11 +42,12 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Built:
-    """What `build` left in its folder, beside `lib.so`, `weights.bin` and `kernels.json` themselves.
+    """The result of `build`, in addition to the files `lib.so`, `weights.bin` and `kernels.json` in its folder.
 
-    `inputs` and `outputs` describe the arguments and results of the library's `main` in their order, by the
-    graph's own names; the weights follow the inputs. `defaults` says where in `weights.bin` the inputs lie that a
-    caller may leave out. `versions` holds what the manifest records beside graphopt's.
+    `inputs` and `outputs` describe the arguments and results of the library's `main` in their order, by the graph's own
+    names; the weights follow the inputs. `defaults` lists the inputs that a caller may omit, with their places in
+    `weights.bin`. `versions` lists the versions that the manifest records besides graphopt's. `code` has the cost of
+    generating each kernel, if kernels are compiled one by one.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -51,60 +57,61 @@ class Built:
     memory: Memory
     workloads: Workloads
     defaults: Mapping[str, Weight] = field(default_factory=dict)
+    code: tuple[KernelCode, ...] = ()
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that the machine does in a second, measured: float32 operations, and bytes read from its memory."""
+    """The measured peak of a machine: float32 operations per second, and bytes read from memory per second."""
 
     flops: float
     bytes: float
 
     def or_better(self, other: Peak) -> Peak:
-        """The higher of two measurements: a clock's frequency changes between them."""
+        """Return the higher of two measurements, because the clock frequency changes between them."""
         return Peak(max(self.flops, other.flops), max(self.bytes, other.bytes))
 
 
 class Backend(Protocol):
-    """One instance is made without arguments in the process that uses it."""
+    """A backend. It is instantiated without arguments in the process that uses it."""
 
     def pipeline(self, target: Target) -> str:
-        """What is to be done to a model for `target` alone, after it was optimized: pipeline text, "" for nothing."""
+        """Return the pipeline text to run after optimization, specifically for `target`; "" for none."""
         ...
 
     def unsupported(self, model: Model) -> list[Unsupported]:
-        """Every node that `build` could not compile. Nothing is built for it."""
+        """Return every node that `build` could not compile, without building anything."""
         ...
 
     def tune(self, model: Model, target: Target, tuning: Tuning, progress: Progress) -> list[Tuned]:
-        """Measure what kernels for `model` are fastest on `target`, within `tuning.budget`, for `build` to look up.
+        """Measure which kernels for `model` are fastest on `target`, within `tuning.budget`, for later use by `build`.
 
-        Raises what `build` raises, and InputError or TargetError where nothing can be measured.
+        Raises what `build` raises, and InputError or TargetError if nothing can be measured.
         """
         ...
 
     def build(self, model: Model, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
         """Write the library, the weights and the list of kernels (see `graphopt.profiling.kernels`) into `folder`.
 
-        The same model, target and records of measurements give the same bytes.
+        The same model, target and tuning records give the same bytes.
         """
         ...
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
-        """Copy the libraries that the built code needs on the target into `folder`; returns their file names."""
+        """Copy the libraries that the built code needs on the target into `folder`, and return their file names."""
         ...
 
     def peak(self, target: Target, threads: int) -> Peak:
-        """What this machine does at most with the target's instructions on so many threads, measured in seconds."""
+        """Measure the peak of this machine with the target's instructions on `threads` threads; takes seconds."""
         ...
 
     def probe(self, target: Target) -> list[Requirement]:
-        """What compiling for `target` needs, looked up without loading the compiler."""
+        """Return what compiling for `target` needs, without loading the compiler."""
         ...
 
 
 def load(name: str = "tvm") -> Backend:
-    """A backend by its entry-point name. Raises GraphOptError when no installed package offers it."""
+    """Return a backend by its entry-point name. Raises GraphOptError if no installed package offers it."""
     from graphopt import registry
 
     found: Backend = registry.backend(name)

@@ -1,4 +1,4 @@
-"""`compile`: load, optimize, build in a child process, measure, and hand back an artifact."""
+"""`compile`: load, optimize, build in a child process, measure, and return an artifact."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from graphopt import io
 from graphopt.errors import CompileError
 from graphopt.hardware.target import Target
 from graphopt.hardware.target import load as load_target
+from graphopt.profiling.code import Code
 from graphopt.rewriting.passes import Fidelity
 from graphopt.rewriting.pipeline import Observer
 from graphopt.rewriting.report import Measured, Report
@@ -33,6 +34,7 @@ from . import worker as child
 from .deadline import Deadline
 from .measuring import measure
 from .optimizing import DEFAULT_PIPELINE, evaluate_on, run_passes, verification_feeds
+from .stages import Stages
 from .tuning import Tuned, Tuning
 
 if TYPE_CHECKING:
@@ -73,31 +75,41 @@ def compile(
     """Compile a model for a target.
 
     Arguments:
-        model: a Model (it is not changed), a ModelProto, the bytes of one, or a path.
-        target: a name, a path of a TOML file, or a Target.
-        passes: a pipeline or its text (None: "default"; "": none). After it the backend's own pipeline for the target
-            runs, which lays out activations for instance.
-        inputs: shapes to fix, by input name; what is not fixed stays dynamic.
-        verify: check every pass, and measure the compiled code, against ONNX Runtime. The measured errors are in the
-            manifest (code for another machine cannot be measured here).
-        data: arrays by input name to verify on; what is missing is generated from `seed`.
-        samples, validation, metric, budget, preprocess: what lossy passes work with and are held to, and `samples` what
-            `verify` verifies on; see `graphopt.driver.optimizing.evaluate_on`.
-        tune: measure first which kernels are fastest, for as long ("60s", "5m") or as many measurements (200) as said;
-            None: use what was measured before; "off": not even that.
-        bundle_runtime: put the runtime libraries for the target into the artifact.
-        time_limit: seconds that the compilation may take, tuning included; CompileError after that.
-        compact: forgo kernels for which packed weights grow, as those of Winograd convolutions: smaller, and slower.
-        keep_model: put the optimized model into the artifact, which otherwise has its graph without weights.
-        reproducer: a folder in which a pass that fails leaves what repeats it.
-        progress: is told what is being done and how far it is (0 to 1).
+        model: a Model (which is not changed), a ModelProto, the bytes of one, or a path.
+        target: a name, the path of a TOML file, or a Target.
+        passes: a pipeline or its text (None: "default"; "": none). The backend's own pipeline for the target, which
+            for example assigns layouts to activations, runs after it.
+        inputs: shapes to fix, by input name; other dynamic dimensions stay dynamic.
+        verify: check every pass, and the compiled code, against ONNX Runtime. The manifest contains the measured errors
+            (code for another machine cannot be measured here).
+        data: arrays by input name to verify with; missing ones are generated from `seed`.
+        samples, validation, metric, budget, preprocess: data and limits for lossy passes; `verify` uses `samples` too.
+            See `graphopt.driver.optimizing.evaluate_on`.
+        seed: for generated inputs.
+        tune: measure which kernels are fastest first, for a time ("60s", "5m") or a number of measurements (200).
+            None: use earlier measurements; "off": ignore these too.
+        bundle_runtime: include the runtime libraries for the target in the artifact.
+        time_limit: seconds that the compilation may take, including tuning; CompileError after that.
+        keep_model: include the optimized model in the artifact, which otherwise contains its graph without weights.
+        compact: avoid kernels whose packed weights are larger than the original ones, such as Winograd convolutions.
+            The result is smaller but slower.
+        observers: are notified of every pass.
+        reproducer: a folder for the model and the command that repeat the failure of a pass.
+        progress: is called with the current activity and the completed share (0 to 1).
 
-    The artifact lies in a temporary folder until `save`. Raises ModelError, TargetError, PipelineError, PassError,
-    InputError, UnsupportedError (it lists all unsupported nodes), CompileError, and VerificationError when a check
-    fails. Nothing is left behind then, nor when interrupted.
+    Returns the artifact, which is in a temporary folder until `save`. The report that observers receive has the time of
+    each stage and kernel afterwards, in `code`.
+
+    Raises:
+        ModelError, InputError, TargetError, PipelineError: for invalid arguments.
+        PassError: a pass failed.
+        UnsupportedError: some nodes cannot be compiled; it lists all of them.
+        CompileError: the backend failed, or took longer than `time_limit`.
+        VerificationError: a check failed.
+
+    Temporary files are removed after an error or an interruption.
     """
-    tell = progress or (lambda what, done: None)
-    deadline = Deadline(time_limit)
+    tell, deadline = Stages(progress), Deadline(time_limit)
     made_for = load_target(target)
     tuning = Tuning.of(tune)
     tuning = dataclasses.replace(tuning, compact=compact or tuning.compact)
@@ -118,14 +130,16 @@ def compile(
         observers=[deadline, *observers],
         reproducer=reproducer,
     )
+    tell("starting the compiler", 0.2)
     with _new_folder() as folder:
         _keep(optimized, folder, whole=keep_model)
         with _saved(lowered) as path:
-            # The child reads the file: until it is done, memory need not hold what passes made of the weights.
+            # The child reads the file. Until it is done, the weights that passes created need not stay in memory.
             judged = optimized if verify else original
             del lowered, optimized
             gc.collect()
             built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done), deadline)
+        tell("writing the artifact", 0.9)
         _write_report(report, folder / REPORT)
         runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
         write_manifest(folder, _manifest(made_for, built, report, runtime))
@@ -137,12 +151,13 @@ def compile(
             errors = measure(result.run, original, judged, every, lossy=lossy, tolerance=tolerance)
             _write_errors(result, report, errors)
         tell("done", 1.0)
+        report.code = Code(tell.seconds, built.code)
     return result
 
 
 @contextmanager
 def _new_folder() -> Iterator[Path]:
-    """A temporary folder for an artifact, which stays unless something goes wrong."""
+    """Yield a new temporary folder for an artifact, which is removed only if something goes wrong."""
     folder = Path(tempfile.mkdtemp(prefix="graphopt-"))
     try:
         yield folder
@@ -160,11 +175,11 @@ def _new_folder() -> Iterator[Path]:
 def optimize_for(
     model: Model, target: Target, passes: Pipeline | str | None = None, **options: Any
 ) -> tuple[Model, Report]:
-    """Run the two pipelines of a compilation on `model` itself; returns a copy from between them, and their report.
+    """Run the two pipelines of a compilation on `model` itself; return a copy from between them, and their report.
 
-    The first is `passes` (None: "default") and leaves a model that any runtime runs well, which is the copy. The second
-    is what the backend does for `target` alone, such as the layout of activations; it is left out after an empty first.
-    The second one's steps are held against what the first one left. `options` are those of `run_passes`.
+    The first pipeline is `passes` (None: "default"). It leaves a model that any runtime runs well; the copy is made of
+    it. The second is the backend's for `target`, for example to assign layouts to activations; it is skipped if the
+    first is empty. Its steps are compared with the result of the first. `options` are those of `run_passes`.
     """
     from graphopt.rewriting.pipeline import Pipeline
 
@@ -188,10 +203,10 @@ def tune(
     observers: Sequence[Observer] = (),
     progress: backend.Progress | None = None,
 ) -> list[Tuned]:
-    """Measure which kernels are fastest for a model, for all compilations to come; returns what was found out.
+    """Measure which kernels are fastest for a model, for all later compilations; return the results.
 
     The arguments are those of `compile`; `tuning.budget` says how much to spend. Raises what `compile` raises, and
-    InputError or TargetError where nothing can be measured.
+    InputError or TargetError if nothing can be measured.
     """
     tell = progress or (lambda what, done: None)
     made_for = load_target(target)
@@ -207,15 +222,15 @@ def tune(
 def _build(
     path: Path, target: Target, folder: Path, tuning: Tuning, progress: backend.Progress, deadline: Deadline
 ) -> backend.Built:
-    """Build the model in the file `path` into `folder`; tuned first where there is a budget for it."""
+    """Build the model in the file `path` into `folder`; tune first if there is a budget for it."""
     if tuning.budget is None:
         return child.build(path, target, folder, progress, tuning, deadline)
-    child.tune(path, target, lambda what, done: progress(what, 0.8 * done), tuning, deadline)
+    child.tune(path, target, lambda what, done: progress(f"tuning: {what}", 0.8 * done), tuning, deadline)
     return child.build(path, target, folder, lambda what, done: progress(what, 0.8 + 0.2 * done), tuning, deadline)
 
 
 def _keep(model: Model, folder: Path, *, whole: bool) -> None:
-    """Write the optimized model into the artifact, or its graph alone."""
+    """Write the optimized model, or only its graph, into the artifact."""
     if whole:
         io.save(model, folder / MODEL)
     else:
@@ -226,8 +241,8 @@ def _keep(model: Model, folder: Path, *, whole: bool) -> None:
 def _saved(model: Model) -> Iterator[Path]:
     with scratch("lowered") as place:
         path = place / MODEL
-        io.save(model, path, external_data=True)  # written and read tensor by tensor
-        del model  # nor does this frame keep it
+        io.save(model, path, external_data=True)  # written and read one tensor at a time
+        del model  # drop the reference of this frame too
         yield path
 
 
@@ -252,14 +267,14 @@ def _manifest(target: Target, built: backend.Built, report: Report, runtime: Seq
 
 
 def _write_report(report: Report, path: Path) -> None:
-    """The report with its times set to zero: what is compiled twice must be the same bytes."""
+    """Write the report with its times set to zero, so that compiling twice gives the same bytes."""
     data = report.to_json()
     data.update(seconds=0.0, steps=[{**step, "seconds": 0.0} for step in data["steps"]])
     path.write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 def _write_errors(result: Artifact, report: Report, errors: OutputErrors) -> None:
-    """Put what was measured into the report, and the largest errors into the manifest."""
+    """Write the measured errors into the report, and the largest ones into the manifest."""
     report.measured = Measured(errors.samples, errors.to_json())
     _write_report(report, result.folder / REPORT)
     largest = {name: spread.largest for name, spread in errors.outputs.items()}

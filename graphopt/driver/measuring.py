@@ -1,4 +1,4 @@
-"""Holding compiled code against what it was made from, over all samples, in the memory of one."""
+"""Comparison of compiled code with the models it was made from, over all samples, one at a time in memory."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ def measure(
     lossy: bool,
     tolerance: Tolerance | None,
 ) -> OutputErrors:
-    """The errors of compiled code against the original model, after holding it against the optimized one.
+    """Compare compiled code with the optimized model, and return its errors against the original one.
 
-    `run` runs the code on each of `feeds`. It must agree with the optimized model within the tolerance, and with the
-    original too unless a lossy pass changed the model: how far that may go is the budget's affair. Raises
-    VerificationError where the code differs.
+    Arguments:
+        run: runs the code on one set of inputs.
+        original, optimized: the model before and after the passes.
+        feeds: the inputs.
+        lossy: a lossy pass changed the model; otherwise the code must agree with the original model too. How far
+            a lossy model may deviate is up to the budget.
+        tolerance: of the comparison; None: by dtype.
+
+    Raises VerificationError if the results differ.
     """
     from graphopt.data.inputs import Sample, compare_with_oracle
     from graphopt.proof.oracle import Reference, refuses_empty
@@ -54,4 +60,4 @@ def measure(
     return errors
 
 
-_REMEDY = "graphopt bisect finds the pass; if it finds none, report the model: the code generator is wrong"
+_REMEDY = "use graphopt bisect to find the faulty pass; if it finds none, the code generator is wrong: report the model"

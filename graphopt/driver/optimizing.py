@@ -1,4 +1,4 @@
-"""A model through a pipeline with the checks that belong to it: `optimize`, and what `compile` does first."""
+"""Running a pipeline on a model with all checks: `optimize`, and the first half of `compile`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PIPELINE = "default"
 _CHECKED_SAMPLES = 4
-"""How many samples of a set each pass is checked on; the result of all passes is measured on the whole set."""
+"""The number of samples on which each pass is checked; the final result is measured on all of them."""
 
 
 def optimize(
@@ -44,12 +44,22 @@ def optimize(
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
 ) -> tuple[Model, Report]:
-    """Run `passes` over a copy of `model`; returns the new model and what each pass did.
+    """Run `passes` over a copy of `model`; return the new model and a report of what each pass did.
 
-    `model`: a Model, a ModelProto, the bytes of one, or a path. `inputs`: shapes to fix, by input name. `samples`,
-    `validation`, `metric`, `budget`, `preprocess`: what lossy passes work with and are held to, see `evaluate_on`. The
-    other arguments are those of `run_passes`. Raises ModelError, InputError, PipelineError, TargetError, PassError, and
-    VerificationError when a check fails.
+    Arguments:
+        model: a Model, a ModelProto, the bytes of one, or a path.
+        passes: a pipeline or its text.
+        inputs: shapes to fix, by input name.
+        target: what passes may specialize for.
+        verify: check the numbers after each pass too, in ONNX Runtime, within a tolerance.
+        data: arrays by input name to verify with; missing ones are generated from `seed`.
+        samples, validation, metric, budget, preprocess: data and limits for lossy passes, see `evaluate_on`.
+        seed: for generated inputs.
+        observers: are notified of every pass.
+        reproducer: a folder for the model and the command that repeat the failure of a pass.
+
+    Raises ModelError, InputError, PipelineError and TargetError for invalid arguments, PassError if a pass fails, and
+    VerificationError if a check fails.
     """
     copy = io.load(model)
     fix_shapes(copy, inputs or {})
@@ -75,13 +85,18 @@ def evaluate_on(
     budget: Budget | str | float | None = None,
     preprocess: Preprocess | str | None = None,
 ) -> Evaluation:
-    """What lossy passes are given, from what `optimize` and `compile` take; checked before anything long starts.
+    """Return the data and limits for lossy passes; everything is checked before any long computation starts.
 
-    `samples`: a path of an .npz or .npy file or of a folder of such files or of pictures, one feed or an iterable of
-    feeds (dictionaries of arrays by input name), or a function that returns one. `validation`: the same, with the
-    answers wanted among the arrays (by output name, or `labels`). `metric`: a name of `graphopt.proof.metrics.METRICS`
-    or `module:function`. `budget`: how much of it may be lost ("1%", 0.01). `preprocess`: how pictures become inputs.
-    Raises InputError for what cannot be read, does not fit the model, or cannot be judged.
+    Arguments:
+        model: the model before any pass.
+        samples: the path of an .npz or .npy file or of a folder of such files or of images, one feed or an iterable of
+            feeds (dictionaries of arrays by input name), or a function that returns such an iterable.
+        validation: the same, with the expected results among the arrays (by output name, or `labels`).
+        metric: a name in `graphopt.proof.metrics.METRICS`, or `module:function`.
+        budget: how much of the metric may be lost ("1%", 0.01).
+        preprocess: how images become inputs.
+
+    Raises InputError for data that cannot be read, does not fit the model, or cannot be judged by the metric.
     """
     from graphopt.data.images import check_rule, is_pictures
     from graphopt.data.samples import open_samples, open_validation
@@ -104,7 +119,7 @@ def evaluate_on(
 def verification_feeds(
     model: Model, evaluation: Evaluation, data: Mapping[str, Any] | None, seed: int
 ) -> list[Mapping[str, Any]]:
-    """The inputs that passes are verified on: the first samples, or `data` with what it lacks generated from `seed`."""
+    """Return the inputs to verify passes on: the first samples, or `data` completed with generated arrays."""
     from graphopt.data.inputs import verification_samples
 
     if data is None and evaluation.samples is not None:
@@ -131,13 +146,18 @@ def run_passes(
     The structure is checked after each pass that changed something.
 
     Arguments:
+        model: is changed.
         passes: a pipeline or its text.
         target: what passes may specialize for.
-        verify: check the numbers too, within a tolerance, by ONNX Runtime: on `feeds`, or else on the first samples of
-            `evaluation`, or on `data` (arrays by input name; those missing are generated from `seed`).
-        evaluation: what lossy passes are given; where it has a budget, the model is measured after each of them.
-        reproducer: a folder in which a failure leaves what is needed to repeat it.
-        earlier: the report of a pipeline that ran before, which the result goes on with.
+        verify: check the numbers too, within a tolerance, in ONNX Runtime: on `feeds`, or else on the first samples of
+            `evaluation`, or on `data` (arrays by input name; missing ones are generated from `seed`).
+        data, feeds, seed: see `verify`.
+        evaluation: data and limits for lossy passes; if it has a budget, the loss is measured after each of them.
+        observers: are notified of every pass.
+        reproducer: a folder for what is needed to repeat a failure.
+        earlier: the report of a pipeline that ran before, which the result continues.
+
+    Raises PipelineError, TargetError, InputError, PassError and VerificationError as `optimize` does.
     """
     from graphopt.hardware.target import load as load_target
     from graphopt.proof.observers import CheckBudget, CheckNumbers, CheckStructure, CrashReproducer

@@ -1,4 +1,4 @@
-"""What is asked of the tuner, and what it answers: plain values that pass between processes."""
+"""The tuner's requests and results: plain values that pass between processes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from graphopt.errors import InputError
 OFF = "off"
 DEFAULT_BUDGET = "5m"
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-_EXAMPLES = "Write a time as 60s, 5m or 1h, or a number of measurements as 200."
+_EXAMPLES = "Write a time such as 60s, 5m or 1h, or a number of measurements such as 200."
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be spent: seconds, or a number of candidates measured."""
+    """The budget of a tuning run: seconds, or a number of measured candidates."""
 
     seconds: float | None = None
     measurements: int | None = None
 
     @staticmethod
     def parse(text: str) -> Budget:
-        """`60s`, `5m`, `1.5h` or `200`. Raises InputError for anything else."""
+        """Parse `60s`, `5m`, `1.5h` or `200`. Raises InputError for anything else."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])|(\d+)", text.strip())
         if found is None:
             raise InputError(f"cannot read the tuning budget '{text}'", remedy=_EXAMPLES)
@@ -35,7 +35,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Remote:
-    """Another machine to measure on: a TVM RPC tracker's host and port, and the key of the devices that it lends."""
+    """Another machine to measure on: host and port of a TVM RPC tracker, and the key of a device at it."""
 
     host: str
     port: int
@@ -43,11 +43,11 @@ class Remote:
 
     @staticmethod
     def parse(address: str, key: str) -> Remote:
-        """`host:port`, or `[IPv6]:port`. Raises InputError."""
+        """Parse `host:port`, or `[IPv6]:port`. Raises InputError."""
         host, colon, port = address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise InputError(f"cannot read the address of a tracker '{address}'", remedy="Write it as HOST:PORT.")
+            raise InputError(f"cannot read the tracker address '{address}'", remedy="Write it as HOST:PORT.")
         if not key:
             raise InputError("the key of the devices at the tracker is missing", remedy="Name it with --rpc-key.")
         return Remote(host, int(port), key)
@@ -55,12 +55,12 @@ class Remote:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How plans of kernels are chosen.
+    """How the plans of kernels are chosen.
 
-    `budget`: measure first; None: only look up what was measured before. `records`: a folder for the measurements
-    instead of the one in the user's cache. `use_records=False`: neither, closed forms decide. `remote`: where to
-    measure; None: here. `search`: spend the budget on functions that no kernel family covers too. `compact`: take no
-    plan for which a packed weight grows where another does without, even if it is faster.
+    `budget`: measure first; None: only use earlier measurements. `records`: a folder for the measurements instead of
+    the one in the user's cache. `use_records=False`: use no measurements, only closed-form estimates. `remote`: where
+    to measure; None: on this machine. `search`: spend a part of the budget on functions that no kernel family covers.
+    `compact`: avoid plans whose packed weights are larger than the original ones, even if they are faster.
     """
 
     budget: Budget | None = None
@@ -72,7 +72,7 @@ class Tuning:
 
     @staticmethod
     def of(tune: Tuning | str | int | None, records: str | os.PathLike[str] | None = None) -> Tuning:
-        """From what `graphopt.compile` takes: None, "off", a budget as text or as a number of measurements."""
+        """Return the tuning for an argument of `graphopt.compile`: None, "off", a time or a number of measurements."""
         if isinstance(tune, Tuning):
             return tune
         folder = None if records is None else os.path.abspath(os.fspath(records))
@@ -83,11 +83,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found out about one workload of a model.
+    """The result of tuning one workload of a model.
 
     `workload`: its key. `calls`: how often the model computes it. `default` and `best` name a family and its plan;
-    their seconds were measured side by side, and are None where nothing was measured. `measured` and `failed` count
-    the candidates of this run; `known`: records held everything already.
+    their seconds were measured side by side, and are None if nothing was measured. `measured` and `failed` count the
+    candidates of this run; `known`: the records already contained everything.
     """
 
     workload: str

@@ -1,9 +1,9 @@
-"""The backend in a process of its own: a crash inside the compiler becomes an error message, not the caller's end.
+"""The backend in a child process, where a crash of the compiler becomes an error message instead of ending the caller.
 
 The parent writes `job.json`, which names the optimized model, starts `python -m graphopt.driver.worker FOLDER`, reads
-one JSON line for each step of progress, and finds the answer in `result.json`. The child ends when its standard input
-closes, so that it does not outlive a parent that was killed. Temporary files of it and of the processes that it starts
-are in the parent's folder, and go with that.
+one JSON line for each step of progress, and reads the answer from `result.json`. The child exits when its standard
+input is closed, so that it does not outlive a parent that was killed. Its temporary files, and those of its own child
+processes, are in the parent's folder and are removed with it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def build(
 ) -> Built:
     """Build the model in the file `model` for `target`, into `folder`.
 
-    Raises what the backend raised of graphopt's own errors, and CompileError when the child ended in another way, or
-    had not ended at the `deadline`: it is killed then, with all that it started.
+    Raises graphopt's own errors as the backend raised them, and CompileError if the child exited in any other way or
+    did not finish by the `deadline`; it is then killed together with its child processes.
     """
     answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)), deadline)
     return decode(Built, answer["built"])
@@ -57,7 +57,7 @@ def build(
 def tune(
     model: Path, target: Target, progress: Progress, tuning: Tuning, deadline: Deadline | None = None
 ) -> list[Tuned]:
-    """Measure what is fastest for the model in the file `model` on `target`. Raises as `build` does."""
+    """Measure which kernels are fastest for the model in the file `model` on `target`. Raises what `build` raises."""
     answer = _ask(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),), deadline)
     return decode(list[Tuned], answer["tuned"])
 
@@ -68,7 +68,7 @@ def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -
 
 
 def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...], deadline: Deadline | None) -> dict[str, Any]:
-    """What the child answers; the folders `hidden` are not named in errors. What it warned of is logged here."""
+    """Run a job and return the child's answer; log its warnings, and remove the folders `hidden` from errors."""
     with scratch("job") as work:
         (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
         status, messages = _run(work, progress, deadline or Deadline(None))
@@ -84,10 +84,11 @@ def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...], deadl
 
 
 def _run(work: Path, progress: Progress, deadline: Deadline) -> tuple[int, str]:
-    """The child's exit status and the end of what it wrote to standard error."""
-    # The same hash seed every time: what the compiler keeps in sets must come out in the same order. A safe path: a
-    # file of the current folder that is named like a module must not be taken for it.
-    # Processes that it starts itself must not do so either.
+    """Run the child; return its exit status and the end of its standard error."""
+    # PYTHONHASHSEED is fixed because the compiler iterates over sets, whose order must not vary. With the safe path, a
+    # file
+    # in the current folder that has the name of a module does not replace it. Both apply to the child's own children
+    # too.
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "TMPDIR": str(work), **_same_code()}
     command = [sys.executable, "-m", "graphopt.driver.worker", str(work)]
     with (work / "stderr.txt").open("w+b") as messages:
@@ -97,14 +98,14 @@ def _run(work: Path, progress: Progress, deadline: Deadline) -> tuple[int, str]:
             stdout=subprocess.PIPE,
             stderr=messages,
             env=environment,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends the child and all it started
+            start_new_session=True,  # Ctrl-C reaches only the parent, which then stops the child and all its children
         )
         try:
             assert process.stdout is not None
             with _killed_at(deadline, process):
                 doing = _follow(process.stdout, progress)
             deadline.check(doing)
-            # As long as nobody asked for its status, the number of its group cannot be another's.
+            # Until somebody asks for its status, the number of its process group cannot be reused.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
             status = _end(process)
@@ -114,14 +115,14 @@ def _run(work: Path, progress: Progress, deadline: Deadline) -> tuple[int, str]:
 
 
 def _same_code() -> dict[str, str]:
-    """Have the child import graphopt where this process did: in a checkout's root, it is not the installed one."""
+    """Return the environment that makes the child import the same graphopt as this process, even a checkout."""
     places = [*graphopt.__path__[1:], os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(filter(None, places))} if any(places) else {}
 
 
 @contextlib.contextmanager
 def _killed_at(deadline: Deadline, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill the child and all that it started once the time is over; it has not been waited for yet."""
+    """Kill the child and its children once the time is over; they have not been waited for yet."""
     left = deadline.left()
     if left is None:
         yield
@@ -137,7 +138,7 @@ def _killed_at(deadline: Deadline, process: subprocess.Popen[bytes]) -> Iterator
 
 
 def _follow(lines: IO[bytes], progress: Progress) -> str:
-    """Pass on the child's steps until it has no more; the last of them."""
+    """Pass on the child's steps until there are no more; return the last one."""
     what = "starting"
     for line in lines:
         try:
@@ -150,7 +151,7 @@ def _follow(lines: IO[bytes], progress: Progress) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
-    """End the child and whatever it started, which may have outlived it; its status."""
+    """Stop the child and whatever it started, which may have outlived it; return its status."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     for stream in (process.stdin, process.stdout):
@@ -176,7 +177,7 @@ def _crash(status: int, messages: str) -> CompileError:
 
 
 def _rebuilt(table: dict[str, str], folders: tuple[str, ...]) -> GraphOptError:
-    """The error that the child raised, of the same class; the caller never heard of the folders it worked in."""
+    """Return the error that the child raised, of the same class, without folders that the caller does not know."""
     kind = getattr(errors, table["class"], CompileError)
     where = "" if table["where"].startswith(folders) else table["where"]
     made: GraphOptError = kind(table["message"], where=where, remedy=table["remedy"])
@@ -185,9 +186,9 @@ def _rebuilt(table: dict[str, str], folders: tuple[str, ...]) -> GraphOptError:
 
 
 def main(work: Path) -> None:
-    """What the child does."""
+    """Do a job: the main function of the child."""
     threading.Thread(target=_watch_parent, args=(work,), daemon=True).start()
-    # Standard output carries progress alone; what libraries print goes to standard error.
+    # Standard output is reserved for progress; what libraries print goes to standard error.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -207,7 +208,7 @@ def main(work: Path) -> None:
     except OSError as error:
         told = CompileError(f"cannot write {error.filename or folder}: {error.strerror}", remedy=ROOM)
         answer = {"error": _told(told)}
-    except Exception as error:  # TVM raises all kinds; whatever it is, the caller gets one message
+    except Exception as error:  # TVM raises exceptions of all kinds; the caller gets one message for any of them
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or ["no message"]
         summary = " ".join(dict.fromkeys([lines[0], lines[-1]]))[:_TAIL]
         answer = {"error": _told(CompileError(f"{type(error).__name__}: {summary}", remedy=_REPORT))}
@@ -223,7 +224,7 @@ def _do(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 class _Heard(logging.Handler):
-    """Keeps the warnings of graphopt's loggers, each once."""
+    """A handler that collects the warnings of graphopt's loggers, each once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -234,7 +235,7 @@ class _Heard(logging.Handler):
 
 
 def _told(error: GraphOptError) -> dict[str, str]:
-    """An error on its way to the parent, with the child's traceback for those who ask for one."""
+    """Encode an error for the parent, with the child's traceback for those who ask for one."""
     return {
         "class": type(error).__name__,
         "message": error.message,
@@ -245,7 +246,7 @@ def _told(error: GraphOptError) -> dict[str, str]:
 
 
 def _watch_parent(work: Path) -> None:
-    """Kill this process and what it started once the parent is gone: its end of standard input closes then."""
+    """Kill this process and its children once the parent is gone, which closes their standard input."""
     while os.read(0, 4096):
         pass
     shutil.rmtree(work, ignore_errors=True)

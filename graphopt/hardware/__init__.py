@@ -1,1 +1,1 @@
-"""What a model is compiled for: targets, their TOML form, detection of the processor."""
+"""The machines that models are compiled for: targets, their TOML form, detection of the processor."""

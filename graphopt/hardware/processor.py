@@ -1,7 +1,7 @@
-"""What the processor under this process is: its machine name, model and instruction sets, read from the kernel.
+"""The processor of this machine: its architecture, model and instruction sets, read from the kernel.
 
-Feature names are LLVM's. Only those that code generation may use are listed: a processor that lacks one of the
-others (random numbers, cryptography, cache control) still runs the code.
+Feature names are LLVM's. Only those that code generation may use are listed: a processor that lacks one of the others
+(random numbers, cryptography, cache control) can still run the code.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from graphopt.errors import TargetError
 
 LIMIT = "GRAPHOPT_HOST_FEATURES"
-"""The environment variable that has this processor taken for one with fewer instruction sets (see `limited`)."""
+"""The environment variable that limits the instruction sets of this processor (see `limited`)."""
 
-# LLVM's name of a feature -> the flags of /proc/cpuinfo that together mean it.
+# LLVM's name of a feature -> the flags of /proc/cpuinfo that together imply it.
 _X86_FLAGS: Mapping[str, tuple[str, ...]] = {
     "sse3": ("pni",),
     "ssse3": ("ssse3",),
@@ -85,9 +85,9 @@ _X86_LEVELS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Cpu:
-    """One processor. `features` is None where the kernel does not say (then nothing can be checked against it).
+    """A processor. `features` is None if the kernel does not list them (then nothing can be checked).
 
-    `identity` holds the numbers that `detect` tables of target files are compared with: `vendor`, `family` and
+    `identity` contains the numbers that `detect` tables of target files are compared with: `vendor`, `family` and
     `model` on x86-64, `implementer` and `part` on AArch64.
     """
 
@@ -100,7 +100,7 @@ class Cpu:
 
 
 def machine() -> str:
-    """The name of the instruction set, as targets say it: `x86_64`, `aarch64`, or what the system calls another."""
+    """Return the architecture as in targets: `x86_64`, `aarch64`, or the system's name of any other."""
     name = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
@@ -111,9 +111,9 @@ def missing(required: tuple[str, ...], cpu: Cpu) -> list[str]:
 
 
 def current() -> Cpu:
-    """The processor that this process runs on, with the instruction sets that `GRAPHOPT_HOST_FEATURES` leaves it.
+    """Return the processor that this process runs on, with instruction sets limited by `GRAPHOPT_HOST_FEATURES`.
 
-    Raises TargetError where that variable names what there is not, or what the processor lacks.
+    Raises TargetError if that variable contains an unknown name, or something that the processor lacks.
     """
     here = detected()
     wanted = os.environ.get(LIMIT, "").strip()
@@ -121,11 +121,11 @@ def current() -> Cpu:
 
 
 def limited(here: Cpu, wanted: str) -> Cpu:
-    """`here` as a processor that has the instruction sets in `wanted` and no others.
+    """Return `here` with only the instruction sets in `wanted`.
 
-    `wanted` is a list with commas of LLVM's names of features and of levels of x86-64 (`x86-64-v3`, or
-    `x86-64-v3,avxvnni`). A level stands for all that it includes. Raises TargetError for an unknown name, and
-    for a feature that `here` lacks: code for it would crash.
+    `wanted` is a comma-separated list of LLVM feature names and x86-64 levels (`x86-64-v3`, or `x86-64-v3,avxvnni`). A
+    level stands for everything that it includes. Raises TargetError for an unknown name, and for a feature that `here`
+    lacks, because code for it would crash.
     """
     table = FEATURES.get(here.machine, {})
     levels = x86_levels() if here.machine == "x86_64" else {}
@@ -140,7 +140,7 @@ def limited(here: Cpu, wanted: str) -> Cpu:
         raise TargetError(
             f"this processor ({here.model_name}) lacks {', '.join(lacking)}",
             where=LIMIT,
-            remedy="ask for no more than it has, or unset the variable",
+            remedy="list only features that it has, or unset the variable",
         )
     return dataclasses.replace(here, features=frozenset(features))
 
@@ -188,7 +188,7 @@ def _known(table: Mapping[str, tuple[str, ...]], flags: list[str]) -> list[str]:
 
 
 def _fields(text: str) -> dict[str, str]:
-    """The `name : value` lines of /proc/cpuinfo; the first processor's value of each."""
+    """Return the `name : value` lines of /proc/cpuinfo, with the first processor's value of each."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, value = line.partition(":")
@@ -215,7 +215,7 @@ def _identity(fields: Mapping[str, str]) -> dict[str, str | int]:
 
 
 def _cores() -> int:
-    """Physical cores that this process may use: two threads of one core do not make vector code faster."""
+    """Return the physical cores available to this process: two threads of one core do not speed up vector code."""
     seen = set()
     for index in allowed():
         try:

@@ -1,7 +1,7 @@
-"""What a model is compiled for: a frozen description, read from one TOML file a target.
+"""Targets of compilation: frozen descriptions of machines, one TOML file each.
 
-Files come from the packages of entry-point group `graphopt.targets`, from the user's folder
-(`user_folder()`), or from a path given instead of a name. A board is added by adding a file.
+Files come from the packages of entry-point group `graphopt.targets`, from the user's folder (`user_folder()`), or from
+a path given instead of a name. A board is added by adding a file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENTRY_POINTS = "graphopt.targets"
 
 @dataclass(frozen=True)
 class Gpu:
-    """The limits of a CUDA device that schedules are made for; `arch` is its compute architecture (`sm_90`)."""
+    """The limits of a CUDA device that schedules use; `arch` is its compute architecture (`sm_90`)."""
 
     arch: str
     max_threads_per_block: int = 1024
@@ -41,11 +41,17 @@ class Gpu:
 class Target:
     """A machine to compile for. Equal descriptions are equal targets, whatever file they came from.
 
-    `name`: what the user types (`x86:znver4`). `kind`: "cpu" or "cuda". `machine`: instruction set of the host
-    code, "x86_64" or "aarch64". `cpu`: LLVM's name of the processor. `features`: instruction sets (LLVM's names)
-    that the code may use and the processor must have. `tuning`: further LLVM attributes that change no
-    requirement. `vector_bits`: width of the vectors that schedules use. `cores`: physical cores to plan for.
-    `l1_kib`, `l2_kib`, `l3_kib`: data caches that one core reaches (0: none). `gpu`: set when kind is "cuda".
+    Fields:
+        name: what the user types (`x86:znver4`).
+        kind: "cpu" or "cuda".
+        machine: instruction set architecture of the host code, "x86_64" or "aarch64".
+        cpu: LLVM's name of the processor.
+        features: instruction sets (LLVM's names) that the code may use and the processor must have.
+        tuning: further LLVM attributes, which do not add requirements.
+        vector_bits: width of the vectors that schedules use.
+        cores: number of physical cores.
+        l1_kib, l2_kib, l3_kib: data caches that one core can use (0: none).
+        gpu: for kind "cuda".
     """
 
     name: str
@@ -71,7 +77,7 @@ class Target:
 
     @property
     def triple(self) -> str:
-        """LLVM's name of the platform of the host code."""
+        """LLVM's target triple of the host code."""
         return f"{self.machine}-linux-gnu"
 
     @property
@@ -81,16 +87,16 @@ class Target:
 
     @property
     def dot_product(self) -> str:
-        """The best instruction set for sums of byte products: one of `features`, or "" if there is none."""
+        """The best instruction set for dot products of bytes: one of `features`, or "" if there is none."""
         return next((f for f in ("avx512vnni", "avxvnni", "i8mm", "dotprod") if f in self.features), "")
 
     def runs_here(self) -> bool:
-        """Whether this machine's processor can run the host code (a GPU is not looked for)."""
+        """Whether this machine's processor can run the host code (GPUs are not checked)."""
         here = host_cpu.current()
         return here.machine == self.machine and not host_cpu.missing(self.features, here)
 
     def to_toml(self) -> str:
-        """The description as a file that `load` reads, complete in itself."""
+        """Return the complete description as the text of a file that `load` reads."""
         return target_file.write({name: value for name, value in encode(self).items() if name != "name"})
 
     @staticmethod
@@ -116,7 +122,7 @@ def user_folder() -> Path:
 
 
 def files() -> dict[str, Path]:
-    """Target name -> its file. The user's folder wins over installed packages; `host` has no file."""
+    """Return target files by name. The user's folder takes precedence over installed packages; `host` has no file."""
     found: dict[str, Path] = {}
     for folder in (*_installed_folders(), user_folder()):
         for path in sorted(folder.glob("*.toml")):
@@ -125,15 +131,15 @@ def files() -> dict[str, Path]:
 
 
 def names() -> list[str]:
-    """Every name that `Target.load` takes, `host` first."""
+    """Return every name that `Target.load` accepts, `host` first."""
     return ["host", *sorted(files())]
 
 
 def host() -> Target:
-    """The machine that this process runs on.
+    """Return the machine that this process runs on.
 
-    The most capable described processor that it is known to be, or else the most capable generic one whose
-    instruction sets it has; with its own features, cores and caches. Raises TargetError when none fits.
+    This is the most capable specific processor that it is known to be, or else the most capable generic one whose
+    instruction sets it has, with its own features, cores and caches. Raises TargetError if none fits.
     """
     here = host_cpu.current()
     targets = [_named(name, ()) for name in sorted(files())]
@@ -192,7 +198,7 @@ def _named(name: str, chain: tuple[str, ...]) -> Target:
         choices = ", ".join(dict.fromkeys(near + family)) or ", ".join(["host", *available])
         raise TargetError(
             f"there is no target {name!r}",
-            remedy=f"nearest: {choices}; or give a path to a TOML file, or put one into {user_folder()}",
+            remedy=f"nearest: {choices}; or use the path of a TOML file, or put one into {user_folder()}",
         )
     return _read(available[name], chain)
 

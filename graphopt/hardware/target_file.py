@@ -1,4 +1,4 @@
-"""The TOML form of a target: which keys there are, what each must be, and errors that name the file and the key."""
+"""The TOML form of a target: its keys, checks of their values, and errors that name the file and the key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Check = Callable[[Any], str]  # a value -> what is wrong with it, or ""
 
 
 def _text(value: Any) -> str:
-    return "" if isinstance(value, str) and value else "must be a text that is not empty"
+    return "" if isinstance(value, str) and value else "must be a non-empty string"
 
 
 def _texts(value: Any) -> str:
     good = isinstance(value, list) and all(isinstance(v, str) and v for v in value)
-    return "" if good else "must be a list of texts"
+    return "" if good else "must be a list of strings"
 
 
 def _integer(low: int, high: int) -> Check:
@@ -83,7 +83,7 @@ _REQUIRED = ("summary", "kind", "machine", "cpu", "vector_bits")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checked tables of a target file, as they stand in it. Raises TargetError."""
+    """Return the checked tables of a target file, without its base. Raises TargetError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def check_whole(path: Path, table: Mapping[str, Any]) -> None:
-    """Whether a table, its base's keys included, describes a target. Raises TargetError."""
+    """Check that a table, including the keys of its base, describes a complete target. Raises TargetError."""
     for key in _REQUIRED:
         if key not in table:
             raise TargetError(f"key {key!r} is missing", where=str(path), remedy="set it, or name a base")
@@ -134,10 +134,10 @@ def _check(path: Path, table: Mapping[str, Any], keys: Mapping[str, Check], pref
 
 
 def write(values: Mapping[str, Any]) -> str:
-    """The keys of a target as TOML text; those that are None are left out."""
+    """Return the keys of a target as TOML text; those that are None are omitted."""
     plain = {key: value for key, value in values.items() if value is not None and not isinstance(value, Mapping)}
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    # What JSON says of a text, a number or a list of them means the same in TOML.
+    # JSON's notation of strings, numbers and lists of them is valid TOML.
     lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     for key, table in tables.items():
         lines += [f"\n[{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]

@@ -1,4 +1,4 @@
-"""What is taken although onnx.checker finds it invalid: whatever ONNX Runtime loads."""
+"""Acceptance of models that onnx.checker rejects: whatever ONNX Runtime loads is accepted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx
 
 
 def complaint_of_checker(proto: onnx.ModelProto) -> tuple[str, str]:
-    """What onnx.checker finds wrong with a model, and where in it; empty if nothing."""
+    """Return what onnx.checker finds wrong with a model, and where in it; empty texts if nothing."""
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
@@ -17,7 +17,7 @@ def complaint_of_checker(proto: onnx.ModelProto) -> tuple[str, str]:
 
 
 def runtime_loads(proto: onnx.ModelProto) -> bool:
-    """Whether ONNX Runtime loads a model, which must hold its weights or have them as inputs."""
+    """Return whether ONNX Runtime loads a model, which must contain its weights or have them as inputs."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()

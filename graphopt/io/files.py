@@ -1,4 +1,4 @@
-"""Files to models and back, and the bridge to onnx-graphsurgeon."""
+"""Reading and writing model files, and the bridge to onnx-graphsurgeon."""
 
 from __future__ import annotations
 
@@ -29,22 +29,26 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 _INLINE_LIMIT = 1 << 30
-"""Bytes of weights up to which a model is saved as one file; a protobuf message must stay below 2 GiB."""
+"""The largest size of weights in bytes for which a model is saved as one file; protobuf's limit is 2 GiB."""
 _EXTERNAL_ABOVE = 1024
-"""Bytes from which on a tensor goes into the external data file, where there is one."""
+"""The smallest size in bytes of a tensor that goes into the external data file, if there is one."""
 _ALIGNMENT = 4096
-"""What external tensors are aligned to, so that they can be memory-mapped (onnx/docs/ExternalData.md)."""
+"""The alignment of external tensors, so that they can be memory-mapped (onnx/docs/ExternalData.md)."""
 
 
 def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Model:
     """Read a model and check it.
 
-    `source` is a path, the bytes of a model, or an onnx.ModelProto; a Model is copied. Large weights stay in the file,
-    or in external files, and are memory-mapped when they are needed: as long as the model is used, those files must not
-    be overwritten in place (`save` puts a new file there instead). What ONNX Runtime loads is taken, with a
-    ModelWarning (a category of Python's `warnings`) for what is not as ONNX wants it. Raises ModelError if there is no
-    such file, if it is not ONNX, if both onnx.checker and ONNX Runtime find it invalid, or if its external data is
-    missing, too short or outside the model's folder.
+    Large weights stay in the file, or in external files, and are memory-mapped when needed: as long as the model is
+    used, these files must not be overwritten in place (`save` replaces them by a new file instead). Models that ONNX
+    Runtime loads are accepted, with a ModelWarning (a category of Python's `warnings`) for everything that violates the
+    specification.
+
+    Arguments:
+        source: a path, the bytes of a model, an onnx.ModelProto, or a Model, which is copied.
+
+    Raises ModelError if there is no such file, if it is not ONNX, if both onnx.checker and ONNX Runtime reject it, or
+    if its external data is missing, too short or outside the model's folder.
     """
     if isinstance(source, Model):
         return source.copy()
@@ -61,7 +65,7 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
 
 
 def _read_file(path: Path) -> memoryview:
-    """The file, mapped: parsing copies what it needs, and a second copy of all weights would be waste."""
+    """Map the file into memory: parsing copies what it needs, and a second copy of all weights would be a waste."""
     if path.is_dir():
         raise ModelError("this is a folder, not a model", where=str(path), remedy="name the .onnx file")
     try:
@@ -73,10 +77,10 @@ def _read_file(path: Path) -> memoryview:
 
 
 def _light(data: memoryview, path: Path) -> tuple[bytes | memoryview, dict[str, tuple[int, int]]]:
-    """The serialized model without its large weights, and where in the file those are.
+    """Return the serialized model without its large weights, and where in the file those are.
 
-    Parsing would copy them, twice. A link to a file in another folder is parsed whole: external data must lie in the
-    model's folder.
+    Parsing would copy them twice. If the path is a link into another folder, everything is parsed, because external
+    data must be in the model's folder.
     """
     if len(data) < MAPPED_BYTES or path.resolve().parent != path.parent.resolve():
         return data, {}
@@ -84,7 +88,7 @@ def _light(data: memoryview, path: Path) -> tuple[bytes | memoryview, dict[str, 
 
 
 def _hold(model: Model, path: Path, places: Mapping[str, tuple[int, int]]) -> None:
-    """Have the large weights read from the file as it is now, also after another took its place."""
+    """Make the large weights refer to the file as it is now, even after another one has replaced it."""
     if not places:
         return
     file = HeldFile(path)
@@ -120,7 +124,7 @@ def _read(proto: onnx.ModelProto, folder: Path | None, where: str) -> Model:
         raise ModelError(
             f"onnx.checker finds it invalid: {complaint}",
             where=" ".join(filter(None, [where, place])),
-            remedy="ONNX Runtime does not load it either: export the model again, or mend it with onnx.helper",
+            remedy="ONNX Runtime does not load it either: export the model again, or repair it with onnx.helper",
         )
     if complaint:
         notes.append(f"onnx.checker finds it invalid, but ONNX Runtime loads it: {complaint}")
@@ -130,7 +134,7 @@ def _read(proto: onnx.ModelProto, folder: Path | None, where: str) -> Model:
 
 
 def _light_proto(model: Model) -> onnx.ModelProto:
-    """The model with large initializers of the main graph as inputs: the checker need not see the weights.
+    """Return the model with the large initializers of the main graph as inputs: the checker needs no weights.
 
     Tensors were checked when they were read.
     """
@@ -158,14 +162,14 @@ def _has_data(proto: onnx.TensorProto) -> bool:
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as a proto, all weights inside it."""
+    """Return the model as a proto that contains all weights."""
     return write_model(model)
 
 
 def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
-    """Write a model to a file; nothing is left behind if that fails.
+    """Write a model to a file; after an error, no partial file remains.
 
-    With `external_data` the weights go into a file of the same name with `.data` added; None decides by their size.
+    With `external_data`, the weights go into a file of the same name with `.data` appended; None decides by their size.
     Raises ModelError if the file cannot be written.
     """
     path = Path(path)
@@ -189,10 +193,10 @@ def save(model: Model, path: str | os.PathLike[str], *, external_data: bool | No
 
 
 def _write_inline(model: Model, file: BinaryIO) -> None:
-    """Write a model with all weights in it, as `write_model` would have it serialized, without copying the weights.
+    """Write a model with all weights in it, as `write_model` would serialize it, without copying the weights.
 
-    The large initializers of the main graph are left out of the message and put after it by hand: in a serialized
-    message (protobuf.dev/programming-guides/encoding) fields may stand in any order.
+    The large initializers of the main graph are left out of the message and appended by hand: in a serialized message
+    (protobuf.dev/programming-guides/encoding), fields may be in any order.
     """
     proto = write_model(model, _type_only)
     large = [t for t in proto.graph.initializer if not _has_data(t) and math.prod(t.dims)]
@@ -222,13 +226,13 @@ def _tensor_of(model: Model, name: str) -> Tensor:
 
 
 def weight_bytes(model: Model) -> int:
-    """Bytes that the initializers of a model, nested graphs included, take in a file."""
+    """Return the bytes that the initializers of a model, including nested graphs, take in a file."""
     values = (v for graph in model.graph.all_graphs() for v in graph.initializers.values())
     return sum(value.tensor.nbytes for value in values if value.tensor is not None)
 
 
 class _ExternalWriter:
-    """Puts large tensors into one external data file, each at an aligned offset."""
+    """Writes large tensors into one external data file, each at an aligned offset."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.file = file
@@ -248,14 +252,14 @@ class _ExternalWriter:
 
 
 def to_surgeon(model: Model) -> gs.Graph:
-    """The model as an onnx-graphsurgeon graph, for scripts that speak its format."""
+    """Return the model as an onnx-graphsurgeon graph, for scripts that use its format."""
     import onnx_graphsurgeon as gs
 
     return gs.import_onnx(to_proto(model))
 
 
 def from_surgeon(graph: gs.Graph) -> Model:
-    """The model of an onnx-graphsurgeon graph. Raises ModelError if what it holds is not a valid model."""
+    """Return the model of an onnx-graphsurgeon graph. Raises ModelError if the result is not a valid model."""
     import onnx_graphsurgeon as gs
 
     proto = gs.export_onnx(graph)

@@ -1,7 +1,7 @@
-"""The graph of a model without its weights: what shows a compiled model, in a file that is small.
+"""The graph of a model without its weights, which describes a compiled model in a small file.
 
-The file is ONNX. Of a large tensor it holds dtype, shape and a digest, so that two graphs can be compared; whatever
-asks for its elements is told that they were left out.
+The file is ONNX. For a large tensor it stores dtype, shape and a digest, so that two graphs can be compared; reading
+the tensor's elements raises an error that says that they were left out.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from graphopt.ir.tensor_proto import LEFT_OUT, read_tensor, write_left_out, writ
 from graphopt.ir.write_proto import write_model
 
 KEPT_BYTES = 1024
-"""Tensors up to this size are kept: shapes, axes and other numbers that say how the graph computes."""
+"""The size of tensors up to which they are kept: shapes, axes and other parameters of the computation."""
 
 
 def save_graph(model: Model, path: Path) -> None:
-    """Write a model without its large tensors; `io.load` reads it. Raises OSError where the file cannot be written."""
+    """Write a model without its large tensors; `io.load` reads it. Raises OSError if the file cannot be written."""
     proto = write_model(model, _write)
     for tensor in _nested_tensors(proto):
         if tensor.ByteSize() > KEPT_BYTES and not tensor.string_data and not tensor.external_data:
@@ -29,7 +29,7 @@ def save_graph(model: Model, path: Path) -> None:
 
 
 def lacks_nested(proto: onnx.ModelProto) -> bool:
-    """Whether tensors of attributes and nested graphs were left out: onnx.checker would look for their files."""
+    """Return whether tensors of attributes and nested graphs were left out; onnx.checker would look for their files."""
     entries = (entry for tensor in _nested_tensors(proto) for entry in tensor.external_data)
     return any((entry.key, entry.value) == ("location", LEFT_OUT) for entry in entries)
 
@@ -40,7 +40,7 @@ def _write(tensor: Tensor, name: str) -> onnx.TensorProto:
 
 
 def _nested_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Attributes' tensors, and the initializers of nested graphs."""
+    """Yield the tensors of attributes and the initializers of nested graphs."""
     nodes: list[Iterable[onnx.NodeProto]] = [proto.graph.node, *(function.node for function in proto.functions)]
     while nodes:
         for node in nodes.pop():

@@ -1,7 +1,7 @@
-"""Protobuf's wire format, as far as it takes to read and write a model without copying its weights.
+"""Protobuf's wire format, as far as needed to read and write a model without copying its weights.
 
-A message is a row of fields, each a tag and a value (protobuf.dev/programming-guides/encoding); fields may stand in any
-order, and a message within a message is a field whose value has a length.
+A message is a sequence of fields, each a tag and a value (protobuf.dev/programming-guides/encoding); fields may be in
+any order, and a message within a message is a field whose value has a length.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 MAPPED_BYTES = 1 << 20
-"""Tensors from this size on stay in the file, which is mapped."""
+"""The size of tensors from which on they stay in the file, which is memory-mapped."""
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 
 
 class _Field(NamedTuple):
-    """A field of a message: its number, and where its tag and its value lie."""
+    """A field of a message: its number, and the positions of its tag and value."""
 
     number: int
     kind: int
@@ -30,8 +30,8 @@ class _Field(NamedTuple):
 def without_weights(data: memoryview, location: str) -> tuple[bytes, dict[str, tuple[int, int]]] | None:
     """Return the serialized model `data` with the large initializers of its graph as external data, and their places.
 
-    `location` is the name of the file that `data` is; a place is offset and length. None if nothing is large, or if
-    `data` is not a whole message: whoever parses it says what is wrong.
+    `location` is the name of the file that contains `data`; a place is offset and length. None if nothing is large, or
+    if `data` is not a complete message; parsing it will then report the error.
     """
     places: dict[str, tuple[int, int]] = {}
 
@@ -95,7 +95,7 @@ def _fields(data: memoryview, start: int, end: int) -> Iterator[_Field]:
 
 
 def _read_varint(data: memoryview, place: int, end: int) -> tuple[int, int]:
-    """The number at `place`, and where it ends."""
+    """Return the number at `place`, and where it ends."""
     number = shift = 0
     while place < end and shift < 70:
         byte = data[place]
@@ -107,7 +107,7 @@ def _read_varint(data: memoryview, place: int, end: int) -> tuple[int, int]:
 
 
 def length_delimited(number: int, length: int) -> bytes:
-    """The head of a length-delimited field: its tag and length, each a varint."""
+    """Return the head of a length-delimited field: its tag and length, each a varint."""
     return _varint(number << 3 | _LENGTH) + _varint(length)
 
 

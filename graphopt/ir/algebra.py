@@ -1,4 +1,4 @@
-"""Arithmetic on single elements of shape computations: numbers as ONNX has it, symbols as an algebra says."""
+"""Arithmetic on single elements of shape computations: numbers follow ONNX, symbols follow an algebra."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ import numpy as np
 from .types import DType
 
 Element = Any
-"""A Python bool, int or float, or what an algebra lets stand for a number that is not known yet."""
+"""A Python bool, int or float, or an algebra's symbol for a number that is not known yet."""
 
 
 class NotRepresentable(Exception):
-    """Raised where the result is no number of its type: an integer that overflows, or is divided by zero."""
+    """Raised if the result is not a number of its type: an integer that overflows or is divided by zero."""
 
 
 def is_number(element: Element) -> bool:
-    """Whether an element is known."""
+    """Return whether an element is a known number."""
     return isinstance(element, bool | int | float)
 
 
 class Algebra(ABC):
-    """Element-by-element operators, named as ONNX names them, on numbers and on symbols for numbers.
+    """Element-by-element operators, with ONNX's names, on numbers and on symbols for numbers.
 
-    Numbers are computed here, in the precision of their type. A subclass says what symbols are and what becomes of
-    them.
+    Numbers are computed here, in the precision of their type. A subclass defines the symbols and their arithmetic.
     """
 
     @abstractmethod
     def symbolic(self, op: str, dtype: DType, *operands: Element) -> Element:
-        """The result of an operator of which an operand at least is a symbol; `dtype` as in `apply`."""
+        """Return the result of an operator with at least one symbolic operand; `dtype` as in `apply`."""
 
     def apply(self, op: str, dtype: DType, *operands: Element) -> Element:
-        """The result of an operator on single elements.
+        """Return the result of an operator on single elements.
 
         `dtype` is the type of the operands; for Cast that of the result, for Where that of the choices. Raises
-        NotRepresentable if the result is no number of that type.
+        NotRepresentable if the result is not a number of that type.
         """
         if all(is_number(operand) for operand in operands):
             return _fitting(_NUMBERS[op](*operands), dtype) if op in _ARITHMETIC else _number(op, dtype, operands)
@@ -71,7 +70,7 @@ def _number(op: str, dtype: DType, operands: tuple[Element, ...]) -> Element:
 
 
 def _fitting(number: Element, dtype: DType) -> Element:
-    """A number rounded to its float type, or an integer that its type can hold."""
+    """Round a number to its float type, or check that its integer type can represent it."""
     if dtype.is_float:
         with np.errstate(over="ignore"):
             return float(dtype.numpy.type(number))
@@ -83,7 +82,7 @@ def _fitting(number: Element, dtype: DType) -> Element:
 
 
 def _divided(a: Element, b: Element) -> Element:
-    """A quotient, that of integers rounded towards zero."""
+    """Divide; the quotient of integers is rounded towards zero."""
     if isinstance(a, float) or isinstance(b, float):
         with np.errstate(divide="ignore", invalid="ignore"):
             return float(np.float64(a) / np.float64(b))
@@ -103,7 +102,7 @@ def _cast(number: Element, dtype: DType) -> Element:
 
 
 def _extreme(larger: bool) -> Callable[[Element, Element], Element]:
-    """Max or Min; NaN wins."""
+    """Return Max or Min, both of which propagate NaN."""
 
     def choose(a: Element, b: Element) -> Element:
         if a != a or b != b:

@@ -12,7 +12,7 @@ from .tensor import Tensor
 
 
 class AttributeKind(enum.IntEnum):
-    """What an attribute holds; the numbers are those of `onnx.AttributeProto.AttributeType`."""
+    """The type of an attribute; the numbers are those of `onnx.AttributeProto.AttributeType`."""
 
     FLOAT = 1
     INT = 2
@@ -49,9 +49,9 @@ _LISTS = {
 class Attribute:
     """An attribute of a node.
 
-    `value` is an int, float, str (bytes where it is not UTF-8), Tensor, Graph, a tuple of one of these, or the
-    serialized proto (bytes, or a tuple of bytes) of a sparse tensor or a type. In the body of a function, `ref` may
-    name the function's attribute that stands here instead; then `value` is None.
+    `value` is an int, float, str (bytes if it is not UTF-8), Tensor, Graph, a tuple of one of these, or the serialized
+    proto (bytes, or a tuple of bytes) of a sparse tensor or a type. In the body of a function, `ref` may name an
+    attribute of the function to be used instead; `value` is then None.
     """
 
     kind: AttributeKind
@@ -60,7 +60,7 @@ class Attribute:
 
     @classmethod
     def of(cls, value: Any) -> Attribute:
-        """The attribute of a plain python value. Raises TypeError if the kind cannot be told (an empty list)."""
+        """Return the attribute for a plain Python value. Raises TypeError if its kind is ambiguous (an empty list)."""
         if isinstance(value, Attribute):
             return value
         if isinstance(value, np.ndarray):

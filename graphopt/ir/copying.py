@@ -1,4 +1,4 @@
-"""Copies of graphs and models. Tensors are shared: they never change."""
+"""Copies of graphs and models. Tensors are shared because they never change."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _copy_function(function: Function, model: Model) -> Function:
 def copy_graph(source: Graph, target: Graph, mapping: dict[Value, Value], rename: Rename = str) -> None:
     """Copy `source` into the empty graph `target`; `mapping` (old to new) is extended by the copied values.
 
-    Values of outer scopes that are not in the mapping are captured as they are. `rename` makes the new names.
+    Values of outer scopes that are not in the mapping are captured as they are. `rename` returns the new names.
     """
     write(target, "name", source.name)
     edit.describe(
@@ -83,7 +83,7 @@ def copy_contents(
             _copy_value(value, target, mapping, rename)
         assert value.tensor is not None
         edit.set_tensor(mapping[value], value.tensor)
-    # All outputs first: a graph whose nodes are out of order copies all the same.
+    # All outputs first, so that graphs whose nodes are out of order are copied correctly too.
     for node in source.nodes:
         for value in node._outputs:
             _copy_value(value, target, mapping, rename)
@@ -136,9 +136,9 @@ def _copy_attribute(
 
 
 def bind_attributes(nodes: Iterable[Node], actual: Mapping[str, Attribute]) -> None:
-    """Replace references to a function's attributes by what a call of it gives, in `nodes` and graphs nested in them.
+    """Replace references to a function's attributes by the values of a call, in `nodes` and graphs nested in them.
 
-    A reference to an attribute that the call does not give, and that has no default, drops the attribute.
+    A reference to an attribute without a value and without a default is removed.
     """
     for top in nodes:
         inner = (n for graph in top.subgraphs for n in graph.all_nodes())

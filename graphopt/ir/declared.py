@@ -1,4 +1,4 @@
-"""Declared types held against inferred ones: files declare shapes that their nodes do not give, or none at all."""
+"""Correction of declared types: files declare shapes that their nodes do not produce, or none at all."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .write_proto import write_model
 
 _MADE_UP = "unk__"
 _RESHAPE_RANK = 14
-"""The opset from which on inference gives the rank of a Reshape to a shape that it knows in part."""
+"""The first opset whose inference returns the rank of a Reshape to a partially known shape."""
 _FAILED = (shape_inference.InferenceError, RuntimeError, ValueError)
 
 
 def correct_declared_types(model: Model) -> list[str]:
-    """Give values the types that follow from their inputs where the declared ones contradict those, or are missing.
+    """Give values the types that follow from their inputs where the declared types contradict these, or are missing.
 
-    ONNX Runtime does the same. Returns what was found, a sentence a value.
+    ONNX Runtime does the same. Return a sentence about each corrected value.
     """
     proto = write_model(model, without_weights)
     hidden = model.opset < _RESHAPE_RANK and any(node.op == "Reshape" for node in model.graph.all_nodes())
@@ -47,10 +47,10 @@ def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def _add_ranks(proto: onnx.GraphProto, inferred: onnx.GraphProto, done: set[str]) -> bool:
-    """Declare the rank of what each Reshape gives that is not in `done`; returns whether there was any.
+    """Declare the rank of the result of each Reshape that is not in `done`; return whether there was any.
 
-    It has as many dimensions as its shape has sizes, but ONNX's inference for old opsets says nothing unless it knows
-    all of these.
+    The result has as many dimensions as its shape has sizes, but ONNX's inference for old opsets returns nothing unless
+    it knows all of these.
     """
     types = {info.name: info.type for info in (*inferred.input, *inferred.value_info, *inferred.output)}
     ranks = {t.name: t.dims[0] for t in inferred.initializer if len(t.dims) == 1}
@@ -82,7 +82,7 @@ def _is_complete(value: Value) -> bool:
 
 
 def _strip(root: onnx.GraphProto) -> None:
-    """Take away what is declared of values that nodes make, in all nested graphs."""
+    """Remove the declared types of all node outputs, in all nested graphs."""
     stack = [root]
     while stack:
         graph = stack.pop()
@@ -104,12 +104,12 @@ def _correct(root: Graph, root_proto: onnx.GraphProto) -> Iterator[str]:
             if value is None or value.producer is None or found is None:
                 continue
             if _contradicts(value.type, found):
-                yield f"'{value.name}' is declared {value.type}, and its node gives {found}: that is taken"
+                yield f"'{value.name}' is declared as {value.type}, but its node returns {found}: using the latter"
                 edit.set_type(value, found)
             elif value in outputs and not _is_complete(value):
                 edit.set_type(value, merge_types(value.type, found))
                 if graph is root:
-                    yield f"output '{value.name}' is declared without a shape: taken to be {value.type}"
+                    yield f"output '{value.name}' is declared without a shape: using {value.type}"
         for node, node_proto in zip(graph.nodes, proto.node, strict=True):
             if node.subgraphs:
                 graphs = [g for a in node_proto.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
@@ -117,7 +117,7 @@ def _correct(root: Graph, root_proto: onnx.GraphProto) -> Iterator[str]:
 
 
 def _own_sizes(type_: ValueType) -> ValueType:
-    """A type without the names that inference made up for sizes that it does not know."""
+    """Return a type without the names that inference invented for unknown sizes."""
     if not isinstance(type_, TensorType) or type_.shape is None:
         return type_
     shape = (None if isinstance(dim, str) and dim.startswith(_MADE_UP) else dim for dim in type_.shape)

@@ -1,6 +1,6 @@
 """The primitive edits of a graph. Only readers, copiers and the `Rewriter` may call them.
 
-Each keeps every back reference right (uses, producers, graph outputs, names) and raises the model's version.
+Each keeps all back references consistent (uses, producers, graph outputs, names) and increments the model's version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .types import TensorType, ValueType
 
 
 def new_value(graph: Graph, name: str, type_: ValueType = None) -> Value:
-    """A value of `graph`; the name must be free in its scope (an empty name makes an omitted output)."""
+    """Return a new value of `graph`; its name must be free in its scope (an empty name creates an omitted output)."""
     value = Value(graph, name, type_)
     if name:
         if name in graph._values:
@@ -29,7 +29,7 @@ def new_value(graph: Graph, name: str, type_: ValueType = None) -> Value:
 
 
 def forget_value(value: Value) -> None:
-    """Take an unused value out of its graph's scope."""
+    """Remove an unused value from its graph's scope."""
     graph = value._graph
     if value.name and graph._values.get(value.name) is value:
         del graph._values[value.name]
@@ -53,28 +53,28 @@ def rename_value(value: Value, name: str) -> None:
 
 
 def rename_node(node: Node, name: str) -> None:
-    """Give a node another name, which nodes of other graphs may have too."""
+    """Rename a node; the name may also occur in other graphs."""
     write(node, "name", name)
     node.graph.model._names.setdefault(name, 1)
     node.graph.model._touch()
 
 
 def set_type(value: Value, type_: ValueType) -> None:
-    """Say what type a value has; nothing happens where it is that already."""
+    """Set the type of a value; does nothing if it has that type already."""
     if value.type != type_:
         write(value, "type", type_)
         value._graph.model._touch()
 
 
 def lend_type(value: Value, type_: ValueType) -> None:
-    """Set a type that is taken back before anybody else looks: the version stays."""
+    """Set a type that is restored before anybody else looks: the version does not change."""
     write(value, "type", type_)
 
 
 def describe(item: Frozen, **fields: Any) -> None:
-    """Set what describes a model, graph, node or value that is being made: notes, origin, versions, carried messages.
+    """Set descriptive fields of a model, graph, node or value under construction: notes, origin, opaque messages.
 
-    Such things mean nothing to what is computed, so that the model's version stays.
+    They do not affect what is computed, so the model's version does not change.
     """
     for name, content in fields.items():
         assert name in _DESCRIPTIVE, name
@@ -88,9 +88,9 @@ _DESCRIPTIVE = {
 
 
 def set_tensor(value: Value, tensor: Tensor) -> None:
-    """Make a value without a producer an initializer, or give an initializer other contents.
+    """Turn a value without a producer into an initializer, or replace the contents of an initializer.
 
-    A graph input gets a default by this, and keeps its type where that allows other sizes too.
+    A graph input gets a default in this way; it keeps its type if that allows other sizes too.
     """
     write(value, "tensor", tensor)
     if not (value._is_input and _has_room(value.type, tensor)):
@@ -100,7 +100,7 @@ def set_tensor(value: Value, tensor: Tensor) -> None:
 
 
 def _has_room(declared: ValueType, tensor: Tensor) -> bool:
-    """Whether a value of this type may have these contents."""
+    """Return whether the declared type admits these contents."""
     if not isinstance(declared, TensorType) or declared.dtype != tensor.dtype or declared.shape is None:
         return False
     fits = all(not isinstance(dim, int) or dim == size for dim, size in zip(declared.shape, tensor.shape))
@@ -145,7 +145,7 @@ def set_inputs(node: Node, inputs: Sequence[Value | None]) -> None:
 
 
 def replace_input(node: Node, index: int, value: Value | None) -> None:
-    """Change one input; the order of the other uses stays."""
+    """Change one input; the order of the other uses is kept."""
     old = node._inputs[index]
     if old is not None:
         del old._uses[Use(node, index)]
@@ -193,7 +193,7 @@ def _graphs_in(attribute: Attribute) -> tuple[Graph, ...]:
 
 
 def release_graph(graph: Graph) -> None:
-    """Give up every use that a graph about to be dropped makes of values, those of outer scopes above all."""
+    """Remove every use of a value by a graph that is about to be dropped, in particular captures from outer scopes."""
     for nested in graph.all_graphs():
         set_graph_outputs(nested, ())
         for inner in nested.nodes:
@@ -202,7 +202,7 @@ def release_graph(graph: Graph) -> None:
 
 
 def detach_node(node: Node) -> None:
-    """Take a node whose outputs nobody uses out of its graph, with all that its nested graphs captured."""
+    """Remove a node whose outputs are unused from its graph, and everything that its nested graphs captured."""
     graph = node.graph
     for subgraph in node._subgraphs:
         release_graph(subgraph)
@@ -216,7 +216,7 @@ def detach_node(node: Node) -> None:
 
 
 def reorder(graph: Graph, order: Sequence[Node]) -> None:
-    """Put the nodes of a graph into the given order, which must hold each of them once."""
+    """Reorder the nodes of a graph; `order` must contain each of them once."""
     for node in order:
         graph.nodes._remove(node)
     for node in order:

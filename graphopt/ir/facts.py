@@ -1,8 +1,7 @@
-"""What each operator does, in one table that passes, analyses and generated inputs share.
+"""Facts about each operator, in one table that passes, analyses and generated inputs share.
 
-What stands here is true of an operator whatever its attributes and element types, unless a column says otherwise. An
-operator that is not listed is one of which nothing is known. The table is checked against ONNX's schemas and ONNX
-Runtime's results by the tests.
+A fact holds for an operator whatever its attributes and element types, unless a column says otherwise. Nothing is
+assumed about an operator that is not listed. Tests check the table against ONNX's schemas and ONNX Runtime's results.
 """
 
 from __future__ import annotations
@@ -15,30 +14,30 @@ from graphopt.ir.facts_table import TABLE
 
 
 class Kind(enum.Enum):
-    """How the elements of the first output come from those of the inputs."""
+    """How the elements of the first output depend on those of the inputs."""
 
     COPY = "copy"
-    """Each element of the first input in its place, perhaps in another type."""
+    """Each element of the first input in the same place, possibly in another type."""
     UNARY = "unary"
     """A function of one element of the first input; further inputs are scalars."""
     BROADCAST = "broadcast"
-    """A function of one element of each input, the inputs broadcast against each other."""
+    """A function of one element of each input, after broadcasting the inputs."""
     SAME_SHAPE = "same-shape"
-    """The shape of the first input; elements may depend on each other."""
+    """A result with the shape of the first input, whose elements may depend on each other."""
     VIEW = "view"
-    """The elements of the first input in their order, in another shape."""
+    """The elements of the first input in the same order, in another shape."""
     ARRANGE = "arrange"
-    """Elements of the data inputs: some of them, in some order, some more than once, among constants perhaps."""
+    """Elements of the data inputs: a selection in any order, possibly repeated, possibly with constants added."""
     REDUCE = "reduce"
-    """One element for many of the first input, along axes."""
+    """One element for many elements of the first input, along axes."""
     OTHER = "other"
 
 
 class Placement(enum.Enum):
-    """For which element types the bits of a result do not depend on where an element stands in its tensor.
+    """The element types for which the bits of a result do not depend on the position of an element in its tensor.
 
-    ONNX Runtime computes the last few elements of a tensor by another formula for some operators, and sums in an order
-    that depends on the shape: moving elements then moves roundings.
+    For some operators, ONNX Runtime computes the last few elements of a tensor with a different formula, or sums in an
+    order that depends on the shape; moving elements then changes rounding.
     """
 
     ANY = "any"
@@ -49,46 +48,46 @@ class Placement(enum.Enum):
 
 
 class Trait(enum.Flag):
-    """Properties that hold bit for bit, unless said otherwise."""
+    """Properties that hold bit for bit, unless stated otherwise."""
 
     NONE = 0
     COMMUTATIVE = enum.auto()
-    """The operands may be exchanged."""
+    """The operands can be swapped."""
     SYMMETRIC = enum.auto()
-    """The operands may be exchanged but for NaN and the sign of zeros."""
+    """The operands can be swapped, except for NaN and the sign of zeros."""
     IDEMPOTENT = enum.auto()
-    """Applied to its own result it gives that result."""
+    """Applied to its own result, it returns that result."""
     INVOLUTION = enum.auto()
-    """Applied to its own result it gives back what it was applied to."""
+    """Applied to its own result, it returns the original operand."""
     TRIVIAL = enum.auto()
-    """Of a single input, or without axes to reduce, it is that input."""
+    """With a single input, or without axes to reduce, it returns that input."""
     NONNEGATIVE = enum.auto()
     """The result is never below zero, though it may be NaN (or, from Abs, the smallest integer)."""
     PREDICATE = enum.auto()
-    """The result is of booleans."""
+    """The result is boolean."""
     RANDOM = enum.auto()
-    """It answers differently each time."""
+    """The result differs each time."""
     RANDOM_IN_TRAINING = enum.auto()
-    """It answers differently each time if its training mode is on."""
+    """The result differs each time in training mode."""
     DATA_SIZED = enum.auto()
-    """The shape of the result depends on the elements of inputs that are not shape arguments."""
+    """The shape of the result is data-dependent: it depends on elements of inputs that are not shape arguments."""
     VARIADIC = enum.auto()
-    """Every input is what the first one is."""
+    """All inputs have the role of the first one."""
 
 
 class Role(enum.Enum):
-    """What the elements of an input stand for."""
+    """What the elements of an input mean."""
 
     INDEX = "index"
     """Positions along an axis of another input."""
     SHAPE = "shape"
-    """A shape, axes, sizes, counts: small integers that say how the data is treated."""
+    """A shape, axes, sizes, counts: small integers that control how the data is processed."""
     MASK = "mask"
     """Zeros and ones, or booleans."""
     LENGTH = "length"
-    """How many elements along an axis of another input are real."""
+    """The number of valid elements along an axis of another input."""
     COMPARED = "compared"
-    """What is tested for equality with the other operand."""
+    """A value that is tested for equality with the other operand."""
     SUBTRACTED = "subtracted"
     NONZERO = "nonzero"
     POSITIVE = "positive"
@@ -98,11 +97,11 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True)
 class OperatorFacts:
-    """What is known of one operator."""
+    """The known facts about one operator."""
 
     kind: Kind = Kind.OTHER
     flops: int | None = None
-    """Arithmetic operations for each element of the result, or of the first input; None where that is no constant."""
+    """Arithmetic operations per element of the result, or of the first input; None if not constant."""
     flops_of_input: bool = False
     placement: Placement = Placement.UNKNOWN
     traits: Trait = Trait.NONE
@@ -110,21 +109,21 @@ class OperatorFacts:
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether each element of the result depends on one element of each input."""
+        """Return whether each element of the result depends on one element of each input."""
         return self.kind in (Kind.COPY, Kind.UNARY, Kind.BROADCAST)
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the first output has the shape of the first input."""
+        """Return whether the first output has the shape of the first input."""
         return self.kind in (Kind.COPY, Kind.UNARY, Kind.SAME_SHAPE)
 
     @property
     def keeps_values(self) -> bool:
-        """Whether it computes nothing: the result consists of elements of its data inputs, however arranged."""
+        """Return whether it only moves data: the result consists of elements of its data inputs, in any arrangement."""
         return self.kind in (Kind.COPY, Kind.VIEW, Kind.ARRANGE)
 
     def is_data(self, index: int) -> bool:
-        """Whether input `index` is what the operator works on, and not an argument that says how."""
+        """Return whether input `index` is data, and not an argument that controls the operator."""
         return index == 0 or (Trait.VARIADIC in self.traits and index not in self.roles)
 
 
@@ -137,7 +136,7 @@ def facts_of(op: str) -> OperatorFacts:
 
 
 def operators(*kinds: Kind, traits: Trait = Trait.NONE, placement: Placement | None = None) -> frozenset[str]:
-    """The operators of any of these kinds (or of whatever kind) that have all these traits, and this placement."""
+    """Return the operators of any of these kinds (default: of all kinds) with all these traits and this placement."""
     return frozenset(
         op
         for op, facts in FACTS.items()
@@ -148,7 +147,7 @@ def operators(*kinds: Kind, traits: Trait = Trait.NONE, placement: Placement | N
 
 
 def _parsed(line: str) -> tuple[str, OperatorFacts]:
-    """One line of the table. Raises ValueError for a word that means nothing."""
+    """Parse one line of the table. Raises ValueError for an unknown word."""
     op, kind, flops, placement, *words = line.split()
     traits = Trait.NONE
     roles: dict[int, Role] = {}
@@ -171,4 +170,4 @@ def _parsed(line: str) -> tuple[str, OperatorFacts]:
 
 
 FACTS: Mapping[str, OperatorFacts] = dict(_parsed(line) for line in TABLE.splitlines() if line and line[0] != "#")
-"""The facts by operator; operators outside of ONNX's own domain carry it, as in `graphopt::ToBlocked`."""
+"""The facts by operator; the domain is part of the name if it is not ONNX's own, as in `graphopt::ToBlocked`."""

@@ -1,8 +1,8 @@
-"""The table of operator facts; `graphopt.ir.facts` says what its columns mean."""
+"""The table of operator facts; `graphopt.ir.facts` explains the columns."""
 
-# kind       how elements of the result come from those of the inputs
-# FLOPs      for each element of the result (out) or of the first input (in); - if a formula or nobody knows
-# placement  the element types for which an element has the same bits wherever it stands
+# kind       how elements of the result depend on those of the inputs
+# FLOPs      per element of the result (out) or of the first input (in); - if a formula or unknown
+# placement  the element types for which an element has the same bits at any position
 # then traits, and the roles of inputs
 TABLE = """
 # operator                kind        FLOPs  placement  traits, roles of inputs

@@ -1,4 +1,4 @@
-"""The guard of the graph: nothing of it can be assigned but by `write`, which only edits, readers and copiers call."""
+"""Write protection of the graph: attributes are set only through `write`, by edits, readers and copiers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _WAYS = {
 
 
 class Frozen:
-    """An object whose attributes cannot be assigned or deleted: AttributeError names the Rewriter's method instead.
+    """An object whose attributes cannot be assigned or deleted: the AttributeError names the Rewriter's method instead.
 
-    Reading costs what reading a slot costs: the guard stands before assignments only.
+    Reading is as fast as reading a slot; only assignments are guarded.
     """
 
     __slots__ = ()
@@ -38,4 +38,4 @@ class Frozen:
 
 
 write: Callable[[Frozen, str, Any], None] = object.__setattr__
-"""Assigns an attribute past the guard. Only for constructors, edits, readers and copiers of the graph."""
+"""Assigns an attribute in spite of the guard; only for constructors, edits, readers and copiers of the graph."""

@@ -1,4 +1,4 @@
-"""The graph: an ordered list of nodes that may change while it is walked, and the values between them."""
+"""The graph: an ordered list of nodes that may be modified during iteration, and the values between them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class NodeList(Frozen):
     """The nodes of a graph in order: a doubly linked list.
 
-    Iteration goes on safely while nodes are inserted and removed: a removed node is not visited, a node inserted
-    after the one being visited is. If the visited node itself was removed, the walk goes on at what stood after it
-    then, so that what was put in its place is not visited.
+    Nodes may be inserted and removed during iteration: a removed node is not visited, a node inserted after the current
+    one is. If the current node itself was removed, iteration continues with the node that followed it then, so that its
+    replacement is not visited.
     """
 
     __slots__ = ("_length", "_root")
@@ -43,7 +43,7 @@ class NodeList(Frozen):
             assert node is not None
             if node._graph is not None:
                 yield node
-            # A removed node keeps its links, and they lead back into the list sooner or later.
+            # A removed node keeps its links, which sooner or later lead back into the list.
             node = node._next
 
     def __reversed__(self) -> Iterator[Node]:
@@ -129,13 +129,13 @@ class Graph(Frozen):
         self._clear()
 
     def _clear(self) -> None:
-        """Drop everything in it; only for new graphs and for those about to be filled anew."""
+        """Remove all contents; only for new graphs and for those about to be filled again."""
         write(self, "nodes", NodeList())
         write(self, "_inputs", [])
         write(self, "_outputs", [])
         write(self, "_values", {})
         write(self, "_initializers", {})
-        write(self, "_holders", {})  # the nodes that hold nested graphs, so that finding these needs no search
+        write(self, "_holders", {})  # the nodes that contain nested graphs, so that finding these needs no search
 
     @property
     def model(self) -> Model:
@@ -143,7 +143,7 @@ class Graph(Frozen):
 
     @property
     def parent(self) -> Node | None:
-        """The node that holds it as an attribute; None for a main graph and for a function's body."""
+        """The node that has this graph as an attribute; None for a main graph and for a function's body."""
         return self._parent
 
     @property
@@ -156,9 +156,7 @@ class Graph(Frozen):
 
     @property
     def initializers(self) -> Mapping[str, Value]:
-        """The graph's initializers by name; those that are also graph inputs (defaults that a caller may override)
-        too.
-        """
+        """The graph's initializers by name, including graph inputs with a default that a caller may override."""
         return MappingProxyType(self._initializers)
 
     @property
@@ -168,7 +166,7 @@ class Graph(Frozen):
 
     @property
     def version(self) -> int:
-        """A number that every mutation anywhere in the model raises."""
+        """A number that every mutation anywhere in the model increments."""
         return self._model.version
 
     def find(self, name: str) -> Value | None:
@@ -180,7 +178,7 @@ class Graph(Frozen):
         return iter(tuple(self._values.values()))
 
     def all_graphs(self) -> Iterator[Graph]:
-        """This graph and every graph nested in it, outer before inner."""
+        """Yield this graph and every graph nested in it, outer before inner."""
         stack = [self]
         while stack:
             graph = stack.pop()
@@ -189,12 +187,12 @@ class Graph(Frozen):
                 stack.extend(reversed(node.subgraphs))
 
     def all_nodes(self) -> Iterator[Node]:
-        """The nodes of this graph and of every graph nested in it."""
+        """Yield the nodes of this graph and of every graph nested in it."""
         for graph in self.all_graphs():
             yield from graph.nodes
 
     def encloses(self, other: Graph) -> bool:
-        """Whether `other` is this graph or is nested in it."""
+        """Return whether `other` is this graph or is nested in it."""
         while other is not self:
             if other.parent is None:
                 return False
@@ -202,7 +200,7 @@ class Graph(Frozen):
         return True
 
     def dependencies(self, node: Node) -> Iterator[Value]:
-        """The values of this graph that a node of it needs, captures by its nested graphs included."""
+        """Yield the values of this graph that one of its nodes needs, including captures by nested graphs."""
         for value in node.inputs:
             if value is not None and value.graph is self:
                 yield value
@@ -215,7 +213,7 @@ class Graph(Frozen):
                     yield from (v for v in inner.inputs if v is not None and v.graph is self)
 
     def is_sorted(self) -> bool:
-        """Whether every node stands behind the producers of what it needs."""
+        """Return whether every node comes after the producers of what it needs."""
         seen: set[Node] = set()
         for node in self.nodes:
             for value in self.dependencies(node):
@@ -225,7 +223,7 @@ class Graph(Frozen):
         return True
 
     def topological_order(self) -> list[Node]:
-        """The nodes in dependency order, as near to the present order as that allows (Kahn, 1962).
+        """Return the nodes in dependency order, as close to the current order as possible (Kahn, 1962).
 
         Nodes on a cycle, and those after it, are missing from the result.
         """

@@ -17,16 +17,16 @@ from .types import Dim, Shape, TensorType, ValueType
 from .verify import find_schema
 from .write_proto import write_model, write_node
 
-# Inference reads the contents of shapes, axes, pads and the like: small integers. Weights only lend it their type.
+# Inference reads the contents of shapes, axes, pads and the like: small integers. Of weights it needs only the type.
 _INLINE_BYTES = 1024
 _INLINE_INTEGER_BYTES = 64 * 1024
 
 
 def infer_shapes(model: Model) -> None:
-    """Fill in `Value.type` wherever `onnx.shape_inference` (with data propagation) knows it.
+    """Set `Value.type` wherever `onnx.shape_inference` (with data propagation) determines it.
 
-    What was known stays known: a size is never replaced by a symbol. A model that inference cannot handle keeps the
-    types it has.
+    Known information is kept: a size is never replaced by a symbol. A model that inference cannot handle keeps its
+    types.
     """
     if model._inferred_version == model.version:
         return
@@ -34,13 +34,13 @@ def infer_shapes(model: Model) -> None:
     try:
         inferred = shape_inference.infer_shapes(proto, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
-        return  # contradictory declarations: what the model itself says is all there is
+        return  # contradictory declarations: there is nothing to infer
     _update(model.graph, inferred.graph)
     write(model, "_inferred_version", model.version)
 
 
 def without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
-    """A tensor for inference: its type, and its contents only if it is small enough to be a shape or the like."""
+    """Return a tensor for inference: its type, and its contents if it is small enough to be a shape or the like."""
     limit = _INLINE_INTEGER_BYTES if tensor.dtype.is_integer else _INLINE_BYTES
     if tensor.nbytes <= limit:
         return write_tensor(tensor, name)
@@ -66,7 +66,7 @@ def _merge(value: Value, found: ValueType) -> None:
 
 
 def merge_types(known: ValueType, found: ValueType) -> ValueType:
-    """What two descriptions of one value say together; `known` wins where they contradict each other."""
+    """Combine two descriptions of one value; `known` takes precedence where they contradict each other."""
     if known is None or found is None:
         return known or found
     if not isinstance(known, TensorType) or not isinstance(found, TensorType) or known.dtype != found.dtype:
@@ -87,13 +87,13 @@ def _merge_dims(known: Dim, found: Dim) -> Dim:
 
 
 def infer_node(node: Node) -> None:
-    """Fill in the types of one node's outputs from those of its inputs; nodes with nested graphs are left alone."""
+    """Infer the types of one node's outputs from those of its inputs; nodes with nested graphs are skipped."""
     for value, type_ in node_types(node).items():
         _merge(value, type_)
 
 
 def node_types(node: Node) -> dict[Value, ValueType]:
-    """What ONNX's inference says of a node's outputs, from its inputs alone; nothing for a node with nested graphs."""
+    """Return the types that ONNX infers for a node's outputs from its inputs; none for a node with nested graphs."""
     model = node.graph.model
     schema = find_schema(node.op_type, node.domain, model.opsets.get(node.domain, 0))
     inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
@@ -112,5 +112,5 @@ def node_types(node: Node) -> dict[Value, ValueType]:
     try:
         found = shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}  # the node's inputs are not what its schema expects: the verifier and the oracle will say so
+        return {}  # the inputs do not match the schema: the verifier and the oracle will report it
     return {value: read_type(found[value.name]) for value in node.outputs if value.name in found}

@@ -1,4 +1,4 @@
-"""A model: the main graph with all that a model file says around it."""
+"""A model: the main graph and everything else in a model file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FunctionKey = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the model: an operator with its meaning given as a graph (onnx.FunctionProto)."""
+    """A function of the model: an operator defined by a graph (onnx.FunctionProto)."""
 
     domain: str
     name: str
@@ -41,7 +41,7 @@ class Function:
 
 
 class Model(Frozen):
-    """A model in memory. `graphopt.load` makes one, `graphopt.save` writes one, only a `Rewriter` changes one."""
+    """A model in memory. `graphopt.load` reads one, `graphopt.save` writes one, and only a `Rewriter` changes one."""
 
     __slots__ = (
         "__weakref__",
@@ -90,12 +90,14 @@ class Model(Frozen):
         write(self, "_functions", {})
         write(self, "_names", {})
         write(self, "_version", 0)
-        write(self, "_inferred_version", -1)  # what shape inference last saw: it has nothing new to say of it
+        write(
+            self, "_inferred_version", -1
+        )  # the version at which shape inference last ran: it has nothing to add since
         write(self, "graph", Graph(self))
 
     @property
     def opsets(self) -> Mapping[str, int]:
-        """The version imported of each operator domain; the default domain is ""."""
+        """The imported version of each operator domain; the default domain is ""."""
         return MappingProxyType(self._opsets)
 
     @property
@@ -109,12 +111,12 @@ class Model(Frozen):
 
     @property
     def version(self) -> int:
-        """A number that every mutation raises: equal numbers mean that nothing was changed between."""
+        """A number that every mutation increments: equal numbers mean that nothing has changed."""
         return self._version
 
     @property
     def name(self) -> str:
-        """How messages name the model: its file, else its graph."""
+        """The name of the model in messages: its file, or else its graph."""
         return str(self.path) if self.path else self.graph.name or "model"
 
     def copy(self) -> Model:
@@ -122,7 +124,7 @@ class Model(Frozen):
         return copy_model(self)
 
     def unique_name(self, hint: str) -> str:
-        """A name near `hint` that no value or node of the model has yet; it is taken by this call."""
+        """Return a name similar to `hint` that no value or node of the model has yet, and reserve it."""
         hint = hint or "value"
         if hint not in self._names:
             self._names[hint] = 1

@@ -1,4 +1,4 @@
-"""Values and nodes: the wiring of a graph. Nothing here changes them in public; a `Rewriter` does."""
+"""Values and nodes: the wiring of a graph. Nothing here changes them publicly; a `Rewriter` does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 ORIGIN = "graphopt.origin"
-"""The metadata key under which a file keeps the origin of a node that has another name than the user's node had."""
+"""The metadata key under which a file stores the origin of a node whose name differs from the user's node."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -29,10 +29,10 @@ class Use(NamedTuple):
 
 
 class Value(Frozen):
-    """One tensor that flows through a graph: a graph input, an initializer or the output of a node.
+    """A tensor that flows through a graph: a graph input, an initializer or the output of a node.
 
-    Values are compared and hashed by identity. An optional output that a node does not produce is a value
-    with an empty name and no uses.
+    Values are compared and hashed by identity. An optional output that a node does not produce is a value with an empty
+    name and no uses.
     """
 
     __slots__ = (
@@ -95,7 +95,7 @@ class Value(Frozen):
 
     @property
     def constant(self) -> Tensor | None:
-        """Its contents if they can never change: an initializer that no caller can override, or a `Constant`."""
+        """The contents if they can never change: of an initializer that no caller can override, or of a `Constant`."""
         if self.tensor is not None:
             return None if self._is_input else self.tensor
         node = self.producer
@@ -105,7 +105,7 @@ class Value(Frozen):
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Every use by a node, oldest first; nodes of nested graphs that capture the value are among them."""
+        """All uses by nodes, oldest first, including nodes of nested graphs that capture the value."""
         return tuple(self._uses)
 
     @property
@@ -115,7 +115,7 @@ class Value(Frozen):
 
     @property
     def has_uses(self) -> bool:
-        """Whether any node, or any graph as its output, uses it."""
+        """Return whether any node, or any graph as its output, uses it."""
         return bool(self._uses or self._output_of)
 
     @property
@@ -124,12 +124,12 @@ class Value(Frozen):
 
     @property
     def is_graph_output(self) -> bool:
-        """Whether its own graph, or a nested graph directly, gives it out."""
+        """Whether its own graph, or directly a nested graph, has it as an output."""
         return bool(self._output_of)
 
     @property
     def output_of(self) -> tuple[Graph, ...]:
-        """The graphs that give it out, one entry for each output position."""
+        """The graphs that have it as an output, with one entry per output position."""
         return tuple(self._output_of)
 
     @property
@@ -138,7 +138,7 @@ class Value(Frozen):
 
     @property
     def sole_user(self) -> Node | None:
-        """The node that uses it, if it has exactly one use, in its own graph, and no graph gives it out."""
+        """The node that uses it, if it has exactly one use, in its own graph, and is not a graph output."""
         if len(self._uses) != 1 or self._output_of:
             return None
         node = next(iter(self._uses)).node
@@ -149,10 +149,10 @@ class Value(Frozen):
 
 
 class Node(Frozen):
-    """One operator application. Compared and hashed by identity.
+    """One application of an operator. Compared and hashed by identity.
 
-    `origin` names the nodes of the user's model that it came from, so that every message and profile can speak of
-    the user's own layers.
+    `origin` names the nodes of the user's model that it came from, so that messages and profiles can refer to the
+    user's own layers.
     """
 
     __slots__ = (
@@ -216,7 +216,7 @@ class Node(Frozen):
 
     @property
     def graph(self) -> Graph:
-        """The graph that it belongs to. Raises RuntimeError once it was removed."""
+        """The graph that it belongs to. Raises RuntimeError after it was removed."""
         if self._graph is None:
             raise RuntimeError(f"{self.label} was removed from its graph")
         return self._graph
@@ -247,7 +247,7 @@ class Node(Frozen):
         return MappingProxyType(self._attributes)
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """The plain value of an attribute, or `default` if the node does not have it (or only refers to one)."""
+        """Return the plain value of an attribute, or `default` if it is absent or refers to a function's attribute."""
         attribute = self._attributes.get(name)
         return default if attribute is None or attribute.ref else attribute.value
 
@@ -263,18 +263,18 @@ class Node(Frozen):
 
     @property
     def file_name(self) -> str:
-        """What a file that says nothing more would call it: its name, or else that of its first output."""
+        """The name that identifies it in a file: its name, or else that of its first output."""
         return self.name or next((value.name for value in self._outputs if value.name), self.op_type)
 
     @property
     def label(self) -> str:
-        """How messages name it: its operator and the user's name for it."""
+        """Its name in messages: its operator and the user's name for it."""
         name = self.name or (self.origin[0] if self.origin else "") or (self._outputs[0].name if self._outputs else "")
         return f"{self.op} '{name}'"
 
     @property
     def constant_value(self) -> Tensor | None:
-        """What a `Constant` node holds; None for sparse constants and for references to a function's attribute."""
+        """The contents of a `Constant` node; None for sparse constants and for references to a function's attribute."""
         import numpy as np
 
         for name, attribute in self._attributes.items():

@@ -1,4 +1,4 @@
-"""onnx.ModelProto to Model. Nothing that a valid model holds is lost on the way."""
+"""Conversion from onnx.ModelProto to Model. Nothing that a valid model contains is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .type_proto import is_denoted, read_type
 from .verify import find_schema
 
 _RUNTIME_DOMAINS = {"ai.onnx.ml": 5, "com.microsoft": 1, "ai.onnx.preview.training": 1}
-"""Domains that ONNX Runtime knows without their import, at these versions."""
+"""Domains that ONNX Runtime knows without an import, with their versions."""
 
 Tell = Callable[[str], object]
 
@@ -32,11 +32,18 @@ Tell = Callable[[str], object]
 def read_model(
     proto: onnx.ModelProto, folder: Path | None = None, name: str = "model", tell: Tell = lambda note: None
 ) -> Model:
-    """The model that `proto` describes; `folder` is where its external data lies, `name` what messages call it.
+    """Return the model that `proto` describes.
 
-    `tell` is given a sentence about each thing that ONNX does not allow and ONNX Runtime takes all the same; it is
-    taken as ONNX Runtime takes it. Sparse initializers and constants become dense. Raises ModelError where names do
-    not resolve, sizes do not agree or nodes depend on each other in a circle.
+    Sparse initializers and constants become dense.
+
+    Arguments:
+        proto: the model.
+        folder: where its external data is.
+        name: its name in messages.
+        tell: is called with a sentence about everything that violates the specification but that ONNX Runtime accepts;
+            it is interpreted as ONNX Runtime does.
+
+    Raises ModelError if names do not resolve, sizes are inconsistent, or nodes form a cycle.
     """
     reader = _Reader(folder, name, tell)
     model = Model()
@@ -54,7 +61,7 @@ def read_model(
     model._opsets.update((_domain(entry.domain), entry.version) for entry in proto.opset_import)
     for function in proto.functions:
         if not _domain(function.domain) and onnx.defs.has(function.name):
-            tell(f"function '{function.name}' has the name of an ONNX operator, which is what its calls mean")
+            tell(f"function '{function.name}' has the name of an ONNX operator: calls refer to the operator")
             continue
         read = reader.function(function, model)
         if read.key in model._functions:
@@ -65,13 +72,13 @@ def read_model(
         reader.sort(graph)
     for domain in dict.fromkeys(node.domain for node in model.graph.all_nodes()):
         if domain in _RUNTIME_DOMAINS and domain not in model.opsets:
-            tell(f"no opset is imported for domain '{domain}': version {_RUNTIME_DOMAINS[domain]} is taken")
+            tell(f"no opset is imported for domain '{domain}': version {_RUNTIME_DOMAINS[domain]} is assumed")
             model._opsets[domain] = _RUNTIME_DOMAINS[domain]
     return model
 
 
 def read_function(proto: onnx.FunctionProto, model: Model) -> Function:
-    """The function that `proto` describes, for `model`, which does not get it by this."""
+    """Return the function that `proto` describes, for `model`, to which it is not added."""
     reader = _Reader(None, model.name, lambda note: None)
     function = reader.function(proto, model)
     reader.sort(function.graph)
@@ -87,7 +94,7 @@ def _metadata(props: Iterable[onnx.StringStringEntryProto]) -> MappingProxyType[
 
 
 def _read_origin(text: str) -> tuple[str, ...]:
-    """The names of the user's nodes that an optimized model says a node came from; none if the text is not ours."""
+    """Return the names of the user's nodes that a file stores for a node; none if the text is not graphopt's."""
     try:
         names = json.loads(text or "[]")
     except ValueError:
@@ -103,8 +110,10 @@ class _Reader:
         self.sparse = SparseReader(folder)
 
     def graph(self, proto: onnx.GraphProto, graph: Graph, overridable: bool = True) -> None:
-        """Fill `graph`. Before IR version 4 every initializer had to be listed as an input: `overridable` False
-        takes those out of the inputs, as ONNX Runtime does."""
+        """Fill `graph`. With `overridable` False, remove initializers from its inputs, as ONNX Runtime does.
+
+        Before IR version 4, every initializer had to be listed as an input.
+        """
         write(graph, "name", proto.name or "graph")
         edit.describe(
             graph,
@@ -128,19 +137,19 @@ class _Reader:
         outputs = [self._resolve(graph, o.name, "the graph's outputs") for o in proto.output]
         if graph.parent is None:
             for value in {v for v in outputs if outputs.count(v) > 1}:
-                self.tell(f"output '{value.name}' is listed more than once: it is given out once")
+                self.tell(f"output '{value.name}' is listed more than once: using it once")
             outputs = list(dict.fromkeys(outputs))
         edit.set_graph_outputs(graph, outputs)
 
     def _initializer(self, graph: Graph, name: str, tensor: Tensor) -> Value:
-        """A value with contents, which may be the default of a graph input; its declared type stays if it has room."""
+        """Return a value with contents, possibly the default of a graph input, which keeps its type if possible."""
         value = graph.find(name) or self._new_value(graph, name)
         if value.tensor is not None:
-            self.tell(f"initializer '{name}' is there more than once: the last one counts")
+            self.tell(f"initializer '{name}' occurs more than once: using the last one")
         declared = value.type
         edit.set_tensor(value, tensor)
         if value.is_graph_input and value.type is not declared:
-            self.tell(f"input '{name}' is declared {declared}, and its default is {value.type}: that is taken")
+            self.tell(f"input '{name}' is declared as {declared}, but its default is {value.type}: using the latter")
         return value
 
     def _nodes(self, protos: Iterable[onnx.NodeProto], graph: Graph) -> None:
@@ -195,7 +204,7 @@ class _Reader:
                 return value
             scope = scope.parent.graph if scope.parent is not None else None
         raise ModelError(
-            f"{user} needs '{name}', which no node, input or initializer gives",
+            f"{user} needs '{name}', which no node, input or initializer provides",
             where=self.name,
             remedy="the model is incomplete: export it again, or check it with onnx.checker",
         )
@@ -266,9 +275,9 @@ class _Reader:
         )
 
     def _opsets(self, proto: onnx.FunctionProto, model: Model) -> dict[str, int]:
-        """The opsets of a body: where the model imports another version, that is meant, as in ONNX Runtime.
+        """Return the opsets of a body; if the model imports another version, that one applies, as in ONNX Runtime.
 
-        ONNX demands that the operators are the same in both.
+        ONNX requires that the operators are the same in both.
         """
         opsets = {_domain(entry.domain): entry.version for entry in proto.opset_import}
         for domain, version in opsets.items():
@@ -282,7 +291,7 @@ class _Reader:
         return opsets
 
     def sort(self, root: Graph) -> None:
-        """Bring nodes into dependency order where a file has them in another; a circle is an error."""
+        """Sort nodes into dependency order if the file has them in another order; a cycle is an error."""
         for graph in root.all_graphs():
             if graph.is_sorted():
                 continue
@@ -298,13 +307,13 @@ class _Reader:
 
 
 def _since(op_type: str, domain: str, version: int) -> int:
-    """The version of an operator that an opset holds; 0 where ONNX does not know it."""
+    """Return the version of an operator that an opset contains; 0 if ONNX does not know it."""
     schema = find_schema(op_type, domain, version)
     return 0 if schema is None else schema.since_version
 
 
 def _guess_kind(proto: onnx.AttributeProto) -> AttributeKind:
-    """The kind of an attribute written before kinds were (IR version 1)."""
+    """Return the kind of an attribute from before kinds were stored (IR version 1)."""
     for name, kind in (("f", AttributeKind.FLOAT), ("i", AttributeKind.INT), ("s", AttributeKind.STRING)):
         if proto.HasField(name):
             return kind

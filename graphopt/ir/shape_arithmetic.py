@@ -1,8 +1,8 @@
-"""Shape arithmetic: nodes evaluated before anything runs, on small tensors of numbers and of symbols for sizes.
+"""Shape arithmetic: compile-time evaluation of nodes on small tensors of numbers and of symbols for sizes.
 
-Exporters compute shapes with ordinary operators (`Shape`, `Gather`, `Mul`, `Concat`...). This is the one place that
-says what those do to elements; an `Algebra` says what symbols are. Passes fold with it what needs no run, and a backend
-keeps with it the sizes that only a run will tell.
+Exporters compute shapes with ordinary operators (`Shape`, `Gather`, `Mul`, `Concat`...). This module alone defines what
+these do to elements; an `Algebra` defines the symbols. Passes use it to fold what does not depend on a run, and a
+backend to express the sizes that are only known at run time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .node import Node
 from .types import DType
 
 LARGEST = 1024
-"""Elements up to which tensors are evaluated: no shape is longer."""
+"""The number of elements up to which tensors are evaluated: no shape is longer."""
 
 Elements = np.ndarray
 """An object array of elements."""
@@ -28,7 +28,7 @@ Elements = np.ndarray
 
 @dataclass(frozen=True)
 class Known:
-    """A tensor whose elements are known, or have symbols."""
+    """A tensor whose elements are known numbers or symbols."""
 
     elements: Elements
     dtype: DType
@@ -49,21 +49,21 @@ def listed(elements: Sequence[Element]) -> Elements:
 
 
 def shape_of(node: Node, sizes: Sequence[Element]) -> Known:
-    """What a `Shape` node gives for an input of these sizes."""
+    """Return the output of a `Shape` node for an input of these sizes."""
     return Known(listed(sizes)[node.attr("start", 0) : node.attr("end")], DType.INT64)
 
 
 def size_of(sizes: Sequence[Element], algebra: Algebra) -> Known:
-    """What a `Size` node gives for an input of these sizes. Raises NotRepresentable if that overflows."""
+    """Return the output of a `Size` node for an input of these sizes. Raises NotRepresentable if that overflows."""
     product = functools.reduce(lambda a, b: algebra.apply("Mul", DType.INT64, a, b), sizes, 1)
     return Known(full(product), DType.INT64)
 
 
 def evaluate(node: Node, inputs: Sequence[Known | None], algebra: Algebra) -> list[Known] | None:
-    """The outputs of a node of ONNX's own domain, or None if they cannot be told.
+    """Return the outputs of a node of ONNX's own domain, or None if they cannot be determined.
 
-    `inputs` has None for omitted inputs; everything else must be known. Raises ValueError or IndexError if the node is
-    wrong: shapes that do not fit, an index out of range.
+    `inputs` has None for omitted inputs; all others must be known. Raises ValueError or IndexError if the node is
+    invalid: incompatible shapes, an index out of range.
     """
     rule = None if node.domain else _RULES.get(node.op_type)
     given = [known for known in inputs if known is not None]
@@ -94,7 +94,7 @@ def _result_type(node: Node, given: list[Known]) -> DType:
 
 @dataclass(frozen=True)
 class _Call:
-    """One node with its inputs, ready to be evaluated."""
+    """One node with its inputs, ready for evaluation."""
 
     node: Node
     inputs: Sequence[Known | None]
@@ -122,14 +122,14 @@ class _Call:
         return _axis(self.attr("axis", default), rank)
 
     def numbers(self, index: int, name: str = "") -> list[int] | None:
-        """The integers of an input, or of the attribute that it was in older opsets; None if there are symbols."""
+        """Return the integers of an input, or of the attribute that preceded it in old opsets; None for symbols."""
         if name and self.attr(name) is not None:
             return list(self.attr(name))
         flat = list(self.elements(index).ravel())
         return [int(item) for item in flat] if all(isinstance(item, int) for item in flat) else None
 
     def each(self, op: str, *arrays: Elements, dtype: DType | None = None) -> Elements:
-        """An operator applied to each element of arrays that are broadcast against each other."""
+        """Apply an operator to each element of arrays that are broadcast against each other."""
         known = self.inputs[0]
         assert known is not None
         function = functools.partial(self.algebra.apply, op, dtype or known.dtype)
@@ -212,7 +212,7 @@ def _reshape(call: _Call) -> Elements | None:
 
 
 def _by_rank(call: _Call) -> Elements | None:
-    """The elements in their order where the rank of the result alone says how they are arranged."""
+    """Return the elements in order if the rank of the result alone determines their arrangement."""
     rank = call.node.output.rank
     return call.data.reshape((-1,) if rank else ()) if rank in (0, 1) else None
 
@@ -232,7 +232,7 @@ def _tile(call: _Call) -> Elements | None:
 def _flatten(call: _Call) -> Elements:
     shape = call.data.shape
     axis = call.attr("axis", 1)
-    # The axis may be the rank itself, but counted from the end, -1 is the last one and not what follows it.
+    # The axis may equal the rank, but counted from the end, -1 is the last axis and not the position after it.
     axis = call.axis(len(shape)) if axis < 0 else axis
     return call.data.reshape(math.prod(shape[:axis]), math.prod(shape[axis:]))
 

@@ -1,4 +1,4 @@
-"""onnx.SparseTensorProto to dense tensors, the only ones that nodes compute with."""
+"""Conversion of onnx.SparseTensorProto to dense tensors, the only kind that nodes compute with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tensor_proto import read_tensor
 from .types import DType
 
 DENSE_LIMIT = 1 << 31
-"""Bytes that all sparse tensors of a model may take when they are dense: a few bytes of file can claim any size."""
+"""The limit in bytes for all sparse tensors of a model in dense form, because a tiny file can claim any size."""
 
 
 class SparseReader:
@@ -26,10 +26,11 @@ class SparseReader:
         self.total = 0
 
     def read(self, proto: onnx.SparseTensorProto, where: str) -> Tensor:
-        """The dense tensor that `proto` describes; made when it is read.
+        """Return the dense tensor that `proto` describes; it is created when it is first read.
 
         As in ONNX Runtime, indices may be in any order, and of equal ones the last counts. Raises ModelError if indices
-        are out of range or not as many as values, or if the dense tensors of the model would be larger than the limit.
+        are out of range or differ in number from the values, or if the dense tensors of the model would be larger than
+        the limit.
         """
         values = read_tensor(proto.values, self.folder, where)
         where = f"{where}: sparse tensor '{proto.values.name}'"
@@ -41,7 +42,7 @@ class SparseReader:
             raise ModelError(
                 f"the model's sparse tensors take more than {DENSE_LIMIT >> 30} GiB when they are dense",
                 where=where,
-                remedy="graphopt computes with dense tensors: do not trust this model, or give it smaller ones",
+                remedy="graphopt computes with dense tensors: do not trust this model, or use smaller tensors",
             )
         places = _places(proto, values, shape, self.folder, where)
         return Tensor(values.dtype, shape, lambda: _dense(values, places, shape))
@@ -50,7 +51,7 @@ class SparseReader:
 def _places(
     proto: onnx.SparseTensorProto, values: Tensor, shape: tuple[int, ...], folder: Path | None, where: str
 ) -> np.ndarray:
-    """The place of each value in the flat dense tensor."""
+    """Return the position of each value in the flat dense tensor."""
     if not proto.HasField("indices") or not values.size:
         if values.size:
             raise ModelError(f"it has {values.size} values and no indices", where=where)

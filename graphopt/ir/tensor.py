@@ -1,4 +1,4 @@
-"""Constant tensors: immutable, read only when their numbers are asked for."""
+"""Constant tensors: immutable, and read only when their elements are needed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from .types import DType
 
 
 class Tensor:
-    """The contents of a constant: dtype and shape are known at once, the numbers are read when asked for.
+    """The contents of a constant: dtype and shape are always known, the elements are read on demand.
 
-    A tensor never changes, so it may be shared between values, graphs and copies of a model.
+    A tensor never changes, so it may be shared between values, graphs and copies of a model. Create a tensor whose
+    elements `read` returns, in `shape`.
+
+    `location` is the external file they come from, if any; `digest` is the result of `Tensor.digest`, if known.
+    `left_out`: the elements are not available, and `read` raises ModelError.
     """
 
     __slots__ = ("_array", "_digest", "_read", "dtype", "left_out", "location", "shape")
@@ -46,7 +50,7 @@ class Tensor:
 
     @classmethod
     def of(cls, array: np.ndarray | np.generic | float | int | bool) -> Tensor:
-        """A tensor of a numpy array, which is copied only where its owner could still write to it."""
+        """Return a tensor for a numpy array, which is copied only if its owner could still write to it."""
         array = np.asarray(array)
         if array.dtype.kind in "US":
             array = array.astype(object)
@@ -57,12 +61,12 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """How many elements it has."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its elements in a file (sub-byte elements packed, strings by their UTF-8 length)."""
+        """The size of its elements in a file in bytes (sub-byte elements packed, strings by their UTF-8 length)."""
         if self.dtype is DType.STRING:
             return sum(len(_string_bytes(item)) for item in self.numpy().ravel())
         return (self.size * self.dtype.bits + 7) // 8
@@ -116,7 +120,7 @@ def map_file(path: Path, offset: int, length: int) -> np.ndarray:
 
 
 class HeldFile:
-    """A file that stays open, so that what is read from it is what it held, whatever takes its place on the disk."""
+    """A file that is kept open, so that reading it returns the original contents even if it is replaced on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

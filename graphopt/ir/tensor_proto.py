@@ -1,4 +1,4 @@
-"""onnx.TensorProto to Tensor and back, with every size checked before it is believed."""
+"""Conversion between onnx.TensorProto and Tensor, with every size checked before it is used."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .tensor import Tensor, map_file
 from .types import DType
 
 LEFT_OUT = "(left out)"
-"""In place of an external file's name: the elements are not kept, only their digest."""
+"""A marker in place of an external file's name: the elements were left out, and only their digest was kept."""
 _DIGEST = "digest"
-_REMEDY = "the file is damaged or was made to mislead: export the model again"
+_REMEDY = "the file is damaged or malicious: export the model again"
 
 
 def read_tensor(proto: onnx.TensorProto, folder: Path | None, where: str) -> Tensor:
-    """The tensor that a proto describes. External data is not read; what the proto holds is copied out of it.
+    """Return the tensor that a proto describes. External data is not read; data in the proto is copied.
 
-    A part of a message keeps the whole of it in memory: a tensor that only pointed into it would keep all weights
-    twice as soon as one was read. `folder` is where external data lies. Raises ModelError if the sizes do not agree,
-    or if external data is missing, too short or outside the folder.
+    A part of a message keeps the whole message in memory: if a tensor only referred to it, all weights would be in
+    memory twice as soon as one was read. `folder` is where external data is. Raises ModelError if the sizes are
+    inconsistent, or if external data is missing, too short or outside the folder.
     """
     where = f"{where}: tensor '{proto.name}'"
     try:
@@ -56,7 +56,7 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 
 def decode_raw(data: bytes | np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
-    """Elements of little-endian raw data; 4-bit and 2-bit elements are unpacked to one a byte."""
+    """Return the elements of little-endian raw data; 4-bit and 2-bit elements are unpacked to one per byte."""
     if dtype.bits < 8:
         proto = onnx.TensorProto(data_type=int(dtype), dims=shape, raw_data=bytes(data))
         return _frozen(numpy_helper.to_array(proto))
@@ -70,7 +70,7 @@ def _check_bytes(found: int, dtype: DType, shape: tuple[int, ...], where: str) -
     expected = (math.prod(shape) * dtype.bits + 7) // 8
     if dtype is DType.STRING or found != expected:
         raise ModelError(
-            f"{dtype.text}{list(shape)} takes {expected} bytes, but {found} are there", where=where, remedy=_REMEDY
+            f"{dtype.text}{list(shape)} takes {expected} bytes, but there are {found}", where=where, remedy=_REMEDY
         )
 
 
@@ -94,7 +94,7 @@ def _check_count(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], 
     found = len(getattr(proto, field))
     if found != expected:
         raise ModelError(
-            f"{dtype.text}{list(shape)} takes {expected} entries of {field}, but {found} are there",
+            f"{dtype.text}{list(shape)} takes {expected} entries of {field}, but there are {found}",
             where=where,
             remedy=_REMEDY,
         )
@@ -124,14 +124,14 @@ def _external(proto: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], fol
 
 def _refuse(where: str) -> np.ndarray:
     raise ModelError(
-        "its elements are needed, and this file was written without weights",
+        "its elements are needed, but this file was written without weights",
         where=where,
-        remedy="give the model itself, or compile it with --keep-model",
+        remedy="use the model itself, or compile it with --keep-model",
     )
 
 
 def write_left_out(tensor: Tensor, name: str = "") -> onnx.TensorProto:
-    """The proto of a tensor without its elements: dtype, shape and digest."""
+    """Return the proto of a tensor without its elements: dtype, shape and digest."""
     proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)
     proto.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", LEFT_OUT), (_DIGEST, tensor.digest)):
@@ -140,7 +140,7 @@ def write_left_out(tensor: Tensor, name: str = "") -> onnx.TensorProto:
 
 
 def _inside(location: str, folder: Path | None, where: str) -> Path:
-    """The external file, which must lie in the model's folder, links followed."""
+    """Return the external file, which must be in the model's folder after following links."""
     if folder is None:
         raise ModelError(
             "its data is external, but the model was not read from a file",
@@ -161,7 +161,7 @@ def _inside(location: str, folder: Path | None, where: str) -> Path:
 
 
 def raw_data(tensor: Tensor) -> bytes | memoryview:
-    """The elements as they stand in a file: little-endian, sub-byte elements packed. Not copied where they stand so."""
+    """Return the elements as in a file: little-endian, sub-byte elements packed. Not copied if already in that form."""
     if tensor.dtype.bits < 8:
         return numpy_helper.from_array(tensor.numpy()).raw_data
     array = np.ascontiguousarray(tensor.numpy())
@@ -171,7 +171,7 @@ def raw_data(tensor: Tensor) -> bytes | memoryview:
 
 
 def write_tensor(tensor: Tensor, name: str = "") -> onnx.TensorProto:
-    """The proto of a tensor, its data inside, unless it was left out of the file that it comes from."""
+    """Return the proto of a tensor with its data, unless that was left out of the file that it comes from."""
     if tensor.left_out:
         return write_left_out(tensor, name)
     proto = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape)

@@ -13,7 +13,7 @@ from .write_proto import write_model
 
 
 def parse(text: str) -> Model:
-    """The model that a text describes. Raises ModelError with the parser's position where the text is wrong."""
+    """Return the model that a text describes. Raises ModelError with the parser's position if the text is invalid."""
     try:
         proto = onnx.parser.parse_model(text)
     except onnx.parser.ParseError as error:
@@ -22,5 +22,5 @@ def parse(text: str) -> Model:
 
 
 def to_text(model: Model) -> str:
-    """The text of a model, weights in full, that `parse` reads back."""
+    """Return the text of a model, including all weights, which `parse` can read."""
     return onnx.printer.to_text(write_model(model))

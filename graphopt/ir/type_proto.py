@@ -1,4 +1,4 @@
-"""onnx.TypeProto to types and back."""
+"""Conversion between onnx.TypeProto and types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .types import Dim, DType, OpaqueType, TensorType, ValueType
 
 
 def read_type(proto: onnx.TypeProto) -> ValueType:
-    """A type proto as a TensorType where it is a tensor's, else opaque; None where it says nothing."""
+    """Return a TensorType for the proto of a tensor, an OpaqueType for other types, None for an empty proto."""
     which = proto.WhichOneof("value")
     if which is None:
         return None
@@ -24,7 +24,7 @@ def read_type(proto: onnx.TypeProto) -> ValueType:
 
 
 def _dim(proto: onnx.TensorShapeProto.Dimension) -> Dim:
-    """Exporters that know nothing of a size write -1 or "?", often several times: unknown, and not one same size."""
+    """Return a dimension. Exporters write -1 or "?" for unknown sizes, often repeatedly; these need not be equal."""
     if proto.HasField("dim_value"):
         return proto.dim_value if proto.dim_value >= 0 else None
     return None if proto.dim_param == "?" else (proto.dim_param or None)
@@ -35,7 +35,7 @@ def is_denoted(proto: onnx.TypeProto) -> bool:
 
 
 def write_type(type_: ValueType, proto: onnx.TypeProto) -> None:
-    """Fill a type proto; for None it stays empty."""
+    """Fill in a type proto; for None it stays empty."""
     if isinstance(type_, OpaqueType):
         proto.ParseFromString(type_.proto)
     elif isinstance(type_, TensorType):

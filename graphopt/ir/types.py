@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 Dim = int | str | None
-"""One dimension: a size, the name of a symbolic size, or None when nothing is known."""
+"""One dimension: a size, the name of a symbolic size, or None if it is unknown."""
 
 Shape = tuple[Dim, ...]
 
@@ -66,17 +66,17 @@ class DType(enum.IntEnum):
 
     @property
     def is_integer(self) -> bool:
-        """Whether this is a signed or unsigned integer (BOOL is not)."""
+        """Return whether this is a signed or unsigned integer (BOOL is not)."""
         return self in _INTEGERS
 
     @property
     def bits(self) -> int:
-        """Bits that one element takes in a file; 4-bit and 2-bit elements are packed. Strings count as 0."""
+        """The size of one element in a file in bits; 4-bit and 2-bit elements are packed. Strings count as 0."""
         return _BITS.get(self, 0 if self in (DType.STRING, DType.UNDEFINED) else self.numpy.itemsize * 8)
 
     @property
     def text(self) -> str:
-        """The name people use: `float32`, `int8`, `bfloat16`."""
+        """The usual name: `float32`, `int8`, `bfloat16`."""
         return "string" if self is DType.STRING else str(self.numpy)
 
 
@@ -132,7 +132,7 @@ def _from_numpy(dtype: np.dtype) -> DType:
 
 @dataclass(frozen=True)
 class TensorType:
-    """A tensor of `dtype`; `shape` is None where not even the rank is known."""
+    """A tensor of `dtype`; `shape` is None if even the rank is unknown."""
 
     dtype: DType
     shape: Shape | None = None
@@ -145,7 +145,7 @@ class TensorType:
 
 @dataclass(frozen=True)
 class OpaqueType:
-    """A type that graphopt carries but does not look into: sequence, optional, map, sparse tensor.
+    """A type that graphopt preserves but does not interpret: sequence, optional, map, sparse tensor.
 
     `proto` is the serialized `onnx.TypeProto`.
     """

@@ -1,4 +1,4 @@
-"""The structural verifier: what must hold of every model between any two passes."""
+"""The structural verifier: invariants of every model between any two passes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ RUNTIME_OPERATORS = frozenset(
     {"Affine", "Crop", "DynamicSlice", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"}
     | {"MeanVarianceNormalization", "ThresholdedRelu"}
 )
-"""Operators of old experiments, which ONNX took back or defined later and ONNX Runtime goes on running."""
+"""Formerly experimental operators, which ONNX removed or defined later but ONNX Runtime still runs."""
 
 
 def verify(model: Model) -> None:
     """Check the structure of a model.
 
-    Every input exists in scope and is made before it is needed; uses and producers agree; names are unique; operators
-    are known in the imported opsets, with a number of inputs and outputs that their schema allows; initializers have
-    the type of their contents. Raises VerificationError, naming the first few things that are wrong.
+    Every input exists in scope and is produced before it is needed; uses and producers are consistent; names are
+    unique; operators exist in the imported opsets, with a number of inputs and outputs that their schema allows;
+    initializers have the type of their contents. Raises VerificationError, which lists the first few errors.
     """
     problems = []
     for problem in _problems(model):
@@ -57,26 +57,26 @@ def _graph_problems(graph: Graph, opsets: Mapping[str, int], model: Model) -> It
     produced: set[Value] = set()
     for node in graph.nodes:
         if node.graph is not graph:
-            yield f"{node.label} says that it is in another graph"
+            yield f"{node.label} refers to another graph as its own"
         for index, value in enumerate(node.inputs):
             if value is not None:
                 if Use(node, index) not in value._uses:
-                    yield f"'{value.name}' does not know that {node.label} uses it"
+                    yield f"'{value.name}' does not list its use by {node.label}"
                 if not value.graph.encloses(graph):
                     yield f"{node.label} reads '{value.name}', which is out of scope"
         for value in graph.dependencies(node):
             if value.producer is not None and value not in produced:
-                yield f"{node.label} needs '{value.name}' before it is made"
+                yield f"{node.label} needs '{value.name}' before it is produced"
         for index, value in enumerate(node.outputs):
             if value.producer is not node or value.index != index:
-                yield f"'{value.name}' does not know that {node.label} makes it"
+                yield f"'{value.name}' does not have {node.label} as its producer"
         produced.update(node.outputs)
         yield from _schema_problems(node, opsets, model)
     for value in graph.outputs:
         if not value.graph.encloses(graph):
             yield f"output '{value.name}' of graph '{graph.name}' is out of scope"
         elif value.graph is graph and value.producer is not None and value not in produced:
-            yield f"output '{value.name}' is made by a node that is not in the graph"
+            yield f"output '{value.name}' is produced by a node that is not in the graph"
 
 
 def _value_problems(graph: Graph) -> Iterator[str]:
@@ -84,21 +84,21 @@ def _value_problems(graph: Graph) -> Iterator[str]:
         if value.name != name or value.graph is not graph:
             yield f"'{value.name}' is listed under the name '{name}'"
         if value.producer is None and not (value.is_graph_input or value.is_initializer):
-            yield f"nothing makes '{name}'"
+            yield f"nothing produces '{name}'"
         elif value.producer is not None and (value.producer.removed or value.tensor is not None):
-            yield f"'{name}' is made by a removed node, or has contents of its own"
+            yield f"'{name}' is produced by a removed node, or also has contents"
         tensor = value.tensor
         if tensor is not None and not value.is_graph_input and value.type != TensorType(tensor.dtype, tensor.shape):
-            yield f"initializer '{name}' is a {value.type} but holds {tensor}"
+            yield f"initializer '{name}' has type {value.type} but contains {tensor}"
         for use in value._uses:
             if use.node.removed or use.node.input(use.index) is not value:
-                yield f"'{name}' thinks that {use.node.label} uses it"
+                yield f"'{name}' lists a use by {use.node.label}, which does not exist"
     for value in graph.inputs:
         if graph.find(value.name) is not value:
             yield f"input '{value.name}' is not a value of its graph"
     names = [value.name for value in graph.outputs]
     if len(set(names)) != len(names):
-        yield f"graph '{graph.name}' gives the same value out twice"
+        yield f"graph '{graph.name}' lists the same output twice"
 
 
 def _schema_problems(node: Node, opsets: Mapping[str, int], model: Model) -> Iterator[str]:
@@ -113,13 +113,13 @@ def _schema_problems(node: Node, opsets: Mapping[str, int], model: Model) -> Ite
         if node.domain == "" and node.op_type not in RUNTIME_OPERATORS:
             yield f"{node.label}: opset {version} has no operator {node.op_type}"
         elif node.domain == OWN_DOMAIN:
-            yield f"{node.label}: the model has no function that says what it means"
+            yield f"{node.label}: the model has no function that defines it"
         return
     signature = _signature(node.op_type, node.domain, version)
     if not signature.inputs[0] <= len(node.inputs) <= signature.inputs[1]:
-        yield f"{node.label} has {len(node.inputs)} inputs, {signature.inputs} are right"
+        yield f"{node.label} has {len(node.inputs)} inputs, but must have {signature.inputs}"
     if not signature.outputs[0] <= len(node.outputs) <= signature.outputs[1]:
-        yield f"{node.label} has {len(node.outputs)} outputs, {signature.outputs} are right"
+        yield f"{node.label} has {len(node.outputs)} outputs, but must have {signature.outputs}"
     missing = signature.required - node.attributes.keys()
     unknown = node.attributes.keys() - signature.attributes
     if missing or unknown:
@@ -135,7 +135,7 @@ class _Signature(NamedTuple):
 
 @functools.cache
 def _signature(op_type: str, domain: str, version: int) -> _Signature:
-    """What the verifier needs of a schema, kept because reading a schema's attributes is slow."""
+    """Return what the verifier needs of a schema; cached because reading a schema's attributes is slow."""
     schema = onnx.defs.get_schema(op_type, version, domain)
     attributes = schema.attributes
     return _Signature(
@@ -148,7 +148,7 @@ def _signature(op_type: str, domain: str, version: int) -> _Signature:
 
 @functools.cache
 def find_schema(op_type: str, domain: str, version: int) -> onnx.defs.OpSchema | None:
-    """The schema of an operator as of an opset version; None where ONNX does not define it."""
+    """Return the schema of an operator as of an opset version; None if ONNX does not define it."""
     try:
         return onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:

@@ -1,4 +1,4 @@
-"""Model to onnx.ModelProto."""
+"""Conversion from Model to onnx.ModelProto."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TensorWriter = Callable[[Tensor, str], onnx.TensorProto]
 
 
 def write_model(model: Model, tensor_writer: TensorWriter = write_tensor) -> onnx.ModelProto:
-    """The proto of a model; `tensor_writer(tensor, name)` decides how initializers are stored."""
+    """Return the proto of a model; `tensor_writer(tensor, name)` decides how initializers are stored."""
     proto = onnx.ModelProto(ir_version=max(model.ir_version, _lowest_ir_version(model)))
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
         _set(proto, name, getattr(model, name))
@@ -35,7 +35,7 @@ def write_model(model: Model, tensor_writer: TensorWriter = write_tensor) -> onn
 
 
 def _lowest_ir_version(model: Model) -> int:
-    """Opsets are named from IR version 3 on, initializers need not be inputs from 4 on, functions came with 8."""
+    """Return the oldest sufficient version: 3 has named opsets, 4 initializers that are no inputs, 8 functions."""
     if model.functions:
         return 8
     return 4 if any(graph.initializers for graph in model.graph.all_graphs()) else 3
@@ -53,7 +53,7 @@ def write_value(value: Value, proto: onnx.ValueInfoProto) -> None:
 
 
 def _set(proto: object, name: str, value: str | int) -> None:
-    """Set a field unless it says nothing: an absent field and an empty one mean the same."""
+    """Set a field unless the value is empty, because an absent field and an empty one mean the same."""
     if value:
         setattr(proto, name, value)
 

@@ -1,1 +1,1 @@
-"""Timing compiled models: benchmarks, profiles of kernels, pictures of them."""
+"""Timing of compiled models: benchmarks, kernel profiles and their pictures."""

@@ -1,7 +1,7 @@
-"""Timing of several runners side by side, so that what disturbs one disturbs all.
+"""Interleaved timing of several runners, so that what disturbs one disturbs all.
 
-The machine's clock, its other users and its caches change by the second. Runners measured one after the other
-would each see another machine; here each round runs all of them, and medians are compared.
+The clock frequency, other users and the caches of a machine change by the second. Runners measured one after the other
+would each see a different machine; here each round runs all of them, and medians are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
-        """The statistics of one or more durations. Raises ValueError for none."""
+        """Return the statistics of one or more durations. Raises ValueError for none."""
         if not seconds:
             raise ValueError("no run was timed")
         ordered = sorted(seconds)
@@ -47,13 +47,13 @@ def interleave(
     seconds: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time `runs` calls of each runner, a call of each in turn, after `warmup` rounds that do not count.
+    """Time `runs` calls of each runner in turn, after `warmup` rounds that are not timed.
 
-    Before each timed call comes an untimed one of the same runner: the one before it left other data in the caches.
-    It also left worker threads that spin, for hundreds of milliseconds with some runtimes: where there are several
-    runners, each waits until this process is idle, half a second at most. Each round starts with another runner.
-    Once `seconds` are over no new round starts, but there are always at least three (or `runs`, if fewer). What a
-    runner raises is not caught.
+    Each timed call follows an untimed one of the same runner, because the previous runner left other data in the
+    caches. It also left worker threads that spin, with some runtimes for hundreds of milliseconds: if there are several
+    runners, each waits until this process is idle, for at most half a second. Each round starts with a different
+    runner. After `seconds` no new round starts, but there are always at least three (or `runs`, if fewer). Exceptions
+    of runners are not caught.
     """
     if runs < 1 or warmup < 0:
         raise ValueError(f"runs must be at least 1 and warmup at least 0, not {runs} and {warmup}")
@@ -81,7 +81,7 @@ def interleave(
 
 
 def _wait_until_idle(most: float = 0.5, look: float = 0.002) -> None:
-    """Wait until this process uses next to no processor for `look` seconds, `most` seconds at most."""
+    """Wait until this process uses almost no CPU time for `look` seconds, but at most `most` seconds."""
     end = time.perf_counter() + most
     busy = True
     while busy and time.perf_counter() < end:
@@ -98,7 +98,7 @@ def _timed(runner: Runner, clock: Callable[[], float]) -> float:
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float:
-    """Linear between the two nearest, as numpy's default."""
+    """Interpolate linearly between the two nearest values, as numpy does by default."""
     place = fraction * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)

@@ -1,6 +1,6 @@
-"""What the kernels of a compiled model are: `kernels.json`, the list that profiles are read with.
+"""The kernels of a compiled model: `kernels.json`, the list that profiles are interpreted with.
 
-One entry for each call of a kernel, in the order in which the compiled `main` makes them.
+It has one entry for each call of a kernel, in the order in which the compiled `main` makes them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ KERNELS = "kernels.json"
 class Kernel:
     """One call of a compiled function.
 
-    `layers` are the names of the user's nodes that it computes (wholly or in part), `operators` the operators of the
-    optimized model's nodes. `flops` is the arithmetic of those nodes as `graphopt inspect` counts it, whatever the
-    kernel does to get there; a node that takes several kernels is shared out among them. `bytes` is what the kernel
-    must at least read and write: each tensor once. Either is None where sizes are open. `schedule` names the kernel
+    `layers` are the names of the user's nodes that it computes (entirely or in part), `operators` the operators of the
+    optimized model's nodes. `flops` counts the arithmetic of these nodes as `graphopt inspect` does, whatever the
+    kernel really computes; that of a node that takes several kernels is divided among them. `bytes` is the minimum that
+    the kernel must read and write: each tensor once. Either is None if sizes are open. `schedule` names the kernel
     family and its plan.
     """
 
@@ -37,14 +37,14 @@ class Kernel:
 
 
 def write_kernels(kernels: Sequence[Kernel], folder: Path) -> None:
-    """Write `kernels.json` into an artifact's folder: the same bytes for the same kernels."""
+    """Write `kernels.json` into an artifact's folder; the same kernels give the same bytes."""
     rows = [json.dumps(encode(kernel), ensure_ascii=False) for kernel in kernels]
     text = '{"kernels": [\n' + ",\n".join(rows) + "\n]}\n"
     (folder / KERNELS).write_text(text, encoding="utf-8")
 
 
 def read_kernels(folder: Path) -> list[Kernel]:
-    """The kernels of an artifact. Raises ArtifactError when the list is missing or damaged."""
+    """Return the kernels of an artifact. Raises ArtifactError if the list is missing or damaged."""
     try:
         table = json.loads(member(folder, KERNELS).read_text(encoding="utf-8"))
         return decode(list[Kernel], table["kernels"])

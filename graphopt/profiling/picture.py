@@ -1,4 +1,4 @@
-"""A profile as a picture: a bar for each kernel in the order of a run, under the names of its layers."""
+"""The picture of a profile: a bar for each kernel in the order of a run, grouped by layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLOURS = ("#4878a8", "#d9822b", "#5a9e6f", "#b3589a", "#8c6d46", "#5f6b7a", "#
 
 
 def draw(profile: Profile, title: str) -> str:
-    """The picture as the text of an SVG file. Kernels of the same layer stand under one name; colours are operators."""
+    """Return the picture as the text of an SVG file. Kernels are grouped by layer; colours show operators."""
     colours = _colours(profile)
     longest = max((call.seconds for call in profile.calls), default=0.0) or 1.0
     height = TOP + ROW * (len(profile.calls) + 1)
@@ -38,18 +38,18 @@ def draw(profile: Profile, title: str) -> str:
 
 def _heading(profile: Profile, title: str) -> str:
     threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
-    times = f"{format_seconds(profile.seconds)} in kernels of {format_seconds(profile.latency)} a run"
+    times = f"{format_seconds(profile.seconds)} in kernels of {format_seconds(profile.latency)} per run"
     peak = f", peak {format_count(profile.peak.flops)}FLOP/s" if profile.peak else ""
     return f"{title}: {times}, {threads}{peak}"
 
 
 def _operator(call: Call) -> str:
-    """The operator that a kernel is coloured by: the one that its name begins with in the model."""
+    """Return the operator that determines a kernel's colour: the first in its name."""
     return call.kernel.operators[0] if call.kernel.operators else "other"
 
 
 def _colours(profile: Profile) -> dict[str, str]:
-    """A colour for each operator, those that take the longest first; once they run out the rest share the last."""
+    """Return a colour for each operator, the most expensive first; when they run out, the rest share the last."""
     total: dict[str, float] = {}
     for call in profile.calls:
         total[_operator(call)] = total.get(_operator(call), 0.0) + call.seconds
@@ -67,7 +67,7 @@ def _legend(colours: dict[str, str]) -> Iterator[str]:
 
 
 def _group(call: Call, last: str | None) -> str:
-    """The layer that a kernel stands under: that of the kernel before it where it computes a part of it too."""
+    """Return the layer under which a kernel is shown: that of the previous kernel if it computes a part of it too."""
     layers = call.kernel.layers
     if last is not None and last in layers:
         return last
@@ -90,7 +90,7 @@ def _bar(profile: Profile, call: Call, y: int, width: float, colour: str) -> Ite
 
 
 def _shortened(name: str, most: int = 48) -> str:
-    """A long name without its middle: what differs is most often at its ends."""
+    """Shorten a long name in its middle, because names mostly differ at their ends."""
     half = (most - 3) // 2
     return name if len(name) <= most else f"{name[:half]}...{name[-half:]}"
 

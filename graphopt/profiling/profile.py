@@ -1,9 +1,9 @@
-"""Where the time of a compiled model goes: each kernel's share, timed where it runs, within whole runs.
+"""Profiles of compiled models: each kernel's share of the time, measured within whole runs.
 
-The virtual machine calls back before and after each kernel. What taking the time costs by itself is measured in the
-same run (the shortest of its several hundred steps does nothing else) and taken off; runs without callbacks alternate
-with those that have them, so that the sum of the kernels can be held against a latency that nothing disturbed. With one
-thread the clock is that of the thread's own time on a processor: what other programs take does not count.
+The virtual machine calls back before and after each kernel. The overhead of taking the time is measured in the same run
+(the shortest of its several hundred steps does nothing else) and subtracted; runs without callbacks alternate with
+those that have them, so that the sum of the kernels can be compared with an undisturbed latency. With one thread, the
+clock is the CPU time of that thread, which excludes what other programs use.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from graphopt.runtime.session import Session
 
 OWN_STEPS = ("vm.", "shape_func")
-"""How the names of the virtual machine's own steps begin: calls of its library, and arithmetic on sizes."""
+"""Prefixes of the names of the virtual machine's own steps: calls of its library, and arithmetic on sizes."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a kernel in a run: what it is, and the median of its seconds."""
+    """One call of a kernel in a run: the kernel, and the median of its seconds."""
 
     kernel: Kernel
     seconds: float
@@ -39,9 +39,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Profile:
-    """The calls of one run in their order; `latency` is the median of whole runs that were not traced, in seconds.
+    """The calls of one run in order; `latency` is the median of whole runs without tracing, in seconds.
 
-    `peak`: what the machine does at most on `threads` threads, None where it was not measured.
+    `peak`: the measured peak of the machine on `threads` threads, or None.
     """
 
     calls: tuple[Call, ...]
@@ -56,23 +56,23 @@ class Profile:
         return sum(call.seconds for call in self.calls)
 
     def share(self, call: Call) -> float:
-        """The call's part of the time in kernels, 0 to 1."""
+        """Return the call's share of the time in kernels, 0 to 1."""
         return call.seconds / self.seconds if self.seconds else 0.0
 
     def of_peak(self, call: Call) -> float | None:
-        """The call's FLOPs per second as a part of the peak; Winograd and the like can exceed 1."""
+        """Return the call's FLOPs per second relative to the peak; Winograd and the like can exceed 1."""
         flops = call.kernel.flops
         return (
             None if self.peak is None or flops is None or not call.seconds else flops / call.seconds / self.peak.flops
         )
 
     def of_memory(self, call: Call) -> float | None:
-        """The call's bytes per second as a part of what memory gives; data in caches can exceed 1."""
+        """Return the call's bytes per second relative to the memory bandwidth; data in caches can exceed 1."""
         size = call.kernel.bytes
         return None if self.peak is None or size is None or not call.seconds else size / call.seconds / self.peak.bytes
 
     def to_json(self) -> dict[str, Any]:
-        """The profile as JSON's own types."""
+        """Return the profile as JSON types."""
         return {
             "latency": self.latency,
             "kernel_seconds": self.seconds,
@@ -103,8 +103,8 @@ def profile(
 ) -> Profile:
     """Trace up to `runs` runs of the artifact in `folder`, which `session` has loaded, for about `seconds`.
 
-    Raises InputError for an artifact of another device than a CPU: its kernels run while the next is being called.
-    Raises ArtifactError where the artifact does not say what its kernels are.
+    Raises InputError for an artifact of another device than a CPU, where kernels run asynchronously, and ArtifactError
+    if the artifact does not list its kernels.
     """
     if session.manifest.device != "cpu":
         raise InputError(
@@ -136,7 +136,7 @@ def _clock(session: Session) -> Callable[[], float]:
 
 
 def trace(session: Session, inputs: Mapping[str, np.ndarray]) -> list[tuple[str, float]]:
-    """One run: the name and the seconds of each kernel, in the order in which they were called."""
+    """Run once, and return the name and the seconds of each kernel in the order of the calls."""
     clock = _clock(session)
     events: list[tuple[str, bool, float]] = []
 
@@ -157,10 +157,10 @@ def trace(session: Session, inputs: Mapping[str, np.ndarray]) -> list[tuple[str,
 
 
 def assign(names: Sequence[str], known: Sequence[Kernel]) -> list[Kernel]:
-    """What each call is, by the names of the calls in a run and the list of those that may be made, in order.
+    """Return the kernel of each call, given the names of the calls and the list of possible kernels, in order.
 
-    The list holds both branches of an `If`: entries whose function is not the one called are passed over. (Where both
-    branches call the same function, a call is taken for that of the first.)
+    The list contains both branches of an `If`: entries whose function is not the one called are skipped. (If both
+    branches call the same function, the call is attributed to the first.)
     """
     result, place = [], 0
     for name in names:

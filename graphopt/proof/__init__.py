@@ -1,1 +1,1 @@
-"""Proving what passes do: the oracle, tolerances, checks after each pass, bisection, reproducers."""
+"""Verification of passes: the oracle, tolerances, checks after each pass, bisection, reproducers."""

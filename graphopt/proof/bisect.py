@@ -1,8 +1,8 @@
-"""Finding the pass, and in it the rewrite, after which a check fails.
+"""Bisection: finds the pass, and in it the rewrite, after which a check fails.
 
-A pipeline is run up to half of its steps, then up to half of what is left, and so on; within the guilty
-step the same is done with the number of rewrites that the pass may make. Each run starts from a copy of
-the model: passes are deterministic, so that nothing needs to be kept between runs but numbers.
+A binary search over the number of steps of the pipeline finds the faulty step, and another one over the number of
+rewrites of that pass finds the rewrite. Each run starts from a copy of the model: passes are deterministic, so nothing
+but numbers has to be kept between runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One rewrite of a pass: its number from 1, the node it was made at, and the user's nodes that node came from."""
+    """One rewrite of a pass: its number from 1, its node, and the user's nodes that this node came from."""
 
     number: int
     node: str
@@ -39,7 +39,7 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Culprit:
-    """What bisection found; `rewrite` is None if the pass does not ask before it rewrites, or asks for all at once."""
+    """The result of bisection; `rewrite` is None if the pass cannot be limited to some of its rewrites."""
 
     step: Step
     rewrite: Rewrite | None
@@ -60,7 +60,7 @@ class _Stop(Exception):
 
 
 class _Prefix(Observer):
-    """Stops before step `limit`, and remembers the last step that was begun."""
+    """Stops before step `limit`, and remembers the last step that was started."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
@@ -73,7 +73,7 @@ class _Prefix(Observer):
 
 
 class _Gate(Observer):
-    """Allows `limit` rewrites and notes at which nodes; what the node was is noted before it may vanish."""
+    """Allows `limit` rewrites and records their nodes, before these may be removed."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
@@ -87,7 +87,7 @@ class _Gate(Observer):
 
 
 class Bisection:
-    """Searches one pipeline on one model with one check; `progress` is told what is tried."""
+    """Searches one pipeline on one model with one check; `progress` is called with what is tried."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Bisection:
         return model
 
     def _run(self, pipeline: Pipeline, model: Model, observer: Observer) -> str:
-        """Run a pipeline; returns what a pass that failed said."""
+        """Run a pipeline; return the message of a pass that failed."""
         try:
             PassManager(pipeline, [observer], self.target, self.evaluation).run(model)
         except _Stop:
@@ -165,9 +165,9 @@ class Bisection:
         return self.check(model)
 
     def _guilty_rewrite(self, before: Model, pass_: Pass) -> tuple[Rewrite | None, str]:
-        """The first rewrite with which the pass fails the check.
+        """Return the first rewrite with which the pass fails the check.
 
-        None if it fails with none allowed, or makes either all of its rewrites or none.
+        None if the pass fails with no rewrites allowed, or makes either all of its rewrites or none.
         """
 
         idle: set[int | None] = set()  # limits with which the pass changed nothing
@@ -195,7 +195,7 @@ class Bisection:
             else:
                 good = middle
         if good > 0 and good in idle:
-            return None, complaint  # all or nothing: the last rewrite is no more guilty than the others
+            return None, complaint  # all or nothing: the last rewrite is no more at fault than the others
         return rewrites[bad - 1], complaint
 
 
@@ -208,19 +208,26 @@ def bisect(
     progress: Callable[[str], None] | None = None,
     evaluation: Evaluation | None = None,
 ) -> Culprit | None:
-    """Find the first guilty step and rewrite of a pipeline; None if the whole pipeline passes the check.
+    """Find the first faulty step and rewrite of a pipeline; return None if the whole pipeline passes the check.
 
-    `check` returns a complaint about a model, or an empty text: `graphopt.proof.checks.numbers_check`,
-    `command_check`, or any function. `model` is not changed. Raises VerificationError if it fails the
-    check before any pass.
+    Arguments:
+        model: is not changed.
+        pipeline: what to search.
+        check: returns a complaint about a model, or an empty text: `graphopt.proof.checks.numbers_check`,
+            `command_check`, or any function.
+        target: what passes may specialize for.
+        progress: is called with what is tried.
+        evaluation: data and limits for lossy passes.
+
+    Raises VerificationError if the model fails the check before any pass.
     """
     return Bisection(model, pipeline, check, target, progress, evaluation).find()
 
 
 def guilty_rewrite(step: Step, check: Check) -> tuple[Rewrite | None, str]:
-    """The first rewrite of a step, run anew on the model before it, with which the check fails, and the complaint then.
+    """Return the first rewrite of a step with which the check fails, and its complaint, by running the step again.
 
-    The step must have been lent its model (see `Observer.needs_before`); the pass finds the step's target again.
+    The step must have its model (see `Observer.needs_before`); the pass runs for the step's target again.
     """
     assert step.before is not None
     search = Bisection(step.before, Pipeline.of(step.pass_), check, step.target, evaluation=step.evaluation)

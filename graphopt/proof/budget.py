@@ -1,4 +1,4 @@
-"""Holding lossy passes to their budget: what the model lost is measured after each that changed it."""
+"""The budget of lossy passes: the loss of the model is measured after each pass that changed it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from graphopt.rewriting.report import StepResult
 
 
 class CheckBudget(Observer):
-    """Measures the loss against the original after each lossy pass that changed the model.
+    """Measures the loss relative to the original after each lossy pass that changed the model.
 
-    Each such step's `loss` becomes what all steps so far have lost together. Raises VerificationError, which names the
-    pass and the step, when that exceeds the budget.
+    The `loss` of each such step is that of all steps so far. Raises VerificationError, which names the pass and the
+    step, if it exceeds the budget.
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -33,7 +33,7 @@ class CheckBudget(Observer):
         if result.loss > budget.max_drop:
             raise VerificationError(
                 f"{step.pass_.name} loses too much: {result.loss:.3%} of {self.evaluation.counted.name} against the "
-                f"original, and {budget.max_drop:.3%} may be lost",
+                f"original, but only {budget.max_drop:.3%} may be lost",
                 where=where,
-                remedy="raise --max-drop, ask the pass for less, or leave it out",
+                remedy="raise --max-drop, make the pass less aggressive, or do not run it",
             )

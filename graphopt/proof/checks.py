@@ -1,6 +1,6 @@
-"""Checks of a model: functions that return a complaint, or an empty text if there is nothing to complain of.
+"""Checks of a model: functions that return a complaint, or an empty text if everything is right.
 
-Observers run them between passes, bisection runs them on what a part of a pipeline made.
+Observers run them between passes; bisection runs them on the result of a part of a pipeline.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ Check = Callable[[Model], str]
 
 
 def type_conflict(model: Model) -> str:
-    """Where a declared type contradicts the inferred one, or operands do not fit each other; empty if nowhere."""
-    # Without data propagation: that of onnx 1.23 forgets the rank of what it propagates, and then finds that a column
-    # of 4 and a row of 6 numbers cannot be subtracted.
+    """Return where a declared type contradicts the inferred one, or operands are incompatible; empty if nowhere."""
+    # Without data propagation: that of onnx 1.23 forgets the rank of what it propagates, and then rejects the
+    # subtraction of a
+    # row of 6 numbers from a column of 4.
     try:
         onnx.shape_inference.infer_shapes(write_model(model, without_weights), strict_mode=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -48,7 +49,7 @@ class Interface:
 
     @classmethod
     def of(cls, model: Model) -> Interface:
-        """That of a model; initializers that a caller may override are not among its inputs."""
+        """Return the interface of a model; initializers that a caller may override are not among its inputs."""
         inputs, outputs = (
             tuple((value.name, value.dtype) for value in values if not value.is_initializer)
             for values in (model.graph.inputs, model.graph.outputs)
@@ -56,12 +57,12 @@ class Interface:
         return cls(inputs, outputs)
 
     def conflict(self, model: Model) -> str:
-        """How a model's interface differs from this one; empty if it does not."""
+        """Return how a model's interface differs from this one; empty if it does not."""
         now = Interface.of(model)
         for kind in ("inputs", "outputs"):
             before, after = getattr(self, kind), getattr(now, kind)
             if before != after:
-                return f"the {kind} were {_ports(before)} and are {_ports(after)}"
+                return f"the {kind} changed from {_ports(before)} to {_ports(after)}"
         return ""
 
 
@@ -70,14 +71,14 @@ def _ports(ports: tuple[tuple[str, DType | None], ...]) -> str:
 
 
 def numbers_check(inputs: Mapping[str, Any], expected: Mapping[str, Output], tolerance: Tolerance) -> Check:
-    """A check that a model is sound and computes `expected` from `inputs`, within the tolerance."""
+    """Return a check that a model is valid and computes `expected` from `inputs`, within the tolerance."""
     return samples_check([inputs], [expected], tolerance)
 
 
 def samples_check(
     samples: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Output]], tolerance: Tolerance
 ) -> Check:
-    """A check that a model is sound and computes what is expected of each sample, within the tolerance."""
+    """Return a check that a model is valid and computes what is expected for each sample, within the tolerance."""
 
     def check(model: Model) -> str:
         try:
@@ -97,10 +98,10 @@ def samples_check(
 
 
 def command_check(command: str) -> Check:
-    """A check by a command: exit status 0 means good, any other bad.
+    """Return a check that runs a command: exit status 0 means good, any other bad.
 
-    `{model}` in the command stands for the path of the model; without it, the path is added at the end.
-    Raises GraphOptError if the command cannot be started.
+    `{model}` in the command stands for the path of the model; without it, the path is appended. Raises GraphOptError if
+    the command cannot be started.
     """
     words = shlex.split(command)
     if not words:

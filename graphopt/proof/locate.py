@@ -1,4 +1,4 @@
-"""Where two versions of a model part: the first value that both have by name and that differs."""
+"""Location of a difference between two versions of a model: the first differing value that both have by name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .oracle import OracleError, Reference
 from .tolerance import Output, Tolerance, compare
 
 _MOST_VALUES = 4096
-"""How many values are compared at most: each is an output that ONNX Runtime keeps in memory."""
+"""The limit on compared values, each of which becomes an output that ONNX Runtime keeps in memory."""
 
 
 def first_difference(before: Model, after: Model, inputs: Mapping[str, Any], tolerance: Tolerance) -> str:
-    """The first value of `after`, in the order of its nodes, that differs from the value of that name in `before`.
+    """Describe the first value of `after`, in the order of its nodes, that differs from the same one in `before`.
 
-    Returns a sentence that names it and the user's node that makes it, or an empty text if none differs or
-    the values cannot be had (both models must load and run).
+    Return a sentence that names it and the user's node that produces it, or an empty text if none differs or the values
+    cannot be computed (both models must load and run).
     """
     shared = [value for value in _intermediates(after) if _same_kind(before.graph.find(value.name), value)]
     names = [value.name for value in shared[:_MOST_VALUES]]
@@ -34,17 +34,17 @@ def first_difference(before: Model, after: Model, inputs: Mapping[str, Any], tol
             {**_SOMETHING, value.name: left[value.name]}, {**_SOMETHING, value.name: right[value.name]}, tolerance
         )
         if not comparison.ok and value.producer is not None:
-            origin = ", ".join(_origins(value.producer, {v.name for v in shared})) or "none of the user's nodes"
-            return f"the first value that differs is '{value.name}', made by {value.producer.label} (from {origin})"
+            origin = ", ".join(_origins(value.producer, {v.name for v in shared})) or "none of the original nodes"
+            return f"the first value that differs is '{value.name}', produced by {value.producer.label} (from {origin})"
     return ""
 
 
-# Lets `compare` accept values without elements: here they are no reason to stop.
+# Values without elements are accepted here.
 _SOMETHING: dict[str, Output] = {" ": None}
 
 
 def _origins(node: Node, shared: set[str]) -> list[str]:
-    """The user's nodes that a node and the new ones before it came from; values of shared names were right so far."""
+    """Return the user's nodes behind a node and the new ones before it; values of shared names were correct so far."""
     found: dict[str, None] = {}
     waiting, seen = [node], {node}
     while waiting:

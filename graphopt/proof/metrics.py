@@ -1,8 +1,8 @@
-"""What "as good as before" means: metrics of a model's outputs over many samples, behind one interface.
+"""Metrics of a model's outputs over many samples, behind one interface: the meaning of "as good as before".
 
-A metric starts a `Meter`, which sees the outputs of one sample after the other and keeps sums only. What is lost of
-each metric is counted in one unit, in which 0 is as good as the original and 0.01 one percent worse, so that one
-budget serves all of them.
+A metric creates a `Meter`, which sees the outputs of one sample after the other and keeps only sums. The loss of each
+metric is expressed in one unit, in which 0 is as good as the original and 0.01 is one percent worse, so that one budget
+serves all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .spread import OutputErrors, Spread
 from .tolerance import Output
 
 LABELS = "labels"
-"""The name under which a validation set holds the right classes."""
+"""The name of the array of correct classes in a validation set."""
 
 Outputs = Mapping[str, Output]
 
@@ -33,7 +33,7 @@ class Meter(ABC):
 
     @abstractmethod
     def add(self, expected: Outputs, got: Outputs, wanted: Mapping[str, Any] | None = None) -> None:
-        """Count one sample: the original's outputs, those of the model measured, and the right answers if known."""
+        """Count one sample: the original's outputs, those of the measured model, and the expected results if known."""
 
     @property
     @abstractmethod
@@ -43,7 +43,7 @@ class Meter(ABC):
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by name. `higher` says whether more is better; `needs_labels`, whether it needs a validation set."""
+    """A metric by name. `higher`: more is better; `needs_labels`: it needs a validation set."""
 
     name: str
     summary: str
@@ -54,11 +54,11 @@ class Metric:
 
     @classmethod
     def parse(cls, text: str) -> Metric:
-        """A metric of `METRICS`, or the user's function `module:function`.
+        """Return a metric of `METRICS`, or one for the user's function `module:function`.
 
-        The function gets two dictionaries of a sample, what the model gave out and what was expected (the answers of
-        the validation set, or the original's outputs), and returns a number of which more is better. Raises
-        InputError if there is no such metric or function.
+        The function gets two dictionaries for a sample, the model's outputs and the expected ones (from the validation
+        set, or the original's outputs), and returns a number of which more is better. Raises InputError if there is no
+        such metric or function.
         """
         if text in METRICS:
             return METRICS[text]
@@ -72,7 +72,7 @@ class Metric:
         )
 
     def loss(self, value: float, base: float) -> float:
-        """What is lost at `value` where the original itself has `base`; never negative, infinite for NaN."""
+        """Return the loss at `value` if the original has `base`; never negative, infinite for NaN."""
         if math.isnan(value):
             return math.inf
         if self.decibels:
@@ -86,10 +86,11 @@ def _load(text: str) -> Callable[..., Any]:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"the metric '{text}' cannot be loaded: {error}", remedy="write module:function, importable from here"
+            f"the metric '{text}' cannot be loaded: {error}",
+            remedy="write module:function, with a module that can be imported",
         ) from error
     if not callable(function):
-        raise InputError(f"the metric '{text}' is no function")
+        raise InputError(f"the metric '{text}' is not a function")
     found: Callable[..., Any] = function
     return found
 
@@ -150,7 +151,7 @@ class _Cosine(Meter):
 
 
 class _Top1(Meter):
-    """How often the largest element along the last axis of the first output stands where it should."""
+    """The share of positions whose largest element along the last axis of the first output is the expected one."""
 
     def __init__(self, labelled: bool) -> None:
         self.labelled = labelled
@@ -204,7 +205,7 @@ class _Custom(Meter):
 
 
 def _pairs(expected: Outputs, got: Outputs) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """The arrays of numbers by name, as float64; one of another shape is compared with NaN."""
+    """Return the numeric arrays by name, as float64; an array of the wrong shape is compared with NaN."""
     pairs = []
     for name, output in expected.items():
         if not isinstance(output, np.ndarray) or output.dtype.kind in "OSU" or not output.size:

@@ -1,4 +1,4 @@
-"""Checking numbers between passes: the graph is run by ONNX Runtime after each pass that changed it."""
+"""Verification of numbers between passes: ONNX Runtime runs the graph after each pass that changed it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .tolerance import EXACT, Comparison, Difference, Output, Tolerance, compare
 
 
 def exact_standard(model: Model) -> Tolerance:
-    """What EXACT can be held to: the same bits, or two roundings of 16-bit numbers where a model computes with them.
+    """Return the tolerance for EXACT: none, or two roundings of 16-bit numbers if a model computes with them.
 
-    ONNX Runtime has few 16-bit kernels on a CPU. It computes in 32 bits and leaves out roundings between two such
-    operators, so that its result depends on which of them are still in the graph.
+    ONNX Runtime has few 16-bit kernels on a CPU. It computes in 32 bits and omits roundings between two such operators,
+    so that its result depends on which of them are still in the graph.
     """
     for node in model.graph.all_nodes():
         for value in node.outputs:
@@ -38,15 +38,18 @@ _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 class CheckNumbers(Observer):
     """Compares what the graph computes after each pass that changed it.
 
-    EXACT passes must give the same bits as the graph before the pass (any NaN equals any other), FLOAT passes must stay
-    within `tolerance` of it. LOSSY passes must stay within `tolerance` of the original model, unless the run has a
-    budget, which `CheckBudget` holds them to. `inputs` are the user's own (those missing are generated), `shapes` fixes
-    the shapes of generated ones; `samples` are complete feeds to use instead, all of which are kept in memory. Each
-    step's `error` becomes the one measured against the original model.
+    EXACT passes must return the same bits as the graph before the pass (any NaN equals any other), FLOAT passes must
+    stay within `tolerance` of it. LOSSY passes must stay within `tolerance` of the original model, unless the run has a
+    budget, which `CheckBudget` enforces. Each step's `error` becomes the one measured against the original model.
 
-    Raises InputError if no inputs can be made, OracleError if ONNX Runtime cannot run the model as it
-    came, and VerificationError, which names the pass, the step, the worst output and the user's node, when
-    a pass fails.
+    Arguments:
+        tolerance: see above; None: by dtype.
+        inputs: the user's own inputs; missing ones are generated.
+        shapes: of generated inputs.
+        samples: complete sets of inputs to use instead, all of which are kept in memory.
+
+    Raises InputError if no inputs can be generated, OracleError if ONNX Runtime cannot run the original model, and
+    VerificationError, which names the pass, the step, the worst output and the user's node, if a pass fails.
     """
 
     needs_before = True
@@ -66,7 +69,7 @@ class CheckNumbers(Observer):
         self.tolerance = tolerance or Tolerance()
         self.seed = seed
         self.inputs: Mapping[str, Any] = {}
-        """Those that reproducers keep: of the sample that failed, or of the first."""
+        """The inputs for reproducers: of the sample that failed, or of the first."""
         self._original: list[dict[str, Output]] = []
         self._outputs: list[dict[str, Output]] = []
 
@@ -110,7 +113,7 @@ class CheckNumbers(Observer):
         self._outputs = outputs
 
     def _standard(self, step: Step) -> tuple[list[dict[str, Output]], Tolerance | None]:
-        """What a pass is held to: the outputs that it must keep, and how nearly (None: a budget decides)."""
+        """Return the outputs that a pass must preserve, and the tolerance (None: a budget decides)."""
         assert step.before is not None
         fidelity = step.pass_.fidelity
         if fidelity is Fidelity.LOSSY:
@@ -125,27 +128,27 @@ class CheckNumbers(Observer):
         elif worst is not None:
             value = model.graph.find(worst.name.split("[")[0])
             if value is not None and value.producer is not None:
-                parts.append(f"that output is made by {value.producer.label}")
+                parts.append(f"that output is produced by {value.producer.label}")
         return VerificationError(
             "; ".join(parts),
             where=f"{model.name}: {step.label}",
-            remedy="this is a bug of the pass, or it promises more fidelity than it has; leave it out, or report it",
+            remedy="this is a bug in the pass, or its fidelity is wrong; do not run it, or report it",
         )
 
     def _guilty_node(self, step: Step, model: Model) -> str:
-        """The rewrite that did it, by bisection over the rewrites of this one pass, or the first value that differs."""
+        """Return the faulty rewrite, by bisection over the rewrites of this pass, or the first value that differs."""
         assert step.before is not None
         expected, tolerance = self._standard(step)
         tolerance = tolerance or self.tolerance
         try:
             rewrite, _ = guilty_rewrite(step, samples_check(self.samples, expected, tolerance))
             if rewrite is not None:
-                return f"the guilty one is {rewrite}"
+                return f"the faulty one is {rewrite}"
             return first_difference(step.before, model, self.inputs, tolerance)
         except GraphOptError:
-            return ""  # the failure itself is what must be told; its place could not be found
+            return ""  # the failure itself must be reported, even if it cannot be located
 
 
 def _drift(original: dict[str, Output], outputs: dict[str, Output], comparison: Comparison) -> float:
-    """How far the outputs are from those of the original model."""
+    """Return the difference between the outputs and those of the original model."""
     return compare(original, outputs, empty=True).error if outputs.keys() == original.keys() else comparison.error

@@ -1,4 +1,4 @@
-"""What hangs on the pass manager: timing, changed-only printing, checks of structure, and a limit on rewrites.
+"""Observers of the pass manager: timing, printing of changes, checks of the structure, and a limit on rewrites.
 
 `CheckNumbers` (graphopt.proof.numerical), `CheckBudget` (graphopt.proof.budget) and `CrashReproducer`
 (graphopt.proof.reproducer) are observers too, and can be imported from here.
@@ -27,7 +27,7 @@ Write = Callable[[str], None]
 
 
 class Timing(Observer):
-    """Writes a line after each pass: how long it took and what became of the number of nodes."""
+    """Writes a line after each pass: its time, and the number of nodes before and after."""
 
     def __init__(self, write: Write = print) -> None:
         self.write = write
@@ -43,8 +43,7 @@ class Timing(Observer):
 class PrintChanged(Observer):
     """Writes what each pass changed, and nothing for passes that changed nothing.
 
-    With `whole`, the whole graph as one line a node; otherwise only the lines that went (`-`) and came
-    (`+`).
+    With `whole`, it writes the whole graph, one line per node; otherwise only removed (`-`) and added (`+`) lines.
     """
 
     def __init__(self, write: Write = print, *, whole: bool = False) -> None:
@@ -68,9 +67,9 @@ class PrintChanged(Observer):
 class CheckStructure(Observer):
     """Verifies the structure after each pass that changed anything.
 
-    That is `graphopt.ir.verify`, inputs and outputs as they were, and types that ONNX's own inference does not
-    contradict (unless it contradicts the model as it came). Raises VerificationError that names the pass, the step and
-    the user's node.
+    It runs `graphopt.ir.verify`, checks that inputs and outputs are unchanged, and that ONNX's own inference does not
+    contradict the types (unless it contradicts those of the original model). Raises VerificationError that names the
+    pass, the step and the user's node.
     """
 
     needs_before = True
@@ -88,11 +87,11 @@ class CheckStructure(Observer):
         complaint = self._complaint(model) if result.changed else ""
         if complaint:
             rewrite, _ = guilty_rewrite(step, self._complaint)
-            guilty = f"; the guilty one is {rewrite}" if rewrite is not None else ""
+            guilty = f"; the faulty one is {rewrite}" if rewrite is not None else ""
             raise VerificationError(
-                f"the graph that {step.pass_.name} left is wrong: {complaint}{guilty}",
+                f"{step.pass_.name} left an invalid graph: {complaint}{guilty}",
                 where=f"{model.name}: {step.label}",
-                remedy="this is a bug of the pass; leave it out of the pipeline, or report it",
+                remedy="this is a bug in the pass; remove it from the pipeline, or report it",
             )
 
     def _complaint(self, model: Model) -> str:
@@ -104,10 +103,10 @@ class CheckStructure(Observer):
 
 
 class PassLimit(Observer):
-    """Allows the first `limit` rewrites of a pipeline and no more, to find the one that breaks a model by hand.
+    """Allows only the first `limit` rewrites of a pipeline, to find a faulty one by hand.
 
-    `done` is how many were made, `last` the node at which the last one was. Passes that rewrite without
-    asking (`PassContext.allow`) are not held back.
+    `done` is the number of rewrites made, `last` the node of the last one. Passes that rewrite without asking
+    (`PassContext.allow`) are not limited.
     """
 
     def __init__(self, limit: int) -> None:
@@ -126,7 +125,7 @@ class PassLimit(Observer):
 
 
 def graph_lines(model: Model) -> list[str]:
-    """A model as one line a node, nested graphs indented, small constants written out; made to be compared."""
+    """Return a model as one line per node for comparison, nested graphs indented, small constants written out."""
     lines = []
     for root in (model.graph, *(function.graph for function in model.functions.values())):
         stack = [(root, 1)]
@@ -146,7 +145,7 @@ def _header(graph: Graph) -> str:
 
 
 def node_line(node: Node) -> str:
-    """A node as text: `y: float32[1,8] = Conv(x, w: float32[8,3,3,3]) {strides=(1, 1)}`."""
+    """Return a node as text: `y: float32[1,8] = Conv(x, w: float32[8,3,3,3]) {strides=(1, 1)}`."""
     outputs = ", ".join(f"{value.name}: {value.type}" if value.name else "_" for value in node.outputs)
     inputs = ", ".join(_operand(value) for value in node.inputs)
     shown = [f"{name}={_attribute(a.value, a.ref)}" for name, a in node.attributes.items()]
@@ -172,7 +171,7 @@ def _attribute(value: object, ref: str) -> str:
 
 
 def _tensor(tensor: Tensor) -> str:
-    """A tensor by its contents if it is small, else by its type and the start of its digest."""
+    """Describe a tensor by its contents if it is small, else by its type and the start of its digest."""
     if tensor.size <= _SHOWN_ELEMENTS:
         text = np.array2string(tensor.numpy(), separator=",", max_line_width=10_000).replace("\n", "")
         return f"{tensor.dtype.text} {text}"
@@ -180,7 +179,7 @@ def _tensor(tensor: Tensor) -> str:
 
 
 def _changes(before: list[str], after: list[str]) -> list[str]:
-    """The lines that went and those that came, in their order; linear in the number of lines."""
+    """Return the removed and added lines in order; linear in the number of lines."""
     gone, come = Counter(before), Counter(after)
     gone, come = gone - come, come - gone
     return [f"- {line}" for line in _taken(before, gone)] + [f"+ {line}" for line in _taken(after, come)]

@@ -1,7 +1,7 @@
-"""ONNX Runtime as the oracle: what the author's model computes.
+"""ONNX Runtime as the oracle that defines what the author's model computes.
 
-All of ONNX Runtime's own optimizations are off unless asked for, so that its rewrites cannot hide or mimic
-ours.
+All of ONNX Runtime's own optimizations are off unless requested, so that its rewrites cannot hide or mimic those of
+graphopt.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from graphopt.ir.write_proto import write_model
 from .tolerance import Output
 
 _EXTERNAL_ABOVE = 1 << 30
-"""Bytes above which a ModelProto goes to the oracle by way of a file with external data: a message ends at 2 GiB."""
+"""The size in bytes above which a ModelProto is passed in a file with external data; protobuf's limit is 2 GiB."""
 _LEND_ABOVE = 1024
-"""Bytes above which the weights of a Model are lent to ONNX Runtime instead of being written into a message."""
+"""The size in bytes above which the weights of a Model are shared with ONNX Runtime instead of serialized."""
 
 
 class OracleError(GraphOptError):
-    """ONNX Runtime cannot load the model, or cannot run it on these inputs: nothing can be checked against it."""
+    """ONNX Runtime cannot load the model, or cannot run it on these inputs, so nothing can be compared."""
 
     exit_status = 1
 
@@ -49,9 +49,9 @@ class Port:
 class Reference:
     """A model loaded into ONNX Runtime.
 
-    `model` is a Model, an onnx.ModelProto, the bytes of one, or a path. `optimize` turns ONNX Runtime's
-    own optimizations on (for speed comparisons), `threads` is the number of threads within an operator.
-    Raises OracleError if ONNX Runtime cannot load it.
+    `model` is a Model, an onnx.ModelProto, the bytes of one, or a path. `optimize` turns ONNX Runtime's own
+    optimizations on (for speed comparisons), `threads` is the number of threads within an operator. Raises OracleError
+    if ONNX Runtime cannot load it.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class Reference:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         if not optimize:
-            # Packed weights are summed in another order: a constant and the same numbers out of a node would differ.
+            # Prepacked weights are summed in another order: results for a constant and for equal numbers from a node
+            # would differ.
             options.add_session_config_entry("session.disable_prepacking", "1")
-            # Planning which buffers to share takes time quadratic in the nodes: minutes for 10,000 of them.
+            # Planning which buffers to share takes time quadratic in the number of nodes: minutes for 10,000 of them.
             options.enable_mem_reuse = False
         self._weights: dict[str, Any] = {}
         try:
@@ -87,10 +88,9 @@ class Reference:
         self.outputs = tuple(_port(o) for o in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Output]:
-        """The outputs, all or those named, by name: arrays, lists of arrays for sequences, None for empty optionals.
+        """Return all outputs, or the named ones: arrays, lists of arrays for sequences, None for empty optionals.
 
-        Raises InputError for a wrong name, dtype or shape, OracleError if ONNX Runtime fails on these
-        inputs.
+        Raises InputError for a wrong name, dtype or shape, OracleError if ONNX Runtime fails on these inputs.
         """
         self._check(inputs)
         names = [port.name for port in self.outputs] if outputs is None else list(outputs)
@@ -118,7 +118,7 @@ class Reference:
         self.close()
 
     def _source(self, model: Model | onnx.ModelProto | bytes | str | Path) -> bytes | str:
-        """What InferenceSession takes: bytes, or the path of a file. The weights of a Model are lent, not copied."""
+        """Return the argument for InferenceSession: bytes, or a file's path. The weights of a Model are not copied."""
         if isinstance(model, bytes):
             return model
         if isinstance(model, str | Path):
@@ -162,9 +162,9 @@ class Reference:
 
 
 def refuses_empty(reference: Reference, inputs: Mapping[str, Any]) -> bool:
-    """Whether ONNX Runtime does not run a model on inputs of which one has no elements.
+    """Return whether ONNX Runtime fails to run a model because an input has no elements.
 
-    Some of its fused kernels, such as that of Attention, do not take what the operators that they stand for take.
+    Some of its fused kernels, such as that of Attention, do not support what the operators that they replace support.
     """
     if not any(isinstance(array, np.ndarray) and array.size == 0 for array in inputs.values()):
         return False
@@ -182,13 +182,13 @@ def run_reference(
     optimize: bool = False,
     threads: int = 1,
 ) -> dict[str, Output]:
-    """What ONNX Runtime computes for a model on these inputs; see `Reference` for what is raised."""
+    """Return what ONNX Runtime computes for a model on these inputs; raises what `Reference` raises."""
     with Reference(model, optimize=optimize, threads=threads) as reference:
         return reference.run(inputs)
 
 
 class _Lender:
-    """Writes initializers as external ones that are lent to ONNX Runtime as they lie in memory."""
+    """Writes initializers as external ones whose memory is shared with ONNX Runtime."""
 
     def __init__(self, model: Model, weights: dict[str, Any]) -> None:
         inputs = {value.name for value in model.graph.inputs}
@@ -235,18 +235,18 @@ def _port(argument: Any) -> Port:
 def _check_array(model: str, port: Port, array: np.ndarray) -> None:
     assert port.dtype is not None
     if array.dtype.kind not in "US" and array.dtype != port.dtype.numpy:
-        raise InputError(f"input '{port.name}' has dtype {array.dtype}, and must have {port.dtype.text}", where=model)
+        raise InputError(f"input '{port.name}' has dtype {array.dtype}, but must have {port.dtype.text}", where=model)
     fits = len(port.shape) == array.ndim and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(port.shape, array.shape)
     )
-    # ONNX Runtime shows an input of unknown rank, like a scalar, with an empty shape.
+    # For ONNX Runtime, an input of unknown rank has an empty shape, like a scalar.
     if port.shape and not fits:
         expected = TensorType(port.dtype, port.shape)
-        raise InputError(f"input '{port.name}' has shape {list(array.shape)}, and must be {expected}", where=model)
+        raise InputError(f"input '{port.name}' has shape {list(array.shape)}, but must have {expected}", where=model)
 
 
 def _is_foreign(dtype: DType | None) -> bool:
-    """Whether numpy needs ml_dtypes for it: ONNX Runtime's Python face does not take such arrays."""
+    """Return whether numpy needs ml_dtypes for the dtype: ONNX Runtime's Python interface rejects such arrays."""
     return dtype is not None and dtype.numpy.type.__module__ == "ml_dtypes"
 
 

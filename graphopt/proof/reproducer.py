@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 class CrashReproducer(Observer):
     """Writes a reproducer when a pass raises or a check after it fails.
 
-    In a new folder inside `folder`: the model before the pass (`model.onnx`), the inputs if numbers were
-    checked (`inputs.npz`), and `README.txt` with the failure, the pass as pipeline text and the command
-    that repeats it. The error that is on its way gets the folder's name added to its remedy. `numbers` is
-    the observer whose inputs to keep.
+    A new folder inside `folder` gets the model before the pass (`model.onnx`), the inputs if numbers were checked
+    (`inputs.npz`), and a `README.txt` with the failure, the pass as pipeline text and the command that repeats it. The
+    folder's name is added to the remedy of the error. `numbers` is the observer whose inputs to save.
     """
 
     needs_before = True
@@ -60,9 +59,9 @@ def write_reproducer(
     error: GraphOptError,
     inputs: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a reproducer of a failed step into a new folder inside `folder`, and return that.
+    """Write a reproducer of a failed step into a new folder inside `folder`, and return that folder.
 
-    The step must have been lent its model (see `Observer.needs_before`). Raises ModelError or OSError.
+    The step must have its model (see `Observer.needs_before`). Raises ModelError or OSError.
     """
     before = step.before
     assert before is not None
@@ -108,7 +107,7 @@ model.onnx is the model as it was before that pass. To run only this pass on it:
 
 
 def _target(target: Target, place: Path) -> str:
-    """How `--target` names a target: one that has no installed file of its name, as `host`, is written out."""
+    """Return the `--target` argument for a target; one without an installed file, such as `host`, is saved."""
     if target.name in targets.files() and targets.load(target.name) == target:
         return target.name
     path = place / "target.toml"
@@ -121,7 +120,7 @@ def _slug(text: str) -> str:
 
 
 def _free(path: Path) -> Path:
-    """The path, or one with a number added that does not exist yet."""
+    """Return the path, or the first one with a number appended that does not exist yet."""
     candidate, number = path, 2
     while candidate.exists():
         candidate = path.with_name(f"{path.name}-{number}")

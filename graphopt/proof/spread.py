@@ -1,4 +1,4 @@
-"""Errors of many elements in bounded memory: how many, their mean, any percentile (nearly), and the largest."""
+"""Distributions of errors in bounded memory: count, mean, approximate percentiles, and maximum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BINS_A_DECADE = 50  # neighbours differ by 5 percent
 
 @dataclass
 class Spread:
-    """The distribution of errors seen so far. Two of them merge; percentiles are right to 5 percent."""
+    """The distribution of errors seen so far. Two of them can be merged; percentiles are accurate to 5 percent."""
 
     count: int = 0
     total: float = 0.0
@@ -48,7 +48,7 @@ class Spread:
         return self.total / self.count if self.count else 0.0
 
     def percentile(self, percent: float) -> float:
-        """The error that so many percent of the elements do not exceed, at most 5 percent too high."""
+        """Return the error that `percent` of the elements do not exceed, at most 5 percent too high."""
         if not self.count:
             return 0.0
         place = int(np.searchsorted(np.cumsum(self.bins), self.count * percent / 100))

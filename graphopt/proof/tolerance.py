@@ -1,8 +1,8 @@
-"""How near two sets of outputs must be, and the comparison that says where they are not.
+"""Tolerances for outputs, and the comparison that says where they are exceeded.
 
-The measure is the largest difference relative to the largest magnitude of the expected output: a single
-number that means the same for logits, probabilities and images. Every comparison can fail: comparing
-nothing is an error, and so is a NaN or an infinity where there was none.
+The measure is the largest difference relative to the largest magnitude of the expected output: a single number with the
+same meaning for logits, probabilities and images. Every comparison can fail: comparing zero elements is an error, and
+so is a NaN or an infinity where there was none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graphopt.errors import VerificationError
 from graphopt.ir import DType
 
 Output = Any
-"""What a graph gives out: an array, a list of arrays (a sequence) or None (an empty optional)."""
+"""An output of a graph: an array, a list of arrays (a sequence) or None (an empty optional)."""
 
 _DEFAULTS = {
     DType.DOUBLE: 1e-7,
@@ -38,10 +38,9 @@ _DEFAULTS = {
 class Tolerance:
     """The largest error allowed, relative to the largest magnitude of the expected output.
 
-    `relative` is keyed by dtype and is laid over the defaults (float64 1e-7, float32 1e-4, float16 1e-2,
-    bfloat16 4e-2). Integers, booleans and strings must be equal unless `outputs` declares an error for
-    that output by name, which for any dtype goes before `relative`. With `exact`, only the same bits will
-    do (any NaN equals any other).
+    `relative` overrides the defaults by dtype (float64 1e-7, float32 1e-4, float16 1e-2, bfloat16 4e-2). Integers,
+    booleans and strings must be equal unless `outputs` has an error for that output by name, which takes precedence
+    over `relative` for any dtype. With `exact`, all bits must be equal (any NaN equals any other).
     """
 
     relative: Mapping[DType, float] = field(default_factory=dict)
@@ -55,7 +54,7 @@ class Tolerance:
 
     @classmethod
     def uniform(cls, allowed: float) -> Tolerance:
-        """The same relative error for every floating-point dtype."""
+        """Return a tolerance with the same relative error for every floating-point dtype."""
         return cls(dict.fromkeys(_DEFAULTS, allowed))
 
     def allowed(self, name: str, dtype: DType) -> float:
@@ -68,12 +67,12 @@ class Tolerance:
 
 
 EXACT = Tolerance(exact=True)
-"""The same bits."""
+"""All bits must be equal."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one output compares: `error` (against `allowed`) at its worst `index`, or the `problem` no number tells."""
+    """The comparison of one output: `error` (against `allowed`) at its worst `index`, or a `problem` beyond numbers."""
 
     name: str
     error: float = 0.0
@@ -108,12 +107,12 @@ class Comparison:
 
     @property
     def worst(self) -> Difference:
-        """The output that is worst relative to what it is allowed."""
+        """The output with the largest error relative to its tolerance."""
         return max(self.differences, key=_badness)
 
     @property
     def error(self) -> float:
-        """The largest relative error of any output; infinite where no number tells the difference."""
+        """The largest relative error of any output; infinite if there is a difference beyond numbers."""
         return max(float("inf") if d.problem else d.error for d in self.differences)
 
     def __str__(self) -> str:
@@ -133,7 +132,7 @@ def compare(
 ) -> Comparison:
     """Compare outputs by name: the same names, structure, dtypes and shapes, and numbers within `tolerance`.
 
-    Raises VerificationError if there is nothing to compare: no output, or only outputs without elements, unless they
+    Raises VerificationError if there is nothing to compare: no output, or only outputs without elements, unless these
     may be `empty`.
     """
     tolerance = tolerance or Tolerance()
@@ -146,8 +145,8 @@ def compare(
     differences.extend(Difference(name, problem="is new") for name in got if name not in expected)
     if not empty and not any(d.elements or d.problem for d in differences):
         raise VerificationError(
-            "nothing was compared: the outputs hold no elements",
-            remedy="give inputs for which the model puts something out",
+            "nothing was compared: the outputs have no elements",
+            remedy="use inputs for which the outputs are not empty",
         )
     return Comparison(tuple(differences))
 
@@ -196,12 +195,12 @@ def _is_real(dtype: DType) -> bool:
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    """The elements as raw bytes, one void scalar each: equal exactly when all bits are."""
+    """Return the elements as raw bytes, one void scalar each, which are equal if and only if all bits are."""
     return np.ascontiguousarray(array).view(f"V{array.dtype.itemsize}").reshape(array.shape)
 
 
 def _strange(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """Where one is not finite and the other is not the same."""
+    """Return where one is not finite and the other is not the same."""
     both_nan = np.isnan(expected) & np.isnan(got)
     return (~np.isfinite(expected) | ~np.isfinite(got)) & (expected != got) & ~both_nan
 
@@ -224,10 +223,11 @@ def _numeric(name: str, expected: np.ndarray, got: np.ndarray, allowed: float) -
 
 
 def relative_errors(expected: Output, got: Output) -> list[np.ndarray]:
-    """The relative error of each element, an array for each array in an output.
+    """Return the relative error of each element, one array for each array in an output.
 
-    Relative to the largest magnitude expected; what is equal has none, also a NaN or an infinity; where dtype, shape or
-    structure differ, or only one is finite, it is infinite. Elements that are no numbers differ by 1 or not at all.
+    Errors are relative to the largest expected magnitude. Equal elements have error 0, including NaN and infinities;
+    the error is infinite if dtype, shape or structure differ, or if only one element is finite. Non-numeric elements
+    have error 0 or 1.
     """
     if isinstance(expected, Mapping):
         expected, got = list(expected.values()), list(got.values()) if isinstance(got, Mapping) else None
@@ -248,10 +248,10 @@ def relative_errors(expected: Output, got: Output) -> list[np.ndarray]:
 
 
 def _relative(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """|got - expected| relative to the largest |expected|, 0 where both are the same infinity or both are NaN.
+    """Compute |got - expected| relative to the largest |expected|, and 0 for equal infinities or two NaNs.
 
-    Masks are often filled with the most negative number there is. Beside it every other error would
-    vanish, so that such elements are measured against themselves and do not count as the largest.
+    Masks are often filled with the most negative number of a type. Compared to it every other error would vanish, so
+    such elements are compared relative to themselves and do not count as the largest.
     """
     if DType.of(expected).is_integer:
         wide = np.where(expected > got, expected, got).astype(np.float64)
@@ -266,7 +266,7 @@ def _relative(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
         magnitude = np.abs(expected)
         usual = magnitude < limit / 4
         largest = np.max(magnitude, where=usual, initial=0.0)
-        # An output that is all zeros has no scale of its own: errors in it count as they are.
+        # An output that is all zeros has no scale of its own: its errors are absolute.
         scale = np.where(usual, largest or 1.0, magnitude)
         difference = np.abs(got - expected) / scale
         return np.where(np.isfinite(expected) & np.isfinite(got), difference, 0.0)

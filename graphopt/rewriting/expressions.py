@@ -1,4 +1,4 @@
-"""The parts that patterns are written with: captures, numbers, operators, alternatives, arithmetic."""
+"""The elements of patterns: captures, numbers, operators, alternatives, arithmetic."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ class Expression:
     expected: str = ""
 
     def expect(self, reason: str) -> Expression:
-        """The same pattern, with a reason of one's own for where it does not match.
+        """Return the same pattern with its own reason for a miss.
 
-        That of a part is counted even if nothing before it matched; that of the whole pattern only for near misses.
+        The reason of a part is reported even if nothing matched before it; that of a whole pattern only for near
+        misses.
         """
         same = copy.copy(self)
         same.expected = reason
         return same
 
     def parts(self) -> Iterator[Expression]:
-        """The patterns inside, this one first."""
+        """Yield this pattern and all patterns inside it."""
         yield self
 
     def __add__(self, other: Operand) -> Arithmetic:
@@ -64,9 +65,9 @@ Operand = Expression | float
 
 @dataclass(eq=False)
 class Capture(Expression):
-    """Any value, remembered by name; the same name always stands for the same value.
+    """Any value, captured by name; the same name always stands for the same value.
 
-    `test` says whether a value will do; `constant` asks for one whose contents can never change.
+    `test` decides whether a value is acceptable; `constant` restricts it to constants.
     """
 
     name: str
@@ -79,10 +80,10 @@ class Capture(Expression):
 
 @dataclass(eq=False)
 class Number(Expression):
-    """A constant of one element: `value`, as far as its float type can say it, or one that is remembered by name.
+    """A constant of one element: `value` within the precision of its float type, or any number, captured by name.
 
-    In arithmetic, a named number is a coefficient: `Number("a") * x`. It takes in all constant factors that there are,
-    or is 1 where nothing is multiplied.
+    In arithmetic, a named number is a coefficient: `Number("a") * x`. It captures the product of all constant factors,
+    or 1 if there are none.
     """
 
     name: str = ""
@@ -94,10 +95,10 @@ class Number(Expression):
 
 @dataclass(eq=False)
 class Op(Expression):
-    """A node of an operator, named as by `Node.op`, as the first output of it.
+    """The first output of a node of an operator, which is named as by `Node.op`.
 
-    `inputs` must be all that the node has; `...` at the end stands for any others, None for an input left out.
-    `attributes` must be there with these values, or with values that pass these tests; None is for one that is absent.
+    `inputs` must be all inputs of the node; a final `...` stands for any further ones, None for an omitted one.
+    `attributes` must have these values, or values that satisfy these predicates; None stands for an absent attribute.
     """
 
     op_type: str
@@ -108,13 +109,13 @@ class Op(Expression):
     single: bool = False
 
     def named(self, name: str) -> Op:
-        """The same pattern; `Match.node(name)` is the node that it matched."""
+        """Return the same pattern; `Match.node(name)` is the node that it matched."""
         same = copy.copy(self)
         same.name = name
         return same
 
     def once(self) -> Op:
-        """The same pattern, of a result that has one use only: it is no output, and nothing else reads it."""
+        """Return the same pattern for a result with a single use, which is not an output."""
         same = copy.copy(self)
         same.single = True
         return same
@@ -146,7 +147,7 @@ class AnyOf(Expression):
 
 @dataclass(eq=False)
 class Optional(Expression):
-    """`inner`, or a node of one of the operators `links` that has it as its first input."""
+    """`inner`, or a node of one of the operators `links` whose first input is `inner`."""
 
     links: tuple[str, ...]
     inner: Expression
@@ -161,12 +162,12 @@ class Optional(Expression):
 
 
 Coefficient = tuple[float, str]
-"""A factor, and the name of the number that it is multiplied with, if any."""
+"""A factor, and the name of the number that it is multiplied by, if any."""
 
 
 @dataclass(eq=False)
 class Arithmetic(Expression):
-    """A polynomial in other patterns: coefficients by the patterns multiplied, in the order of `atoms`."""
+    """A polynomial in other patterns: coefficients by the exponents of the patterns, in the order of `atoms`."""
 
     terms: dict[tuple[int, ...], Coefficient]
     atoms: tuple[Expression, ...]
@@ -203,7 +204,7 @@ def _arithmetic(operand: Operand) -> Arithmetic:
 
 
 def _aligned(first: Arithmetic, second: Arithmetic) -> tuple[tuple[Expression, ...], Arithmetic, Arithmetic]:
-    """Both over the same atoms."""
+    """Return all atoms, and both polynomials in terms of them."""
     atoms = list({_key(atom): atom for atom in (*first.atoms, *second.atoms)}.values())
     keys = [_key(atom) for atom in atoms]
 
@@ -272,15 +273,18 @@ op = _Operators()
 
 
 def any_of(*options: Expression) -> AnyOf:
-    """The first of several patterns that matches."""
+    """Return a pattern for the first of several patterns that matches."""
     return AnyOf(options)
 
 
 def optional(links: str | Sequence[str], inner: Expression, name: str = "") -> Optional:
-    """`inner`, or one node of the operators `links` on it; `Match.node(name)` is that node if there is one."""
+    """Return a pattern for `inner`, or for a node of one of the operators `links` on it.
+
+    `Match.node(name)` is that node, if there is one.
+    """
     return Optional((links,) if isinstance(links, str) else tuple(links), inner, name)
 
 
 def constant(name: str, test: Callable[[Value], bool] | None = None) -> Capture:
-    """A value whose contents can never change, remembered by name."""
+    """Return a pattern for a constant, captured by name."""
     return Capture(name, test, constant=True)

@@ -63,12 +63,12 @@ Step = PassStep | Named | Fixpoint
 
 
 def join(steps: tuple[Step, ...]) -> str:
-    """Steps as pipeline text."""
+    """Format steps as pipeline text."""
     return ",".join(str(step) for step in steps)
 
 
 def parse(text: str) -> tuple[Step, ...]:
-    """The steps of a pipeline text. Raises PipelineError with a caret under what is wrong."""
+    """Parse the steps of a pipeline text. Raises PipelineError with a caret under the error."""
     return _Parser(text).parse()
 
 
@@ -77,7 +77,7 @@ class _Token(NamedTuple):
     text: str
     position: int
     items: tuple[_Token, ...] = ()
-    """Those of a list; its own `kind` is "list" then."""
+    """The elements of a list, whose own `kind` is "list"."""
 
 
 class _Parser:
@@ -96,7 +96,7 @@ class _Parser:
             match = _TOKEN.match(self.text, position)
             if match is None:
                 blanks = len(self.text[position:]) - len(self.text[position:].lstrip())
-                self._fail("this character has no place in a pipeline", position + blanks)
+                self._fail("unexpected character", position + blanks)
             kind = match.lastgroup or ""
             tokens.append(_Token(kind, match[kind], match.start(kind)))
             position = match.end()
@@ -107,7 +107,7 @@ class _Parser:
             return ()
         steps = self._steps()
         if self._peek().kind != "end":
-            self._fail("a comma or the end was expected here", self._peek().position)
+            self._fail("expected a comma or the end", self._peek().position)
         return steps
 
     def _steps(self) -> tuple[Step, ...]:
@@ -123,7 +123,7 @@ class _Parser:
     def _step(self) -> Step:
         token = self._take()
         if token.kind != "word":
-            self._fail("the name of a pass or pipeline was expected here", token.position)
+            self._fail("expected the name of a pass or pipeline", token.position)
         options = self._options()
         if token.text == "fixpoint":
             maximum = self._check_options(options, {"max": int}, "fixpoint").get("max", 8)
@@ -163,7 +163,7 @@ class _Parser:
         while not self._accept("}"):
             key = self._take()
             if key.kind != "word":
-                self._fail("the name of an option was expected here", key.position)
+                self._fail("expected the name of an option", key.position)
             self._expect("=")
             value = self._value(key.text)
             if key.text in options:
@@ -187,7 +187,7 @@ class _Parser:
     def _item(self, key: str) -> _Token:
         token = self._take()
         if token.kind not in ("word", "quoted"):
-            self._fail(f"a value for '{key}' was expected here", token.position)
+            self._fail(f"expected a value for '{key}'", token.position)
         return token
 
     def _check_options(self, options: dict[str, _Token], known: dict[str, type], name: str) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class _Parser:
         return values
 
     def _convert(self, token: _Token, kind: Any, key: str) -> Any:
-        """The value of a token for an option whose type is `kind`: plain, `X | None`, or `tuple[X, ...]`."""
+        """Convert a token to the type `kind` of an option: plain, `X | None`, or `tuple[X, ...]`."""
         if get_origin(kind) in (Union, UnionType):
             if token.kind == "word" and token.text == "none":
                 return None
@@ -239,7 +239,7 @@ class _Parser:
 
     def _expect(self, mark: str) -> None:
         if not self._accept(mark):
-            self._fail(f"'{mark}' was expected here", self._peek().position)
+            self._fail(f"expected '{mark}'", self._peek().position)
 
     def _fail(self, message: str, position: int) -> NoReturn:
         line = self.text.replace("\n", " ")

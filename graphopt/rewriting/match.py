@@ -1,4 +1,4 @@
-"""What was matched: while a pattern is looked for, and in the end."""
+"""The state of a match, during the search and at its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .expressions import Op
 
 @dataclass(frozen=True)
 class Match:
-    """What a pattern matched: `root` and every other node of it, the values and numbers by name."""
+    """The result of matching a pattern: `root` and all other nodes, values and numbers by name."""
 
     root: Node
     nodes: tuple[Node, ...]
@@ -21,11 +21,11 @@ class Match:
     named: dict[str, Node]
 
     def __getitem__(self, name: str) -> Value:
-        """The value that a capture stands for."""
+        """Return the value of a capture."""
         return self.values[name]
 
     def node(self, name: str) -> Node | None:
-        """The node that a named operator matched; None if it is an optional one that is not there."""
+        """Return the node that a named operator matched; None if it is an optional one that is absent."""
         return self.named.get(name)
 
 

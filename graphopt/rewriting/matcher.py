@@ -1,4 +1,4 @@
-"""Matching expressions with values: a bounded search, and the reason of the miss that came nearest."""
+"""Matching of expressions against values: a bounded search, and the reason of the miss that got furthest."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .polynomial import MAX_NODES, OPERATORS, Polynomial, PolynomialOf, expressi
 from .values import close, number, tolerance
 
 MOST_STEPS = 1_000
-"""Comparisons of a value with a pattern in one attempt: a bound for patterns of many commutative operators."""
+"""The limit on comparisons per attempt, which patterns with many commutative operators need."""
 
 
 Reason = str | tuple[Expression, Value | None]
-"""A text, or what was expected and what was found; it is put into words only if it is reported."""
+"""A text, or what was expected and what was found, which is formatted only if it is reported."""
 
 
 class Search:
-    """One attempt: counts its steps, and keeps the reason of the state that came furthest."""
+    """One attempt: counts its steps, and keeps the reason of the state that got furthest."""
 
     def __init__(self, root: Expression, anchors: list[Op], node: Node) -> None:
         self._root = root
@@ -38,12 +38,12 @@ class Search:
         self._always = False
 
     def fail(self, progress: int, reason: Reason, *, always: bool = False) -> None:
-        """Remember why a state ended that had matched so many nodes."""
+        """Record why a state with `progress` matched nodes failed."""
         if (progress, always) > (self.progress, self._always):
             self.progress, self._reason, self._always = progress, reason, always
 
     def miss(self, near: int) -> Miss:
-        """The reason to report: one of the pattern's own, or a general one where enough nodes matched."""
+        """Return the reason to report: one of the pattern's own, or a general one if enough nodes matched."""
         if not self._always and self.progress < near:
             return Miss()
         if isinstance(self._reason, str):
@@ -52,11 +52,11 @@ class Search:
         return Miss(f"expected {part}, found {_described(value)}")
 
     def first(self, part: Expression, value: Value) -> list[State]:
-        """One way in which a pattern matches a value by itself, or none."""
+        """Return one way in which a pattern matches a value on its own, or none."""
         return list(itertools.islice(self.match(part, value, State()), 1))
 
     def match(self, part: Expression, value: Value | None, state: State) -> Iterator[State]:
-        """Every way in which a pattern matches a value, given what was matched before."""
+        """Yield every way in which a pattern matches a value, given what was matched before."""
         self._steps += 1
         if self._steps > MOST_STEPS:
             self.fail(MOST_STEPS, "there are too many ways to match it", always=True)
@@ -137,11 +137,11 @@ class Search:
         if len(inputs) == len(part.inputs) == 2 and inputs[0] is not inputs[1] and _is_symmetric(node):
             orders.append(inputs[::-1])
         for order in orders:
-            # What is told apart at a glance comes first: an order of operands that does not fit ends at once.
+            # Patterns that are quick to rule out come first, so that a wrong order of operands fails at once.
             pairs = sorted(zip(part.inputs, order, strict=True), key=lambda pair: isinstance(pair[0], Capture))
             inner, operand = next((pair for pair in pairs if not _may_be(*pair)), (None, None))
             if inner is not None:
-                pairs = [(inner, operand)]  # finds out why not
+                pairs = [(inner, operand)]  # determines the reason
             yield from self._all(pairs, state)
 
     def _all(self, pairs: list[tuple[Expression | None, Value | None]], state: State) -> Iterator[State]:
@@ -164,13 +164,13 @@ class Search:
         yield from self.match(part.inner, value, state)
 
     def _arithmetic(self, part: Arithmetic, value: Value, state: State) -> Iterator[State]:
-        """Choose what each atom stands for among the values that `value` is computed from, and compare polynomials."""
+        """Choose a value for each atom among the values that `value` is computed from, and compare polynomials."""
         cone = self._cone(value)
         if any(name for _, name in part.terms.values()):
-            cone = cone[::-1]  # a factor that is looked for takes in all factors that there are
+            cone = cone[::-1]  # a factor to be captured includes all factors that there are
         atoms = sorted(part.atoms, key=lambda atom: isinstance(atom, Capture))
         for result, chosen in self._choices(atoms, cone, state, {}):
-            # A captured value has the shape of the result; constants must fit beside it.
+            # A captured value has the shape of the result; constants must broadcast to it.
             order = sorted(range(len(atoms)), key=lambda i: not isinstance(part.atoms[i], Capture))
             variables = tuple(chosen[part.atoms[i]] for i in order)
             found = self._expression(value, variables)
@@ -210,7 +210,7 @@ class Search:
 
 
 def _cone(value: Value) -> list[Value]:
-    """The values that `value` is computed from by arithmetic, the nearest first, itself included."""
+    """Return the values that `value` is computed from by arithmetic, nearest first, including itself."""
     found = {value: None}
     queue = [value]
     for current in queue:
@@ -229,7 +229,7 @@ def _is_symmetric(node: Node) -> bool:
 
 
 def _may_be(part: Expression | None, value: Value | None) -> bool:
-    """Whether a pattern may match a value, as far as a glance at its producer tells."""
+    """Return whether a pattern may match a value, judging only by its producer."""
     if part is None or value is None:
         return part is None and value is None
     producer = "" if value.producer is None else value.producer.op
@@ -250,7 +250,7 @@ def _may_be(part: Expression | None, value: Value | None) -> bool:
 def _coefficients(
     wanted: dict[tuple[int, ...], tuple[float, str]], found: Polynomial, dtype: DType | None, state: State
 ) -> State | None:
-    """The state with the named numbers that make two polynomials the same, as far as the float type can say."""
+    """Return the state with the named numbers for which two polynomials are equal within the float type's precision."""
     numbers = dict(state.numbers)
     for exponents in wanted.keys() | found.keys():
         factor, name = wanted.get(exponents, (0.0, ""))
@@ -266,7 +266,7 @@ def _coefficients(
 
 
 def _has(node: Node, attributes: dict[str, Any]) -> bool:
-    """Whether a node has attributes of these values, or that pass these tests."""
+    """Return whether a node has attributes with these values, or that satisfy these predicates."""
     for name, wanted in attributes.items():
         have = node.attr(name)
         if not (wanted(have) if callable(wanted) else have == wanted):
@@ -275,9 +275,9 @@ def _has(node: Node, attributes: dict[str, Any]) -> bool:
 
 
 def _described(value: Value | None) -> str:
-    """How a reason names what stands where something else was expected."""
+    """Describe a value in a reason for a miss."""
     if value is None:
-        return "an input left out"
+        return "an omitted input"
     if value.producer is not None and value.constant is None:
         return value.producer.label
     return f"a constant '{value.name}'" if value.constant is not None else f"input '{value.name}'"

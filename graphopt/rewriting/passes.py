@@ -1,4 +1,4 @@
-"""What a pass is: `Pass`, the pattern kind `RewritePass`, and what a pass is given to work with."""
+"""The interface of passes: `Pass`, `RewritePass` for patterns, and the context in which a pass runs."""
 
 from __future__ import annotations
 
@@ -26,42 +26,44 @@ __all__ = ["Fidelity", "Miss", "Pass", "PassContext", "RewritePass", "Rewriter"]
 
 
 class Fidelity(enum.IntEnum):
-    """How near the results of a pass are to those before it; a pipeline is as good as its worst member."""
+    """How close the results of a pass are to those before it; a pipeline has the fidelity of its least exact pass."""
 
     EXACT = 0
-    """The same bits."""
+    """Bit-identical results."""
     FLOAT = 1
-    """Only rounding and the order of sums change."""
+    """Only rounding and the order of summation change."""
     LOSSY = 2
-    """An approximation, made only when asked for and within a budget."""
+    """An approximation, made only on request and within a budget."""
 
 
 @dataclass(frozen=True)
 class Miss:
-    """Why a pattern does not match. Reasons are counted in the report; an empty one ("not my pattern") is not."""
+    """The reason why a pattern does not match. The report counts reasons, except empty ones ("unrelated")."""
 
     reason: str = ""
 
 
 @dataclass
 class PassContext:
-    """What one run of a pass is given, and what it reports into."""
+    """The environment of one run of a pass, which also collects its statistics."""
 
     model: Model
     target: Target | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
-    """What lossy passes need: samples, a validation set, the metric and its budget; empty where none were given."""
+    """Data and limits for lossy passes: samples, a validation set, the metric and its budget; empty by default."""
     gate: Callable[[Node], bool] | None = None
-    """Asked before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
+    """Called before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
     counts: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
 
     def rewriter(self, graph: Graph, anchor: Node | None = None) -> Rewriter:
-        """A rewriter of `graph`; new nodes go before `anchor`."""
+        """Return a rewriter for `graph`; new nodes go before `anchor`."""
         return Rewriter(graph, anchor)
 
     def count(self, name: str, n: int = 1) -> None:
-        """Add to a statistic of this run."""
+        """Add to a statistic of this run.
+        Count a near miss. The node is not recorded: reasons must be self-explanatory.
+        """
         self.counts[name] += n
 
     def miss(self, reason: str, node: Node | None = None) -> None:
@@ -70,11 +72,11 @@ class PassContext:
             self.misses[reason] += 1
 
     def allow(self, node: Node) -> bool:
-        """Whether a rewrite at `node` may happen. To be asked exactly once before each rewrite."""
+        """Return whether a rewrite at `node` may happen. Must be called exactly once before each rewrite."""
         return self.gate is None or self.gate(node)
 
     def array(self, value: Value | None, max_elements: int | None = None) -> np.ndarray | None:
-        """The contents of a value that can never change, or None; also None if it has more elements than allowed."""
+        """Return the contents of a constant; None if it is not constant or has more elements than allowed."""
         constant = None if value is None else value.constant
         if constant is None or (max_elements is not None and constant.size > max_elements):
             return None
@@ -116,7 +118,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.:/+-]+")
 
 
 def format_option(value: Any) -> str:
-    """An option's value as pipeline text."""
+    """Format an option's value as pipeline text."""
     if value is None:
         return "none"
     if isinstance(value, tuple | list):
@@ -142,19 +144,19 @@ def _is_number(text: str) -> bool:
 class RewritePass(Pass):
     """A pass that looks for a pattern at nodes of certain operators and rewrites each match.
 
-    Nodes that a rewrite makes, or whose inputs it changes, are looked at again.
+    Nodes that a rewrite creates, or whose inputs it changes, are visited again.
     """
 
     ops: ClassVar[tuple[str, ...]]
-    """The operators to look at, with their domain if it is not ONNX's own: `("Conv", "com.microsoft::Gelu")`."""
+    """The operators to visit, with their domain if it is not ONNX's own: `("Conv", "com.microsoft::Gelu")`."""
 
     @abstractmethod
     def match(self, node: Node, context: PassContext) -> Any:
-        """What `rewrite` needs to know, or a `Miss`. Must change nothing."""
+        """Return what `rewrite` needs to know, or a `Miss`. Must not change anything."""
 
     @abstractmethod
     def rewrite(self, match: Any, rewriter: Rewriter) -> None:
-        """Rewrite a match. New nodes go before the matched node unless told otherwise."""
+        """Rewrite a match. By default, new nodes go before the matched node."""
 
     def run(self, graph: Graph, context: PassContext) -> None:
         worklist = deque(node for node in graph.all_nodes() if node.op in self.ops)
@@ -181,7 +183,7 @@ class RewritePass(Pass):
                 raise
             context.count("rewritten")
             if context.counts["rewritten"] > most:
-                raise PassError(f"it comes to no end: {most} rewrites, the last at {node.label}", where=self.name)
+                raise PassError(f"it does not terminate: {most} rewrites, the last at {node.label}", where=self.name)
             for touched in rewriter.touched:
                 if not touched.removed and touched.op in self.ops and touched not in queued:
                     worklist.append(touched)

@@ -1,12 +1,12 @@
-"""A small language of patterns that reads like the ONNX expressions it matches.
+"""A small pattern language that reads like the ONNX expressions it matches.
 
     x = Capture("x")
     GELU = Pattern(x / 2 * (1 + op.Erf(x / math.sqrt(2))), at="Erf")
-    found = GELU.match(node)        # a Match, or a Miss that says how far it went and what was in the way
+    result = GELU.match(node)        # a Match, or a Miss that says how far matching got and what did not fit
 
 `op.Name(inputs, attribute=value)` is a node of that operator. Sums, differences, products, quotients by numbers and
-powers that are written with Python's operators are matched by what they compute: in any order, with factors split,
-joined or moved, `Mul(0.5, x)` as well as `Div(x, 2)`.
+powers that are written with Python's operators are matched by meaning: in any order, with factors split, joined or
+moved, `Mul(0.5, x)` as well as `Div(x, 2)`.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from .values import ESCAPES, escapes
 __all__ = ["Capture", "Expression", "Match", "Number", "Pattern", "any_of", "constant", "op", "optional"]
 
 MOST_ROOTS = 24
-"""Results after the node that is looked at, of which each may be the root."""
+"""The limit on the number of results after the anchor that are tried as the root."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern as a whole. No result inside may be used outside of it, or be an output, unless it is `shared`.
+    """A complete pattern. Intermediate results must not be used outside of it, or be outputs, unless it is `shared`.
 
-    at: the operator from which it is looked for, the root's by default.
-    check: what else must hold of a match; it says why not, and then other ways to match are tried.
-    near: how many nodes must match for a miss to be a near one, of which the report speaks.
+    at: the operator of the anchor, where matching begins; the root's by default.
+    check: inspects a match and returns a reason against it, if any; other ways to match are then tried.
+    near: how many nodes must match for a miss to be reported as a near miss.
     """
 
     root: Expression
@@ -56,10 +56,10 @@ class Pattern:
     near: int = 2
 
     def match(self, node: Node) -> Match | Miss:
-        """The pattern around `node`, which is of the operator `at`, or why it is not there.
+        """Match the pattern around `node`, which has the operator `at`.
 
-        Reasons name what was expected where the match that came furthest ended. The reason is empty where fewer than
-        `near` nodes match.
+        The reason of a miss says what was expected where the attempt that got furthest failed. It is empty if fewer
+        than `near` nodes match.
         """
         anchors = [part for part in self.root.parts() if isinstance(part, Op) and part.op_type == self.at]
         search = Search(self.root, anchors, node)
@@ -83,7 +83,7 @@ class Pattern:
         return reason
 
     def _reaches(self, search: Search, anchors: list[Op], node: Node) -> bool:
-        """Whether the pattern matches up to `node`: if it does not, nothing after it needs to be looked at."""
+        """Return whether the pattern matches up to `node`; if not, there is no need to look at its consumers."""
         reached = [len(state.nodes) for anchor in anchors for state in search.first(anchor, node.output)]
         if reached:
             search.fail(max(reached), self.root.expected or (self.root, node.output))

@@ -1,4 +1,4 @@
-"""Pipelines and the pass manager, which runs passes and tells observers; all else hangs on the observers."""
+"""Pipelines and the pass manager, which runs passes and notifies observers; everything else is done by observers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Passes in order, some in groups that repeat. `str(pipeline)` is text that `Pipeline.parse` reads back."""
+    """Passes in order, some in groups that repeat. `Pipeline.parse` can read `str(pipeline)`."""
 
     steps: tuple[grammar.Step, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Pipeline:
-        """The pipeline of a text. Raises PipelineError, with a caret under what is wrong.
+        """Parse the text of a pipeline. Raises PipelineError, with a caret under the error.
 
         The grammar is that of `graphopt.rewriting.grammar`:
         `fold-constants,fixpoint{max=4}(fuse-conv-bn,eliminate-dead)`.
@@ -45,7 +45,7 @@ class Pipeline:
 
     @property
     def passes(self) -> list[Pass]:
-        """Every pass in it, groups and named pipelines opened, in order."""
+        """Every pass in order, including those of groups and named pipelines."""
         found = []
         stack = list(reversed(self.steps))
         while stack:
@@ -58,13 +58,13 @@ class Pipeline:
 
     @property
     def fidelity(self) -> Fidelity:
-        """That of its worst member."""
+        """The fidelity of the least exact pass."""
         return max((pass_.fidelity for pass_ in self.passes), default=Fidelity.EXACT)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One run of one pass: `index` counts runs from 0, `path` says where in the pipeline (`3.fixpoint[1].0`)."""
+    """One run of one pass: `index` counts runs from 0, `path` is the position in the pipeline (`3.fixpoint[1].0`)."""
 
     index: int
     pass_: Pass
@@ -72,48 +72,48 @@ class Step:
     target: Target | None = field(default=None, repr=False)
     evaluation: Evaluation = field(default_factory=Evaluation, repr=False, compare=False)
     before: Model | None = field(default=None, repr=False, compare=False)
-    """The model before this run, for observers that need it (`Observer.needs_before`): one copy, lent to all of them
-    until the run ends, and not to be changed."""
+    """The model before this run, for observers that need it (`Observer.needs_before`): one copy, shared by all of them
+    until the run ends; it must not be changed."""
 
     @property
     def label(self) -> str:
-        """How messages name it: `step 12, fuse-conv-bn`."""
+        """Its name in messages: `step 12, fuse-conv-bn`."""
         return f"step {self.index}, {self.pass_.name}"
 
 
 class Observer:
-    """What may hang on the pass manager. Observers must not change the model; they may raise to stop the run.
+    """An observer of the pass manager. It must not change the model; it may raise to stop the run.
 
-    One with `needs_before` finds the model as it was before a pass in `step.before`. A compilation runs two pipelines,
-    the user's and the target's: `begin` and `end` are called for each, and steps are numbered on.
+    If `needs_before` is set, `step.before` is the model before the pass. A compilation runs two pipelines, the user's
+    and the target's: `begin` and `end` are called for each, and steps are numbered consecutively.
     """
 
     needs_before: ClassVar[bool] = False
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
-        """Before the first pass."""
+        """Called before the first pass."""
 
     def before(self, step: Step, model: Model) -> None:
-        """Before each pass."""
+        """Called before each pass."""
 
     def allow(self, step: Step, node: Node) -> bool:
-        """Asked before each rewrite; it happens only if every observer allows it."""
+        """Called before each rewrite, which happens only if every observer allows it."""
         return True
 
     def after(self, step: Step, model: Model, result: StepResult) -> None:
-        """After each pass, nodes in order again; may set `result.error`."""
+        """Called after each pass, with nodes in order again; may set `result.error`."""
 
     def failed(self, step: Step, model: Model, error: GraphOptError) -> None:
-        """When a pass, or an observer after it, raised; the error is raised on afterwards."""
+        """Called when a pass, or an observer after it, raised an error, which then propagates."""
 
     def end(self, model: Model, report: Report) -> None:
-        """After the last pass; the report holds the steps of earlier pipelines of the same run too."""
+        """Called after the last pass; the report includes the steps of earlier pipelines of the same run."""
 
 
 class PassManager:
     """Runs a pipeline over a model and notifies observers.
 
-    `target` and `evaluation` are what passes find in their context.
+    `target` and `evaluation` become part of the passes' context.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class PassManager:
         self._before: Model | None = None
 
     def run(self, model: Model, earlier: Report | None = None) -> Report:
-        """Change `model` by the pipeline's passes and report what they did.
+        """Run the pipeline's passes on `model`, and report what they did.
 
-        `earlier` is the report of a pipeline that ran before on the same model: the result goes on with it, as if both
-        had been one pipeline. Raises PassError if a pass raises or leaves a cycle, and whatever observers raise.
+        `earlier` is the report of a pipeline that ran before on the same model: the result continues it, as if both had
+        been one pipeline. Raises PassError if a pass raises or leaves a cycle, and whatever observers raise.
         """
         earlier = earlier or Report()
         report = Report(",".join(filter(None, (earlier.pipeline, str(self.pipeline)))), list(earlier.steps))
@@ -151,7 +151,7 @@ class PassManager:
         return report
 
     def _lend(self, model: Model) -> Model | None:
-        """The model as it is, copied if anybody needs it and the last copy is of another version."""
+        """Return the current model, copied if anybody needs it and the last copy is of another version."""
         if not any(observer.needs_before for observer in self.observers):
             return None
         if self._before is None or self._before.version != model.version:
@@ -193,14 +193,14 @@ def _run_pass(step: Step, model: Model, context: PassContext) -> None:
         raise PassError(
             " ".join([f"it raised {type(error).__name__}: {error}", *getattr(error, "__notes__", ())]),
             where=f"{model.name}: {step.label}",
-            remedy="leave the pass out, or report it with the reproducer that --reproducer writes",
+            remedy="do not run the pass, or report it with the reproducer that --reproducer writes",
         ) from error
     if model.version != version:
         _restore_order(step, model)
 
 
 def _restore_order(step: Step, model: Model) -> None:
-    """Put nodes after what they need: a rewrite may read a value that is made further down."""
+    """Sort nodes after what they need, because a rewrite may read a value that is produced further down."""
     for root in (model.graph, *(function.graph for function in model.functions.values())):
         for graph in root.all_graphs():
             if graph.is_sorted():
@@ -220,7 +220,7 @@ def _count_nodes(model: Model) -> int:
 def _walk(
     steps: tuple[grammar.Step, ...], prefix: str, version: Callable[[], int], first: int = 0
 ) -> Iterator[tuple[str, Pass]]:
-    """The passes in the order in which they run; a fixpoint goes on while its rounds change the model."""
+    """Yield the passes in the order of execution; a fixpoint continues while its rounds change the model."""
     for index, step in enumerate(steps, first):
         path = f"{prefix}{index}"
         if isinstance(step, PassStep):

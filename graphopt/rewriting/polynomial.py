@@ -1,7 +1,4 @@
-"""Arithmetic around an activation read as a polynomial, so that the order in which an exporter wrote it is no matter.
-
-`0.5 * x * (1 + t)`, `x * (0.5 + 0.5 * t)` and `(x + x * t) / 2` are one polynomial in x and t.
-"""
+"""Polynomials of the arithmetic around an activation, independent of the order in which an exporter wrote it."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from graphopt.ir import DType, Node, Value
 from .values import fits_beside, number, tolerance
 
 Polynomial = dict[tuple[int, ...], float]
-"""Coefficients by the exponents of the variables."""
+"""The coefficients by the exponents of the variables."""
 
 MAX_DEGREE = 4
 MAX_NODES = 16
@@ -28,7 +25,7 @@ class PolynomialOf:
 
 
 def expression(value: Value, variables: tuple[Value, ...]) -> PolynomialOf | None:
-    """`value` as a polynomial in `variables`, or None if it is none, or not within a few nodes of them."""
+    """Return `value` as a polynomial in `variables`, or None if it is not one or is too many nodes away from them."""
     count = len(variables)
     known: dict[Value, Polynomial] = {
         variable: {tuple(int(i == index) for i in range(count)): 1.0} for index, variable in enumerate(variables)
@@ -62,7 +59,7 @@ def expression(value: Value, variables: tuple[Value, ...]) -> PolynomialOf | Non
 
 
 def equals(polynomial: Polynomial, target: Polynomial, dtype: DType | None) -> bool:
-    """Whether two polynomials are the same as far as constants of this float type can say."""
+    """Return whether two polynomials are equal within the precision of constants of this float type."""
     for exponents in polynomial.keys() | target.keys():
         have, want = polynomial.get(exponents, 0.0), target.get(exponents, 0.0)
         if abs(have - want) > 2 * tolerance(dtype) * abs(want):
@@ -73,9 +70,9 @@ def equals(polynomial: Polynomial, target: Polynomial, dtype: DType | None) -> b
 def follow(
     start: Value, variables: tuple[Value, ...], target: Polynomial, dtype: DType | None, steps: int = 5
 ) -> tuple[Node, tuple[Node, ...]] | None:
-    """The node after `start` whose result is the polynomial `target`, and all nodes between; None if there is none.
+    """Return the node after `start` whose result is the polynomial `target`, and all nodes between, or None.
 
-    `start` is among `variables`. Each step on the way must be the only user of the one before.
+    `start` is one of `variables`. Each step on the way must be the only user of the previous one.
     """
     current = start
     for _ in range(steps):
@@ -90,7 +87,7 @@ def follow(
 
 
 def scaled(value: Value) -> list[tuple[Value, float, tuple[Node, ...]]]:
-    """`value` as factor * source, for each source after a chain of products with constants; itself first."""
+    """Return `value` as factor * source for each source through a chain of products with constants, itself first."""
     found: list[tuple[Value, float, tuple[Node, ...]]] = [(value, 1.0, ())]
     for _ in range(4):
         current, factor, nodes = found[-1]
@@ -105,7 +102,7 @@ def scaled(value: Value) -> list[tuple[Value, float, tuple[Node, ...]]]:
 
 
 def _one_step(node: Node) -> tuple[Value | None, float | None]:
-    """What a Mul, Div or Neg scales, and by which number; None for either if it is something else."""
+    """Return what a Mul, Div or Neg scales, and the factor; None for either if it is something else."""
     first = node.inputs[0]
     if node.op == "Neg":
         return first, -1.0

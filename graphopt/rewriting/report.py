@@ -1,4 +1,4 @@
-"""What a pipeline did: one `StepResult` a pass, gathered in a `Report`."""
+"""The report of a pipeline: one `StepResult` per pass, collected in a `Report`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphopt.profiling.code import Code
 from graphopt.util.codec import decode, encode, stored_as
 from graphopt.util.tables import Table, format_seconds
 
@@ -15,11 +16,11 @@ from .passes import Fidelity
 
 @dataclass
 class StepResult:
-    """What one run of one pass did.
+    """The result of one run of one pass.
 
-    `path` is the place of the step in the pipeline, `counts` its statistics, `misses` how often the pass
-    declined for which reason, and `error` the largest error, relative to each output's largest value, that
-    numerical verification measured, or None where it did not measure.
+    `path` is the position of the step in the pipeline, `counts` its statistics, `misses` how often the pass declined
+    for which reason, and `error` the largest measured error relative to each output's largest value, or None if numbers
+    were not verified.
     """
 
     name: str = field(metadata=stored_as("pass"))
@@ -34,15 +35,12 @@ class StepResult:
     misses: dict[str, int] = field(default_factory=dict)
     error: float | None = None
     loss: float | None = None
-    """How much of the metric the model had lost after this lossy step, where a budget was given."""
+    """How much of the metric the model had lost after this lossy step, if there is a budget."""
 
 
 @dataclass
 class Measured:
-    """What verifying the compiled code measured: over how many samples, and the figures of each output.
-
-    The figures are `elements`, and `mean`, `p99` and `max` of the errors relative to the output's largest value.
-    """
+    """The measured errors of the compiled code: the number of samples, and the figures of each output."""
 
     samples: int
     outputs: dict[str, dict[str, float]]
@@ -50,18 +48,19 @@ class Measured:
 
 @dataclass
 class Report:
-    """What a whole pipeline did, step by step, in the order in which the steps ran."""
+    """The report of a complete pipeline, in the order in which the steps ran, and of a compilation that followed."""
 
     pipeline: str = ""
     steps: list[StepResult] = field(default_factory=list)
     seconds: float = 0.0
     measured: Measured | None = None
+    code: Code | None = None
 
     @property
     def fidelity(self) -> Fidelity:
-        """That of the worst step that changed anything: what the pipeline did is as good as that.
+        """The fidelity of the least exact step that changed anything, which is that of the result.
 
-        What it promises for any model is `Pipeline.fidelity`.
+        The promise for any model is `Pipeline.fidelity`.
         """
         return max((step.fidelity for step in self.steps if step.changed), default=Fidelity.EXACT)
 
@@ -71,12 +70,12 @@ class Report:
 
     @property
     def error(self) -> float | None:
-        """The largest error that numerical verification measured, or None if it measured nothing."""
+        """The largest error that numerical verification measured, or None if it did not run."""
         return max((step.error for step in self.steps if step.error is not None), default=None)
 
     @property
     def loss(self) -> float | None:
-        """How much of the metric lossy passes have lost in the end, or None if nobody measured it."""
+        """How much of the metric lossy passes lost in total, or None if it was not measured."""
         return next((step.loss for step in reversed(self.steps) if step.loss is not None), None)
 
     @property
@@ -89,7 +88,7 @@ class Report:
 
     @property
     def misses(self) -> dict[tuple[str, str], int]:
-        """How often which pass declined for which reason: `(pass, reason) -> times`, of the pass's last run.
+        """The number of near misses by pass and reason, from the last run of each pass.
 
         Earlier runs of a pass in a fixpoint would count the same near miss again.
         """
@@ -97,7 +96,7 @@ class Report:
         return {(step.name, reason): n for step in last.values() for reason, n in step.misses.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON's own types, with what is computed from the steps beside them."""
+        """Return the report as JSON types, including what is computed from the steps."""
         return {"fidelity": encode(self.fidelity), "error": self.error, "loss": self.loss, **encode(self)}
 
     @classmethod
@@ -106,7 +105,7 @@ class Report:
         return decode(cls, {name: value for name, value in data.items() if name not in ("fidelity", "error", "loss")})
 
     def table(self, *, all_steps: bool = False) -> Table:
-        """One row a pass, its runs added up; passes that changed nothing only with `all_steps`."""
+        """Return a table with one row per pass, its runs added up; unchanged passes only with `all_steps`."""
         table = Table(
             "passes",
             ("pass", "fidelity", "runs", "nodes", "time", "what it did"),
@@ -131,7 +130,7 @@ class Report:
         return table
 
     def misses_table(self) -> Table:
-        """Where passes came close and declined, and why; the most frequent reason first."""
+        """Return a table of near misses and their reasons, the most frequent first."""
         table = Table("declined", ("pass", "times", "reason"), right=frozenset({"times"}))
         for (name, reason), times in sorted(self.misses.items(), key=lambda item: -item[1]):
             table.add(name, times, reason)

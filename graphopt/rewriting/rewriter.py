@@ -1,4 +1,4 @@
-"""The Rewriter: the only thing that changes a graph."""
+"""The Rewriter, the only way to change a graph."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .naming import Heirs
 class Rewriter:
     """Changes one graph, and the uses of its values in graphs nested in it.
 
-    New nodes go before `anchor` (at the end without one) and inherit its origin. `touched` collects the nodes
-    that a driver should look at again: those made, and those that read something else than before. What replaces a node
-    or value takes over its name when that goes.
+    New nodes go before `anchor` (or at the end) and inherit its origin. `touched` collects the nodes that a driver
+    should visit again: new ones, and those whose inputs changed. A replacement takes over the name of a node or value
+    once that is removed.
     """
 
     def __init__(self, graph: Graph, anchor: Node | None = None) -> None:
@@ -46,10 +46,19 @@ class Rewriter:
         name: str = "",
         before: Node | None = None,
     ) -> Node:
-        """A new node. Attributes that are None are left out; output types that are not given are inferred.
+        """Create a node.
 
-        `origin` lists the nodes that it stands for; it is called `name`, or like the first of them that goes. Raises
-        ValueError if an input is out of scope.
+        Arguments:
+            op_type, domain: the operator.
+            inputs: its inputs; None for an omitted one.
+            attributes: plain values or Attributes; those that are None are omitted.
+            n_outputs: the number of outputs.
+            types: of the outputs; by default they are inferred.
+            origin: the nodes that it replaces; by default the anchor.
+            name: of the node; by default it takes over that of the first node of `origin` that is removed.
+            before: where it goes; by default before the anchor.
+
+        Raises ValueError if an input is out of scope.
         """
         before = before or self._live_anchor()
         sources = list(origin) or ([self.anchor] if self.anchor is not None else [])
@@ -75,7 +84,7 @@ class Rewriter:
         return node
 
     def constant(self, contents: np.ndarray | np.generic | Tensor | float | int | bool, name: str = "") -> Value:
-        """A new initializer, called `name` once that is free."""
+        """Create an initializer, which gets the name `name` once that is free."""
         tensor = contents if isinstance(contents, Tensor) else Tensor.of(contents)
         value = edit.new_value(self.graph, self.graph.model.unique_name(name or "constant"))
         edit.set_tensor(value, tensor)
@@ -92,9 +101,9 @@ class Rewriter:
         origin: Sequence[Node] = (),
         before: Node | None = None,
     ) -> list[Value | None]:
-        """Copy the contents of a nested graph or function body into this graph; returns what its outputs became.
+        """Copy the contents of a nested graph or function body into this graph; return the values of its outputs.
 
-        `bindings` says what its inputs become; `attributes` what references to a function's attributes become. The
+        `bindings` maps its inputs to values; `attributes` are the values for references to a function's attributes. The
         copied nodes get the origin of `origin`, if given.
         """
         mapping: dict[Value, Any] = dict(bindings)
@@ -114,10 +123,10 @@ class Rewriter:
     # -- rewiring -------------------------------------------------------------------------------------------
 
     def replace_uses(self, old: Value, new: Value) -> None:
-        """Make everything that reads `old` read `new`: nodes, captures in nested graphs, graph outputs.
+        """Make everything that reads `old` read `new` instead: nodes, captures in nested graphs, graph outputs.
 
-        A graph output keeps its name; where `new` cannot take that name (it is an input, an initializer, an output
-        already, or of an outer graph) an Identity gives it. What was known of the type of `old` is known of `new`.
+        A graph output keeps its name; if `new` cannot take that name (it is an input, an initializer, already an
+        output, or from an outer graph), an Identity is added. The type of `old` is used to refine that of `new`.
         """
         if new is old:
             return
@@ -140,7 +149,7 @@ class Rewriter:
                 name = old.name
                 edit.rename_value(old, graph.model.unique_name(name))
                 edit.rename_value(source, name)
-            else:  # a nested graph that gives the captured value out
+            else:  # a nested graph that has the captured value as an output
                 source = new
             edit.set_graph_outputs(graph, [source if v is old else v for v in graph.outputs])
 
@@ -156,7 +165,7 @@ class Rewriter:
         return node.output
 
     def replace(self, node: Node, values: Sequence[Value | None] | Value) -> None:
-        """Put `values` in the place of a node's outputs, remove it, and then whatever fed only it.
+        """Replace a node's outputs by `values`, remove it, and then everything that only it needed.
 
         A value may be None for an output that nobody uses.
         """
@@ -172,19 +181,19 @@ class Rewriter:
         self.touched[node] = None
 
     def set_inputs(self, node: Node, inputs: Sequence[Value | None]) -> None:
-        """Give a node other inputs, in any number."""
+        """Replace the inputs of a node, in any number."""
         for value in inputs:
             self._check_scope(value, node.graph)
         edit.set_inputs(node, inputs)
         self.touched[node] = None
 
     def set_attribute(self, node: Node, name: str, value: Any) -> None:
-        """Set an attribute to a plain value or an Attribute; None takes it away."""
+        """Set an attribute to a plain value or an Attribute; None removes it."""
         edit.set_attribute(node, name, None if value is None else Attribute.of(value))
         self.touched[node] = None
 
     def omit_output(self, node: Node, index: int) -> None:
-        """Leave out an optional output that nobody uses; trailing ones are dropped. Raises ValueError if it is used."""
+        """Omit an optional output that nobody uses; trailing ones are dropped. Raises ValueError if it is used."""
         value = node.outputs[index]
         if value.has_uses:
             raise ValueError(f"output '{value.name}' of {node.label} is in use")
@@ -196,14 +205,14 @@ class Rewriter:
         edit.set_outputs(node, outputs)
 
     def set_type(self, value: Value, type_: ValueType) -> None:
-        """Say what type a value has; the version rises only where it had another."""
+        """Set the type of a value; the version changes only if the type does."""
         edit.set_type(value, type_)
 
     @contextmanager
     def lent_types(self) -> Iterator[Callable[[Value, ValueType], None]]:
-        """Lend values other types while the context lasts: it gives a function of a value and a type.
+        """Give values other types temporarily, within a context; it yields a function of a value and a type.
 
-        At the end each has its own type again, and the model's version is what it was: nothing was changed.
+        At the end, each value has its original type again, and the model's version is unchanged.
         """
         own: dict[Value, ValueType] = {}
 
@@ -218,18 +227,18 @@ class Rewriter:
                 edit.lend_type(value, type_)
 
     def set_tensor(self, value: Value, tensor: Tensor) -> None:
-        """Give an initializer other contents."""
+        """Replace the contents of an initializer."""
         edit.set_tensor(value, tensor)
 
     def rename(self, value: Value, name: str) -> None:
         edit.rename_value(value, name)
 
     def set_outputs(self, outputs: Sequence[Value]) -> None:
-        """Give this graph other outputs."""
+        """Replace the outputs of this graph."""
         edit.set_graph_outputs(self.graph, outputs)
 
     def set_graph_inputs(self, inputs: Sequence[Value]) -> None:
-        """Give this graph other inputs, out of those that it has and initializers; what is left out must be unused."""
+        """Replace the inputs of this graph by some of its inputs and initializers; omitted inputs must be unused."""
         gone = [value for value in self.graph.inputs if value not in set(inputs)]
         edit.set_graph_inputs(self.graph, inputs)
         for value in gone:
@@ -239,7 +248,7 @@ class Rewriter:
                 edit.forget_value(value)
 
     def move_initializer(self, value: Value, graph: Graph) -> Value:
-        """Move an initializer out to an enclosing graph; returns it as it is known there."""
+        """Move an initializer out to an enclosing graph; return the value there."""
         assert value.tensor is not None
         moved = edit.new_value(graph, graph.model.unique_name(value.name))
         edit.set_tensor(moved, value.tensor)
@@ -270,7 +279,7 @@ class Rewriter:
     def remove_dead(self, node: Node) -> int:
         """Remove a node if nobody uses it, then every producer and initializer that only it needed.
 
-        Returns how many nodes went.
+        Return the number of removed nodes.
         """
         removed = 0
         worklist = [node]
@@ -293,13 +302,13 @@ class Rewriter:
     def remove_initializer(self, value: Value) -> None:
         """Remove an initializer. Raises ValueError if it is used, or is a graph input too."""
         if value.has_uses or value.is_graph_input or value.tensor is None:
-            raise ValueError(f"initializer '{value.name}' cannot be removed: it is in use, or no initializer")
+            raise ValueError(f"initializer '{value.name}' cannot be removed: it is in use, or not an initializer")
         self._forget(value)
 
     # -- around the graph -----------------------------------------------------------------------------------
 
     def set_opset(self, domain: str, version: int) -> None:
-        """Import an operator domain at a version; bodies of functions that import it, at the same."""
+        """Import an operator domain at a version, also for the bodies of functions that import it."""
         model = self.graph.model
         model._opsets[domain] = version
         for key, function in model.functions.items():
@@ -308,10 +317,10 @@ class Rewriter:
         self.graph.model._touch()
 
     def add_function(self, function: Function) -> None:
-        """Define a function of the model. Raises ValueError if it has one of that name already."""
+        """Add a function to the model. Raises ValueError if it already has one of that name."""
         model = self.graph.model
         if function.key in model.functions:
-            raise ValueError(f"function {function.domain}::{function.name} is there already")
+            raise ValueError(f"function {function.domain}::{function.name} exists already")
         model._functions[function.key] = function
         model._touch()
 
@@ -320,7 +329,7 @@ class Rewriter:
         self.graph.model._touch()
 
     def replace_model(self, source: Model) -> None:
-        """Put the main graph, functions and opsets of another model in the place of this model's; copies are made."""
+        """Replace the main graph, functions and opsets by copies of those of another model."""
         replace_contents(self.graph.model, source)
 
     def _live_anchor(self) -> Node | None:
@@ -332,7 +341,7 @@ class Rewriter:
 
 
 def _reads(node: Node) -> Iterator[Value]:
-    """What a node reads, captures of its nested graphs included."""
+    """Yield what a node reads, including captures of its nested graphs."""
     yield from (value for value in node.inputs if value is not None)
     for subgraph in node.subgraphs:
         nested = dict.fromkeys(subgraph.all_graphs())

@@ -1,4 +1,4 @@
-"""Fixing the shapes of a model's inputs, so that everything after them can be known."""
+"""Fixing of the shapes of a model's inputs, so that all other shapes can be inferred."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .rewriter import Rewriter
 
 
 def fix_shapes(model: Model, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Give inputs of `model` these shapes, by name, and infer what follows from them.
+    """Give inputs of `model` these shapes, by name, and infer everything that follows from them.
 
-    A symbolic size that an input fixes is fixed wherever the model names it. Raises InputError for a name that is no
-    input, a shape that contradicts the declared one, and sizes that contradict each other.
+    A symbolic size that an input fixes is fixed wherever the model names it. Raises InputError for a name that is not
+    an input, a shape that contradicts the declared one, and sizes that contradict each other.
     """
     if not shapes:
         return
@@ -41,9 +41,9 @@ def fix_shapes(model: Model, shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 def _bind(model: Model, value: Value, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
-    """Check `shape` against what the input declares, and note what its symbolic sizes are now."""
+    """Check `shape` against the declared type of the input, and record the values of its symbolic sizes."""
     if not isinstance(value.type, TensorType):
-        raise InputError(f"input '{value.name}' is no tensor: it has no shape to fix", where=model.name)
+        raise InputError(f"input '{value.name}' is not a tensor: it has no shape to fix", where=model.name)
     declared = value.shape
     if declared is None:
         return
@@ -58,7 +58,7 @@ def _bind(model: Model, value: Value, shape: tuple[int, ...], symbols: dict[str,
             raise InputError(
                 f"input '{value.name}' is {value.type}: a size cannot be {size}, {what}",
                 where=model.name,
-                remedy="give sizes for the symbolic dimensions only, and equal ones for equal names",
+                remedy="specify sizes for symbolic dimensions only, and equal sizes for equal names",
             )
 
 

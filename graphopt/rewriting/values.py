@@ -1,4 +1,4 @@
-"""Questions about values that patterns ask: which number a constant is, and whether a result is used elsewhere."""
+"""Queries about values that patterns use: the number in a constant, and whether a result is used elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ESCAPES = "an intermediate result is used elsewhere or is an output"
 
 
 def constant_shape(value: Value | None) -> tuple[int, ...] | None:
-    """The shape of a constant; None if the value is not constant. Nothing is read."""
+    """Return the shape of a constant without reading it; None if the value is not constant."""
     tensor = None if value is None else value.constant
     return None if tensor is None else tensor.shape
 
@@ -25,7 +25,7 @@ def number(value: Value | None) -> float | None:
 
 
 def fits_beside(value: Value, other: Value) -> bool:
-    """Whether a one-element constant `value`, combined with `other`, leaves the shape of `other` as it is."""
+    """Return whether a one-element constant `value`, combined with `other`, leaves the shape of `other` as it is."""
     shape = constant_shape(value)
     if shape is None:
         return False
@@ -38,14 +38,14 @@ def number_beside(value: Value, other: Value) -> float | None:
 
 
 def close(number_: float | None, target: float, dtype: DType | None) -> bool:
-    """Whether a constant is `target` as far as its own float type can say it."""
+    """Return whether a constant equals `target` within the precision of its float type."""
     if number_ is None or not math.isfinite(number_):
         return False
     return abs(number_ - target) <= tolerance(dtype) * max(abs(target), 1e-30)
 
 
 def tolerance(dtype: DType | None) -> float:
-    """How far a constant of this float type may be from what it means, relatively.
+    """Return the relative tolerance for a constant of this float type.
 
     A few units in the last place: exporters write float32 constants with 7 or 8 digits.
     """
@@ -53,10 +53,10 @@ def tolerance(dtype: DType | None) -> float:
 
 
 def escapes(nodes: Collection[Node], root: Node) -> bool:
-    """Whether a result of `nodes`, other than the root's, is used by anything but `nodes`.
+    """Return whether a result of `nodes`, other than the root's, is used by anything but `nodes`.
 
-    Fusing such a pattern would compute the shared part twice, and a result that the user asked for (a graph
-    output, a capture by a nested graph) has to stay.
+    Fusing such a pattern would compute the shared part twice, and a result that the user asked for (a graph output, a
+    capture by a nested graph) has to stay.
     """
     inside = set(nodes)
     for node in inside:

@@ -1,7 +1,6 @@
-"""Load a compiled model and run it. Imports numpy and tvm_ffi alone, once `load` or `Session` is asked for.
+"""Load a compiled model and run it. Imports only numpy and tvm_ffi, when `load` or `Session` is first used.
 
-session = graphopt.runtime.load("model.gopt", threads=2)
-outputs = session.run({"x": array})
+session = graphopt.runtime.load("model.gopt", threads=2) outputs = session.run({"x": array})
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ __all__ = ["Session", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Reading a manifest (`runtime.artifact`) needs the standard library alone: it must not load numpy.
+    # Reading a manifest (`runtime.artifact`) needs only the standard library: it must not load numpy.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import session

@@ -1,4 +1,4 @@
-"""The compiled model: a folder `name.gopt` with a manifest that says what is in it and what it needs."""
+"""The compiled model: a folder `name.gopt` with a manifest that describes its contents and requirements."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Artifact:
-    """A compiled model: the folder it lies in, its manifest, and a way to run it.
+    """A compiled model: its folder, its manifest, and a way to run it.
 
-    One that `compile` returned lies in a temporary folder that goes away with the object; `save` keeps it.
+    The folder of an artifact that `compile` returned is temporary and removed with the object; `save` keeps it.
     """
 
     def __init__(self, folder: Path, *, temporary: bool = False) -> None:
@@ -34,16 +34,15 @@ class Artifact:
 
     @staticmethod
     def load(path: str | os.PathLike[str], check: str = "code") -> Artifact:
-        """Return the artifact in that folder, its files checked as `runtime.load` checks them. Raises ArtifactError."""
+        """Return the artifact in a folder, with its files checked as by `runtime.load`. Raises ArtifactError."""
         artifact = Artifact(Path(path))
         check_files(artifact.folder, artifact.manifest, check)
         return artifact
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the folder to `path`, whole or not at all; returns its path.
+        """Write the folder to `path`, completely or not at all; return its path.
 
-        An artifact that is already there is replaced. Raises ArtifactError when something else is there, or when
-        the place cannot be written.
+        An existing artifact is replaced. Raises ArtifactError if something else is there, or if it cannot be written.
         """
         target = Path(path)
         with replacing(target) as scratch:
@@ -52,7 +51,7 @@ class Artifact:
         return target
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run it on this machine: input name -> array gives output name -> array. See `runtime.Session.run`."""
+        """Run the model on this machine, from arrays by input name to arrays by output name; see `runtime.Session`."""
         if self._session is None:
             from graphopt.runtime.session import load  # loads numpy and tvm_ffi
 
@@ -61,7 +60,7 @@ class Artifact:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files of the folder."""
+        """The size of all files in the folder, in bytes."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Whether the files of an artifact are those that its manifest lists."""
+"""Checks that the files of an artifact are those that its manifest lists."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from graphopt.runtime.manifest import LIBRARY, WEIGHTS, Manifest
 from graphopt.runtime.members import member, sha256
 
 CHECKS = ("code", "full")
-"""How much of an artifact is checked before it is used: the contents of what is executed, or of every file."""
+"""The checks of an artifact before it is used: of the contents of executable files, or of every file."""
 
 
 def check_files(folder: Path, manifest: Manifest, check: str = "code") -> None:
-    """Check that every file which the manifest lists is in the folder itself, of the size that it should have.
+    """Check that every file that the manifest lists is in the folder itself and has the right size.
 
-    The SHA-256 of the libraries is checked too, and with `check` "full" that of every file: weights and a kept model
-    are read for that from end to end. Raises ArtifactError for what does not agree, InputError for another `check`.
+    The SHA-256 of the libraries is checked too, and with `check` "full" that of every file, which means reading all
+    weights and a kept model from end to end. Raises ArtifactError for a mismatch, InputError for another value of
+    `check`.
     """
     if check not in CHECKS:
         raise InputError(f"there is no check '{check}'", remedy=f"one of: {', '.join(CHECKS)}")
@@ -39,4 +40,4 @@ def check_files(folder: Path, manifest: Manifest, check: str = "code") -> None:
         if size != entry.bytes:
             raise ArtifactError(f"{name} has {size:,} bytes instead of {entry.bytes:,}", where=where, remedy=again)
         if digest != entry.sha256:
-            raise ArtifactError(f"{name} is altered: its SHA-256 is another", where=where, remedy=again)
+            raise ArtifactError(f"{name} was modified: its SHA-256 differs", where=where, remedy=again)

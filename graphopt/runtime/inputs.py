@@ -1,4 +1,4 @@
-"""Checks and prepares the arrays that go into compiled code: names, dtypes, shapes, layout and alignment."""
+"""Checks and preparation of the inputs of compiled code: names, dtypes, shapes, layout and alignment."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from graphopt.errors import ArtifactError, InputError
 from graphopt.runtime.manifest import TensorInfo, Weight
 
 _SIZES_KEPT = 8  # combinations of input shapes whose memory is kept for the next run
-_ALIGNMENT = 64  # what weights.bin promises of each weight's first byte
+_ALIGNMENT = 64  # alignment of each weight in weights.bin
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """numpy's dtype of that name; those it lacks (bfloat16, float8...) come from ml_dtypes, if that is installed."""
+    """Return numpy's dtype of that name; those it lacks (bfloat16, float8...) come from ml_dtypes, if installed."""
     try:
         return np.dtype(name)
     except TypeError:
@@ -28,10 +28,10 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 class Inputs:
-    """The inputs of one model, and a check of what is given for them that is quick when nothing is wrong with it.
+    """The inputs of one model, with a check of arrays that is fast if their shapes are the same as before.
 
-    `defaults` are those that may be left out, with what they are then. `release` is called to give kept memory back,
-    whenever more shapes have been seen than memory should be kept for.
+    `defaults` are the inputs that may be omitted, with their values. `release` is called to free kept memory whenever
+    more combinations of shapes have been seen than memory should be kept for.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Inputs:
         self._release = release
         self._seen: set[tuple[tuple[int, ...], ...]] = set()
         self._dtypes = [(info.name, dtype_of(info.dtype)) for info in wanted]
-        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []  # what last passed the whole check
+        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []  # what last passed the complete check
 
     def check(self, given: Mapping[str, Any]) -> list[np.ndarray]:
-        """See the function `check`."""
+        """Check arrays like the function `check`."""
         if self._defaults and isinstance(given, Mapping):
             given = {**self._defaults, **given}
         ready = self._as_before(given)
@@ -69,7 +69,7 @@ class Inputs:
             self._seen.add(shapes)
 
     def _as_before(self, given: Mapping[str, Any]) -> list[np.ndarray] | None:
-        """The arrays themselves when their shapes are the last ones again and code can read them where they are."""
+        """Return the arrays themselves if their shapes are the same as last time and code can read them in place."""
         accepted = self._accepted
         if type(given) is not dict or len(given) != len(accepted):
             return None
@@ -83,7 +83,7 @@ class Inputs:
 
 
 def check(wanted: Sequence[TensorInfo], given: Mapping[str, Any]) -> list[np.ndarray]:
-    """The arrays in the order of `wanted`, as compiled code can read them. Raises InputError if one does not fit."""
+    """Return the arrays in the order of `wanted`, readable by compiled code. Raises InputError if one does not fit."""
     if not isinstance(given, Mapping):
         raise InputError(f"inputs must be a mapping of name to array, not {type(given).__name__}")
     _check_names([info.name for info in wanted], list(given))
@@ -112,7 +112,7 @@ def _fit(info: TensorInfo, value: Any, sizes: dict[str, tuple[int, str]]) -> np.
     dtype = dtype_of(info.dtype)
     if array.dtype != dtype:
         raise InputError(
-            f"has dtype {array.dtype}, and the model takes {dtype}",
+            f"has dtype {array.dtype}, but the model takes {dtype}",
             where=f"input {info.name!r}",
             remedy=f"convert it first: array.astype({dtype.name!r})",
         )
@@ -124,13 +124,13 @@ def _check_shape(info: TensorInfo, shape: tuple[int, ...], sizes: dict[str, tupl
     text = "[" + ", ".join("?" if d is None else str(d) for d in info.shape) + "]"
     where = f"input {info.name!r}"
     if len(shape) != len(info.shape):
-        raise InputError(f"has shape {list(shape)} of rank {len(shape)}, and the model takes {text}", where=where)
+        raise InputError(f"has shape {list(shape)} of rank {len(shape)}, but the model takes {text}", where=where)
     for axis, (size, dim) in enumerate(zip(shape, info.shape, strict=True)):
         if isinstance(dim, int) and size != dim:
             raise InputError(
-                f"has size {size} on axis {axis}, and the model takes {text}",
+                f"has size {size} on axis {axis}, but the model takes {text}",
                 where=where,
-                remedy="give that shape, or compile the model for another with --input",
+                remedy="use that shape, or compile the model for another one with --input",
             )
         if isinstance(dim, str):
             first, owner = sizes.setdefault(dim, (size, f"input {info.name!r}, axis {axis}"))
@@ -138,12 +138,12 @@ def _check_shape(info: TensorInfo, shape: tuple[int, ...], sizes: dict[str, tupl
                 raise InputError(
                     f"has size {size} on axis {axis}, but dimension {dim!r} is {first} ({owner})",
                     where=where,
-                    remedy=f"every {dim!r} must have one size",
+                    remedy=f"every {dim!r} must have the same size",
                 )
 
 
 def _readable(array: np.ndarray) -> np.ndarray:
-    """The array itself if compiled code can read it in place, otherwise a copy that it can."""
+    """Return the array itself if compiled code can read it in place, otherwise a copy that it can."""
     if array.size == 0:
         return _empty(array.shape, array.dtype)
     if not (array.flags.c_contiguous and array.flags.aligned):
@@ -152,18 +152,18 @@ def _readable(array: np.ndarray) -> np.ndarray:
 
 
 class _Frozen:
-    """A read-only array's memory, for numpy to take as writeable; nothing writes to it.
+    """A view of a read-only array's memory that numpy treats as writeable; nothing writes to it.
 
-    DLPack cannot say that memory is read-only, so numpy would not lend it.
+    DLPack cannot express read-only memory, so numpy refuses to export it.
     """
 
     def __init__(self, array: np.ndarray) -> None:
-        self._array = array  # must live as long as what is made of it
+        self._array = array  # must live as long as the view
         self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """An array without elements whose strides are the products of the sizes; numpy gives such arrays any strides."""
+    """Return an array without elements whose strides are the products of the sizes; numpy's own may be arbitrary."""
     strides = [dtype.itemsize]
     for size in reversed(shape[1:]):
         strides.insert(0, strides[0] * size)
@@ -171,13 +171,13 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def slices(data: np.ndarray, weights: Sequence[Weight], where: str) -> list[np.ndarray]:
-    """Each weight as an array over the bytes of the weights file. Raises ArtifactError when one lies outside it."""
+    """Return each weight as an array over the bytes of the weights file. Raises ArtifactError if one is outside it."""
     arrays = []
     for weight in weights:
         dtype = dtype_of(weight.dtype)
         size = dtype.itemsize * int(np.prod(weight.shape, dtype=np.int64))
         inside = 0 <= weight.offset <= weight.offset + size <= data.nbytes and weight.offset % _ALIGNMENT == 0
         if not inside or any(d < 0 for d in weight.shape):
-            raise ArtifactError("manifest.json describes weights that weights.bin does not hold", where=where)
+            raise ArtifactError("manifest.json describes weights that weights.bin does not contain", where=where)
         arrays.append(data[weight.offset : weight.offset + size].view(dtype).reshape(weight.shape))
     return arrays

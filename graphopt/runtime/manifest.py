@@ -1,7 +1,7 @@
-"""What `manifest.json` of an artifact says: what is in the folder, and what it needs.
+"""The manifest of an artifact: what is in the folder, and what it needs.
 
-Reading a manifest needs only the standard library, so that the runtime stays light. It holds neither times nor paths:
-building twice gives the same bytes.
+Reading a manifest needs only the standard library, so that the runtime stays light. It contains neither times nor
+paths, so that building twice gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ KIND = "graphopt artifact"
 LIBRARY = "lib.so"
 WEIGHTS = "weights.bin"
 MODEL = "model.onnx"
-"""The optimized model; only there when it was asked for."""
+"""The optimized model, which exists only on request."""
 GRAPH = "graph.onnx"
-"""Otherwise: the same without weights."""
+"""The optimized model without its weights, in place of `MODEL`."""
 REPORT = "report.json"
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output. A dimension is a number, a name (the same name, the same size) or None (any size)."""
+    """An input or output. Each dimension is a number, a name (the same name means the same size) or None (any size)."""
 
     name: str
     dtype: str
@@ -47,12 +47,11 @@ class Weight:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the values between kernels, without inputs, weights and results.
+    """Memory of intermediate values in bytes, without inputs, weights and results.
 
-    `tensors` is what they take together, in whole pages, if each has memory of its own, but for results that are
-    written over an operand; `live` the most that any kernel finds alive at once, which no plan can do without;
-    `allocated` what one run takes from the system, and keeps for the next.
-    `sizes` names the sizes that the model leaves open: each counts as 1.
+    `tensors` is the total, in whole pages, if each value has its own memory, except results that overwrite an operand
+    in place; `live` is the maximum that is live at any kernel, a lower bound for every plan; `allocated` is what one
+    run allocates, and keeps for the next. `sizes` names the open sizes of the model: each counts as 1.
     """
 
     tensors: int
@@ -63,7 +62,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Workloads:
-    """Distinct sizes of convolutions and products in a model: how many, and how many were decided by measurements."""
+    """The number of distinct convolutions and matmuls in a model, and how many were decided by measurements."""
 
     total: int = 0
     tuned: int = 0
@@ -79,12 +78,11 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says. `files` lists the other files of the folder by name.
+    """The contents of `manifest.json`. `files` lists the other files of the folder by name.
 
-    `error` maps each output to the largest deviation from ONNX Runtime relative to the output's largest value, or
-    is None when it was not measured. `defaults` says where in the weights file the inputs lie that may be left out.
-    `device` is "cpu" or "cuda". The artifact is tuned where `workloads` has any
-    that are.
+    `error` maps each output to its largest deviation from ONNX Runtime relative to the output's largest value, or is
+    None if it was not measured. `defaults` lists the inputs that may be omitted, with their places in the weights file.
+    `device` is "cpu" or "cuda". `workloads` says how many kernels were tuned.
     """
 
     device: str
@@ -105,18 +103,18 @@ class Manifest:
     files: Mapping[str, File] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The manifest's text: keys in a fixed order, no times and no paths."""
+        """Return the manifest as text, with keys in a fixed order."""
         return json.dumps({"kind": KIND, "format": FORMAT, **encode(self)}, indent=1, sort_keys=True) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an artifact folder, checked for its form. Raises ArtifactError."""
+    """Read the manifest of an artifact folder and check its form. Raises ArtifactError."""
     where = str(folder)
     try:
         table = json.loads(member(folder, MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         what = "is not an artifact: it has no manifest.json" if folder.is_dir() else "there is no such artifact"
-        raise ArtifactError(what, where=where, remedy="give the .gopt folder that graphopt compile wrote") from error
+        raise ArtifactError(what, where=where, remedy="name a .gopt folder that graphopt compile wrote") from error
     except OSError as error:
         raise ArtifactError(f"manifest.json cannot be read: {error.strerror}", where=where) from error
     except ValueError as error:
@@ -126,7 +124,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(
             f"has format {version!r}, and this graphopt reads format {FORMAT}",
             where=where,
-            remedy="compile the model again with this graphopt, or install the one that made it",
+            remedy="compile the model again with this version of graphopt, or install the version that wrote it",
         )
     try:
         return decode(Manifest, {name: value for name, value in table.items() if name not in ("kind", "format")})

@@ -1,4 +1,4 @@
-"""The files of an artifact's folder, none of which may lie outside of it."""
+"""The files of an artifact's folder, none of which may be outside of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANIFEST = "manifest.json"
 
 
 def member(folder: Path, name: str) -> Path:
-    """The path of a file of the artifact. Raises ArtifactError for a name or a link that leads out of the folder."""
+    """Return the path of a file of the artifact. Raises ArtifactError if it is outside of the folder."""
     path = folder / name
     plain = name not in ("", ".", "..") and "\0" not in name and os.path.basename(name) == name
     if plain:
@@ -33,6 +33,6 @@ def member(folder: Path, name: str) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

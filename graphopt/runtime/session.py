@@ -1,7 +1,6 @@
-"""Load a compiled model and run it. Imports numpy and tvm_ffi, and nothing of the compiler.
+"""Loading and running a compiled model. Imports numpy and tvm_ffi, and nothing of the compiler.
 
-session = graphopt.runtime.load("model.gopt", threads=2)
-outputs = session.run({"x": array})
+session = graphopt.runtime.load("model.gopt", threads=2) outputs = session.run({"x": array})
 """
 
 from __future__ import annotations
@@ -27,22 +26,26 @@ from graphopt.runtime.manifest import LIBRARY, WEIGHTS, Manifest, TensorInfo, re
 from graphopt.runtime.members import member
 
 _DEVICES = {"cpu": 1, "cuda": 2}  # DLPack's device types
-_POOLED = 2  # the virtual machine's allocator that keeps freed memory for the next run
-_MAIN = "main with weights"  # the saved closure: the virtual machine appends the weights to the inputs itself
+_POOLED = 2  # an allocator of the virtual machine that keeps freed memory for the next run
+_MAIN = "main with weights"  # the saved closure: the virtual machine itself appends the weights to the inputs
 _RUNTIME = "libtvm_runtime.so"
 _loaded: dict[str, Any] = {}
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None, *, check: str = "code") -> Session:
-    """Check the artifact at `path` and make it ready to run.
+    """Check the artifact at `path` and prepare it for running.
 
-    `threads`: how many threads its kernels use. None takes the environment's TVM_NUM_THREADS, and without it one for
-    each physical core. It is never more than the CPUs that this process may use; `Session.threads` tells.
-    `check`: "code" compares the sizes of all files and the SHA-256 of the libraries with the manifest; "full" the
-    SHA-256 of every file, for which the weights are read from end to end.
+    Arguments:
+        path: the artifact's folder.
+        threads: the number of threads of its kernels. None takes the environment variable TVM_NUM_THREADS, or else the
+            number of physical cores. It is limited to the CPUs that this process may use; `Session.threads` is the
+            result.
+        check: "code" compares the sizes of all files and the SHA-256 of the libraries with the manifest; "full"
+        compares
+            the SHA-256 of every file, which means reading the weights from end to end.
 
-    Raises ArtifactError when the folder is incomplete, altered, of another format, or for another machine, and
-    InputError for a thread count below one or another `check`.
+    Raises ArtifactError if the folder is incomplete, modified, of another format, or for another machine, and
+    InputError for a thread count below one or another value of `check`.
     """
     count = runtime_threads.choose(threads)
     folder = Path(path)
@@ -53,7 +56,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None, *, check: str
 
 
 class Session:
-    """A loaded model. `run` may be called from several threads; the calls wait for each other."""
+    """A loaded model. `run` may be called from several threads; the calls are serialized."""
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
         self.manifest = manifest
@@ -72,7 +75,7 @@ class Session:
         weights, defaults = self._map_weights(folder)
         machine["save_function"]("main", _MAIN, True, *weights)
         self._main = machine[_MAIN]
-        # The pool of memory keeps blocks of every size that was ever asked for: with open sizes it would only grow.
+        # The pool keeps blocks of every size that was ever requested: with open sizes it would grow without bound.
         self._inputs = Inputs(manifest.inputs, tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"), defaults)
         self._results = [(info.name, dtype_of(info.dtype)) for info in manifest.outputs]
         on_cpu = manifest.device == "cpu"
@@ -91,11 +94,11 @@ class Session:
         return self.manifest.outputs
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Input name -> array gives output name -> array; the arrays returned are the caller's own.
+        """Run the model: from arrays by input name to arrays by output name, which belong to the caller.
 
-        Inputs that the manifest has defaults for may be left out. Raises InputError for a name, dtype or shape that
-        does not fit, with what would. No dtype is converted.
-        On a CPU nothing is copied: compact arrays are read where they are, results are written where they stay.
+        Inputs that have a default in the manifest may be omitted. No dtype is converted. On a CPU nothing is copied:
+        contiguous arrays are read in place, and results are the memory that the kernels wrote. Raises InputError for a
+        name, dtype or shape that does not fit, and says what would.
         """
         arrays = self._inputs.check(inputs)
         with self._lock:
@@ -104,11 +107,11 @@ class Session:
                 results = self._main(*(map(self._to_tensor, arrays) if self._to_tensor else arrays))
             except (RuntimeError, ValueError, TypeError) as error:
                 raise InputError(
-                    f"the compiled model refused these inputs: {_first_line(error)}", where=self._where
+                    f"the compiled model rejected these inputs: {_first_line(error)}", where=self._where
                 ) from error
         if len(self._results) == 1:
             results = (results,)
-        # A result may be an input, a weight or another result; those are copied, the others handed over.
+        # A result may be an input, a weight or another result: such results are copied, others handed over.
         taken = self._mapped + arrays
         outputs = {}
         for (name, dtype), result in zip(self._results, results, strict=True):
@@ -120,20 +123,20 @@ class Session:
     def instrument(self, callback: Callable[..., object] | None) -> None:
         """Have `callback(function, name, is_before, result, *arguments)` called before and after each kernel.
 
-        The virtual machine's own steps count as kernels; their names begin with `vm.`. None ends it.
+        The virtual machine's own steps count as kernels; their names begin with `vm.`. None removes the callback.
         """
         with self._lock:
             self._machine[1]["set_instrument"](callback)
 
     def _map_weights(self, folder: Path) -> tuple[list[Any], dict[str, np.ndarray]]:
-        """The weights as tensors over the mapped file, and the defaults of inputs as arrays over it.
+        """Return the weights as tensors over the mapped file, and the defaults of inputs as arrays over it.
 
-        Pages are read when first used and shared between processes.
+        Pages are read on first use and shared between processes.
         """
         weights, defaults = self.manifest.weights, self.manifest.defaults
         if not (weights or defaults):
             return [], {}
-        # Copy-on-write: DLPack cannot say that memory is read-only, and nothing writes to it.
+        # Copy-on-write, because DLPack cannot express read-only memory; nothing writes to it.
         data = np.memmap(folder / WEIGHTS, dtype=np.uint8, mode="c")
         self._mapped.append(data.view(np.ndarray))
         arrays = slices(data, [*weights, *defaults.values()], self._where)
@@ -141,7 +144,7 @@ class Session:
 
 
 def _start(folder: Path, manifest: Manifest) -> tuple[Any, Any]:
-    """The library, and a virtual machine that runs it."""
+    """Return the library, and a virtual machine that runs it."""
     library = tvm_ffi.load_module(str(folder.resolve() / LIBRARY))
     machine = library["vm_load_executable"]()
     device = _DEVICES[manifest.device]
@@ -157,20 +160,20 @@ def _check_machine(folder: Path, manifest: Manifest) -> None:
         raise ArtifactError(f"is for an unknown device {manifest.device!r}", where=str(folder))
     if manifest.machine != here.machine:
         raise ArtifactError(
-            f"is compiled for {manifest.machine} (target {name}), and this machine is {here.machine}",
+            f"is compiled for {manifest.machine} (target {name}), but this machine is {here.machine}",
             where=str(folder),
-            remedy="compile it with --target host here, or copy it to the machine it is for",
+            remedy="compile it with --target host on this machine, or copy it to a machine that it was compiled for",
         )
     if lacking := cpu.missing(manifest.features, here):
         raise ArtifactError(
             f"needs CPU features that this machine ({here.model_name}) lacks: {', '.join(lacking)}",
             where=str(folder),
-            remedy="compile it with --target host here, or with a more general target such as x86 or arm",
+            remedy="compile it with --target host on this machine, or for a more general target such as x86 or arm",
         )
 
 
 def _load_runtime(folder: Path, manifest: Manifest) -> None:
-    """Load TVM's runtime library once a process: the bundled one, or the installed one found without its package."""
+    """Load TVM's runtime library, once per process: the bundled one, or the installed one found without its package."""
     names = [_RUNTIME, *(["libtvm_runtime_cuda.so"] if manifest.device == "cuda" else [])]
     for name in names:
         if name in _loaded:
@@ -178,7 +181,7 @@ def _load_runtime(folder: Path, manifest: Manifest) -> None:
         path = member(folder, name) if name in manifest.runtime else _installed(name)
         if path is None:
             raise ArtifactError(
-                f"{name} is not here",
+                f"{name} is missing",
                 where=str(folder),
                 remedy="install apache-tvm in the version that manifest.json names, or compile with --bundle-runtime",
             )

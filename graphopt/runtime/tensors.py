@@ -1,4 +1,4 @@
-"""Arrays to tensors of the virtual machine and back: memory is shared on a CPU and copied on a GPU."""
+"""Conversion between arrays and tensors of the virtual machine: memory is shared on a CPU and copied on a GPU."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _CARRIED_BY_DLPACK = "fiub"
 
 
 def carried(dtype: np.dtype[Any]) -> bool:
-    """Whether DLPack carries the dtype: then an array can be an argument as it is."""
+    """Return whether DLPack supports the dtype, so that an array can be an argument as it is."""
     return dtype.kind in _CARRIED_BY_DLPACK
 
 
 def to_cpu(array: np.ndarray) -> Any:
-    """A tensor over the array's own memory; it keeps the array alive."""
+    """Return a tensor over the array's own memory; it keeps the array alive."""
     if carried(array.dtype):
         return tvm_ffi.from_dlpack(array)
     return _view(tvm_ffi.from_dlpack(array.view(_carrier(array.dtype))), array.shape, array.dtype)
 
 
 def to_gpu(array: np.ndarray) -> Any:
-    """A copy of the array on the first GPU."""
+    """Return a copy of the array on the first GPU."""
     allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
     name = tvm_ffi.dtype(array.dtype.name)
     there = allocate(tvm_ffi.Shape(array.shape), name, tvm_ffi.device("cuda", 0), None)
@@ -34,14 +34,14 @@ def to_gpu(array: np.ndarray) -> Any:
 
 
 def from_cpu(tensor: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    """An array over the tensor's own memory, which goes away with the array."""
+    """Return an array over the tensor's own memory, which is freed with the array."""
     if carried(dtype):
         return np.from_dlpack(tensor)
     return np.from_dlpack(_view(tensor, tensor.shape, _carrier(dtype))).view(dtype)
 
 
 def from_gpu(tensor: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    """A copy of a tensor on a GPU."""
+    """Return a copy of a tensor on a GPU."""
     result = np.empty(tensor.shape, dtype=dtype)
     if result.nbytes:
         copy = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
@@ -50,7 +50,7 @@ def from_gpu(tensor: Any, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def own(array: np.ndarray, taken: list[np.ndarray]) -> np.ndarray:
-    """The array, or a copy if it shares memory with one of the others."""
+    """Return the array, or a copy if it shares memory with one of the others."""
     for other in taken:
         if np.may_share_memory(array, other):
             return array.copy()
@@ -63,5 +63,5 @@ def _view(tensor: Any, shape: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def _carrier(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The unsigned integer of the width of a dtype that numpy cannot export by DLPack (bfloat16, float8...)."""
+    """Return the unsigned integer as wide as a dtype that numpy cannot export by DLPack (bfloat16, float8...)."""
     return np.dtype(_CARRIERS[dtype.itemsize])

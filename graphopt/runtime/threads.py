@@ -1,9 +1,9 @@
-"""How many threads kernels run on, and where.
+"""The number of threads that kernels run on, and their placement.
 
-TVM keeps one pool of workers for each thread that calls kernels: it is made in that thread's first run on more than
-one thread, holds a worker for each CPU that the process may use (of which a run wakes as many as its session has
-threads, less the caller, which takes part), and ends with that thread. Kernels of sessions with one thread run in the
-caller, and no pool is made.
+TVM keeps one pool of workers per thread that calls kernels. It is created in that thread's first run on more than one
+thread, contains a worker for each CPU that the process may use (a run wakes as many as its session has threads, minus
+the caller, which takes part), and ends with that thread. Kernels of sessions with one thread run in the caller, and no
+pool is created.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tvm_ffi
 from graphopt.errors import InputError
 from graphopt.hardware import processor as cpu
 
-_SHARE_ALL_CPUS = -3  # TVM's mode in which no thread is pinned to one CPU
+_SHARE_ALL_CPUS = -3  # TVM's mode that pins no thread to a single CPU
 _SET_MAX_CONCURRENCY = (
     "_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"  # of the calling thread; exported, not registered
 )
@@ -27,10 +27,10 @@ _pool = threading.local()
 
 
 def choose(asked: int | None) -> int:
-    """The number of threads for a session: what was asked for, and never more than the CPUs this process may use.
+    """Return the number of threads for a session: `asked`, limited to the CPUs that this process may use.
 
-    None takes the environment's TVM_NUM_THREADS, and without it one for each physical core. Raises InputError for
-    what is not a whole number of at least 1.
+    None takes the environment variable TVM_NUM_THREADS, or else the number of physical cores. Raises InputError for
+    anything but a whole number of at least 1.
     """
     if asked is None:
         text = os.environ.get("TVM_NUM_THREADS", "")
@@ -41,14 +41,15 @@ def choose(asked: int | None) -> int:
 
 
 def use(count: int) -> None:
-    """Let the kernels that the calling thread runs from now on use `count` threads, itself among them.
+    """Run the kernels that the calling thread calls from now on with `count` threads, including itself.
 
-    Every thread may run on every CPU that this process may use. TVM's default would pin the caller to the first.
+    Every thread may run on every CPU that this process may use. By default, TVM would pin the caller to the first.
     """
     if getattr(_pool, "threads", None) != count:
         if count > 1 or not _use_no_pool():
-            # Idle workers wait for the next kernel by giving their time slice away again and again before they sleep.
-            # TVM's 300,000 times take a quarter of a second of CPU time after every run; these some milliseconds.
+            # Idle workers wait for the next kernel by yielding repeatedly before they sleep. TVM's default of 300,000
+            # times takes a
+            # quarter of a second of CPU time after every run; this takes a few milliseconds.
             os.environ.setdefault(_SPIN, _YIELDS)
             cpus = [str(index) for index in cpu.allowed()]
             tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CPUS, count, cpus)
@@ -56,7 +57,7 @@ def use(count: int) -> None:
 
 
 def _use_no_pool() -> bool:
-    """Run parallel loops in the calling thread; False where the runtime library does not offer that."""
+    """Run parallel loops in the calling thread; return False if the runtime library does not support that."""
     try:
         set_max_concurrency = ctypes.CDLL(None)[_SET_MAX_CONCURRENCY]
     except AttributeError:

@@ -1,4 +1,4 @@
-"""Writing an artifact's folder, whole or not at all."""
+"""Writing of an artifact's folder, completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUFFIX = ".gopt"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` with the digests of all other files that are in the folder now."""
+    """Write `manifest.json` with the digests of all other files that are now in the folder."""
     files = {
         path.name: File(sha256(path), path.stat().st_size) for path in sorted(folder.iterdir()) if path.name != MANIFEST
     }
@@ -30,9 +30,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that takes its place when the block ends well and vanishes otherwise.
+    """Yield a new folder next to `path` that replaces it if the block succeeds, and is removed otherwise.
 
-    Raises ArtifactError when `path` is neither free nor an artifact, or cannot be written.
+    Raises ArtifactError if `path` is neither free nor an artifact, or cannot be written.
     """
     check_replaceable(path)
     parent = path.absolute().parent
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise ArtifactError(
             f"cannot be written: {error.strerror or error}",
             where=str(path),
-            remedy="choose a folder that you may write to and that has room",
+            remedy="choose a writable folder with enough space",
         ) from error
     finally:
         if scratch is not None:
@@ -55,23 +55,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise ArtifactError when something other than an artifact is at `path`: it must not be overwritten."""
+    """Raise ArtifactError if something other than an artifact is at `path`, which must not be overwritten."""
     try:
         if not path.is_symlink() and not path.exists():
             return
         if path.is_dir() and not path.is_symlink() and (_is_artifact(path) or not any(path.iterdir())):
             return
     except OSError as error:
-        raise ArtifactError(f"cannot be looked at: {error.strerror}", where=str(path)) from error
+        raise ArtifactError(f"cannot be accessed: {error.strerror}", where=str(path)) from error
     raise ArtifactError(
-        "is there already and is not an artifact",
+        "exists already and is not an artifact",
         where=str(path),
         remedy=f"choose another name, such as {path.stem}{_SUFFIX}, or remove it yourself",
     )
 
 
 def _is_artifact(path: Path) -> bool:
-    """Whether the folder was written by this class, of whatever format version."""
+    """Return whether the folder is an artifact, of whatever format version."""
     try:
         return bool(json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"] == KIND)
     except (OSError, ValueError, KeyError, TypeError):
@@ -79,7 +79,7 @@ def _is_artifact(path: Path) -> bool:
 
 
 def _swap(scratch: Path, path: Path) -> None:
-    """Put `scratch` where `path` is; what was there comes back if that fails."""
+    """Move `scratch` to `path`; if that fails, restore what was there."""
     old: Path | None = None
     if path.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.absolute().parent))

@@ -1,1 +1,1 @@
-"""Helpers without a subject of their own: files, temporary folders, tables."""
+"""General helpers: the JSON codec, files, temporary folders, tables."""

@@ -1,8 +1,8 @@
-"""Dataclasses to JSON's own types and back, checked against their annotations.
+"""Conversion of dataclasses to JSON types and back, checked against their annotations.
 
 One codec for everything that graphopt keeps in files or passes between processes: manifests, lists of kernels, reports,
-records, jobs. Standard library only, because the runtime reads manifests with it. What is read may come from anywhere,
-so every value is checked before it is believed, and an error names the place: `inputs[0].shape[2]: ...`.
+records, jobs. It uses only the standard library, because the runtime reads manifests with it. Input may come from
+anywhere, so every value is checked before it is used, and an error names the place: `inputs[0].shape[2]: ...`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _KEY = "graphopt.key"
 
 
 class DecodeError(ValueError):
-    """A stored value that is not of the declared form; the message begins with its place."""
+    """A stored value that does not have the declared type; the message begins with its place."""
 
 
 def stored_as(name: str | None) -> dict[str, str | None]:
-    """Metadata of a dataclass field that is stored under another name, or not at all (None)."""
+    """Return metadata for a dataclass field that is stored under another name, or not at all (None)."""
     return {_KEY: name}
 
 
@@ -112,7 +112,9 @@ def _sequence(origin: Any, arguments: tuple[Any, ...], data: Any, where: str) ->
 
 
 def _union(arguments: tuple[Any, ...], data: Any, where: str) -> Any:
-    """The first alternative that fits; the complaint of the last one otherwise, which names the innermost place."""
+    """Return the first alternative that fits; otherwise raise the error of the last one, which names the innermost
+    place.
+    """
     if data is None and types.NoneType in arguments:
         return None
     choices = [kind for kind in arguments if kind is not types.NoneType]
@@ -133,7 +135,7 @@ def _member(kind: type[Enum], data: Any, where: str) -> Enum:
 
 @functools.cache
 def _stored(kind: type) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of a dataclass by the name under which they are stored."""
+    """Return the fields of a dataclass by the name under which they are stored."""
     named = {field.metadata.get(_KEY, field.name): field for field in dataclasses.fields(kind)}
     return {name: field for name, field in named.items() if name is not None}
 

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all. Standard library only: the runtime's part of the package uses it too."""
+"""Writing files atomically. Standard library only: the runtime part of the package uses it too."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` once all of it was written, and vanishes if something goes wrong.
+    """Yield a file that replaces `path` once it was written completely, and is removed if something goes wrong.
 
-    Raises OSError where that is impossible, and where `path` is a device or a pipe: renaming would do away with it.
+    Raises OSError if that is impossible, and if `path` is a device or a pipe, which renaming would replace by a file.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def umask() -> int:
-    """The permissions that new files of this process do not get. mkstemp and mkdtemp give fewer than usual."""
+    """Return the permission bits that new files of this process lack. mkstemp and mkdtemp grant fewer than usual."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Temporary folders that do not stay, even if the process that made them was killed."""
+"""Temporary folders that are cleaned up even if the process that created them was killed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NEW = 60.0
-"""Seconds for which a folder may be without the lock of the process that makes it."""
+"""Seconds for which a new folder may not be locked yet by the process that creates it."""
 
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """A temporary folder that is removed at the end; what processes that were killed left of that name, at once.
+    """Yield a temporary folder that is removed at the end; first remove folders of that name that killed processes
+    left.
 
-    A folder is locked as long as the process that made it lives, whatever becomes of its other processes.
+    A folder is locked as long as the process that created it lives, whatever happens to its child processes.
     """
     prefix = f"graphopt-{name}-"
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
@@ -34,7 +35,7 @@ def scratch(name: str) -> Iterator[Path]:
 
 
 def _remove_if_left(folder: Path) -> None:
-    """Remove a folder that no living process has locked; one of another user stays."""
+    """Remove a folder that no living process has locked; folders of other users are left alone."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

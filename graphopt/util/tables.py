@@ -1,6 +1,6 @@
-"""Tables of results as plain data, and how numbers are written for people.
+"""Tables of results as plain data, and the formatting of numbers for people.
 
-The command line draws a `Table` with rich on a terminal; `to_text` is the same table for logs and `print`.
+The command line draws a `Table` with rich on a terminal; `to_text` renders the same table for logs and `print`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Table:
-    """Rows of text under column names; the columns named in `right` are set flush right."""
+    """Rows of text under column names; the columns named in `right` are right-aligned."""
 
     title: str
     columns: tuple[str, ...]
@@ -25,7 +25,7 @@ class Table:
         self.rows.append(tuple(f"{cell:,}" if type(cell) is int else str(cell) for cell in cells))
 
     def to_text(self) -> str:
-        """The table in aligned columns; no line is wrapped or cut."""
+        """Return the table in aligned columns; no line is wrapped or truncated."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         text = [self._line(line, widths) for line in lines]
@@ -41,17 +41,17 @@ class Table:
 
 
 def format_bytes(size: int) -> str:
-    """A size in decimal units: `512 B`, `4.85 MB`."""
+    """Format a size in decimal units: `512 B`, `4.85 MB`."""
     return f"{size:,} B" if size < 1000 else _scaled(size, ("kB", "MB", "GB", "TB"))
 
 
 def format_count(number: int | float) -> str:
-    """A large number with a decimal prefix: `640`, `3.86 G`."""
+    """Format a large number with a decimal prefix: `640`, `3.86 G`."""
     return f"{number:,.0f}" if number < 1000 else _scaled(number, ("k", "M", "G", "T", "P"))
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration with three significant digits: `830 us`, `12.4 ms`, `3.02 s`."""
+    """Format a duration with three significant digits: `830 us`, `12.4 ms`, `3.02 s`."""
     for limit, scale, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
         if seconds < limit:
             return f"{_three_digits(seconds * scale)} {unit}"

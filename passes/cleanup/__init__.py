@@ -1,1 +1,1 @@
-"""Passes that remove and simplify; every result keeps its bits."""
+"""Passes that remove and simplify nodes; all results are bit-identical."""

@@ -1,4 +1,4 @@
-"""Nodes that compute the same thing."""
+"""Elimination of common subexpressions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphopt.ir.facts import Trait, facts_of
 from graphopt.passes.matching.facts import is_random
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
-_DOMAINS = ("", "ai.onnx.ml", "graphopt")  # others may hold operators that keep a state or draw random numbers
+_DOMAINS = ("", "ai.onnx.ml", "graphopt")  # others may contain operators that keep state or draw random numbers
 _SMALL_BYTES = 1024
 
 
@@ -19,8 +19,8 @@ _SMALL_BYTES = 1024
 class EliminateCommonSubexpressions(Pass):
     """Compute equal expressions once: same operator, attributes and inputs.
 
-    Small constants count as equal by their contents (`share-weights` sees to large ones). A nested graph may use
-    what an enclosing graph computed before it, never the other way round. Random operators are left alone.
+    Small constants are compared by their contents (`share-weights` handles large ones). A nested graph may use what an
+    enclosing graph computed before it, never the other way round. Random operators are left alone.
     """
 
     name: ClassVar[str] = "eliminate-common-subexpressions"
@@ -61,7 +61,7 @@ class _Scope:
 
 
 def _with_scopes(graph: Graph) -> Iterator[tuple[Node, _Scope]]:
-    """Every node in order, each nested graph at the place of its node, with what is in scope there."""
+    """Yield every node in order, each nested graph at the position of its node, with its scope."""
     scope = _Scope()
     stack: list[tuple[Iterator[Node], list[Graph]]] = [(iter(graph.nodes), [])]
     scope.enter()
@@ -81,11 +81,11 @@ def _with_scopes(graph: Graph) -> Iterator[tuple[Node, _Scope]]:
 
 
 def _key(node: Node, context: PassContext) -> Hashable:
-    """What two nodes must agree on to compute the same; None if the node must stay."""
+    """Return what two nodes must agree on to compute the same; None if the node must stay."""
     if node.domain not in _DOMAINS or node.subgraphs or (not node.domain and is_random(node, context)):
         return None
     if (node.domain, node.op_type, node.overload) in context.model.functions:
-        return None  # its body may draw random numbers: inline-functions makes it visible
+        return None  # its body may draw random numbers; inline-functions makes it visible
     attributes = tuple(sorted((name, _attribute_key(a)) for name, a in node.attributes.items()))
     outputs = tuple(bool(value.name) for value in node.outputs)
     inputs: Hashable = tuple(_input_key(value) for value in node.inputs)
@@ -102,7 +102,7 @@ def _input_key(value: Value | None) -> Hashable:
 
 
 def _attribute_key(attribute: Attribute) -> tuple[int, str]:
-    """The kind and the contents as text; repr tells 0.0 from -0.0, and finds one NaN equal to another."""
+    """Return the kind and the contents as text; repr distinguishes 0.0 from -0.0, and all NaNs are equal."""
     value = attribute.value
     if attribute.kind is AttributeKind.TENSOR:
         value = value.digest
@@ -112,7 +112,7 @@ def _attribute_key(attribute: Attribute) -> tuple[int, str]:
 
 
 def _is_pinned(node: Node, first: Node) -> bool:
-    """Whether merging would only put an Identity in the place of a node that is no more work than one."""
+    """Return whether merging would only replace a node by an Identity that is no cheaper."""
     if node.op_type not in ("Identity", "Constant"):
         return False
     return any(value.is_graph_output for value in node.outputs)

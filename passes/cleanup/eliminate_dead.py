@@ -1,4 +1,4 @@
-"""What nobody uses."""
+"""Elimination of dead code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 
 @dataclass(frozen=True)
 class EliminateDead(Pass):
-    """Remove nodes, initializers, optional outputs and functions that nothing uses, in nested graphs too.
+    """Remove nodes, initializers, optional outputs and functions that nothing uses, also in nested graphs.
 
     Graph inputs stay, with the default values that initializers give them: they are the model's signature.
     """
@@ -39,7 +39,7 @@ class EliminateDead(Pass):
 
 
 def _users_first(graph: Graph) -> Iterator[Node]:
-    """Every node after all that use it; those of a nested graph follow the node that holds it, if it still stands."""
+    """Yield every node after all that use it; nodes of a nested graph follow the node that contains it, if any."""
     stack = [reversed(graph.nodes)]
     while stack:
         node = next(stack[-1], None)
@@ -52,13 +52,13 @@ def _users_first(graph: Graph) -> Iterator[Node]:
 
 
 def _omit_outputs(node: Node, context: PassContext) -> None:
-    """Leave out optional outputs (a mask, indices, a final state) that nobody uses."""
+    """Omit optional outputs (a mask, indices, a final state) that nobody uses."""
     opsets = context.model.opsets
     if node.domain or not onnx.defs.has(node.op_type, opsets.get("", 1)):
         return
     formal = onnx.defs.get_schema(node.op_type, opsets.get("", 1)).outputs
     if node.op_type == "MaxPool":
-        return  # ONNX Runtime's kernel without indices treats NaN otherwise than the one with them
+        return  # ONNX Runtime's kernel without indices treats NaN differently from the one with them
     if node.op_type == "BatchNormalization" and node.attr("training_mode", 0):
         return  # in training all three outputs have to be there
     rewriter = context.rewriter(node.graph)

@@ -1,4 +1,4 @@
-"""Constant parts of a graph, computed ahead of time."""
+"""Constant folding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphopt.passes.matching.evaluating import evaluate
 from graphopt.passes.matching.facts import is_random
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
-# A weight kept as int8 after DequantizeLinear is a quarter of the folded one, and what integer kernels look for.
+# A weight that stays int8 before DequantizeLinear is a quarter of the folded size, and integer kernels look for it.
 _KEPT = frozenset(("Constant", "DequantizeLinear"))
 _HUGE_BYTES = 1 << 30  # not even as an intermediate result
 
@@ -24,10 +24,10 @@ class FoldConstants(Pass):
     """Evaluate what depends on constants alone, and turn Constant nodes into initializers.
 
     ONNX Runtime does the evaluation, in one session for the whole model. A result replaces its expression if it is no
-    larger than the constants that it frees, or than the limit. DequantizeLinear stays: quantized weights keep their
-    size. So do random operators, strings and sequences.
+    larger than the constants that it frees, or than the limit. DequantizeLinear stays, so that quantized weights keep
+    their size; so do random operators, strings and sequences.
 
-    limit: bytes up to which a result may be larger than the constants that are freed by it.
+    limit: the number of bytes by which a result may be larger than the constants that it frees.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -52,13 +52,13 @@ class FoldConstants(Pass):
                 else:
                     continue
                 smaller.append(value)
-            # What is too large, or fails, may still have operands worth folding.
+            # The operands of a value that is too large, or fails, may still be worth folding.
             operands = (v for value in smaller if value.producer is not None for v in value.producer.inputs)
             wave = [v for v in dict.fromkeys(operands) if v is not None and v.producer in plan.freed and v not in seen]
             seen.update(wave)
 
     def _split(self, wave: Iterable[Value], plan: _Plan, context: PassContext) -> tuple[list[Value], list[Value]]:
-        """Those values that are small enough, as far as their types tell, and the others."""
+        """Divide the values into those that are small enough, judging by their types, and the others."""
         chosen: list[Value] = []
         rejected: list[Value] = []
         for value in wave:
@@ -77,13 +77,13 @@ class FoldConstants(Pass):
 
 @dataclass
 class _Plan:
-    """The nodes that depend on constants alone, with the bytes of constants that go once they are folded."""
+    """The nodes that depend on constants alone, with the bytes of constants that are freed by folding them."""
 
     freed: dict[Node, int] = field(default_factory=dict)
 
 
 def _name_constants(graph: Graph, context: PassContext) -> None:
-    """Make the contents of Constant nodes initializers; one that is a graph's output has to stay a node."""
+    """Turn the contents of Constant nodes into initializers; a graph's output has to stay a node."""
     for node in graph.all_nodes():
         tensor = node.constant_value if node.op == "Constant" else None
         if tensor is None or node.output.is_graph_output or not node.output.has_uses:
@@ -109,7 +109,7 @@ def _is_foldable(node: Node, plan: _Plan, context: PassContext) -> bool:
     if ("", node.op_type, node.overload) in context.model.functions:
         return False
     if node.op_type == "Identity" and node.output.is_graph_output:
-        return False  # this is how a graph gives out a constant
+        return False  # this is how a graph returns a constant
     if not all(v is None or v.constant is not None or v.producer in plan.freed for v in node.inputs):
         return False
     return all(_is_numeric(value) and (_bytes(value) or 0) <= _HUGE_BYTES for value in node.outputs)
@@ -128,7 +128,7 @@ def _bytes(value: Value) -> int | None:
 
 
 def _freed_by(value: Value, plan: _Plan) -> int:
-    """The bytes of constants that nobody needs any more once the only user of `value` is folded."""
+    """Return the bytes of constants that become unused once the only user of `value` is folded."""
     if len(value.users) != 1 or value.is_graph_output:
         return 0
     if value.constant is not None:
@@ -137,12 +137,12 @@ def _freed_by(value: Value, plan: _Plan) -> int:
 
 
 def _is_wanted(value: Value, plan: _Plan) -> bool:
-    """Whether anything but foldable nodes needs the value."""
+    """Return whether anything but foldable nodes needs the value."""
     return value.is_graph_output or any(use.node not in plan.freed for use in value.uses)
 
 
 def _fold(value: Value, result: np.ndarray, context: PassContext) -> bool:
-    """Put a constant in the place of a value. False if no more rewrites are allowed."""
+    """Replace a value by a constant. Return False if no more rewrites are allowed."""
     node = value.producer
     assert node is not None
     if not context.allow(node):

@@ -1,4 +1,4 @@
-"""`If` whose condition is known."""
+"""Folding of `If` with a constant condition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Found:
 class FoldIf(RewritePass):
     """Replace an If whose condition is constant by the branch that it takes.
 
-    What the branch captures stays captured; names of the branch that are taken outside are changed.
+    Captures of the branch are kept; names of the branch that exist outside are changed.
     """
 
     name: ClassVar[str] = "fold-if"

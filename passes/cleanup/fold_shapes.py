@@ -1,4 +1,4 @@
-"""Shape arithmetic: what is known ahead of time although not every dimension is."""
+"""Symbolic folding of shape arithmetic, in which some dimensions are unknown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class FoldShapes(Pass):
     """Fold shape arithmetic, with symbols for dimensions that are only known at run time.
 
     Integers that are known become constants. The target of a Reshape becomes a constant with 0 for a copied dimension
-    or -1 for one that cannot be told, where that means the same for every size. Shape reads the earliest value that has
-    the shape.
+    or -1 for an unknown one, if that means the same for every size. Shape reads the earliest value that has the shape.
     """
 
     name: ClassVar[str] = "fold-shapes"
@@ -48,7 +47,7 @@ class _Folder:
         self._origins: dict[Value, Value] = {}  # the earliest value of the same shape
 
     def visit(self, node: Node) -> bool:
-        """Simplify one node. False if no more rewrites are allowed."""
+        """Simplify one node. Return False if no more rewrites are allowed."""
         change = self._change(node)
         if change is not None:
             if not self._context.allow(node):
@@ -75,7 +74,7 @@ class _Folder:
         return None
 
     def _fold(self, node: Node, found: Items) -> None:
-        """Put the known integers in the place of what computes them."""
+        """Replace the computation of known integers by constants."""
         assert node.output.dtype is not None
         array = np.array(found.numbers, node.output.dtype.numpy).reshape(() if found.scalar else (-1,))
         rewriter = self._context.rewriter(node.graph, node)
@@ -88,7 +87,7 @@ class _Folder:
         if data is None or target is None or target.constant is not None or items is None:
             return None
         if node.attr("allowzero", 0) and 0 in items.items:
-            return None  # a size of zero that is meant as such
+            return None  # a size that is meant to be zero
         constant = constant_target(dimensions(data), items.items)
         if constant is None:
             self._context.miss("the target of a Reshape is not the same constant for every size")
@@ -101,7 +100,7 @@ class _Folder:
         dims = None if data is None else dimensions(data)
         if dims is None or target is None or target.constant is not None or items is None:
             return None
-        # Expanding a dimension to its own size is expanding it to 1.
+        # Expanding a dimension to its own size is the same as expanding it to 1.
         padded = (1,) * (len(items.items) - len(dims)) + dims[max(0, len(dims) - len(items.items)) :]
         wanted = tuple(_expansion(item, dim) for item, dim in zip(items.items, padded, strict=True))
         constant = Items(wanted).numbers
@@ -115,7 +114,7 @@ class _Folder:
         if old.producer is not None:
             rewriter.remove_dead(old.producer)
         if node.attr("allowzero", 0):
-            rewriter.set_attribute(node, "allowzero", None)  # a 0 of the constant copies
+            rewriter.set_attribute(node, "allowzero", None)  # a 0 in the constant copies
         self._context.count("targets")
 
     def _earlier_shape(self, node: Node) -> Callable[[], None] | None:
@@ -158,5 +157,5 @@ class _Folder:
 
 
 def _expansion(item: Item, dim: Item) -> Item:
-    """What to expand a dimension `dim` by to get `item`: to its own size is to 1."""
+    """Return what to expand a dimension `dim` by to get `item`; expanding to its own size is expanding to 1."""
     return 1 if item == dim and not isinstance(item, int) else item

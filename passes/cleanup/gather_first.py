@@ -1,4 +1,4 @@
-"""Tables that are computed whole at each run, although only a few rows are looked up."""
+"""Lookup of single rows before a computation, instead of computing a whole table at each run."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from graphopt.ir.facts import Kind, Placement, operators
 from graphopt.passes.matching.facts import producer_of
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
-# Each gives an element the same bits wherever it stands.
+# Operators that give an element the same bits wherever it is.
 _ELEMENTWISE = operators(Kind.COPY, Kind.UNARY, Kind.BROADCAST, placement=Placement.ANY)
-_DEEPEST = 8  # operators between the weights and the look-up
+_DEEPEST = 8  # operators between the weights and the lookup
 
 
 @dataclass(frozen=True)
 class _Found:
     node: Node
     table: Node
-    gathered: tuple[bool, ...]  # which operands of the table have rows of their own
+    gathered: tuple[bool, ...]  # which operands of the table have separate rows
 
 
 @dataclass(frozen=True)
 class GatherFirst(RewritePass):
     """Look up the rows of a weight before computing with them: Gather(Cast(w) * s) is Cast(Gather(w)) * Gather(s).
 
-    For embeddings that are stored in a small type and scaled back. What fold-constants would make larger than it is
-    stays small, and a run computes only the rows that it needs.
+    This is for embeddings that are stored in a small type and scaled back. They stay small, where fold-constants would
+    enlarge them, and a run computes only the rows that it needs.
     """
 
     name: ClassVar[str] = "gather-first"
@@ -62,7 +62,7 @@ class GatherFirst(RewritePass):
 
 
 def _has_rows(value: Value | None, data: Value) -> bool:
-    """Whether an operand has a row of its own for each row of the result."""
+    """Return whether an operand has a row of its own for each row of the result."""
     assert data.shape is not None
     if value is None or value.shape is None or len(value.shape) < len(data.shape):
         return False
@@ -70,7 +70,7 @@ def _has_rows(value: Value | None, data: Value) -> bool:
 
 
 def _is_weight(data: Value) -> bool:
-    """Whether `data` is computed from constants alone, by few elementwise operators."""
+    """Return whether `data` is computed from constants alone, by few elementwise operators."""
     nodes = [data]
     for _ in range(_DEEPEST):
         if not nodes:

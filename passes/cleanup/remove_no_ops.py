@@ -1,4 +1,4 @@
-"""Nodes that give back one of their inputs."""
+"""Removal of nodes that return one of their inputs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RemoveNoOps(RewritePass):
 
 
 def _is_needed(node: Node, value: Value) -> bool:
-    """Whether an Identity is what lets a graph give out a value that already has another role or name."""
+    """Return whether an Identity is needed so that a graph can return a value with another role or name."""
     if not node.output.is_graph_output:
         return False
     foreign = value.is_graph_input or value.is_initializer or value.is_graph_output

@@ -1,4 +1,4 @@
-"""Chains of casts."""
+"""Simplification of chains of casts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, 
 
 _D = DType
 _INTS = (_D.INT8, _D.UINT8, _D.INT16, _D.UINT16, _D.INT32, _D.UINT32, _D.INT64, _D.UINT64)
-# Which element types hold every value of the one on the left. 8-bit floats, strings and complex numbers are left out:
-# their casts saturate, round or print in ways that do not compose.
+# The element types that can represent every value of the one on the left. 8-bit floats, strings and complex numbers are
+# excluded: their casts saturate, round or print in ways that do not compose.
 _WIDER: dict[DType, tuple[DType, ...]] = {
     _D.BOOL: (*_INTS, _D.FLOAT16, _D.BFLOAT16, _D.FLOAT, _D.DOUBLE),
     _D.INT8: (_D.INT16, _D.INT32, _D.INT64, _D.FLOAT16, _D.BFLOAT16, _D.FLOAT, _D.DOUBLE),
@@ -43,7 +43,7 @@ class SimplifyCast(RewritePass):
     """Compose casts where the first loses nothing: float32 -> float64 -> float32, int32 -> int64 -> int32.
 
     A `CastLike` whose target type is known becomes a `Cast`, which frees the value that it took its type from. A chain
-    through a narrower type is left alone: what it rounds or wraps is part of the result.
+    through a narrower type is left alone, because its rounding or wrapping is part of the result.
     """
 
     name: ClassVar[str] = "simplify-cast"
@@ -88,12 +88,12 @@ def _target(node: Node) -> DType | None:
 
 
 def _float8_rules(node: Node) -> dict[str, int | str]:
-    """How a cast to an 8-bit float saturates and rounds."""
+    """Return the attributes that define how a cast to an 8-bit float saturates and rounds."""
     return {name: node.attr(name) for name in ("saturate", "round_mode") if name in node.attributes}
 
 
 def _loss(source: DType, middle: DType, target: DType) -> str:
-    """Why source -> middle -> target is not source -> target for every value; empty if it is."""
+    """Return why source -> middle -> target is not source -> target for every value; empty if it is."""
     if source not in _WIDER or middle not in _WIDER or target not in _WIDER:
         return "a cast of strings, complex numbers or very small floats does not compose"
     if source is middle:
@@ -103,7 +103,7 @@ def _loss(source: DType, middle: DType, target: DType) -> str:
     if target is source or target is DType.BOOL or (target.is_float and not source.is_float):
         return ""
     if source.is_float:
-        # Out of range, a float becomes whatever integer the machine makes of it, and that depends on the float's width.
+        # Out of range, a float is converted to a machine-dependent integer, which also depends on the float's width.
         return "" if target.is_float else "float to integer is not defined out of range"
     if middle.is_float and target not in _WIDER[source]:
         return "float to integer is not defined out of range"

@@ -1,4 +1,4 @@
-"""Chains of Reshape, Flatten, Squeeze and Unsqueeze."""
+"""Simplification of chains of Reshape, Flatten, Squeeze and Unsqueeze."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class _Rows:
 class SimplifyReshape(RewritePass):
     """Compose chains of Reshape, Flatten, Squeeze and Unsqueeze into one Reshape, or into nothing.
 
-    With symbolic dimensions only where one constant target is right for every size, an empty batch included. A Softmax
-    of the rows of a matrix that was flattened for it, and is brought back to its shape after it, needs neither.
+    With symbolic dimensions, only if one constant target is right for every size, including an empty batch. A Softmax
+    over the rows of a matrix that was flattened for it, and is reshaped back after it, needs neither reshape.
     """
 
     name: ClassVar[str] = "simplify-reshape"
@@ -87,7 +87,7 @@ def _softmax_of_rows(node: Node) -> _Rows | None:
 
 
 def _restores(node: Node, source: Value) -> bool:
-    """Whether the result of a reshape of the elements of `source` has the shape of `source`."""
+    """Return whether the result of a reshape of the elements of `source` has the shape of `source`."""
     shape = producer_of(node.input(1), "Shape") if node.op_type == "Reshape" else None
     if shape is not None and shape.input(0) is source and not shape.attributes:
         return True
@@ -95,7 +95,7 @@ def _restores(node: Node, source: Value) -> bool:
 
 
 def _undoes(node: Node, inner: Node, context: PassContext) -> bool:
-    """Whether one of Squeeze and Unsqueeze takes back what the other did: both count axes in the longer shape."""
+    """Return whether one of Squeeze and Unsqueeze undoes the other: both count axes in the longer shape."""
     if {node.op_type, inner.op_type} != {"Squeeze", "Unsqueeze"}:
         return False
     axes = constant_ints(node.input(1), context)

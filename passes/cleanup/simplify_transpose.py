@@ -1,4 +1,4 @@
-"""Transpositions that cancel or merge."""
+"""Cancellation and merging of transposes."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ class _Regrouped:
 class _Sunk:
     node: Node
     steps: tuple[Step, ...]
-    end: Node | None  # the Transpose after the steps that takes the moved one in
+    end: Node | None  # the Transpose after the steps that absorbs the moved one
 
 
 @dataclass(frozen=True)
 class SimplifyTranspose(RewritePass):
-    """Cancel and merge transpositions, moving one through other operators where that makes them fewer.
+    """Cancel and merge transposes, moving one through other operators where that makes them fewer.
 
     A Transpose moves down through elementwise operators, Softmax, Concat and integer reductions if it then meets
-    another Transpose, joins an equal one at another operand, or comes to nothing. One that moves only dimensions of
-    size 1 becomes a Reshape; one next to reshapes that merge axes for it and split them again, or that only move
-    dimensions of size 1, does without them.
+    another Transpose, merges with an equal one at another operand, or becomes a no-op. One that moves only dimensions
+    of size 1 becomes a Reshape; one next to reshapes that merge axes for it and split them again, or that only move
+    dimensions of size 1, replaces these.
     """
 
     name: ClassVar[str] = "simplify-transpose"
@@ -140,7 +140,7 @@ def _between_reshapes(node: Node, perm: Perm) -> _Regrouped | None:
 
 
 def _beside_moved_ones(node: Node, perm: Perm) -> _Regrouped | None:
-    """A reshape in front or after that only moves dimensions of size 1 is a transposition too."""
+    """Treat a reshape before or after a Transpose that only moves dimensions of size 1 as a transpose too."""
     data, inner, outer = node.input(0), reshape_source(node), node.output.sole_user
     source = None if inner is None else inner.input(0)
     if inner is not None and source is not None and inner.output.sole_user is node:
@@ -182,7 +182,7 @@ def _sink(match: _Sunk, rewriter: Rewriter) -> None:
 
 
 def _run_before(step: Step, data: Value, rewriter: Rewriter, anchor: Node) -> Value:
-    """The operator of a step, applied to what was transposed."""
+    """Apply the operator of a step to the operand of the transpose."""
     node = step.node
     inputs: list[Value | None] = []
     for position, given in enumerate(step.inputs):

@@ -1,1 +1,1 @@
-"""Passes that make one operator of several, or recognize what several are; only rounding changes."""
+"""Passes that fuse operators or recognize decomposed ones; only rounding changes."""

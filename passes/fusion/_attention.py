@@ -1,4 +1,4 @@
-"""The parts of scaled dot-product attention as exporters spell it out: scale, mask, transposed keys, guard."""
+"""The parts of decomposed scaled dot-product attention: scale, mask, transposed keys, guard."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from graphopt.rewriting.values import number
 
 @dataclass(frozen=True)
 class Keys:
-    """What was transposed into the right factor of the scores."""
+    """The source of the keys, which were transposed into the right factor of the scores."""
 
     source: Value
     perm: tuple[int, ...] | None
-    """The permutation that makes [..., keys, size] of `source`; None if it is so already."""
+    """The permutation from `source` to [..., keys, size]; None if it has that layout already."""
     scale: float
     nodes: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Softmax's argument taken apart: `scale * queries @ transposed keys`, masked."""
+    """The decomposed argument of Softmax: `scale * queries @ transposed keys`, masked."""
 
     queries: Value
     keys: Keys
     scale: float
     masks: tuple[Mask, ...]
     nodes: tuple[Node, ...]
-    """From the product to the argument: what must have no other use."""
+    """The nodes from the matmul to the argument, which must have no other use."""
 
 
 def scores(argument: Value) -> Scores | Miss | None:
-    """Softmax's argument as attention scores; None if no product of two matrices is in it."""
+    """Return Softmax's argument as attention scores; None if it contains no matmul."""
     masks, value, nodes = masked(argument)
     source, factor, steps = scaled(value)[-1]
     product = produced_by(source, "MatMul")
@@ -58,7 +58,7 @@ def scores(argument: Value) -> Scores | Miss | None:
 
 
 def _unscaled(value: Value) -> tuple[Value, float, tuple[Node, ...]]:
-    """`value` without the constant factors on it, as far as nobody else uses what they make."""
+    """Return `value` without constant factors, as far as their results have no other use."""
     found = scaled(value)
     best = found[0]
     for candidate, outer in zip(found[1:], found):
@@ -69,7 +69,7 @@ def _unscaled(value: Value) -> tuple[Value, float, tuple[Node, ...]]:
 
 
 def _keys(value: Value) -> Keys | None:
-    """The keys after factors and a transpose, which may be more than the swap of the last two axes."""
+    """Return the keys before factors and a transpose, which may do more than swap the last two axes."""
     outer, factor, steps = _unscaled(value)
     transpose = produced_by(outer, "Transpose")
     perm = None if transpose is None else permutation(transpose)
@@ -88,7 +88,7 @@ def _keys(value: Value) -> Keys | None:
 
 
 def _through_matrices(value: Value) -> tuple[Value, tuple[Node, ...]] | None:
-    """The K of Reshape(Transpose(Reshape(K, [-1, n, d]), [0, 2, 1]), [b, h, d, n]): a swap of its last two axes."""
+    """Return K of Reshape(Transpose(Reshape(K, [-1, n, d]), [0, 2, 1]), [b, h, d, n]), a swap of its last two axes."""
     outer = produced_by(value, "Reshape")
     transpose = None if outer is None else produced_by(outer.inputs[0], "Transpose")
     inner = None if transpose is None else produced_by(transpose.inputs[0], "Reshape")
@@ -106,9 +106,10 @@ def _through_matrices(value: Value) -> tuple[Value, tuple[Node, ...]] | None:
 
 
 def guarded(softmax: Node) -> tuple[Value, tuple[Node, ...]]:
-    """The weights after softmax, a guard that turns NaN into 0 included, and the guard's nodes.
+    """Return the weights after softmax, including a guard that turns NaN into 0, and the guard's nodes.
 
-    Attention gives 0 for a query that no key is allowed for, where softmax alone gives NaN: it is the guard.
+    For a query whose keys are all masked, Attention returns 0, but softmax alone returns NaN, like Attention without
+    the guard.
     """
     check = next((user for user in softmax.output.users if user.op == "IsNaN"), None)
     where = None if check is None else check.output.sole_user
@@ -121,9 +122,9 @@ def guarded(softmax: Node) -> tuple[Value, tuple[Node, ...]]:
 
 
 def ungrouped(value: Value) -> tuple[Value, int] | None:
-    """What `value` repeats each head of (grouped-query attention), and how often; None if it repeats none.
+    """Return the value whose heads `value` repeats (grouped-query attention), and how often; None if it repeats none.
 
-    `value` is Reshape(Expand([batch, groups, 1, length, size])), which puts the copies of a head side by side.
+    `value` is Reshape(Expand([batch, groups, 1, length, size])), which puts the copies of a head next to each other.
     """
     reshape = produced_by(value, "Reshape")
     expand = None if reshape is None else produced_by(reshape.inputs[0], "Expand")

@@ -1,4 +1,4 @@
-"""The masks on attention scores as exporters write them, and as the operator Attention takes them."""
+"""The masks of attention scores, as exporters write them and as the operator Attention takes them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from graphopt.rewriting.polynomial import scaled
 from graphopt.rewriting.values import fits_beside, number
 
 _MOST = 2
-"""Masks on one score: exporters write one for causality and one for padding."""
+"""The limit on masks of one score: exporters write one for causality and one for padding."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """What is added to the scores: `added` itself, or what a boolean `where` makes of `fill`.
+    """A term that is added to the scores: `added` itself, or `fill` under a boolean condition `where`.
 
     With a condition, scores are kept where it is true (where it is false, if `inverted`) and become `fill` elsewhere.
     """
@@ -31,19 +31,19 @@ class Mask:
 
     @property
     def value(self) -> Value:
-        """The mask that the graph holds: numbers, or a condition."""
+        """The mask in the graph: numbers, or a condition."""
         value = self.added if self.added is not None else self.where
         assert value is not None
         return value
 
     @property
     def forbids(self) -> bool:
-        """Whether it puts -inf in place of scores."""
+        """Whether it replaces scores by -inf."""
         return self.where is not None and bool(np.isneginf(self.fill))
 
 
 def masked(argument: Value) -> tuple[tuple[Mask, ...], Value, tuple[Node, ...]]:
-    """The masks on the scores, the scores after them, and the nodes that mask."""
+    """Return the masks on the scores, the scores before them, and the masking nodes."""
     masks: list[Mask] = []
     nodes: list[Node] = []
     value = argument
@@ -58,7 +58,7 @@ def masked(argument: Value) -> tuple[tuple[Mask, ...], Value, tuple[Node, ...]]:
 
 
 def _outer_mask(argument: Value, more: int) -> tuple[Mask, Value, Node] | None:
-    """The last mask on scores that may have `more` masks under it."""
+    """Return the last mask on scores that may have `more` masks under it."""
     node = produced_by(argument, "Add", "Where")
     if node is None:
         return None
@@ -85,7 +85,7 @@ def _leads_to_scores(value: Value, masks: int) -> bool:
 
 
 def leads_to_product(value: Value) -> bool:
-    """Whether `value` is a matrix product, but for a factor."""
+    """Return whether `value` is a matmul, apart from a factor."""
     source = scaled(value)[-1][0]
     if produced_by(source, "MatMul") is not None:
         return True
@@ -94,7 +94,7 @@ def leads_to_product(value: Value) -> bool:
 
 
 def leaves_empty_rows(masks: Sequence[Mask]) -> bool:
-    """Whether masks that put -inf in place of scores may do so for a whole row, as far as one can know."""
+    """Return whether masks that replace scores by -inf may do so for an entire row, as far as one can know."""
     forbidding = [mask for mask in masks if mask.forbids]
     if len(forbidding) != 1:
         return bool(forbidding)
@@ -106,7 +106,7 @@ def leaves_empty_rows(masks: Sequence[Mask]) -> bool:
 
 
 def masks_fit(masks: Sequence[Mask], queries: Value, matrix: Shape) -> Miss | None:
-    """Why masks are not ones for an attention matrix of the shape `matrix`, or None."""
+    """Return why masks do not fit an attention matrix of the shape `matrix`, or None."""
     for mask in masks:
         shape = mask.value.shape
         if shape is None or len(shape) == 0:
@@ -117,14 +117,14 @@ def masks_fit(masks: Sequence[Mask], queries: Value, matrix: Shape) -> Miss | No
             return Miss("the mask has another type than the queries")
         if mask.where is not None and not _absorbs(mask.fill, queries):
             return Miss("what the mask puts in place of a score is not low enough")
-    # Attention takes a last axis that is too short for one to be padded, not broadcast.
+    # Attention pads a last axis that is too short for a mask, instead of broadcasting it.
     if not any(mask.value.shape is not None and same_dim(mask.value.shape[-1], matrix[-1]) for mask in masks):
         return Miss("the mask is not known to have a column for each key")
     return None
 
 
 def _absorbs(fill: float, value: Value) -> bool:
-    """Whether adding `fill` to a score gives `fill` again but for rounding: then it may be added, not put in place."""
+    """Return whether adding `fill` to a score gives `fill` up to rounding, so that adding can replace selecting."""
     if np.isneginf(fill):
         return True
     spacing = {DType.FLOAT: 2.0**-23, DType.FLOAT16: 2.0**-10, DType.BFLOAT16: 2.0**-7, DType.DOUBLE: 2.0**-52}
@@ -132,7 +132,7 @@ def _absorbs(fill: float, value: Value) -> bool:
 
 
 def mask_input(masks: Sequence[Mask], queries: Value, rewriter: Rewriter, before: Node) -> Value:
-    """The masks as Attention takes them: boolean for one that forbids with -inf, else one number to be added."""
+    """Return the masks in Attention's form: boolean for one that fills with -inf, else one number to be added."""
     if len(masks) == 1 and masks[0].forbids:
         value = masks[0].value
         if masks[0].inverted:
@@ -143,7 +143,7 @@ def mask_input(masks: Sequence[Mask], queries: Value, rewriter: Rewriter, before
     rows = queries.shape[-2] if queries.shape is not None else None
     shapes = [mask.value.shape or () for mask in masks]
     has_rows = any(len(shape) > 1 and same_dim(shape[-2], rows) for shape in shapes)
-    # Runtimes want a matrix at least; the batch of 3-axis data is axis 0 of 4, before its one head.
+    # Runtimes need at least a matrix; the batch of 3-axis data is axis 0 of 4, before its only head.
     rank = max(len(shape) for shape in shapes)
     new_axis = 0 if rank == 1 else 1 if queries.rank == 3 and rank == 3 else None
     if new_axis is not None:
@@ -163,13 +163,13 @@ def _added(mask: Mask, queries: Value, rewriter: Rewriter, before: Node) -> Valu
 
 
 def _with_rows(value: Value, queries: Value, rewriter: Rewriter, before: Node) -> Value:
-    """The mask with a row for each query: the operator broadcasts, but ONNX Runtime wants the rows spelled out."""
+    """Return the mask with a row for each query: the operator broadcasts, but ONNX Runtime needs explicit rows."""
     assert queries.shape is not None
     rows = queries.shape[-2]
     if isinstance(rows, int):
         matrix = rewriter.constant(np.array([rows, 1], np.int64), "rows")
     else:
-        # Read off the mask where that is as good: then layers that share a mask share this arithmetic too.
+        # Taken from the mask if possible, so that layers that share a mask share this arithmetic too.
         own = value.shape is not None and same_dim(value.shape[-1], rows)
         source, axis = (value, {"start": -1}) if own else (queries, {"start": -2, "end": -1})
         count = rewriter.op("Shape", [source], axis, before=before).output

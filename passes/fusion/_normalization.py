@@ -1,4 +1,4 @@
-"""What layer-norm and RMS-norm have in common: finding means, inverse roots, scales and biases."""
+"""Common parts of layer norm and RMS norm: means, inverse roots, scales and biases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Norm:
 
 
 def inverse_root(node: Node) -> Inverse | None:
-    """The inverse root that a `Sqrt`, or a `Pow` with 0.5 or -0.5, is part of; None if it is not one."""
+    """Return the inverse root that a `Sqrt`, or a `Pow` with 0.5 or -0.5, is part of; None if it is not one."""
     radicand = node.inputs[0]
     assert radicand is not None
     power = 0.5 if node.op == "Sqrt" else number(node.input(1))
@@ -73,10 +73,10 @@ def _is_one(div: Node) -> bool:
 def normalized(
     inverse: Inverse, data: Value, axis: int, nodes: tuple[Node, ...], dividend: Callable[[Value], Nodes | None]
 ) -> Norm | Miss:
-    """The product of what is normalized and the inverse root, with the scale already between them or not.
+    """Return the product of the data and the inverse root, with the scale already between them or not.
 
-    `dividend` says which nodes make a value the thing to normalize (the data less its mean), or None if it is not.
-    `nodes` are those of the variance.
+    `dividend` returns the nodes that turn the data into the value to normalize (the data minus its mean), or None if
+    the value is something else. `nodes` are those of the variance.
     """
     user = inverse.value.sole_user
     if user is None:
@@ -104,7 +104,7 @@ def normalized(
 
 
 def with_scale_and_bias(norm: Norm, has_bias: bool) -> Norm:
-    """The normalization with the Cast, Mul and Add after it, as far as they are its own scale and bias."""
+    """Extend the normalization by the Cast, Mul and Add after it, as far as they are its own scale and bias."""
     norm = _with_cast(norm)
     if norm.scale is None:
         norm = _with_operand(norm, "Mul", "scale")
@@ -114,7 +114,7 @@ def with_scale_and_bias(norm: Norm, has_bias: bool) -> Norm:
 
 
 def _with_cast(norm: Norm) -> Norm:
-    """Half-precision data normalized in float32: the operator does that by itself, between the two casts."""
+    """Extend to half-precision data normalized in float32, which the operator does itself, between the two casts."""
     before, after = produced_by(norm.data, "Cast"), norm.root.output.sole_user
     if before is None or after is None or after.op != "Cast" or norm.scale is not None:
         return norm
@@ -136,7 +136,7 @@ def _with_operand(norm: Norm, op: str, name: str) -> Norm:
 
 
 def fits_scale(value: Value, data: Value, axis: int) -> bool:
-    """Whether `value` is a scale or bias over the normalized axes: of their shape, or a constant that fits it."""
+    """Return whether `value` can be a scale or bias of the normalized axes: of their shape, or a matching constant."""
     sizes = normalized_shape(data, axis)
     if sizes is None or (value.dtype is not data.dtype and value.dtype is not None):
         return False
@@ -163,7 +163,7 @@ def normalized_shape(data: Value, axis: int) -> tuple[int, ...] | None:
 
 
 def check(norm: Norm, context: PassContext) -> Norm | Miss:
-    """A miss where the operator would not do the same as the nodes."""
+    """Return a miss if the operator would not compute the same as the nodes."""
     if norm.data.dtype not in (DType.FLOAT, DType.FLOAT16, DType.BFLOAT16):
         return Miss("only float32, float16 and bfloat16 are normalized in at least their own precision")
     if normalized_shape(norm.data, norm.axis) is None:
@@ -174,7 +174,7 @@ def check(norm: Norm, context: PassContext) -> Norm | Miss:
 
 
 def replace_norm(norm: Norm, op: str, rewriter: Rewriter) -> None:
-    """Put the operator `op` in place of the nodes, with a scale of ones where there was none."""
+    """Replace the nodes by the operator `op`, with a scale of ones if there is none."""
     sizes, dtype = normalized_shape(norm.data, norm.axis), norm.data.dtype
     assert sizes is not None
     assert dtype is not None
@@ -195,7 +195,7 @@ def replace_norm(norm: Norm, op: str, rewriter: Rewriter) -> None:
 
 
 def _parameter(value: Value | None, sizes: tuple[int, ...], default: float, dtype: DType, rewriter: Rewriter) -> Value:
-    """A scale or bias in the full shape of the normalized axes, which is the one form that all runtimes take."""
+    """Return a scale or bias in the full shape of the normalized axes, the only form that all runtimes accept."""
     if value is None:
         return rewriter.constant(np.full(sizes, default, dtype.numpy), "scale")
     tensor = value.constant

@@ -1,4 +1,4 @@
-"""Multiplication and addition of per-channel constants into the batch-norm before them."""
+"""Folding of multiplications and additions of per-channel constants into the batch norm before them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ class _Match:
 
 @dataclass(frozen=True)
 class FoldAffineIntoBn(RewritePass):
-    """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the batch-norm before them.
+    """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the batch norm before them.
 
-    Networks converted from frameworks that keep scale and shift in a layer of their own have these after each
-    batch-norm.
+    Networks converted from frameworks in which scale and shift are a separate layer have these after each batch norm.
     """
 
     name: ClassVar[str] = "fold-affine-into-bn"
@@ -49,7 +48,7 @@ class FoldAffineIntoBn(RewritePass):
         affine = elementwise(root, norm.output, gamma.size, rank)
         if isinstance(affine, Miss):
             return affine
-        # Only to know that it is in inference mode, and makes numbers.
+        # Only to know that it is in inference mode and has finite parameters.
         inference = batch_norm(norm)
         if isinstance(inference, Miss):
             return inference

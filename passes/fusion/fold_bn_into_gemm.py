@@ -1,4 +1,4 @@
-"""Batch-norm into the matrix product beside it."""
+"""Folding of a batch norm into an adjacent matmul."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PRODUCTS = ("MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class FoldBnIntoGemm(RewritePass):
-    """Fold a batch-norm over the columns of a matrix into the constant weights of the product beside it.
+    """Fold a batch norm over the columns of a matrix into the constant weights of the adjacent matmul.
 
-    `BatchNormalization(A @ B + C)` becomes a Gemm with weights B*s and bias C*s + t; before a product, the rows
-    of B are scaled and t @ B joins the bias. Matrices only: with more axes, axis 1 is not the product's last one.
+    `BatchNormalization(A @ B + C)` becomes a Gemm with weights B*s and bias C*s + t; before a matmul, the rows of B are
+    scaled and t @ B is added to the bias. Matrices only: with more axes, axis 1 is not the matmul's last one.
     """
 
     name: ClassVar[str] = "fold-bn-into-gemm"
@@ -85,7 +85,7 @@ class FoldBnIntoGemm(RewritePass):
 
 
 def _weight(product: Node) -> np.ndarray | Miss:
-    """The second factor as the product uses it: [K, N], alpha and transB applied."""
+    """Return the second factor as the matmul uses it: [K, N], with alpha and transB applied."""
     weight = numbers(product.input(1))
     if weight is None:
         return Miss("the weights of the product are not constant")
@@ -95,7 +95,7 @@ def _weight(product: Node) -> np.ndarray | Miss:
 
 
 def _bias(product: Node, columns: int) -> np.ndarray | Miss:
-    """What a Gemm adds, as one number a column, beta applied."""
+    """Return the bias of a Gemm as one number per column, with beta applied."""
     value = product.input(2) if product.op == "Gemm" else None
     if value is None:
         return np.zeros(columns)

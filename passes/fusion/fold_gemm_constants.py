@@ -1,4 +1,4 @@
-"""Gemm's factors and transpositions into its constant operands."""
+"""Folding of Gemm's factors and transposes into its constant operands."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Match:
 class FoldGemmConstants(RewritePass):
     """Multiply alpha and beta into a Gemm's constant weights and bias, and store the weights as they are used.
 
-    A constant second factor ends up [K, N] with alpha 1 and transB 0: the form that products want at run time.
-    Weights that something else uses too are left alone, so that no second copy of them is stored.
+    A constant second factor becomes [K, N] with alpha 1 and transB 0, the form that matmuls need at run time. Weights
+    with other uses are left alone, so that no second copy of them is stored.
     """
 
     name: ClassVar[str] = "fold-gemm-constants"

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, spelled out, as the operator Attention."""
+"""Recognition of decomposed scaled dot-product attention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Match:
     scores: Scores
     values: Value
     precision: DType | None
-    """The type that softmax is computed in, where it is not that of the data."""
+    """The type that softmax is computed in, if it differs from that of the data."""
     nodes: tuple[Node, ...]
 
 
@@ -29,10 +29,10 @@ class _Match:
 class FuseAttention(RewritePass):
     """Recognize softmax(scale * Q @ Kᵀ + mask) @ V as Attention.
 
-    The scale may stand on the scores, on Q, on K or on both, as a product or a quotient with a constant; one or two
-    masks may be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads, sequence,
-    size, or batch, sequence, size; keys and values that are copied for groups of heads are taken uncopied. A guard
-    that turns the NaN of a fully masked row into 0 is what Attention does by itself.
+    The scale may be applied to the scores, to Q, to K or to both, by multiplication with or division by a constant; one
+    or two masks may be added, or be a Where with a large negative number. Q, K and V have the axes batch, heads,
+    sequence, size, or batch, sequence, size; keys and values that are copied for groups of heads are used without the
+    copies. A guard that turns the NaN of a fully masked row into 0 is removed, because Attention itself does that.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -83,7 +83,7 @@ class FuseAttention(RewritePass):
 
 
 def _without_copies(match: _Match) -> _Match:
-    """The same with the keys and values that each serve a group of heads, where those are copies of them."""
+    """Return the match with the original keys and values, if each is copied for a group of heads."""
     keys = match.scores.keys
     few_keys, few_values = ungrouped(keys.source), ungrouped(match.values)
     if few_keys is None or few_values is None or few_keys[1] != few_values[1] or keys.perm is not None:
@@ -105,7 +105,7 @@ def _casts(argument: Value, weights: Value) -> tuple[Node, Node] | None:
 
 
 def _checked(match: _Match, softmax: Node, context: PassContext) -> Miss | None:
-    """Why a match is not one after all, or None."""
+    """Return why a match must be declined, or None."""
     found = match.scores
     queries, keys, values = found.queries, found.keys.source, match.values
     if (old := below_opset(context, 23)) is not None:

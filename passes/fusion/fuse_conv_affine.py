@@ -1,4 +1,4 @@
-"""Multiplication and addition of per-channel constants into the convolution beside them."""
+"""Folding of multiplications and additions of per-channel constants into the adjacent convolution."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from graphopt.rewriting.values import constant_shape
 
 @dataclass(frozen=True)
 class FuseConvAffine(RewritePass):
-    """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the convolution beside them.
+    """Fold Mul, Add, Sub and Div by scalar or per-channel constants, and Neg, into the adjacent convolution.
 
-    After a convolution always; before one if it pads nothing, or if the step only scales.
+    After a convolution this is always possible; before one only if it pads nothing, or if the step only scales.
     """
 
     name: ClassVar[str] = "fuse-conv-affine"

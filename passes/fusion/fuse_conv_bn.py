@@ -1,4 +1,4 @@
-"""Batch-norm into the convolution beside it."""
+"""Folding of a batch norm into the adjacent convolution."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, 
 
 @dataclass(frozen=True)
 class FuseConvBn(RewritePass):
-    """Fold a batch-norm into the weights of the convolution before it, or of the unpadded one after it.
+    """Fold a batch norm into the weights of the convolution before it, or of the unpadded one after it.
 
-    `BatchNormalization(Conv(x, W, b))` becomes `Conv(x, s*W, s*b + t)` with s = gamma / sqrt(var + epsilon) and
-    t = beta - s*mean, computed in float64 and rounded once. ConvTranspose and groups included.
+    `BatchNormalization(Conv(x, W, b))` becomes `Conv(x, s*W, s*b + t)` with s = gamma / sqrt(var + epsilon) and t =
+    beta - s*mean, computed in float64 and rounded once. ConvTranspose and groups are supported.
     """
 
     name: ClassVar[str] = "fuse-conv-bn"

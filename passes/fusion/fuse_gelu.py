@@ -1,4 +1,4 @@
-"""GELU, spelled out with Erf or Tanh, as the operator Gelu."""
+"""Recognition of decomposed GELU, with Erf or Tanh."""
 
 from __future__ import annotations
 

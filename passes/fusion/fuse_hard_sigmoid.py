@@ -1,4 +1,4 @@
-"""A clipped straight line as the operator HardSigmoid."""
+"""Recognition of a clipped line as HardSigmoid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphopt.rewriting.values import close
 
 
 def _ends_at_one(found: Match) -> Miss | None:
-    """Whether the line rises, is half of its top at 0, and is scaled to end at 1."""
+    """Decline unless the line rises, is half of its maximum at 0, and is scaled to end at 1."""
     dtype = found["x"].dtype
     factor, slope, offset, top = (found.numbers[name] for name in ("factor", "slope", "offset", "top"))
     if top <= 0 or slope <= 0 or not close(offset / top, 0.5, dtype):

@@ -1,4 +1,4 @@
-"""x * hard-sigmoid(x) as the operator HardSwish."""
+"""Recognition of x * hard-sigmoid(x) as HardSwish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _is_sixth(found: Match) -> Miss | None:
 
 
 def _is_clipped_sixth(found: Match) -> Miss | None:
-    """Whether the clipped line and the factor make x/6 + 1/2 from 0 to 1, whatever the steps that make them."""
+    """Decline unless the clipped line and the factor make x/6 + 1/2 from 0 to 1, in whatever steps."""
     factor, slope, offset, top = (found.numbers[name] for name in ("factor", "slope", "offset", "top"))
     wanted = [(factor * top, 1.0), (factor * slope, 1 / 6), (factor * offset, 0.5)]
     return None if all(close(have, want, found["x"].dtype) for have, want in wanted) else NOTHING

@@ -1,4 +1,4 @@
-"""Layer normalization, spelled out, as the operator LayerNormalization."""
+"""Recognition of decomposed layer normalization."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class _Variance:
 
 @dataclass(frozen=True)
 class FuseLayerNorm(RewritePass):
-    """Recognize layer normalization of the last axes, spelled out in ReduceMean, Sub, Pow, Sqrt, Div, Mul and Add.
+    """Recognize layer normalization of the last axes, decomposed into ReduceMean, Sub, Pow, Sqrt, Div, Mul and Add.
 
-    Takes the variance as the mean of squared differences or as E[x²] - E[x]² (less exact than what replaces it), the
-    root as a divisor, a reciprocal or a power, scale and bias in either order of operands or left out, and
-    half-precision data that is normalized in float32 between two casts.
+    The variance may be the mean of squared differences or E[x²] - E[x]² (less accurate than its replacement), the root
+    a divisor, a reciprocal or a power, and scale and bias may have either order of operands or be absent.
+    Half-precision data that is normalized in float32 between two casts is supported.
     """
 
     name: ClassVar[str] = "fuse-layer-norm"
@@ -65,7 +65,7 @@ class FuseLayerNorm(RewritePass):
 
 
 def _centring(value: Value, wanted: Mean) -> tuple[Node, ...] | None:
-    """The nodes that make `value` the data less its mean; None if it is something else."""
+    """Return the nodes that compute `value` as the data minus its mean; None if it is something else."""
     subtract = produced_by(value, "Sub")
     found = None if subtract is None else mean(subtract.inputs[1])
     if subtract is None or found is None or subtract.inputs[0] is not wanted.data:
@@ -76,7 +76,7 @@ def _centring(value: Value, wanted: Mean) -> tuple[Node, ...] | None:
 
 
 def _multiplied_out(inverse: Inverse, variance: _Variance, axis: int) -> Norm | None:
-    """`x * f + (bias - mean * f)` with the factor f = scale / root, as Keras writes batch and layer normalization."""
+    """Match `x * f + (bias - mean * f)` with f = scale / root, as Keras writes batch and layer normalization."""
     factor, scale, data = inverse.value, None, variance.mean.data
     nodes = (*variance.nodes, *inverse.nodes)
     scaling = None if inverse.divides else factor.sole_user
@@ -129,7 +129,7 @@ def _variance(value: Value) -> _Variance | None:
 
 
 def _difference_of_squares(subtract: Node, result: Value | None, views: tuple[Node, ...]) -> _Variance | None:
-    """E[x²] - E[x]²: the same number, but for the digits that the subtraction loses."""
+    """Match E[x²] - E[x]², which equals the variance except for the digits lost by the subtraction."""
     squares, squared_mean = mean(subtract.inputs[0], result), square(subtract.inputs[1])
     of_data = None if squared_mean is None else mean(squared_mean[0], result)
     squared = None if squares is None else square(squares.data)

@@ -1,4 +1,4 @@
-"""MatMul and the Add after it into one Gemm."""
+"""Fusion of a MatMul and the Add after it into one Gemm."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class _Match:
 
 @dataclass(frozen=True)
 class FuseMatmulAdd(RewritePass):
-    """Join a product of two matrices and the bias added to it into one Gemm; a second constant bias joins the first.
+    """Fuse a product of two matrices and the bias added to it into one Gemm, and a second constant bias with the first.
 
-    Products with more than two axes stay: Gemm takes matrices, and reshaping around it gains nothing.
+    Matmuls with more than two axes are left alone: Gemm takes matrices, and reshaping around it gains nothing.
     """
 
     name: ClassVar[str] = "fuse-matmul-add"
@@ -92,7 +92,7 @@ class FuseMatmulAdd(RewritePass):
 
 
 def _product_shape(product: Node) -> tuple[int | str | None, ...] | None:
-    """Rows and columns, from the factors where inference left the product without a shape."""
+    """Return rows and columns, derived from the factors if inference left the product without a shape."""
     first, second = product.inputs[:2]
     assert first is not None
     assert second is not None

@@ -1,4 +1,4 @@
-"""Constant padding into the padding of the convolution or pooling after it."""
+"""Fusion of constant padding into the convolution or pooling after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class _Match:
 class FusePad(RewritePass):
     """Fold a constant Pad of the spatial axes into the pads of the Conv, AveragePool or MaxPool after it.
 
-    Zeros into Conv, and into AveragePool where it then counts the padding; into MaxPool what can never win.
+    Zeros are folded into Conv, and into AveragePool if it then counts the padding; into MaxPool, values that can never
+    win.
     """
 
     name: ClassVar[str] = "fuse-pad"
@@ -56,7 +57,7 @@ class FusePad(RewritePass):
         if consumer.op != "Conv" and _exceeds_kernel(consumer, pads):
             return Miss("padding as wide as the pooling window")
         if consumer.attr("ceil_mode", 0):
-            # Windows that begin in the padding are dropped, those that begin in padded data are not.
+            # Windows that begin in the padding are dropped, but those that begin in padded data are not.
             return Miss("the pooling rounds its size up, which counts padding otherwise than data")
         return _Match(node, consumer, pads)
 
@@ -79,7 +80,7 @@ class FusePad(RewritePass):
 
 
 def _spatial_pads(pad: Node) -> tuple[int, ...] | Miss:
-    """The pads of axes 2 and up, begins then ends; a miss if another axis is padded, or any is cropped."""
+    """Return the pads of axes 2 and up, begins then ends; a miss if another axis is padded, or any is cropped."""
     data, amounts = pad.inputs[0], integers(pad.input(1))
     if amounts is None:
         return Miss("the amount of padding is not constant")
@@ -127,7 +128,7 @@ def _fits_max(pad: Node, pool: Node) -> Miss | None:
         return None
     if value != 0 or not _never_negative(data):
         return Miss("padded with a number that can win over the data")
-    # A zero stands in for "nothing" only if each window also holds a real element, and pads of the pooling itself
+    # A zero can stand for "nothing" only if each window also contains a real element, and pads of the pooling itself
     # would not have been zeros.
     if any(d != 1 for d in pool.attr("dilations", ())) or any(pool.attr("pads", ())):
         return Miss("zeros before a max-pooling whose windows may miss the data")
@@ -138,7 +139,7 @@ _CHECKS = {"Conv": _fits_conv, "AveragePool": _fits_average, "MaxPool": _fits_ma
 
 
 def _lowest(dtype: DType) -> float:
-    """What a MaxPool takes for its own padding, or anything below it."""
+    """Return the value that MaxPool uses for its own padding; anything below it is equivalent."""
     return float(np.iinfo(dtype.numpy).min) if dtype.is_integer else -np.inf
 
 
@@ -149,12 +150,12 @@ def _never_negative(value: Value) -> bool:
     if Trait.NONNEGATIVE in facts_of(node.op).traits and (
         node.op != "Abs" or (value.dtype is not None and value.dtype.is_float)
     ):
-        return True  # the absolute value of the smallest integer is that integer
+        return True  # the absolute value of the smallest integer is that same integer
     lowest = number(node.input(1)) if produced_by(value, "Clip") is not None else None
     return lowest is not None and lowest >= 0
 
 
 def _exceeds_kernel(pool: Node, pads: tuple[int, ...]) -> bool:
-    """Runtimes refuse a pooling window that could lie in the padding alone."""
+    """Return whether a window could lie entirely in the padding, which runtimes reject."""
     kernel = pool.attr("kernel_shape", ())
     return any(pad >= size for pad, size in zip(pads, (*kernel, *kernel)))

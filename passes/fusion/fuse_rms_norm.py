@@ -1,4 +1,4 @@
-"""RMS normalization, spelled out, as the operator RMSNormalization."""
+"""Recognition of decomposed RMS normalization."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FuseRmsNorm(RewritePass):
     """Recognize x / sqrt(mean(x²) + epsilon) * scale over the last axes as RMSNormalization.
 
     The root may be a divisor, a reciprocal or a power; half-precision data that is normalized in float32 between two
-    casts is taken with them. Layer normalization is not touched: there x has its mean taken off.
+    casts is supported. Layer normalization, in which the mean is subtracted from x, is left alone.
     """
 
     name: ClassVar[str] = "fuse-rms-norm"

@@ -1,4 +1,4 @@
-"""x * sigmoid(x) as the operator Swish."""
+"""Recognition of x * sigmoid(x) as Swish."""
 
 from __future__ import annotations
 

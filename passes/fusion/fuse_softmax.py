@@ -1,4 +1,4 @@
-"""Softmax, spelled out, as the operator Softmax."""
+"""Recognition of decomposed softmax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphopt.rewriting.pattern import Capture, Match, Number, Pattern, any_of, 
 
 
 def _along_one_axis(found: Match) -> Miss | None:
-    """Whether the exponentials are summed along one axis that stays, and so is the largest found that is taken off."""
+    """Decline unless the exponentials are summed along one kept axis, along which the maximum is taken too."""
     total = found.named["sum"]
     axes = integers(total.input(1))
     if axes is None or len(axes) != 1:
@@ -67,16 +67,16 @@ _OF_MATRIX = Pattern(
     check=_is_last_axis,
     near=3,
 )
-"""A softmax of the last axis between a Flatten and the Reshape back, as one written for an old opset becomes."""
+"""A softmax of the last axis between a Flatten and the Reshape back, as converted from an old opset."""
 
 
 @dataclass(frozen=True)
 class FuseSoftmax(RewritePass):
-    """Recognize exp(x) / sum(exp(x)) along one axis, with or without the largest x taken off first, as Softmax.
+    """Recognize exp(x) / sum(exp(x)) along one axis, with or without subtracting the largest x first, as Softmax.
 
-    Also takes away the Flatten and Reshape around a softmax of the last axis, which were its meaning before opset 13.
-    Without that subtraction the nodes give NaN where exp overflows or all of it underflows, and Softmax gives the
-    right numbers; wherever the nodes give numbers, Softmax gives the same ones.
+    It also removes the Flatten and Reshape around a softmax of the last axis, which express its meaning before opset
+    13. Without the subtraction, the nodes return NaN where exp overflows or everything underflows, and Softmax the
+    correct numbers; wherever the nodes return numbers, Softmax returns the same ones.
     """
 
     name: ClassVar[str] = "fuse-softmax"
@@ -107,7 +107,7 @@ class FuseSoftmax(RewritePass):
 
 
 def _keeps_axes(reduce: Node, view: Node | None) -> bool:
-    """Whether a reduction keeps its axes as axes of size 1, itself or by a Reshape or Unsqueeze of it."""
+    """Return whether a reduction keeps its axes as axes of size 1, itself or by a Reshape or Unsqueeze of it."""
     if view is None:
         return bool(reduce.attr("keepdims", 1))
     data, axes = reduce.inputs[0], integers(reduce.input(1))

@@ -1,4 +1,4 @@
-"""Transposes into the matrix products beside them."""
+"""Fusion of transposes into adjacent matmuls."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class _Match:
 
 @dataclass(frozen=True)
 class FuseTransposeMatmul(RewritePass):
-    """Fold transposed factors of matrix products into transA and transB of a Gemm, or let two of them cancel.
+    """Fold transposed factors of matmuls into transA and transB of a Gemm, or let two of them cancel.
 
-    A transposed factor of a product of two matrices becomes an attribute. With batch axes, `Transpose(Aᵀ @ Bᵀ)`
-    becomes `B @ A`. A transposed product of two matrices becomes the product of the swapped, transposed factors.
+    A transposed factor of a product of two matrices becomes an attribute. With batch axes, `Transpose(Aᵀ @ Bᵀ)` becomes
+    `B @ A`. A transposed product of two matrices becomes the product of the swapped, transposed factors.
     """
 
     name: ClassVar[str] = "fuse-transpose-matmul"
@@ -47,7 +47,7 @@ class FuseTransposeMatmul(RewritePass):
 
 
 def _untransposed(value: Value | None) -> Value | None:
-    """What `value` is the transpose of (last two axes swapped), or None."""
+    """Return the value that `value` is the transpose of (last two axes swapped), or None."""
     node = produced_by(value, "Transpose")
     return node.inputs[0] if node is not None and swaps_last_two(permutation(node)) else None
 

@@ -1,4 +1,4 @@
-"""A product with a one-hot matrix as the look-up that it is."""
+"""Replacement of a product with a one-hot matrix by the lookup that it computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphopt.rewriting.pattern import Capture, Pattern, constant, op
 
 _ONE_HOT = Pattern(
     op.MatMul(op.Cast(op.Equal(Capture("index"), constant("numbers"))), Capture("table")),
-    shared=True,  # what else reads the one-hot matrix goes on reading it
+    shared=True,  # the one-hot matrix may have other consumers, which keep it
     near=3,
 )
 
@@ -31,8 +31,8 @@ class _Match:
 class GatherOneHot(RewritePass):
     """Replace MatMul(Cast(Equal(x, [0, 1 ... K-1])), table) by a Gather of the table's rows.
 
-    As JAX's one_hot is exported. An index that is no row gives zeros, as it did: the table gets a last row of zeros,
-    which every index outside is clipped to (-1 counts from the end).
+    JAX's one_hot is exported in this form. An index that is not a row still gives zeros: the table gets a last row of
+    zeros, to which every index out of range is clipped (-1 counts from the end).
     """
 
     name: ClassVar[str] = "gather-one-hot"
@@ -82,7 +82,7 @@ class GatherOneHot(RewritePass):
 
 
 def _counts(numbers: np.ndarray, rows: int) -> bool:
-    """Whether an array is 0, 1 ... rows - 1 along its last axis, and has no other."""
+    """Return whether an array is 0, 1 ... rows - 1 along its last axis, and all other axes have size 1."""
     return (
         numbers.ndim > 0
         and numbers.size == rows == numbers.shape[-1]

@@ -1,4 +1,4 @@
-"""Products of one input with several constant weights into one product."""
+"""Merging of parallel matmuls of one input with several constant weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphopt.rewriting.passes import Fidelity, Miss, Pass, PassContext, Rewrite
 
 @dataclass(frozen=True)
 class _Branch:
-    """One of the products: its weight [K, N] (or [N, K] for a Gemm with transB), and the bias Add after it."""
+    """One of the matmuls: its weight [K, N] (or [N, K] for a Gemm with transB), and the bias Add after it."""
 
     product: Node
     weights: Weights
@@ -25,7 +25,7 @@ class _Branch:
 
     @property
     def rows(self) -> int:
-        """K: as many as the shared input has columns."""
+        """K: the number of columns of the shared input."""
         return self.weights.stored.shape[1 if self.product.attr("transB", 0) else 0]
 
     @property
@@ -36,10 +36,10 @@ class _Branch:
 
 @dataclass(frozen=True)
 class MergeParallelMatmuls(Pass):
-    """Merge matrix products that share an input and have constant weights (Q, K, V) into one product and a Split.
+    """Merge matmuls that share an input and have constant weights (Q, K, V) into one matmul and a Split.
 
-    MatMul with its bias Add, or Gemm with a bias of one number a column. Weights may be stored as integers with a
-    scale for each column. Weights used elsewhere too are left alone, so that no second copy is stored.
+    These are MatMul with its bias Add, or Gemm with a bias of one number per column. Weights may be stored as integers
+    with a scale per column. Weights with other uses are left alone, so that no second copy is stored.
     """
 
     name: ClassVar[str] = "merge-parallel-matmuls"
@@ -55,7 +55,7 @@ class MergeParallelMatmuls(Pass):
 
 
 def _groups(graph: Graph, context: PassContext) -> Iterator[list[_Branch]]:
-    """Lists of at least two products that can be merged, in graph order; each product in at most one."""
+    """Yield lists of at least two matmuls that can be merged, in graph order; each matmul is in at most one."""
     siblings: dict[tuple[Value, str], list[Node]] = {}
     for node in graph.nodes:
         if node.op in ("MatMul", "Gemm"):
@@ -140,7 +140,7 @@ def _merge(branches: list[_Branch], rewriter: Rewriter) -> None:
 
 
 def _split(merged: Value, branches: list[_Branch], origin: list[Node], rewriter: Rewriter) -> None:
-    """Give each branch its columns of the merged product."""
+    """Replace each branch by its columns of the merged product."""
     before = branches[0].product
     sizes = rewriter.constant(np.array([b.columns for b in branches], np.int64), "columns")
     types = [branch.root.output.type for branch in branches]
@@ -152,7 +152,7 @@ def _split(merged: Value, branches: list[_Branch], origin: list[Node], rewriter:
 
 
 def _merged_bias(branches: list[_Branch], dtype: np.dtype, rewriter: Rewriter) -> Value | None:
-    """The biases side by side, zeros where a branch has none; None if no branch has one."""
+    """Return the concatenated biases, with zeros for a branch without one; None if no branch has one."""
     if all(branch.bias is None for branch in branches):
         return None
     parts = []

@@ -1,4 +1,4 @@
-"""Chains of matrix products in the order that costs least."""
+"""Reordering of chains of matmuls to minimize the number of operations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class _Match:
 
 @dataclass(frozen=True)
 class ReassociateMatmul(RewritePass):
-    """Reorder a chain of matrix products where that takes fewer operations, multiplying constants ahead of time.
+    """Reorder a chain of matmuls where that takes fewer operations, multiplying constants ahead of time.
 
-    `(x @ A) @ B` with constant A and B becomes `x @ (A @ B)` if the product is no larger than both. Products of what
-    is not constant are reordered if that takes no more operations whatever the unknown sizes. All factors but one must
-    be matrices.
+    `(x @ A) @ B` with constant A and B becomes `x @ (A @ B)` if the product is no larger than both together. Other
+    products are reordered if that takes no more operations whatever the unknown sizes. All factors but one must be
+    matrices.
     """
 
     name: ClassVar[str] = "reassociate-matmul"
@@ -38,7 +38,7 @@ class ReassociateMatmul(RewritePass):
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
         user = node.output.sole_user
         if user is not None and user.op == "MatMul":
-            return NOTHING  # looked at from the end of the chain
+            return NOTHING  # handled at the end of the chain
         chain = chain_of(node)
         if len(chain.factors) < 3:
             shared = any(produced_by(value, "MatMul") is not None for value in node.inputs)
@@ -77,7 +77,7 @@ class ReassociateMatmul(RewritePass):
 
 
 def _is_free(value: Value) -> bool:
-    """Whether a factor is a constant that goes away once it was multiplied with its neighbour."""
+    """Return whether a factor is a constant that becomes unused once it is multiplied with its neighbour."""
     return value.constant is not None and len(value.uses) == 1 and not value.is_graph_output
 
 

@@ -1,1 +1,1 @@
-"""Passes that choose how activations lie in memory."""
+"""Passes that choose the memory layout of activations."""

@@ -1,4 +1,4 @@
-"""Operators that cut, join, pad or resize blocked values along spatial axes, or along channels in whole blocks."""
+"""Operators that split, concatenate, pad or resize blocked values along spatial axes, or along whole channel blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMPUTED = Miss("its axes or sizes are computed")
 
 
 def concat(node: Node, layout: Layout) -> Plan | Miss:
-    """Concat of spatial axes, or of channels where every piece but the last fills its blocks."""
+    """Concat along spatial axes, or along channels if every piece but the last fills its blocks."""
     if not any(value in layout for value in node.inputs):
         return NOTHING
     pieces = [value for value in node.inputs if value is not None]
@@ -35,7 +35,7 @@ def concat(node: Node, layout: Layout) -> Plan | Miss:
 
 
 def depth_to_space(node: Node, layout: Layout) -> Plan | Miss:
-    """DepthToSpace of two spatial axes, where the channels of each place fill their blocks: whole blocks are moved."""
+    """DepthToSpace of two spatial axes, if the channels of each position fill their blocks: whole blocks are moved."""
     data = node.inputs[0]
     if data is None or data not in layout:
         return NOTHING

@@ -1,4 +1,4 @@
-"""Which values of a graph have a channel-blocked counterpart, and how one is made."""
+"""The values of a graph that have a channel-blocked counterpart, and how to create one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from graphopt.ir import DType, Node, TensorType, Value
 from graphopt.rewriting.passes import Miss, Rewriter
 
 Make = Callable[[Rewriter], Value]
-"""Makes a value, or finds one that is there, once a rewrite was allowed."""
+"""Creates a value, or returns an existing one, once a rewrite was allowed."""
 
 Plan = Callable[[Rewriter], Sequence[Value | None]]
-"""Makes the blocked counterparts of a node's outputs."""
+"""Creates the blocked counterparts of a node's outputs."""
 
 DTYPES = frozenset({DType.FLOAT})
-"""Element types of which backends have kernels on blocked values."""
+"""The element types for which backends have kernels on blocked values."""
 
 NOTHING = Miss()
 UNKNOWN = Miss("the shape of its result is not known")
@@ -32,7 +32,7 @@ class Layout:
         self._blocked: dict[Value, Value] = {}
 
     def __contains__(self, value: Value | None) -> bool:
-        """Whether a plain value has a blocked counterpart."""
+        """Return whether a plain value has a blocked counterpart."""
         return value in self._blocked
 
     def __getitem__(self, value: Value) -> Value:
@@ -50,7 +50,7 @@ class Layout:
         return TensorType(value.dtype, (batch, -(-channels // self.block), *sizes, self.block))
 
     def blocked(self, value: Value) -> Make:
-        """Makes the blocked counterpart of a plain value that `is_image`, unless there is one."""
+        """Return a function that creates the blocked counterpart of a plain value that `is_image`, if needed."""
 
         def make(rewriter: Rewriter) -> Value:
             if value not in self._blocked:
@@ -69,12 +69,12 @@ class Layout:
         attributes: dict[str, Any],
         type_: TensorType,
     ) -> Value:
-        """The result of a new node of domain `graphopt`."""
+        """Return the result of a new node of domain `graphopt`."""
         operators.declare(rewriter, op_type)
         return rewriter.op(op_type, inputs, attributes, domain=operators.DOMAIN, types=[type_]).output
 
     def plain(self, value: Value, blocked: Value, rewriter: Rewriter) -> Value:
-        """A plain value out of the blocked counterpart of `value`."""
+        """Convert the blocked counterpart of `value` to a plain value."""
         assert isinstance(value.type, TensorType)
         assert value.shape is not None
         channels = value.shape[1]
@@ -84,7 +84,7 @@ class Layout:
         return self.op(rewriter, "FromBlocked", [blocked], {"channels": channels}, value.type)
 
     def constant(self, array: np.ndarray) -> np.ndarray:
-        """A constant [n, C, d1...dn] blocked; lanes after the last channel repeat it, so that nothing divides by 0."""
+        """Return a constant [n, C, d1...dn] in blocked form; extra lanes repeat it, to avoid a division by 0."""
         batch, channels, *sizes = array.shape
         rest = -channels % self.block
         full = np.pad(array, [(0, 0), (0, rest), *[(0, 0)] * len(sizes)], mode="edge")
@@ -93,7 +93,7 @@ class Layout:
 
 
 def is_image(value: Value | None) -> bool:
-    """Whether a value is [N, C, D1...Dn] of one of DTYPES, of sizes that are known and positive, that of N aside."""
+    """Return whether a value is [N, C, D1...Dn], of one of DTYPES, with known positive sizes except possibly N."""
     if value is None or value.dtype not in DTYPES or value.shape is None or len(value.shape) < 3:
         return False
     return all(isinstance(size, int) and size > 0 for size in value.shape[1:])
@@ -114,7 +114,7 @@ def sizes_of(value: Value) -> tuple[int, ...]:
 
 
 def same_op(node: Node, inputs: Sequence[Make], layout: Layout, **attributes: Any) -> Plan:
-    """The node's own operator on blocked inputs, with some attributes set otherwise; one output."""
+    """Apply the node's own operator to blocked inputs, with some attributes changed; one output."""
 
     def make(rewriter: Rewriter) -> list[Value | None]:
         made = [make_input(rewriter) for make_input in inputs]
@@ -126,5 +126,5 @@ def same_op(node: Node, inputs: Sequence[Make], layout: Layout, **attributes: An
 
 
 def existing(value: Value) -> Make:
-    """The value itself."""
+    """Return a function that returns the value itself."""
     return lambda rewriter: value

@@ -10,7 +10,7 @@ from graphopt.rewriting.passes import Miss, Rewriter
 
 
 def conv(node: Node, layout: Layout) -> Plan | Miss:
-    """A Conv of static spatial sizes with constant weights, dense, depthwise, or in groups of not too few channels."""
+    """A Conv with static spatial sizes and constant weights: dense, depthwise, or with groups of enough channels."""
     data, weight, bias = node.input(0), node.input(1), node.input(2)
     if data is None or weight is None or weight.constant is None or (bias is not None and bias.constant is None):
         return Miss("the weight or the bias is computed")
@@ -34,7 +34,7 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
     attributes["pads"] = _pads(node, sizes_of(data), kernel, attributes["strides"], attributes["dilations"])
 
     def make(rewriter: Rewriter) -> list[Value | None]:
-        # Few channels would leave most of a block empty: the kernel reads them where they are.
+        # Few channels would leave most of a block empty, so the kernel reads them in their plain layout.
         direct = data not in layout and groups == 1 and channels_of(data) < layout.block
         source = data if direct else layout.blocked(data)(rewriter)
         inputs = [source, weight] if bias is None else [source, weight, bias]
@@ -45,7 +45,7 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
 
 
 def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
-    """Whether the blocks that hold the groups of each output block have at most twice the channels of a group."""
+    """Return whether the blocks that the groups of an output block read have at most twice the channels of a group."""
     if groups == 1 or (per_group == 1 and outputs == groups):
         return True
     if groups * per_group % block:
@@ -60,7 +60,7 @@ def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
 def _pads(
     node: Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
-    """The padding before and after each axis as numbers, whatever `auto_pad` says."""
+    """Return the padding before and after each axis as numbers, whatever `auto_pad` is."""
     mode = node.attr("auto_pad", "NOTSET") or "NOTSET"
     if mode == "NOTSET":
         return list(node.attr("pads") or [0] * (2 * len(kernel)))

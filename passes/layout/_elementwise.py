@@ -1,4 +1,4 @@
-"""Operators that compute each element by itself, on blocked operands that are broadcast against each other."""
+"""Elementwise operators on blocked operands that are broadcast against each other."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def unary(node: Node, layout: Layout) -> Plan | Miss:
 
 
 def same(node: Node, layout: Layout) -> Plan | Miss:
-    """Identity, and Dropout where it does nothing: the blocked value itself."""
+    """Identity, and Dropout in inference: the blocked value itself."""
     data = node.inputs[0]
     if data is None or data not in layout:
         return NOTHING
@@ -59,7 +59,7 @@ def same(node: Node, layout: Layout) -> Plan | Miss:
 
 
 def broadcast(node: Node, layout: Layout) -> Plan | Miss:
-    """An elementwise operator of several operands, of which one at least is blocked and has all channels."""
+    """An elementwise operator of several operands, at least one of which is blocked and has all channels."""
     if not any(value in layout for value in node.inputs):
         return NOTHING
     result = node.output
@@ -77,7 +77,7 @@ def broadcast(node: Node, layout: Layout) -> Plan | Miss:
 
 
 def _is_whole(value: Value | None, result: Value) -> bool:
-    """Whether a value has the rank and the channels of the result."""
+    """Return whether a value has the rank and the channels of the result."""
     return (
         is_image(value)
         and value is not None
@@ -87,7 +87,7 @@ def _is_whole(value: Value | None, result: Value) -> bool:
 
 
 def operand(value: Value, result: Value, layout: Layout) -> Make | Miss:
-    """How an operand is broadcast against blocked ones to a result of which the plain shape is known."""
+    """Return an operand in a form that broadcasts against blocked ones, for a result of known plain shape."""
     if value in layout and _is_whole(value, result):
         return existing(layout[value])
     shape = value.shape
@@ -108,7 +108,7 @@ def operand(value: Value, result: Value, layout: Layout) -> Make | Miss:
 
 
 def _without_channels(value: Value) -> Make:
-    """An operand that is the same for all channels, with an axis of one lane."""
+    """Return an operand that is the same for all channels, with an axis of one lane."""
 
     def make(rewriter: Rewriter) -> Value:
         constant = value.constant

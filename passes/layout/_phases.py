@@ -1,9 +1,9 @@
-"""A transposed convolution as plain ones: which taps of its kernel make which of its outputs.
+"""Decomposition of a transposed convolution into ordinary ones: which taps of its kernel contribute to which outputs.
 
-Along one axis with stride s, output s * q + r is of phase r. It is the sum over m of input q - m times tap t, where
-t * dilation = s * m + r + begin: of the kernel only every s-th tap takes part, and q walks over the inputs one by one.
-So each phase is a convolution of stride 1 with a part of the kernel, turned round: the sub-pixel decomposition (Shi et
-al., "Is the deconvolution layer the same as a convolutional layer?", arXiv 1609.07009).
+Along one axis with stride s, output s * q + r belongs to phase r. It is the sum over m of input q - m times tap t,
+where t * dilation = s * m + r + begin: only every s-th tap of the kernel contributes, and q moves over the inputs one
+by one. So each phase is a convolution of stride 1 with a part of the kernel, reversed: the sub-pixel decomposition (Shi
+et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv 1609.07009).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Phase:
 class Axis:
     """An axis of a transposed convolution. Each phase has `rows` more outputs than there are inputs (or fewer).
 
-    Of all outputs in order, `crop` come before the real ones, and `rest` after.
+    Of all outputs in order, `crop` come before the ones to keep, and `rest` after.
     """
 
     dilation: int
-    """Of the convolutions that make the phases."""
+    """The stride of the convolutions that compute the phases."""
     phases: tuple[Phase, ...]
     rows: int
     crop: int
@@ -48,15 +48,15 @@ class Axis:
 
     @property
     def taps(self) -> int:
-        """Of all phases."""
+        """The number of taps of all phases."""
         return sum(len(phase.taps) for phase in self.phases)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What an axis of a ConvTranspose says: the result has `stride` outputs for each input, and `more`.
+    """The geometry of an axis of a ConvTranspose: the result has `stride` outputs for each input, and `more`.
 
-    The first of them is output `begin` of those that the kernel reaches from the inputs.
+    The first of them is output `begin` among those that the kernel reaches from the inputs.
     """
 
     kernel: int
@@ -66,16 +66,16 @@ class Reach:
     more: int
 
     def apart(self) -> Axis:
-        """The phases with just the taps that each needs."""
+        """Return the phases with only the taps that each needs."""
         taps = [self._taps(phase) or {0: -1} for phase in range(self.stride)]
         spans = [(min(found), max(found)) for found in taps]
         turned = [[found[m] for m in sorted(found, reverse=True)] for found in taps]
         return self._axis(turned, spans, self.dilation // math.gcd(self.dilation, self.stride), 0)
 
     def together(self) -> Axis:
-        """Phases that all read the same inputs, with zeros for the taps that one of them lacks.
+        """Return phases that all read the same inputs, with zeros for the taps that one of them lacks.
 
-        Where the outputs begin in the middle of a stride, more inputs may be read than if the first ones are cropped.
+        If the outputs begin in the middle of a stride, more inputs may be read than if the first outputs are cropped.
         """
         return min(
             (self._filled(crop) for crop in {0, self.begin % self.stride}), key=lambda axis: (axis.taps, axis.crop)
@@ -89,12 +89,12 @@ class Reach:
         return whole._axis(turned, [(first, last)] * self.stride, 1, crop)
 
     def _taps(self, phase: int) -> dict[int, int]:
-        """The taps of a phase, by how many inputs before its own each is multiplied with."""
+        """Return the taps of a phase, by the distance of the input that each is multiplied by."""
         offsets = {tap: tap * self.dilation - phase - self.begin for tap in range(self.kernel)}
         return {offset // self.stride: tap for tap, offset in offsets.items() if offset % self.stride == 0}
 
     def _axis(self, taps: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], dilation: int, crop: int) -> Axis:
-        # Padding is not negative: what it would cut off the inputs is cut off the outputs.
+        # Padding is not negative: instead of cropping inputs, outputs are cropped.
         shift = max(0, -min(last for _, last in spans))
         more = self.more + shift * self.stride
         rows = max(-(-more // self.stride), *(first + shift for first, _ in spans))
@@ -106,7 +106,7 @@ class Reach:
 
 
 def reaches(node: Node, kernel: Sequence[int], sizes: Sequence[object]) -> list[Reach] | Miss:
-    """The axes of a ConvTranspose whose input has these spatial sizes (no int where not known)."""
+    """Return the axes of a ConvTranspose whose input has these spatial sizes (not an int if unknown)."""
     rank = len(kernel)
     strides, dilations = node.attr("strides") or [1] * rank, node.attr("dilations") or [1] * rank
     extra, pads = node.attr("output_padding") or [0] * rank, node.attr("pads") or [0] * (2 * rank)
@@ -148,7 +148,7 @@ class Piece:
         """[groups, phases, O / groups, I / groups, taps...] of a transposed convolution's [I, O / groups, k1...kn]."""
         inputs, outputs, *sizes = kernel.shape
         grouped = kernel.reshape(groups, inputs // groups, outputs, *sizes).swapaxes(1, 2)
-        grouped = np.pad(grouped, [(0, 0)] * 3 + [(0, 1)] * len(sizes))  # the last, which is -1 too, is zero
+        grouped = np.pad(grouped, [(0, 0)] * 3 + [(0, 1)] * len(sizes))  # the last one, which -1 refers to, is zero
         parts = []
         for phases in self.phases:
             part = grouped
@@ -159,7 +159,7 @@ class Piece:
 
 
 def pieces_of(axes: Sequence[Axis]) -> list[Piece]:
-    """All phases; consecutive ones that read the same inputs together."""
+    """Return all phases, where consecutive ones that read the same inputs form a piece."""
     every = itertools.product(*(axis.phases for axis in axes))
     alike = itertools.groupby(every, lambda phases: [(len(p.taps), p.begin, p.end) for p in phases])
     return [Piece(tuple(group)) for _, group in alike]

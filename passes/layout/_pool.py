@@ -1,4 +1,4 @@
-"""Pooling of blocked values: windows get an axis of one lane more, whole planes become reductions."""
+"""Pooling of blocked values: windows get one more axis of size one for the lanes, global pooling becomes reductions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphopt.ir import Node, Value
 from graphopt.passes.layout._blocks import NOTHING, UNKNOWN, Layout, Plan, is_image
 from graphopt.rewriting.passes import Miss, Rewriter
 
-_MOST_AXES = 2  # spatial axes: with that of the lanes there are three, and ONNX's runtimes pool no more
+_MOST_AXES = 2  # spatial axes: with that of the lanes there are three, the maximum that ONNX runtimes support
 
 _REDUCTIONS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 

@@ -1,4 +1,4 @@
-"""Activations of convolutional networks blocked by channels, for the vectors of the target."""
+"""Assignment of channel-blocked layouts to the activations of convolutional networks."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ RULES: dict[str, Rule] = {
     "Slice": _axes.slice_,
     **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), _pool.reduce),
 }
-"""What each operator becomes on blocked values."""
+"""How each operator is applied to blocked values."""
 
 
 @dataclass(frozen=True)
 class AssignLayout(Pass):
-    """Block the channels of convolutions, and of what lies between them, by the vectors of the target.
+    """Block the channels of convolutions, and of everything between them, by the vector width of the target.
 
     A plain [N, C, H, W] becomes [N, C / block, H, W, block] (see `graphopt.operators`) from the first convolution on,
-    through all operators that work on it as well, and plain again where something else reads it. `block`: channels in
-    a block, a power of two; 0 takes the float32 lanes of the target's vectors, and does nothing without a CPU target.
+    through all operators that support it, and plain again where something else reads it. `block`: channels in a block,
+    a power of two; 0 stands for the float32 lanes of the target's vectors, and does nothing without a CPU target.
     """
 
     name: ClassVar[str] = "assign-layout"
@@ -69,7 +69,7 @@ def _lanes(context: PassContext) -> int:
 
 
 def _assign(graph: Graph, context: PassContext, layout: Layout) -> None:
-    """Walk a graph once, giving each value that can have one a blocked counterpart; then let the plain ones go."""
+    """Walk a graph once, creating a blocked counterpart for each value that can have one; then remove plain ones."""
     done: list[Node] = []
     for node in graph.nodes:
         rule = RULES.get(node.op)
@@ -94,14 +94,14 @@ def _assign(graph: Graph, context: PassContext, layout: Layout) -> None:
 
 
 def _remember(node: Node, layout: Layout) -> None:
-    """A model that was blocked before: what is after a conversion goes on from before it."""
+    """Record the conversions of a model that was blocked before, so that blocking continues from these."""
     blocked = node.inputs[0]
     if blocked is not None and blocked.shape is not None and blocked.shape[-1] == layout.block:
         layout[node.output] = blocked
 
 
 def _let_go(node: Node, context: PassContext, layout: Layout) -> None:
-    """Remove a plain node; whoever still reads its result reads what the blocked one is turned back to."""
+    """Remove a plain node; remaining consumers of its result read the conversion of the blocked one."""
     rewriter = context.rewriter(node.graph, node)
     values: list[Value | None] = []
     for value in node.outputs:

@@ -1,4 +1,4 @@
-"""Transposed convolutions as plain ones."""
+"""Expansion of transposed convolutions into ordinary ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from graphopt.passes.layout._phases import Axis, Piece, pieces_of, reaches
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 BLOCK = 8
-"""Channels that kernels compute at once, about: how many depends on the target."""
+"""The approximate number of channels that kernels compute at once, which depends on the target."""
 MOST_PIECES = 9
-"""Convolutions that one may become before each is too small."""
+"""The largest number of convolutions that one may become before each is too small."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Match:
 
     @property
     def is_inner(self) -> bool:
-        """Whether the phases of a channel lie next to each other: those of a group must stay together."""
+        """Whether the phases of a channel are adjacent: those of a group must stay together."""
         return self.groups > 1 and len(self.pieces) == 1
 
     @property
@@ -38,18 +38,18 @@ class _Match:
 
     @property
     def is_square(self) -> bool:
-        """Whether DepthToSpace can put the phases in their places."""
+        """Whether DepthToSpace can move the phases to their positions."""
         return len(self.axes) == 2 and self.axes[0].stride == self.axes[1].stride
 
 
 @dataclass(frozen=True)
 class ExpandConvTranspose(RewritePass):
-    """Compute a ConvTranspose as convolutions, one for each of the outputs that lie between two inputs.
+    """Compute a ConvTranspose as convolutions, one for each phase of its outputs.
 
-    With stride s there are s such phases along an axis: every s-th output is a convolution with every s-th tap. Phases
-    that read the same inputs are channels of one convolution, and DepthToSpace moves them to their places. Convolutions
-    have fast kernels, and moving costs little. Where there are too few channels or too many phases for one convolution
-    each, one computes them all, with zeros for the taps that a phase lacks.
+    With stride s there are s phases along an axis: every s-th output is a convolution with every s-th tap. Phases that
+    read the same inputs are channels of one convolution, and DepthToSpace moves them to their positions. Convolutions
+    have fast kernels, and moving costs little. If there are too few channels or too many phases for one convolution
+    each, a single one computes all phases, with zeros for the taps that a phase lacks.
     """
 
     name: ClassVar[str] = "expand-conv-transpose"
@@ -97,13 +97,13 @@ def _one_phase_each(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _products(axes: Sequence[Axis], outputs: int, pieces: int) -> float:
-    """Products for an input, counting channels of blocks that stay empty."""
+    """Return the number of multiplications per input, counting the unused lanes of blocks."""
     channels = outputs * math.prod(axis.stride for axis in axes) // pieces
     return math.prod(axis.taps for axis in axes) * -(-channels // BLOCK) * BLOCK / channels
 
 
 def _convolution(match: _Match, piece: Piece, rewriter: Rewriter) -> Value:
-    """The convolution that makes the phases of a piece."""
+    """Return the convolution that computes the phases of a piece."""
     data, weight, bias = match.node.inputs[0], match.node.inputs[1], match.node.input(2)
     assert weight is not None
     assert weight.constant is not None
@@ -123,7 +123,7 @@ def _convolution(match: _Match, piece: Piece, rewriter: Rewriter) -> Value:
 
 
 def _in_place(match: _Match, whole: Value, rewriter: Rewriter) -> Value:
-    """Phases, which are channels, as positions: [N, s1 * ... * O, q1...] to [N, O, s1 * q1...]."""
+    """Move phases, which are channels, to their positions: [N, s1 * ... * O, q1...] to [N, O, s1 * q1...]."""
     node, rank = match.node, len(match.axes)
     types = None if match.is_cut else [node.output.type]
     strides = [axis.stride for axis in match.axes]
@@ -145,7 +145,7 @@ def _in_place(match: _Match, whole: Value, rewriter: Rewriter) -> Value:
 
 
 def _cut(match: _Match, whole: Value, rewriter: Rewriter) -> Value:
-    """The outputs that are real."""
+    """Crop the outputs to those of the ConvTranspose."""
     last = np.iinfo(np.int64).max
     numbers = {
         "starts": [axis.crop for axis in match.axes],

@@ -1,1 +1,1 @@
-"""What passes share: constants, patterns, affine forms, facts about shapes."""
+"""Code shared by passes: constants, patterns, affine forms, facts about shapes."""

@@ -1,4 +1,4 @@
-"""Per-channel affine maps `y = scale * x + shift`, and how they go into the weights of a convolution."""
+"""Per-channel affine maps `y = scale * x + shift`, and how to fold them into the weights of a convolution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNREPRESENTABLE = Miss("the folded weights do not fit their float type")
 
 @dataclass(frozen=True)
 class Affine:
-    """`y = scale * x + shift`, both float64 vectors with an element a channel."""
+    """The map `y = scale * x + shift`, with float64 vectors of one element per channel."""
 
     scale: np.ndarray
     shift: np.ndarray
@@ -27,7 +27,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Folded:
-    """A convolution or product with new weights, which stands for everything between `data` and `root`."""
+    """A convolution or matmul with new weights, which replaces everything between `data` and `root`."""
 
     layer: Node
     root: Node
@@ -92,7 +92,7 @@ def _per_channel(array: np.ndarray, channels: int, rank: int) -> np.ndarray | No
 
 
 def parameters(conv: Node) -> tuple[np.ndarray, np.ndarray | None] | Miss:
-    """Weight and bias (None if there is none) of a convolution in float64."""
+    """Return weight and bias (None if there is none) of a convolution in float64."""
     weight, bias = numbers(conv.input(1)), numbers(conv.input(2))
     if weight is None:
         return Miss("the weights of the convolution are not constant")
@@ -102,17 +102,17 @@ def parameters(conv: Node) -> tuple[np.ndarray, np.ndarray | None] | Miss:
 
 
 def output_channels(conv: Node, weight_shape: tuple[int, ...]) -> int:
-    """How many channels a convolution with weights of this shape puts out."""
+    """Return the number of output channels of a convolution with weights of this shape."""
     return weight_shape[0] if conv.op == "Conv" else weight_shape[1] * conv.attr("group", 1)
 
 
 def input_channels(conv: Node, weight_shape: tuple[int, ...]) -> int:
-    """How many channels a convolution with weights of this shape takes in."""
+    """Return the number of input channels of a convolution with weights of this shape."""
     return weight_shape[0] if conv.op == "ConvTranspose" else weight_shape[1] * conv.attr("group", 1)
 
 
 def fold_behind(conv: Node, affine: Affine, root: Node) -> Folded | Miss:
-    """`affine` after a convolution, in its weights: scale each output channel, move its bias."""
+    """Fold `affine` after a convolution into its weights: scale each output channel, shift its bias."""
     found = parameters(conv)
     if isinstance(found, Miss):
         return found
@@ -131,9 +131,10 @@ def fold_behind(conv: Node, affine: Affine, root: Node) -> Folded | Miss:
 
 
 def fold_before(conv: Node, affine: Affine, data: Value) -> Folded | Miss:
-    """`affine` before a convolution, in its weights: scale each input channel, move the bias.
+    """Fold `affine` before a convolution into its weights: scale each input channel, shift the bias.
 
-    A shift only where nothing is padded: padding is zero after the map, so at the border the shift is missing.
+    A shift can be folded only if nothing is padded: padding is zero after the map, so the shift is missing at the
+    border.
     """
     found = parameters(conv)
     if isinstance(found, Miss):
@@ -157,7 +158,7 @@ def fold_before(conv: Node, affine: Affine, data: Value) -> Folded | Miss:
 
 
 def _sees_no_border(conv: Node) -> bool:
-    """Whether every output of the convolution is made of real inputs only."""
+    """Return whether every output of the convolution depends only on real inputs."""
     if conv.op != "Conv" or conv.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
     return not any(conv.attr("pads", ()))
@@ -180,7 +181,7 @@ def _finished(
 
 
 def replace_convolution(folded: Folded, rewriter: Rewriter) -> None:
-    """Put a convolution with the folded weights in place; the old weights stay for whoever else uses them."""
+    """Replace the nodes by a convolution with the folded weights; the old weights stay for other consumers."""
     conv, old = folded.layer, folded.layer.inputs[1]
     assert old is not None
     inputs = [folded.data, rewriter.constant(folded.weight, old.name)]

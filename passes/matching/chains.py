@@ -1,4 +1,4 @@
-"""The cheapest order of a chain of matrix products (dynamic programming; Godbole, 1973)."""
+"""The cheapest order of a chain of matmuls (dynamic programming; Godbole, 1973)."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from graphopt.ir import Node, Value
 from graphopt.rewriting.passes import Miss
 
 MAX_FACTORS = 12
-"""Longer chains are cut: finding the best order takes the cube of their length."""
+"""The length at which chains are cut: finding the best order takes time cubic in the length."""
 
 Span = tuple[int, int]
 """The first and last factor of a part of the chain."""
 
 Cost = tuple[int, int]
-"""Multiplications: those for each row of an unknown number, then those that do not depend on it."""
+"""Numbers of multiplications: per row of an unknown number of rows, and independent of it."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A tree of products as the list of its factors."""
+    """A tree of matmuls as the list of its factors."""
 
     factors: tuple[Value, ...]
     nodes: tuple[Node, ...]
     """The products, the root first, each before those that it contains."""
     spans: dict[Node, tuple[Span, Span]]
-    """What the two factors of each product cover."""
+    """The spans of the two factors of each product."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Factor i is [sizes[i], sizes[i + 1]]; the factor `flexible` stands for `times` matrices or rows.
+    """The sizes of a chain: factor i is [sizes[i], sizes[i + 1]]; factor `flexible` stands for `times` matrices.
 
-    `times` is None where that number is not known.
+    `times`, the number of matrices or of rows of a matrix, is None if it is not known.
     """
 
     sizes: tuple[int, ...]
@@ -44,7 +44,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Plan:
-    """The best order: `cuts` says where a span is divided; those in `ready` are computed ahead of time."""
+    """The best order: `cuts` says where a span is divided; the spans in `ready` are computed ahead of time."""
 
     cost: Cost
     cuts: dict[Span, int]
@@ -60,7 +60,7 @@ class Plan:
 
 
 def chain_of(root: Node) -> Chain:
-    """The products that end in `root` and serve nothing else, and their factors from left to right."""
+    """Return the matmuls that end in `root` and have no other use, and their factors from left to right."""
     slots = [(root, 0), (root, 1)]
     nodes = [root]
     index = 0

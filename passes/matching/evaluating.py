@@ -13,11 +13,11 @@ from graphopt.ir.write_proto import write_node
 from graphopt.proof.oracle import Reference
 
 _LONGEST_REASON = 200
-_IR_VERSION = 10  # knows every element type that ONNX Runtime takes
+_IR_VERSION = 10  # supports every element type that ONNX Runtime does
 
 
 def cone_of(values: Sequence[Value]) -> tuple[list[Node], list[Value]]:
-    """The nodes that compute `values` from constants, producers first, and the constants that they read."""
+    """Return the nodes that compute `values` from constants, producers first, and the constants that they read."""
     nodes: dict[Node, None] = {}
     constants: dict[Value, None] = {}
     stack: list[tuple[Node, Iterator[Value | None]]] = []
@@ -39,9 +39,9 @@ def cone_of(values: Sequence[Value]) -> tuple[list[Node], list[Value]]:
 
 
 def evaluate(values: Sequence[Value], model: Model) -> dict[Value, np.ndarray | str]:
-    """What each of `values`, computed from constants alone, is: its contents, or why it cannot be evaluated.
+    """Evaluate each of `values`, computed from constants alone: its contents, or why it cannot be evaluated.
 
-    All are evaluated in one session. Only where that fails they are halved until those that cannot be are alone.
+    All are evaluated in one session. If that fails, they are divided into halves until the failing ones are isolated.
     """
     results: dict[Value, np.ndarray | str] = {}
     batches = [list(values)] if values else []
@@ -77,14 +77,14 @@ def _run(values: Sequence[Value], model: Model) -> list[np.ndarray | str]:
     for node in nodes:
         _add_node(node, proto, names)
     for value in values:
-        proto.graph.output.add(name=names[value])  # ONNX Runtime finds the type
+        proto.graph.output.add(name=names[value])  # ONNX Runtime infers the type
     with Reference(proto) as session:
         outputs = session.run(feeds)
     return [_checked(outputs[names[value]]) for value in values]
 
 
 class _Names(dict[Value, str]):
-    """A name for each value: those of nested graphs may shadow each other."""
+    """A name for each value, because those of nested graphs may shadow each other."""
 
     def __missing__(self, value: Value) -> str:
         self[value] = f"v{len(self)}"

@@ -1,4 +1,4 @@
-"""Small questions that several passes ask of nodes and values."""
+"""Small queries about nodes and values that several passes use."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from graphopt.ir.facts import Trait, facts_of
 from graphopt.rewriting.passes import Miss, PassContext
 
 OLD_OPSET = Miss("opset below 18")
-"""Axes, pads and ratios became inputs by opset 18; before, a pass would have to read them from attributes."""
+"""The opset since which axes, pads and ratios are inputs; before, a pass would have to read attributes."""
 
 SMALL = 4096
-"""Elements up to which a constant is read to see what it holds: more than any shape or per-channel vector has."""
+"""The number of elements up to which a constant is read: more than any shape or per-channel vector has."""
 
 
 def is_random(node: Node, context: PassContext) -> bool:
-    """Whether a node of ONNX's own domain may answer differently for the same inputs."""
+    """Return whether a node of ONNX's own domain may return different results for the same inputs."""
     traits = facts_of(node.op).traits
     if Trait.RANDOM_IN_TRAINING in traits:
         return not is_inference_dropout(node, context)
@@ -22,7 +22,7 @@ def is_random(node: Node, context: PassContext) -> bool:
 
 
 def is_inference_dropout(node: Node, context: PassContext) -> bool:
-    """Whether a Dropout passes its input through: `training_mode` is omitted or constantly false."""
+    """Return whether a Dropout passes its input through: `training_mode` is omitted or constantly false."""
     mode = node.input(2)
     if mode is None:
         return True
@@ -31,7 +31,7 @@ def is_inference_dropout(node: Node, context: PassContext) -> bool:
 
 
 def producer_of(value: Value | None, *op_types: str) -> Node | None:
-    """The node of ONNX's own domain that makes `value` as its first output, if it is one of `op_types`."""
+    """Return the node of ONNX's own domain that has `value` as its first output, if it is one of `op_types`."""
     node = None if value is None else value.producer
     if node is None or node.domain or node.op_type not in op_types or node.output is not value:
         return None
@@ -49,17 +49,17 @@ def constant_ints(value: Value | None, context: PassContext) -> tuple[int, ...] 
 
 
 def same_shape(left: Shape | None, right: Shape | None) -> bool:
-    """Whether two shapes are provably equal at run time: equal sizes, or the same symbol."""
+    """Return whether two shapes are provably equal at run time: equal sizes, or the same symbol."""
     return left is not None and left == right and None not in left
 
 
 def is_static(shape: Shape | None) -> bool:
-    """Whether every dimension is a number."""
+    """Return whether every dimension is a number."""
     return shape is not None and all(isinstance(dim, int) for dim in shape)
 
 
 def keeps_shape(shape: Shape | None, constant: Tensor) -> bool:
-    """Whether broadcasting a value of `shape` with `constant` gives `shape` again, whatever its symbols stand for."""
+    """Return whether broadcasting a value of `shape` with `constant` gives `shape` again for all its symbols."""
     if constant.shape == ():
         return True
     if shape is None or len(constant.shape) > len(shape):

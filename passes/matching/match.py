@@ -1,4 +1,4 @@
-"""What the fusion passes share: reading constants, walking patterns, and guarding what must not change."""
+"""Helpers for fusion passes: reading constants, walking patterns, and guarding what must not change."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from graphopt.rewriting.passes import Miss, PassContext
 from graphopt.rewriting.values import tolerance
 
 NOTHING = Miss("")
-"""The node has nothing to do with the pattern: not worth a line in the report."""
+"""The miss of a node that is unrelated to the pattern; it is not reported."""
 
 
 def below_opset(context: PassContext, needed: int = 18) -> Miss | None:
-    """A miss if the model's opset is older than `needed`, where the operators mean or look something else."""
+    """Return a miss if the model's opset is older than `needed`, where operators have other meanings or forms."""
     opset = context.model.opset
     return Miss(f"opset below {needed}") if opset < needed else None
 
@@ -45,7 +45,7 @@ def operands(node: Node) -> Iterator[tuple[Value, Value]]:
 
 
 def numbers(value: Value | None) -> np.ndarray | None:
-    """A float constant as float64, in which folding is done; None if it is not a constant of floats."""
+    """Return a float constant as float64, in which folding is done; None if it is not a constant of floats."""
     tensor = None if value is None else value.constant
     if tensor is None or not tensor.dtype.is_float:
         return None
@@ -61,10 +61,10 @@ def integers(value: Value | None) -> tuple[int, ...] | None:
 
 
 def rounded(exact: np.ndarray, dtype: DType) -> np.ndarray | None:
-    """A float64 result in the float type `dtype`, or None if that type cannot hold it.
+    """Round a float64 result to the float type `dtype`; None if that type cannot represent it.
 
-    None for overflow, for NaN or infinity in the result, and where a tensor's largest element would be lost to
-    underflow: the rewrite would then change more than rounding.
+    None for overflow, for NaN or infinity in the result, and if a tensor's largest element would be lost to underflow:
+    the rewrite would then change more than rounding.
     """
     if not np.isfinite(exact).all():
         return None
@@ -80,19 +80,19 @@ def rounded(exact: np.ndarray, dtype: DType) -> np.ndarray | None:
 
 
 def same_dim(first: Dim, second: Dim) -> bool:
-    """Whether two dimensions are known to be equal: the same size, or the same symbol."""
+    """Return whether two dimensions are known to be equal: the same size, or the same symbol."""
     return first is not None and first == second
 
 
 def same_shape(first: Shape | None, second: Shape | None) -> bool:
-    """Whether two shapes are known to be equal."""
+    """Return whether two shapes are known to be equal."""
     if first is None or second is None or len(first) != len(second):
         return False
     return all(same_dim(a, b) for a, b in zip(first, second))
 
 
 def broadcasts_into(shape: Shape | None, target: Shape | None) -> bool:
-    """Whether `shape` is known to broadcast to `target` without changing it (unidirectionally)."""
+    """Return whether `shape` is known to broadcast to `target` without changing it (unidirectionally)."""
     if shape is None or target is None or len(shape) > len(target):
         return False
     aligned = target[len(target) - len(shape) :]
@@ -100,14 +100,14 @@ def broadcasts_into(shape: Shape | None, target: Shape | None) -> bool:
 
 
 def axis_of(axis: int, rank: int | None) -> int | None:
-    """A non-negative axis, or None if it is negative and the rank is unknown."""
+    """Return a non-negative axis, or None if it is negative and the rank is unknown."""
     if axis >= 0:
         return axis
     return None if rank is None else axis + rank
 
 
 def swaps_last_two(perm: tuple[int, ...] | None) -> bool:
-    """Whether a permutation swaps the last two axes and leaves the others alone."""
+    """Return whether a permutation swaps the last two axes and leaves the others alone."""
     if perm is None or len(perm) < 2:
         return False
     rank = len(perm)

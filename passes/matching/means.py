@@ -1,4 +1,4 @@
-"""Means over axes as exporters write them: reductions, sums with a factor, axes dropped and put back."""
+"""Means over axes in the forms that exporters write: reductions, sums with a factor, axes dropped and restored."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Mean:
 
 
 def mean(value: Value | None, result: Value | None = None) -> Mean | None:
-    """`value` as a mean: ReduceMean, or ReduceSum divided by the number of elements.
+    """Match `value` as a mean: ReduceMean, or ReduceSum divided by the number of elements.
 
-    The reduced axes must be kept as axes of size 1 in `result`, which holds the same elements (by default `value`).
+    The reduced axes must be kept as axes of size 1 in `result`, which has the same elements (by default `value`).
     """
     if value is None:
         return None
@@ -53,7 +53,7 @@ def mean(value: Value | None, result: Value | None = None) -> Mean | None:
 
 
 def _reduction(node: Node, result: Value, viewed: bool, nodes: Nodes) -> Mean | None:
-    """What `node` reduces, if `result` has the reduced axes as axes of size 1."""
+    """Return what `node` reduces, if `result` has the reduced axes as axes of size 1."""
     data, axes = node.inputs[0], integers(node.input(1))
     if data is None or not axes:
         return None
@@ -63,7 +63,7 @@ def _reduction(node: Node, result: Value, viewed: bool, nodes: Nodes) -> Mean | 
 
 
 def keeps_axes(shape: Shape | None, reduced: Shape | None, axes: tuple[int, ...]) -> bool:
-    """Whether a value of shape `shape`, reduced along `axes`, is known to have them as axes of size 1."""
+    """Return whether a value of shape `shape`, reduced along `axes`, is known to have them as axes of size 1."""
     if shape is None:
         return False
     resolved = {axis % len(shape) for axis in axes}
@@ -71,7 +71,7 @@ def keeps_axes(shape: Shape | None, reduced: Shape | None, axes: tuple[int, ...]
 
 
 def behind_views(value: Value) -> tuple[Value, Nodes]:
-    """The value after nodes that only change its shape, if anything, and those nodes."""
+    """Return the value before nodes that only change its shape, if any, and those nodes."""
     nodes: list[Node] = []
     for _ in range(3):
         node = produced_by(value, "Expand", "Reshape", "Unsqueeze", "Identity")
@@ -103,7 +103,7 @@ def last_axes(axes: tuple[int, ...], rank: int | None) -> int | None:
 
 
 def same_axes(first: tuple[int, ...], second: tuple[int, ...], rank: int | None) -> bool:
-    """Whether two lists name the same axes of data of this rank, in any order and from either end."""
+    """Return whether two lists name the same axes of data of this rank, in any order and from either end."""
     if rank is None:
         return first == second
     return sorted(a % rank for a in first) == sorted(a % rank for a in second)

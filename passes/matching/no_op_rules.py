@@ -1,4 +1,4 @@
-"""For each operator that can be a no-op: which value its result equals, bit for bit, or why it does not."""
+"""Rules for each operator that can be a no-op: which value its result equals, bit for bit, or why it does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from graphopt.rewriting.passes import Miss, PassContext
 
 Rule = Callable[[Node, PassContext], Value | Miss]
 NOTHING = Miss("")
-_TO_THE_END = 2**31 - 1  # what ONNX says to write as the end of a slice for "all of it"
+_TO_THE_END = 2**31 - 1  # ONNX's convention for a slice that extends to the end
 
 
 def _data(node: Node) -> Value | Miss:
@@ -65,7 +65,7 @@ def _transpose(node: Node, context: PassContext) -> Value | Miss:
 
 
 def _same_elements(left: Shape | None, right: Shape | None) -> bool:
-    """Whether two shapes of the same number of elements are equal: one unknown dimension follows from the others."""
+    """Return whether two shapes with equally many elements are equal: one unknown dimension follows from the others."""
     if left is None or right is None or len(left) != len(right):
         return False
     different = [(a, b) for a, b in zip(left, right, strict=True) if a is None or a != b]
@@ -172,7 +172,7 @@ def _where(node: Node, context: PassContext) -> Value | Miss:
 
 
 def _neutral(element: Callable[[np.ndarray], bool], sides: tuple[int, ...], reason: str = "") -> Rule:
-    """A rule for x op c = x: `c` stands at one of the inputs `sides` and every element of it is neutral."""
+    """Return a rule for x op c = x: `c` is one of the inputs `sides` and all its elements are neutral."""
 
     def rule(node: Node, context: PassContext) -> Value | Miss:
         for side in sides:
@@ -203,7 +203,7 @@ def _ones(array: np.ndarray) -> bool:
 
 
 def _added_zeros(array: np.ndarray) -> bool:
-    """x + (-0.0) is x; x + 0.0 is not when x is -0.0."""
+    """Accept x + (-0.0), which is x; x + 0.0 is not if x is -0.0."""
     zeros = not np.any(array)
     return zeros and (not _is_float(array) or bool(np.all(np.signbit(array.astype(np.float64)))))
 
@@ -234,7 +234,7 @@ def _repeated(node: Node, context: PassContext) -> Value | Miss:
 
 
 def _clip(node: Node, context: PassContext) -> Value | Miss:
-    """A Clip after one whose bounds are as narrow or narrower."""
+    """Match a Clip after one whose bounds are at least as narrow."""
     inner = producer_of(node.input(0), "Clip")
     if inner is None:
         return NOTHING
@@ -246,7 +246,7 @@ def _clip(node: Node, context: PassContext) -> Value | Miss:
 
 
 def _bound(value: Value | None, context: PassContext) -> np.ndarray | Miss | None:
-    """A bound of a Clip: None if it is omitted, a Miss if it is not known."""
+    """Return a bound of a Clip: None if it is omitted, a Miss if it is not known."""
     if value is None:
         return None
     array = context.array(value, 1)
@@ -256,11 +256,11 @@ def _bound(value: Value | None, context: PassContext) -> np.ndarray | Miss | Non
 def _is_within(
     narrow: np.ndarray | Miss | None, wide: np.ndarray | Miss | None, compare: Callable[..., np.bool]
 ) -> bool:
-    """Whether what obeys bound `narrow` obeys `wide`. Zeros must have the same sign: a Clip may swap 0.0 and -0.0."""
+    """Return whether bound `narrow` implies bound `wide`. Zeros need equal signs: a Clip may swap 0.0 and -0.0."""
     if isinstance(narrow, Miss) or isinstance(wide, Miss):
         return False
     if wide is None:
-        # The largest number of the type, which only an infinity is beyond.
+        # The largest number of the type, which only infinity exceeds.
         return narrow is None or bool(np.isfinite(narrow))
     return narrow is not None and bool(compare(wide, narrow)) and (wide != 0 or wide.tobytes() == narrow.tobytes())
 

@@ -1,4 +1,4 @@
-"""Targets of Reshape: which constant says the same as a shape computed at run time."""
+"""Targets of Reshape: constants that are equivalent to a shape computed at run time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from graphopt.passes.matching.facts import constant_ints, producer_of
 from graphopt.rewriting.passes import PassContext
 
 RESHAPES = tuple(sorted(operators(Kind.VIEW)))
-"""Operators that keep the elements and their order, and change only the shape."""
+"""The operators that keep the elements and their order, and change only the shape."""
 
 Size = Hashable
-"""A dimension: an int, something that stands for one size wherever it occurs, or None for an unknown size."""
+"""A dimension: an int, a symbol that stands for one size wherever it occurs, or None for an unknown size."""
 
 
 def reshape_source(node: Node) -> Node | None:
-    """The operator of `RESHAPES` that makes what `node` reshapes, if there is one."""
+    """Return the operator of `RESHAPES` whose result `node` reshapes, if there is one."""
     return producer_of(node.input(0), *RESHAPES)
 
 
@@ -29,10 +29,10 @@ def target_for(source: Sequence[Size] | None, shape: Sequence[Size]) -> tuple[in
 
 
 def constant_target(source: Sequence[Size] | None, target: Sequence[Size]) -> tuple[int, ...] | None:
-    """A constant with the meaning of a Reshape target of which some sizes are only known at run time, or None.
+    """Return a constant that is equivalent to a Reshape target with some sizes only known at run time, or None.
 
-    A 0 copies the dimension of `source` at the same place, if it is the same symbol. A -1 stands for the one size that
-    cannot be told, but not beside a 0: with an empty batch, which the target as it was can handle, -1 cannot be found.
+    A 0 copies the dimension of `source` at the same position, if it is the same symbol. A -1 stands for the one unknown
+    size, but not together with a 0: for an empty batch, which the original target supports, -1 would be undetermined.
     """
     result: list[int] = []
     unknown = 0
@@ -50,7 +50,7 @@ def constant_target(source: Sequence[Size] | None, target: Sequence[Size]) -> tu
 
 
 def composed_target(node: Node, source: Sequence[Size] | None, context: PassContext) -> tuple[int, ...] | None:
-    """The target with which Reshape goes from shape `source` straight to the result of `node`, a second reshape."""
+    """Return the Reshape target from shape `source` directly to the result of `node`, a second reshape."""
     own = constant_ints(node.input(1), context) if node.op_type == "Reshape" else None
     if own is not None and not node.attr("allowzero", 0):
         middle = None if node.inputs[0] is None else node.inputs[0].shape
@@ -62,7 +62,7 @@ def composed_target(node: Node, source: Sequence[Size] | None, context: PassCont
 
 
 def _copied(axis: int, middle: Sequence[Size] | None, source: Sequence[Size] | None) -> int | None:
-    """What to write for a 0 that copies dimension `axis` of `middle` when the data now has shape `source`."""
+    """Return what replaces a 0 that copies dimension `axis` of `middle` if the data now has shape `source`."""
     size = None if middle is None or axis >= len(middle) else middle[axis]
     if isinstance(size, int):
         return size if size > 0 else None

@@ -1,4 +1,4 @@
-"""What is known of integers that describe shapes: sizes as numbers, or as symbols that stand for one size each."""
+"""Facts about integers that describe shapes: sizes as numbers, or as symbols that stand for one size each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Unknown:
-    """An integer that nothing is known of: element `index` of `value`, in row-major order."""
+    """An unknown integer: element `index` of `value`, in row-major order."""
 
     value: Value
     index: int
@@ -48,34 +48,34 @@ class Items:
 
 
 def dimensions(value: Value) -> tuple[Item, ...] | None:
-    """The shape of a value, with an own symbol for each dimension that has no name."""
+    """Return the shape of a value, with a separate symbol for each dimension without a name."""
     if value.shape is None:
         return None
     return tuple(Dimension(value, axis) if dim is None else dim for axis, dim in enumerate(value.shape))
 
 
 class ShapeFacts:
-    """What is known of the integers in a graph; to be asked of values in the order of the graph."""
+    """The known integers of a graph; to be queried in the order of the graph."""
 
     def __init__(self, context: PassContext) -> None:
         self._context = context
         self._known: dict[Value, Known | None] = {}
 
     def of(self, value: Value | None) -> Items | None:
-        """The elements of `value`, or None if they are not integers, too many, or of rank 2 or more."""
+        """Return the elements of `value`, or None if they are not integers, too many, or of rank 2 or more."""
         known = self._of(value)
         if known is None or known.elements.ndim > 1:
             return None
         return Items(tuple(known.elements.ravel()), known.elements.ndim == 0)
 
     def learn(self, node: Node) -> Items | None:
-        """Find out what `node` computes from what is known of its inputs. Returns what `of` says of its only output."""
+        """Derive what `node` computes from what is known of its inputs, and return what `of` returns for it."""
         if any(value.dtype not in _INTEGERS for value in node.outputs):
             return None
         try:
             found = self._evaluated(node)
         except (ValueError, IndexError, NotRepresentable):
-            return None  # wrong in itself: whoever runs it will say so
+            return None  # an invalid node: running it will report the error
         if found is None:
             return None
         for value, known in zip(node.outputs, found):
@@ -126,7 +126,7 @@ class ShapeFacts:
 
 
 def _named(value: Value, known: Known) -> Known:
-    """With symbols of `value` itself for those elements that nothing is known of."""
+    """Replace unknown elements by symbols of `value` itself."""
     if not any(item is _NOTHING for item in known.elements.ravel()):
         return known
     items = [Unknown(value, i) if item is _NOTHING else item for i, item in enumerate(known.elements.ravel())]
@@ -134,14 +134,14 @@ def _named(value: Value, known: Known) -> Known:
 
 
 _NOTHING = object()
-"""The result of an operator on symbols that is no symbol known before."""
+"""The result of an operator on symbols that is not a known symbol."""
 
 
 class _Symbols(Algebra):
-    """Symbols that are only ever compared: a sum or product of them is something new."""
+    """Symbols that can only be compared: a sum or product of them is a new one."""
 
     def symbolic(self, op: str, dtype: DType, *operands: Element) -> Element:
-        """A symbol or a number that the result is, whatever the symbols stand for; else `_NOTHING`."""
+        """Return a symbol or a number that equals the result for all values of the symbols; else `_NOTHING`."""
         if any(operand is _NOTHING for operand in operands) or dtype.is_float:
             return _NOTHING
         match op, operands:
@@ -161,7 +161,7 @@ class _Symbols(Algebra):
                 return _equal(a, b)
             case ("Less", (a, int(b))) | ("Greater", (int(b), a)) if _is_size(a) and b <= 0:
                 return False
-            # Sizes fit int32, or the tensor does not fit memory; an arbitrary integer may not.
+            # Sizes fit into int32, or the tensor would not fit into memory; an arbitrary integer may not.
             case ("Cast", (a,)) if _is_size(a) and dtype in (DType.INT32, DType.INT64):
                 return a
         return _NOTHING
@@ -171,7 +171,7 @@ _SYMBOLS = _Symbols()
 
 
 def _is_size(item: Item) -> bool:
-    """Whether a symbol stands for a size, which is never negative."""
+    """Return whether a symbol stands for a size, which is never negative."""
     return isinstance(item, str | Dimension)
 
 

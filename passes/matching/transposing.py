@@ -1,4 +1,4 @@
-"""How operators commute with Transpose: op(transpose(x)) = transpose(op'(x)), bit for bit."""
+"""Rules by which operators commute with Transpose: op(transpose(x)) = transpose(op'(x)), bit for bit."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SMALL_BYTES = 1024
 
 @dataclass(frozen=True)
 class Step:
-    """How one operator runs before a transposition instead of after it.
+    """One operator moved before a transpose instead of after it.
 
-    `inputs` are the new inputs: None stands for the value that comes from the step before, an array for a constant to
-    make. `perm` transposes the result. `joins` counts the other transpositions that are saved.
+    `inputs` are the new inputs: None stands for the value of the previous step, an array for a new constant. `perm`
+    transposes the result. `joins` counts other transposes that become unnecessary.
     """
 
     node: Node
@@ -45,7 +45,7 @@ def perm_of(node: Node | None) -> Perm | None:
 
 
 def composed(first: Perm, second: Perm) -> Perm:
-    """The permutation of transposing by `first` and then by `second`."""
+    """Return the permutation of transposing by `first` and then by `second`."""
     return tuple(first[axis] for axis in second)
 
 
@@ -58,7 +58,7 @@ def is_identity(perm: Perm) -> bool:
 
 
 def step_through(node: Node, index: int, perm: Perm, context: PassContext) -> Step | None:
-    """How `node`, whose input `index` is transposed by `perm`, runs on the input as it was; None if it cannot."""
+    """Return how `node`, whose input `index` is transposed by `perm`, runs on the original input; None if it cannot."""
     if node.domain or len(node.outputs) != 1:
         return None
     facts = facts_of(node.op)
@@ -77,7 +77,7 @@ def step_through(node: Node, index: int, perm: Perm, context: PassContext) -> St
 
 
 def _keeps_bits(placement: Placement, dtype: DType | None) -> bool:
-    """Whether the elements of a result of this type stay the same bits wherever they stand."""
+    """Return whether the elements of a result of this type have the same bits wherever they are."""
     match placement:
         case Placement.ANY:
             return True
@@ -110,7 +110,7 @@ def _elementwise(node: Node, index: int, perm: Perm, context: PassContext) -> St
 
 
 def _untransposed(value: Value, perm: Perm, context: PassContext) -> Value | np.ndarray | None:
-    """An operand that broadcasts against the data before the transposition as `value` does after it."""
+    """Return an operand that broadcasts against the data before the transpose as `value` does after it."""
     shape, rank = value.shape, len(perm)
     if shape is None or len(shape) > rank:
         return None
@@ -150,9 +150,9 @@ def _reduction(node: Node, perm: Perm, context: PassContext) -> Step | None:
 
 
 def regrouped(source: Shape | None, matrix: Shape | None, perm: Perm) -> Perm | None:
-    """The permutation of the axes of `source` that permuting those of `matrix` is.
+    """Return the permutation of the axes of `source` that is equivalent to permuting those of `matrix`.
 
-    `matrix` is `source` reshaped: the same dimensions, but for some neighbours that are one dimension there.
+    `matrix` is `source` reshaped: the same dimensions, except that some adjacent ones are merged.
     """
     if source is None or matrix is None or len(matrix) != len(perm) or len(source) < len(matrix):
         return None
@@ -170,7 +170,7 @@ def regrouped(source: Shape | None, matrix: Shape | None, perm: Perm) -> Perm | 
 
 
 def moved_ones(source: Shape | None, result: Shape | None) -> Perm | None:
-    """The permutation that reshaping `source` to `result` is, if that only moves dimensions of size 1."""
+    """Return the permutation equivalent to reshaping `source` to `result`, if that only moves axes of size 1."""
     if source is None or result is None or len(source) != len(result):
         return None
     ones = iter([axis for axis, dim in enumerate(source) if dim == 1])
@@ -182,7 +182,7 @@ def moved_ones(source: Shape | None, result: Shape | None) -> Perm | None:
 
 
 def as_reshape(node: Node, perm: Perm) -> tuple[int, ...] | None:
-    """The target of the Reshape that does what this Transpose does, if it moves only dimensions of size 1."""
+    """Return the target of the Reshape that is equivalent to this Transpose, if it moves only dimensions of size 1."""
     value = node.input(0)
     if value is None or value.shape is None or not is_static(value.shape) or len(value.shape) != len(perm):
         return None

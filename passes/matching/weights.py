@@ -1,4 +1,4 @@
-"""The constant right factors of matrix products, plain or made from small integers, put side by side."""
+"""Constant right factors of matmuls, plain or converted from small integers, and their concatenation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_CONSTANT = Miss("the weights are not constant")
 
 @dataclass(frozen=True)
 class Weights:
-    """A constant [K, N] matrix of floats: `stored` itself, or integers that `node` turns into floats, column by column.
+    """A constant [K, N] matrix of floats: `stored` itself, or integers that `node` converts to floats by column.
 
     `node` is a `Mul` of a cast matrix with scales, or a `DequantizeLinear`.
     """
@@ -30,13 +30,13 @@ class Weights:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """What must be alike in weights that are put side by side."""
+        """Return what must be equal in weights that are concatenated."""
         scaling = None if self.node is None or self.scales is None else (self.node.op, self.scales.dtype)
         return self.stored.dtype, scaling, self.zeros is not None
 
 
 def weights_of(value: Value) -> Weights | Miss:
-    """The weights that `value` holds, or why they cannot be put beside others."""
+    """Return the weights in `value`, or why they cannot be concatenated with others."""
     if value.constant is None:
         return _scaled(value)
     tensor = value.constant
@@ -46,7 +46,7 @@ def weights_of(value: Value) -> Weights | Miss:
 
 
 def _scaled(value: Value) -> Weights | Miss:
-    """Weights that are integers times a scale for each column."""
+    """Match weights that are integers times a scale for each column."""
     node = produced_by(value, "Mul", "DequantizeLinear")
     if node is None:
         return NOT_CONSTANT
@@ -58,7 +58,7 @@ def _scaled(value: Value) -> Weights | Miss:
         if tensor is not None and tensor.shape not in ((), (1,), (columns,), (1, columns)):
             return Miss("the weights are not scaled column by column")
     values = (value, *node.inputs, *(source for v in node.inputs if (source := _cast_source(v)) is not None))
-    # Scales may be shared: one more number a column is no second copy of the weights.
+    # Scales may be shared: one more number per column is not a second copy of the weights.
     shared = any(v is not None and v.dtype is found.stored.dtype and len(v.uses) > 1 for v in values)
     return SHARED if shared or value.sole_user is None else found
 
@@ -91,7 +91,7 @@ def _dequantized(node: Node) -> Weights | None:
 
 
 def side_by_side(weights: Sequence[Weights], axis: int, rewriter: Rewriter, before: Node) -> Value:
-    """One value with the columns of all `weights` (of one kind), which lie along `axis` of what is stored."""
+    """Return one value with the columns of all `weights` (of one kind), which are along `axis` of what is stored."""
     first = weights[0]
     stored = np.concatenate([w.stored.numpy() for w in weights], axis=axis)
     merged = rewriter.constant(stored, f"{first.value.name}_merged")
@@ -111,6 +111,6 @@ def side_by_side(weights: Sequence[Weights], axis: int, rewriter: Rewriter, befo
 
 
 def _row(parts: Sequence[Tensor | None], columns: Sequence[int]) -> np.ndarray:
-    """One number a column, of parts that have one for all of their columns, or one for each."""
+    """Return one number per column, from parts that have one for all of their columns, or one each."""
     rows = [np.broadcast_to(p.numpy().reshape(-1), (n,)) for p, n in zip(parts, columns) if p is not None]
     return np.concatenate(rows)

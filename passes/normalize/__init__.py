@@ -1,1 +1,1 @@
-"""Passes that bring models to one form: one opset, no functions, types and shapes inferred."""
+"""Passes that bring models into one form: one opset, no functions, types and shapes inferred."""

@@ -1,6 +1,6 @@
-"""Operators of old experiments that ONNX took back, spelled out; ONNX Runtime goes on running them.
+"""Replacements for formerly experimental operators, which ONNX removed but ONNX Runtime still runs.
 
-What they mean is what ONNX Runtime computes (onnxruntime/core/graph/contrib_ops). They know float32 alone.
+They compute what ONNX Runtime computes (onnxruntime/core/graph/contrib_ops), in float32 only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _image_scaler(node: Node, rewriter: Rewriter) -> Value:
 
 
 def _crop(node: Node, rewriter: Rewriter) -> Value:
-    """`border` is left, top, right, bottom; `scale`, height and width, stands for the last two."""
+    """Crop: `border` is left, top, right, bottom; `scale`, height and width, replaces the last two."""
     left, top, right, bottom = node.attr("border")
     scale = node.attr("scale")
     far = (1 << 62,) * 2

@@ -1,4 +1,4 @@
-"""Inputs with defaults made constants."""
+"""Conversion of inputs with defaults to constants."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 @dataclass(frozen=True)
 class FreezeDefaults(Pass):
-    """Make constants of the inputs that have defaults, so that callers can no longer give them.
+    """Turn inputs with defaults into constants, so that callers can no longer pass them.
 
-    Old exporters list every weight as an input. Weights that a caller may replace cannot be folded or packed, so a
-    model of theirs gets much faster by this; it is in no pipeline, because it takes something from the model.
+    Old exporters list every weight as an input. Weights that a caller may replace cannot be folded or packed, so this
+    makes such models much faster. It is not in the default pipelines because it removes inputs of the model.
     """
 
     name: ClassVar[str] = "freeze-defaults"

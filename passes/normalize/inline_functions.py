@@ -1,4 +1,4 @@
-"""Model-local functions replaced by their bodies."""
+"""Inlining of model-local functions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 @dataclass(frozen=True)
 class InlineFunctions(Pass):
-    """Put the bodies of the model's own functions in the place of their calls.
+    """Replace calls of the model's own functions by their bodies.
 
-    Bodies are written for the opset of the model: reading a file sees to that, as ONNX Runtime does.
+    Bodies are in the opset of the model: reading a file ensures that, as in ONNX Runtime.
     """
 
     name: ClassVar[str] = "inline-functions"
@@ -24,13 +24,13 @@ class InlineFunctions(Pass):
         model = context.model
         if not model.functions:
             return
-        # A worklist: the bodies may hold calls too. A function that calls itself was refused by `_check_depth`.
+        # A worklist, because bodies may contain calls too. `_check_depth` has rejected recursive functions.
         for function in model.functions.values():
             self._check_depth(function, context)
         worklist = [node for node in graph.all_nodes() if _key(node) in model.functions]
         while worklist:
             node = worklist.pop()
-            if node.domain == DOMAIN:  # backends have kernels for graphopt's own operators, which bodies would hide
+            if node.domain == DOMAIN:  # backends have kernels for graphopt's own operators, which inlining would hide
                 context.miss("it is an operator of graphopt's own", node)
                 continue
             if not context.allow(node):
@@ -56,7 +56,7 @@ class InlineFunctions(Pass):
         return [n for n in inner if not n.removed and _key(n) in context.model.functions]
 
     def _check_depth(self, function: Function, context: PassContext) -> None:
-        """Raise ModelError if a function can come to call itself."""
+        """Raise ModelError if a function calls itself, directly or indirectly."""
         from graphopt.errors import ModelError
 
         seen: set[Any] = set()

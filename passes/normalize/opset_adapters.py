@@ -1,8 +1,7 @@
-"""How single operators are brought from one opset to a newer one (onnx/docs/Changelog.md).
+"""Conversion of single operators from one opset to a newer one (onnx/docs/Changelog.md).
 
-Each adapter is given a node, the version of its operator that the model speaks, and the opset to reach; it answers
-None (nothing to do), a Decline, or a function that makes the change. Nothing is changed until every node of the model
-has an answer.
+Each adapter gets a node, the current version of its operator, and the opset to reach; it returns None (nothing to do),
+a Decline, or a function that makes the change. Nothing is changed until every node of the model has an answer.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Adapt = Callable[[Rewriter], None]
 
 @dataclass(frozen=True)
 class Decline:
-    """Why a node cannot be brought over."""
+    """The reason why a node cannot be converted."""
 
     reason: str
 
@@ -40,7 +39,7 @@ def _adapts(*op_types: str) -> Callable[[Callable[[Node, int, int], Answer]], Ca
 
 
 def _move_to_inputs(node: Node, rewriter: Rewriter, names: dict[str, Any], first: int) -> None:
-    """Turn attributes into inputs `first`, `first + 1`, ...: an array is that input, None leaves it out."""
+    """Turn attributes into inputs `first`, `first + 1`, ...: an array is that input, None omits it."""
     inputs: list[Value | None] = list(node.inputs[:first])
     inputs += [None] * (first - len(inputs))
     for name, array in names.items():
@@ -76,7 +75,7 @@ def _axes(node: Node, version: int, to: int, changed: int) -> Answer:
 
 @_adapts("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(node: Node, version: int, to: int) -> Answer:
-    """Before opset 13 the input was taken as a matrix: all axes from `axis` on belong together."""
+    """Convert softmax from before opset 13, which took its input as a matrix, with one axis for all from `axis` on."""
     if version >= 13 or to < 13:
         return None
     data = node.inputs[0]
@@ -215,16 +214,16 @@ def _upsample_as_resize(node: Node, rewriter: Rewriter) -> None:
 
 
 def _resize_attributes(node: Node, nearest: str) -> dict[str, Any]:
-    """Until opset 10 pixels were matched by their corners."""
+    """Return the attributes for the alignment of corners that was implicit until opset 10."""
     mode = node.attr("mode", "nearest")
     attributes = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
     return attributes | ({"nearest_mode": nearest} if mode == "nearest" else {})
 
 
 def _nearest_mode(node: Node) -> str | None:
-    """How a Resize of opset 10 rounds, which it does not say: ONNX Runtime rounds up along axes that shrink.
+    """Return the implicit rounding of a Resize of opset 10: ONNX Runtime rounds up along axes that shrink.
 
-    None where that is not known, or where some axes shrink and others grow: a Resize of today rounds all alike.
+    None if it is not known, or if some axes shrink and others grow: today's Resize rounds all axes alike.
     """
     given = node.input(1)
     scales = None if given is None else given.constant
@@ -247,7 +246,7 @@ def _resize(node: Node, version: int, to: int) -> Answer:
         return None
     if node.attr("coordinate_transformation_mode") == "tf_half_pixel_for_nn":
         return Decline("tf_half_pixel_for_nn was taken away in opset 13")
-    # In opset 11 an unused roi or scales had to be there, and was given as an empty tensor.
+    # In opset 11, an unused roi or scales had to be present, as an empty tensor.
     empty = [i for i in (1, 2) if _is_empty(node.input(i))]
 
     def adapt(rewriter: Rewriter) -> None:
@@ -293,7 +292,7 @@ def _group_norm(node: Node, version: int, to: int) -> Answer:
 
 
 def _group_norm_per_channel(node: Node, rewriter: Rewriter, repeats: int) -> None:
-    """Scale and bias were one for each group before opset 21, and the sums of the dtype of the input."""
+    """Convert scale and bias, which were per group before opset 21, when sums had the dtype of the input."""
     column, sizes, flat = (
         rewriter.constant(np.array(numbers, np.int64), f"{node.name or node.op_type}/{name}")
         for name, numbers in (("column", [-1, 1]), ("repeats", [1, repeats]), ("channels", [-1]))
@@ -313,7 +312,7 @@ def _mean_variance(node: Node, version: int, to: int) -> Answer:
     if version >= 9 or to < 9:
         return None
     if not node.attr("normalize_variance", 1):
-        return Decline("it does not normalize the variance, which it always does since opset 9")
+        return Decline("it does not normalize the variance, which is mandatory since opset 9")
     axes = (1, 2, 3) if node.attr("across_channels", 0) else (2, 3)
     return lambda rewriter: _become(node, rewriter, node.op_type, node.inputs, {"axes": (0, *axes)})
 
@@ -326,14 +325,14 @@ def _thresholded_relu(node: Node, version: int, to: int) -> Answer:
 @_adapts(*EXPERIMENTAL)
 def _experimental(node: Node, version: int, to: int) -> Answer:
     if to < 10:
-        return Decline("ONNX took it back, and it is spelled out in operators of opset 10")
+        return Decline("ONNX removed it, and its replacement needs operators of opset 10")
     if len(node.inputs) < 3 if node.op_type == "DynamicSlice" else node.op_type == "Crop" and not node.attr("border"):
-        return Decline("it does not say what to cut")
+        return Decline("it does not say what to crop")
     return lambda rewriter: rewriter.replace(node, EXPERIMENTAL[node.op_type](node, rewriter))
 
 
 def _become(node: Node, rewriter: Rewriter, op_type: str, inputs: Any, attributes: dict[str, Any | Attribute]) -> None:
-    """Put an operator of another name in the place of a node."""
+    """Replace a node by another operator."""
     new = rewriter.op(op_type, inputs, attributes, types=[node.output.type], name=node.name)
     rewriter.replace(node, new.output)
 

@@ -1,4 +1,4 @@
-"""The model brought to one recent opset, so that everything after sees one form of each operator."""
+"""Conversion of the model to one recent opset, so that later passes see a single form of each operator."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _RUNTIME_NAMES = {DType.FLOAT: "float", DType.DOUBLE: "double"}
 
 @dataclass(frozen=True)
 class RaiseOpset(Pass):
-    """Bring the model to a recent opset: attributes that became inputs, operators that were renamed.
+    """Convert the model to a recent opset: attributes that became inputs, operators that were renamed.
 
-    `to` is the opset, 24 at most: the changes up to there (onnx/docs/Changelog.md) were gone through one by one. The
-    model goes less far where ONNX Runtime, which must be able to load the result, has a kernel for a node's operator
-    in an older version alone (`kernels.py` lists them). It stays as it is if a single node cannot be brought over with
-    the same meaning. Each such node is counted as a miss.
+    `to` is the opset, at most 24: all changes up to it (onnx/docs/Changelog.md) are handled. A lower opset is used if
+    ONNX Runtime, which must be able to load the result, has a kernel for a node's operator only in an older version
+    (`kernels.py` lists these). The model stays as it is if a single node cannot be converted with the same meaning;
+    each such node is counted as a miss.
     """
 
     name: ClassVar[str] = "raise-opset"
-    # The meaning stays to the bit, but a runtime may have another kernel for another version: ONNX Runtime sums an
-    # AveragePool of opset 19 in another order than one of opset 11.
+    # Results are mathematically the same, but a runtime may have another kernel for another version: ONNX Runtime sums
+    # an AveragePool of opset 19 in another order than one of opset 11.
     fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
 
     to: int = _NEWEST
@@ -84,9 +84,9 @@ def _last_with_kernel(node: Node, opset: int) -> int:
 
 
 def plan_raising(graph: Graph, opset: int, to: int) -> tuple[list[tuple[Node, Adapt]], list[tuple[Node, str]]]:
-    """What to change in a graph, nested ones included, so that it means the same in another opset.
+    """Return what to change in a graph, including nested ones, so that it means the same in another opset.
 
-    Returns the nodes to be adapted, and those that cannot be brought over, each with the reason.
+    These are the nodes to be converted, and those that cannot be converted, each with the reason.
     """
     plans: list[tuple[Node, Adapt]] = []
     declines: list[tuple[Node, str]] = []
@@ -100,7 +100,7 @@ def plan_raising(graph: Graph, opset: int, to: int) -> tuple[list[tuple[Node, Ad
 
 
 def _plan(node: Node, opset: int, to: int) -> Adapt | Decline | None:
-    """What to do with a node: nothing, an adaptation, or a reason why it cannot be brought over."""
+    """Return what to do with a node: nothing, a conversion, or a reason why it cannot be converted."""
     old, new = find_schema(node.op_type, "", opset), find_schema(node.op_type, "", to)
     if old is not None and new is not None and old.since_version == new.since_version:
         return None
@@ -119,7 +119,7 @@ def _plan(node: Node, opset: int, to: int) -> Adapt | Decline | None:
 
 @functools.cache
 def _is_extension(op_type: str, opset: int, to: int) -> bool:
-    """Whether the newer operator takes everything that the older one takes, in the same places."""
+    """Return whether the newer operator takes everything that the older one takes, in the same places."""
     old, new = find_schema(op_type, "", opset), find_schema(op_type, "", to)
     if old is None or new is None or new.deprecated:
         return False

@@ -1,4 +1,4 @@
-"""Sizes that ONNX's own inference gives up on, by following shape arithmetic through the graph."""
+"""Refinement of sizes that ONNX's inference leaves open, by following shape arithmetic through the graph."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from graphopt.passes.matching.shape_facts import Item, ShapeFacts
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext, Rewriter
 
 _END = 10**9
-"""Exporters write "to the end" as a number no axis gets to: this one, or the largest integer of some width."""
+"""Exporters write "to the end" as a number beyond any axis: this one, or the largest integer of some width."""
 
 
 @dataclass(frozen=True)
 class RefineShapes(Pass):
-    """Find sizes that shape inference leaves open: reshapes to computed shapes, cuts to a symbolic length, broadcasts.
+    """Find sizes that shape inference leaves open: reshapes to computed shapes, symbolic slices, broadcasts.
 
-    Every symbol stands for one size, so a size that turns out to be another one gets its name. Whether a mask fits the
-    scores that it is added to can be told only so.
+    Every symbol stands for one size, so a size that turns out to equal another gets its name. Only in this way can it
+    be known whether a mask fits the scores that it is added to.
     """
 
     name: ClassVar[str] = "refine-shapes"
@@ -53,12 +53,12 @@ class _Refinement:
     lend: Callable[[Value, ValueType], None]
     changed: set[Value] = field(default_factory=set)
     shorter: dict[str, set[Dim]] = field(default_factory=dict)
-    """By symbol: sizes of which it is the smaller of that one and some number (or of which it is one itself)."""
+    """By symbol: the size of which it is the minimum with some number (or the size itself)."""
     declared: dict[Value, TensorType] = field(default_factory=dict)
     refined: int = 0
 
     def visit(self, node: Node) -> None:
-        """Refine what `node` puts out; the nodes before it must have been visited."""
+        """Refine the outputs of `node`; all nodes before it must have been visited."""
         self.facts.learn(node)
         if node.domain or node.subgraphs or not node.outputs:
             return
@@ -70,7 +70,7 @@ class _Refinement:
             self._infer_again(node)
 
     def _infer_again(self, node: Node) -> None:
-        """ONNX's inference with the better sizes of the inputs; its own new symbols are not taken."""
+        """Run ONNX's inference with the refined sizes of the inputs; symbols that it invents are ignored."""
         symbols = {d for v in node.inputs if v is not None and v.shape is not None for d in v.shape}
         for value, type_ in node_types(node).items():
             if isinstance(type_, TensorType) and type_.shape is not None:
@@ -104,7 +104,7 @@ class _Refinement:
             self.rewriter.set_type(value, TensorType(type_.dtype, kept))
 
     def broadcast(self, first: Dim, second: Dim) -> Dim:
-        """The size that two sizes make together, which is known only if one of them cannot be a 1 to be repeated."""
+        """Return the size of two broadcast sizes, which is known only if one of them cannot be 1."""
         if first == 1 or first == second:
             return second
         if second == 1:
@@ -113,7 +113,7 @@ class _Refinement:
             return first
         if isinstance(second, int):
             return second
-        # The smaller of n and a number fits n only if it is n, or is 1: either way n comes out.
+        # The minimum of n and a number broadcasts to n only if it is n or 1: the result is n in both cases.
         if isinstance(first, str) and second is not None and second in self.shorter.get(first, ()):
             return second
         if isinstance(second, str) and first is not None and first in self.shorter.get(second, ()):
@@ -139,7 +139,7 @@ def _elementwise(node: Node, refinement: _Refinement) -> Shape | None:
 
 
 def _size(item: Item) -> Dim:
-    """What the integers of a shape say about a size; the nameless ones say nothing that could be written down."""
+    """Return what the integers of a shape say about a size; symbols without a name cannot be expressed."""
     return item if isinstance(item, str) or (isinstance(item, int) and item >= 0) else None
 
 
@@ -161,7 +161,7 @@ def _reshape(node: Node, refinement: _Refinement) -> Shape | None:
 
 
 def _remaining(shape: Shape, rest: list[Dim]) -> Dim:
-    """What is left of `shape` for one size when `rest` are the others: a number, one symbol, or unknown."""
+    """Return the one remaining size of `shape` if `rest` are the others: a number, one symbol, or unknown."""
     if None in shape or None in rest:
         return None
     symbols = [d for d in shape if isinstance(d, str)]
@@ -205,7 +205,7 @@ def _slice(node: Node, refinement: _Refinement) -> Shape | None:
 
 
 def _cut(size: Dim, now: Dim, start: int, end: Item, step: int, refinement: _Refinement) -> Dim:
-    """The size of a slice; `now` is the name that it has."""
+    """Return the size of a slice; `now` is its current name."""
     if step != 1 or start != 0:
         return None
     if end == size or (isinstance(end, int) and end >= _END):

@@ -1,1 +1,1 @@
-"""Passes that store equal things once."""
+"""Passes that store equal weights once."""

@@ -1,4 +1,4 @@
-"""Weights that are equal."""
+"""Sharing of equal weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _HEAD = 64
 
 @dataclass(frozen=True)
 class ShareWeights(Pass):
-    """Store equal weights once, in nested graphs too.
+    """Store equal weights once, also in nested graphs.
 
-    Weights of nested graphs that are equal to each other move to the main graph, where all of them see it. Weights
-    that a caller may override, and those that a graph gives out under their own name, stay. Only tensors of equal type
-    and shape are read and compared.
+    Weights of nested graphs that are equal to each other move to the main graph, where all of them can use it. Weights
+    that a caller may override, and those that a graph has as outputs under their own name, stay. Only tensors of equal
+    type and shape are read and compared.
 
-    min_bytes: weights smaller than this are left alone.
+    min_bytes: smaller weights are left alone.
     """
 
     name: ClassVar[str] = "share-weights"
@@ -31,7 +31,7 @@ class ShareWeights(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         groups = [list(self._candidates(graph))]
-        # From what costs nothing to what reads all of a tensor, which only those are asked for that are equal so far.
+        # From free questions to one that reads the whole tensor, which is asked only for those that are equal so far.
         for question in (_type, _head, _contents):
             groups = [part for group in groups for part in _split(group, question)]
         for equal in groups:
@@ -45,7 +45,7 @@ class ShareWeights(Pass):
 
 
 def _split(values: Iterable[Value], question: Callable[[Tensor], Hashable]) -> list[list[Value]]:
-    """The values grouped by the answer to a question; those whose answer nobody else gives are left out."""
+    """Group the values by the answer to a question; those with a unique answer are dropped."""
     groups: dict[Hashable, list[Value]] = defaultdict(list)
     for value in values:
         assert value.tensor is not None
@@ -58,7 +58,7 @@ def _type(tensor: Tensor) -> Hashable:
 
 
 def _head(tensor: Tensor) -> Hashable:
-    """The first few elements: different weights differ there, as a rule."""
+    """Return the first few elements, in which different weights usually differ."""
     if tensor.dtype is DType.STRING:
         return None
     return tensor.numpy().reshape(-1)[:_HEAD].tobytes()
@@ -69,8 +69,8 @@ def _contents(tensor: Tensor) -> Hashable:
 
 
 def _share(equal: list[Value], graph: Graph, context: PassContext) -> None:
-    """Let one of several equal weights, one of the main graph if there is any, stand for the others."""
-    # A graph's output has to keep its name, so it is the one to stay.
+    """Replace several equal weights by one of them, preferably one of the main graph."""
+    # An output has to keep its name, so it is the one to stay.
     equal = sorted(equal, key=lambda value: (value.graph is not graph, not value.is_graph_output))
     kept, *others = equal
     rewriter = context.rewriter(graph)

@@ -1,1 +1,1 @@
-"""The targets that ship with graphopt: a TOML file each."""
+"""The targets that ship with graphopt, one TOML file each."""

@@ -1,6 +1,6 @@
-"""The backend that compiles through Apache TVM; the only package that imports TVM.
+"""The backend that compiles with Apache TVM; the only package that imports TVM.
 
-TVM is imported when something is compiled, not with this package: asking what a target needs stays quick.
+TVM is imported when something is compiled, not with this package, so that querying the needs of a target is fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 PIPELINES = {"cpu": "layout", "cuda": ""}
-"""By kind of device, what is done to a model before it is lowered: CPUs' kernels work on blocked activations."""
+"""The graph pipeline before lowering, by kind of device: the kernels for CPUs work on blocked activations."""
 
 
 class TvmBackend:
@@ -40,7 +40,7 @@ class TvmBackend:
         return [Unsupported(item.label, item.op, item.reason) for item in unsupported(model)]
 
     def tune(self, model: Model, target: Target, tuning: Tuning, progress: Progress) -> list[Tuned]:
-        """Measure candidates for the kernels of `model`, and keep what was found in the records.
+        """Measure candidates for the kernels of `model`, and save the results as records.
 
         Raises TargetError for a target that cannot be measured, InputError for a remote that cannot be reached.
         """
@@ -51,12 +51,12 @@ class TvmBackend:
     def build(self, model: Model, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
         """Write `lib.so`, `weights.bin` and `kernels.json` into `folder`.
 
-        Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError when a tool fails.
+        Raises UnsupportedError, which lists all nodes that cannot be lowered, and CompileError if a tool fails.
         """
         from graphopt.targets.tvm.codegen import build as builder
         from graphopt.targets.tvm.device import fuse_and_schedule
         from graphopt.targets.tvm.lowering.lower import lower
-        from graphopt.targets.tvm.lowering.provenance import kernels
+        from graphopt.targets.tvm.lowering.provenance import kernels, layers_by_function
 
         progress("lowering", 0.0)
         device = _device(target, tuning)
@@ -64,9 +64,11 @@ class TvmBackend:
         lowered = lower(model, device.machine, plans)
         progress("scheduling", 0.2)
         scheduled = fuse_and_schedule(lowered.mod, builder.tvm_target(target), device)
-        write_kernels(kernels(scheduled, lowered.layers), folder)
+        calls = kernels(scheduled, lowered.layers)
+        write_kernels(calls, folder)
         progress("generating code", 0.5)
-        memory = builder.build_library(scheduled, target, folder / LIBRARY, progress)
+        library = folder / LIBRARY
+        memory, codes = builder.build_library(scheduled, target, library, progress, layers_by_function(calls))
         progress("writing weights", 0.95)
         stored = [operand for _, operand in (*lowered.params, *lowered.defaults)]
         weights = builder.write_weights(stored, folder / WEIGHTS)
@@ -79,6 +81,7 @@ class TvmBackend:
             versions={name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "ziglang")},
             memory=memory,
             workloads=Workloads(len(plans.workloads), len(plans.tuned)),
+            code=codes,
         )
 
     def bundle(self, target: Target, folder: Path) -> tuple[str, ...]:
@@ -88,18 +91,18 @@ class TvmBackend:
         return bundle(target, folder)
 
     def peak(self, target: Target, threads: int) -> Peak:
-        """What this machine does at most with the target's instructions, measured. The target is of a CPU."""
+        """Measure the peak of this machine with the instructions of the target, which must be a CPU."""
         from graphopt.targets.tvm.tuning.peak import measure_peak
 
         return measure_peak(target, threads)
 
     def probe(self, target: Target) -> list[Requirement]:
-        """What compiling for `target` needs and whether it is installed; TVM is not imported."""
+        """Return what compiling for `target` needs and whether it is installed, without importing TVM."""
         return requirements(target)
 
 
 def _device(target: Target, tuning: Tuning) -> Device:
-    """The device of a target: the one place that looks at its kind to choose how code is made."""
+    """Return the device of a target: the only place where its kind decides how code is generated."""
     from graphopt.targets.tvm.cpu.pipeline import Cpu
     from graphopt.targets.tvm.cuda.pipeline import Cuda
     from graphopt.targets.tvm.machine import machine_for
@@ -116,7 +119,7 @@ def _folder(tuning: Tuning) -> Path | None:
 
 
 def _plans(device: Device, target: Target, tuning: Tuning) -> Plans:
-    """How the device's kernels are chosen: by records too, where it has kernels to choose from."""
+    """Return the plans for the device's kernels, with records if it has kernel families."""
     from graphopt.targets.tvm.kernels.plans import Plans
     from graphopt.targets.tvm.tuning.records import Records
 

@@ -1,6 +1,6 @@
-"""Every name of TVM's that is private or documented nowhere, as it is in the version that is pinned.
+"""All private or undocumented names of TVM that are used, as of the pinned version.
 
-When TVM is updated, this file is read against it. A test holds that no other file uses such a name.
+When TVM is updated, this file must be checked. A test ensures that no other file uses such a name.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tvm.s_tir import meta_schedule
 from tvm.s_tir.meta_schedule import _ffi_api as meta_schedule_api
 
 _SHARE_ALL_CPUS = -3
-"""The thread pool's mode in which no thread is pinned to one CPU, as in `graphopt.runtime`."""
+"""The thread pool's mode that pins no thread to a single CPU, as in `graphopt.runtime`."""
 
 
 def virtual_machine_code(
     mod: tvm.IRModule, made_for: tvm.target.Target
 ) -> tuple[Callable[[], relax.VMExecutable], tvm.IRModule]:
-    """Code for the virtual machine from a lowered Relax module, linked when asked for, and the rest of the module.
+    """Return code for the virtual machine from a lowered Relax module, linked on demand, and the rest of the module.
 
     `relax.build` would do both, and generate code for the kernels with it, one after the other.
     """
@@ -32,40 +32,40 @@ def virtual_machine_code(
 
 
 def native_modules(module: tvm.runtime.Module) -> Sequence[tvm.runtime.Module]:
-    """The parts of a built module that are native code."""
+    """Return the parts of a built module that are native code."""
     return module._collect_dso_modules()
 
 
 def packed_imports(module: tvm.runtime.Module) -> str:
-    """The data of a module and of all that it imports, as C source of an array of bytes."""
+    """Return the data of a module and of all its imports, as C source of an array of bytes."""
     return str(tvm.get_global_func("runtime.ModulePackImportsToC")(module, False, ""))
 
 
 def begin_block(builder: relax.BlockBuilder) -> None:
-    """Bindings that are emitted from here on go into a block of their own."""
+    """Start a new block for the bindings emitted from here on."""
     builder._begin_binding_block()
 
 
 def end_block(builder: relax.BlockBuilder) -> relax.BindingBlock:
-    """The block that the last `begin_block` began."""
+    """Return the block that the last `begin_block` started."""
     return builder._end_block()
 
 
 def configure_threads(threads: int, processors: Sequence[int]) -> None:
-    """Have compiled code run on so many threads, on any of the processors."""
+    """Run compiled code on `threads` threads, on any of the processors."""
     names = [str(number) for number in processors]
     tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CPUS, threads, names)
 
 
 def kill_workers(pool: Any) -> None:
-    """End the processes of a runner's pool at once; the pool itself would wait for what a worker does not say."""
+    """Kill the processes of a runner's pool at once; the pool itself would wait for a worker that hangs."""
     for worker in list(pool._worker_map.values()):
         if worker._proc is not None:
             worker._proc.kill()
 
 
 class TuneContext(meta_schedule.TuneContext):
-    """TVM's own, but for an import: it defines the tensor instructions of every GPU, which takes a minute."""
+    """TVM's own, without an import that defines the tensor instructions of every GPU and takes a minute."""
 
     def __init__(self, *arguments: Any) -> None:
         self.__init_handle_by_constructor__(meta_schedule_api.TuneContext, *arguments)

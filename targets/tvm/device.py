@@ -1,4 +1,4 @@
-"""What tells one kind of device from another on the way from a lowered module to scheduled functions."""
+"""The interface of devices: the differences between kinds of devices, from a lowered module to scheduled functions."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Device(Protocol):
 
     @property
     def machine(self) -> Machine | None:
-        """What kernel families plan for; None where the device has no kernel of theirs."""
+        """The machine that kernel families plan for; None if the device has no such kernels."""
         ...
 
     def relax_pipeline(self) -> tvm.transform.Pass:
-        """Relax passes from a lowered module to one of fused functions, none of them scheduled: see `fusion`."""
+        """Return the Relax passes from a lowered module to one of fused, unscheduled functions; see `fusion`."""
         ...
 
     def schedule(self, mod: tvm.IRModule) -> tvm.IRModule:
-        """The module with every function scheduled. Raises UnsupportedError for one that the device cannot run."""
+        """Return the module with every function scheduled. Raises UnsupportedError if the device cannot run one."""
         ...
 
 
@@ -42,7 +42,7 @@ def fuse(mod: tvm.IRModule, made_for: tvm.target.Target, device: Device) -> tvm.
 def fuse_and_schedule(mod: tvm.IRModule, made_for: tvm.target.Target, device: Device) -> tvm.IRModule:
     """Fuse the operators of a lowered module into functions, and schedule these; `main` keeps its signature.
 
-    Raises UnsupportedError where a function cannot run on the device.
+    Raises UnsupportedError if a function cannot run on the device.
     """
     with made_for:
         return device.schedule(device.relax_pipeline()(mod))
@@ -51,10 +51,10 @@ def fuse_and_schedule(mod: tvm.IRModule, made_for: tvm.target.Target, device: De
 def fusion(
     name: str, before: Sequence[tvm.transform.Pass] = (), after: Sequence[tvm.transform.Pass] = ()
 ) -> tvm.transform.Pass:
-    """The fusion of operators that all devices share, as a pipeline called `name`.
+    """Return the operator fusion that all devices share, as a pipeline called `name`.
 
-    `before` are a device's own passes on the operators as they are before they are fused, `after` those on the fused
-    functions. Kernels' own computes carry their fusion pattern and anchor with them.
+    `before` are a device's own passes on the operators before fusion, `after` those on the fused functions. The
+    computes of kernels carry their fusion pattern and anchor.
     """
     return tvm.transform.Sequential(
         [
@@ -70,7 +70,7 @@ def fusion(
             measure_bytes,
             *after,
             relax.transform.DeadCodeElimination(),
-            # Recognizes reshapes by their blocks, so it has to come before they are scheduled.
+            # This recognizes reshapes by their blocks, so it must come before scheduling.
             relax.transform.RewriteDataflowReshape(),
         ],
         name=name,

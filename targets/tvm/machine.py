@@ -1,4 +1,4 @@
-"""What a schedule needs to know about the processor that a TVM target describes, in one small record."""
+"""The properties of a processor that schedules depend on, in one small record."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ INSTRUCTIONS = {
     "dotprod": "dotprod",
     "i8mm": "i8mm",
 }
-"""LLVM's features -> the instruction sets of a `Machine`: sums of four byte products in each 32-bit lane ("vnni" in
+"""LLVM's features -> the instruction sets of a `Machine`: dot products of four bytes in each 32-bit lane ("vnni" in
 512-bit and shorter vectors, "avx-vnni" in 256, "dotprod" on ARM), of 2x8 by 8x2 bytes ("i8mm"), arithmetic in half
 precision ("fp16") and sums of products of bfloat16 ("bf16")."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor as the kernel templates see it.
+    """A processor as kernel templates see it.
 
-    `vector_bytes` is the width of one SIMD register, `registers` how many there are, `cores` the number of
-    cores that the target names (1 where it names none: only used to judge what is worth starting threads for).
-    `l1_bytes` and `l2_bytes` are the data caches of one core. `instructions` are those that some kernels need, beside
-    plain vector arithmetic: names of `INSTRUCTIONS`.
+    `vector_bytes` is the width of one SIMD register, `registers` their number, `cores` the number of cores that the
+    target names (1 if none: only used to decide when several threads pay). `l1_bytes` and `l2_bytes` are the data
+    caches of one core. `instructions` are names of `INSTRUCTIONS`, which some kernels need in addition to plain vector
+    arithmetic.
     """
 
     vector_bytes: int
@@ -43,22 +43,22 @@ class Machine:
     instructions: frozenset[str] = frozenset()
 
     def lanes(self, dtype: str) -> int:
-        """Elements of `dtype` (TVM's name: "float32", "int8", "bool"...) in one vector register, at least 1."""
+        """Return the elements of `dtype` (TVM's name: "float32", "int8", "bool"...) per vector register, at least 1."""
         bits = max(8, tvm.DataType(dtype).bits)
         return max(1, self.vector_bytes * 8 // bits)
 
     @property
     def accumulators(self) -> int:
-        """How many vectors a register tile may keep; the rest hold operands.
+        """The number of vectors that a register tile may keep; the rest are for operands.
 
-        Half of 32 registers: at 28 of 32 LLVM spills, and 14 to 20 measured alike. With 16 registers the
-        operands need fewer than half of them.
+        Half of 32 registers: at 28 of 32 LLVM spills, and 14 to 20 perform equally. With 16 registers, the operands
+        need fewer than half of them.
         """
         return 16 if self.registers >= 32 else 12
 
 
 def machine_for(target: Target) -> Machine:
-    """The `Machine` of a described CPU target."""
+    """Return the `Machine` of a described CPU target."""
     return Machine(
         target.vector_bits // 8,
         target.vector_registers,
@@ -70,9 +70,9 @@ def machine_for(target: Target) -> Machine:
 
 
 def machine_of(target: tvm.target.Target) -> Machine:
-    """The `Machine` of an LLVM target (for a GPU target: of its host), which says nothing of caches.
+    """Return the `Machine` of an LLVM target (for a GPU target: of its host), which does not describe caches.
 
-    TVM's own `llvm_get_vector_width` answers 512 bits for any x86, so the features decide.
+    TVM's own `llvm_get_vector_width` returns 512 bits for any x86, so the features decide.
     """
     if target.kind.name != "llvm" and target.host is not None:
         target = target.host

@@ -1,4 +1,4 @@
-"""What compiling for a target needs on this machine, answered without importing TVM."""
+"""The requirements of compiling for a target on this machine, determined without importing TVM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = (
 
 
 def requirements(target: Target) -> list[Requirement]:
-    """The packages and tools that `TvmBackend.build` uses for `target`."""
+    """Return the packages and tools that `TvmBackend.build` uses for `target`."""
     found = [_package(name, purpose) for name, purpose in _PACKAGES]
     if target.kind == "cuda":
         nvcc = find_nvcc()

@@ -67,7 +67,7 @@ def test_kernels_beyond_the_top_are_one_row(run: Run) -> None:
     text = run(*request).out
     rows = text[text.index("kernels:") :].splitlines()[3:]
     assert rows[1].startswith(f"{count - 1} other")
-    assert "sizes are open" in text
+    assert "open sizes" in text
 
 
 def test_the_picture_is_written(run: Run, fixed: Path) -> None:

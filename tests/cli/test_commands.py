@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -212,6 +213,18 @@ def test_compile_reports_as_json_and_fixes_shapes(run: Run, mlp: Path) -> None:
     assert found["artifact"] == "fixed.gopt"
     assert found["manifest"]["inputs"] == [{"name": "x", "dtype": "float32", "shape": [2, 4]}]
     assert found["nodes"] == {"before": 3, "after": 2}
+    code = found["report"]["code"]
+    assert code["stages"]["generating code"] > 0
+    assert {layer for kernel in code["kernels"] for layer in kernel["layers"]} == {"t", "u", "y"}
+    assert all(kernel["seconds"] > 0 and kernel["bytes"] > 0 for kernel in code["kernels"])
+    assert json.loads(Path("fixed.gopt/report.json").read_text())["code"] is None  # it would differ with each build
+
+
+def test_compile_shows_what_took_long(run: Run, mlp: Path) -> None:
+    text = run("compile", mlp, "-o", "shown.gopt", "-v").out
+    assert "generating code" in text
+    assert "of 2 kernels" in text  # the other one computes sizes
+    assert "t +2" in text.split("slowest")[1]
 
 
 def test_run_prints_a_table(run: Run, compiled: Path) -> None:

@@ -68,4 +68,4 @@ def test_verify_finds_an_altered_weight(run: Run, table: Path) -> None:
     assert run("compile", table, "-o", "t.gopt").status == 0
     weights = Path("t.gopt/weights.bin")
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    assert "weights.bin is altered" in run("verify", "t.gopt", table).error()
+    assert "weights.bin was modified" in run("verify", "t.gopt", table).error()

@@ -39,7 +39,7 @@ def test_the_command_shows_saves_and_draws(run: Run) -> None:
     [
         (["--memory", "much"], "cannot read 'much' as an amount of memory"),
         (["--picture", "p.svg", "--kind", "range"], "--picture draws histograms"),
-        (["-o", "s.txt"], "statistics cannot be kept in 's.txt'"),
+        (["-o", "s.txt"], "statistics cannot be saved in 's.txt'"),
         (["--kind", "mean"], "no statistics of kind 'mean'"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_damaged_record_is_told_of(run: Run, network: str, caplog: pytest.LogC
     Path("kept").mkdir()
     Path("kept", "mine.jsonl").write_text('{"target": "half a li\n')
     assert run("compile", network, "--records", "kept").status == 0
-    assert "mine.jsonl:1: not a record of tuning" in caplog.text
+    assert "mine.jsonl:1: skipped, because it is not a tuning record" in caplog.text
 
 
 def test_a_search_is_kept_and_used(run: Run) -> None:
@@ -126,7 +126,7 @@ def test_nothing_to_tune(run: Run, tmp_path: Path) -> None:
         (["--rpc", "127.0.0.1", "--rpc-key", "pi"], "Write it as HOST:PORT"),
         (["--rpc", "127.0.0.1:99999", "--rpc-key", "pi"], "Write it as HOST:PORT"),
         (["--rpc", "127.0.0.1:9190"], "Name it with --rpc-key"),
-        (["--rpc-key", "pi"], "which tracker with --rpc"),
+        (["--rpc-key", "pi"], "tracker with --rpc"),
         (["--target", "cuda"], "kernels for cuda are not tuned"),
         (["--target", "arm"], "--rpc HOST:PORT"),
     ],
@@ -148,7 +148,7 @@ def test_budgets_that_cannot_be_read(run: Run, network: str, text: str) -> None:
 
 def test_what_contradicts_itself(run: Run, network: str) -> None:
     assert "Add --tune" in run("compile", network, "--rpc", "a:1", "--rpc-key", "b").error()
-    assert "--tune off does not use" in run("compile", network, "--tune", "off", "--records", "kept").error()
+    assert "--tune off uses none" in run("compile", network, "--tune", "off", "--records", "kept").error()
     assert "needs a budget" in run("tune", network, "--budget", "off").error()
 
 

@@ -183,12 +183,12 @@ def test_wrong_shapes_names_and_dtypes_are_refused() -> None:
     model = model_of("g (float[N,3] first, float[N,3] second) => (float[N,3] Y) { Y = Add(first, second) }")
     with pytest.raises(InputError, match=r"'first' is float32\[N,3\]: it cannot have shape 2x4"):
         generate(model, shapes={"first": (2, 4)})
-    with pytest.raises(InputError, match="makes 'N' 3, and another input makes it 2"):
+    with pytest.raises(InputError, match="sets 'N' to 3, but another input sets it to 2"):
         generate(model, shapes={"first": (2, 3), "second": (3, 3)})
     with pytest.raises(InputError, match="no input 'frist'") as failure:
         generate(model, shapes={"frist": (2, 3)})
     assert failure.value.remedy == "did you mean 'first'?"
-    with pytest.raises(InputError, match="dtype float64, and must have float32"):
+    with pytest.raises(InputError, match="dtype float64, but must have float32"):
         generate(model, given={"first": np.ones((2, 3))})
 
 

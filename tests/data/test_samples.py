@@ -74,13 +74,13 @@ def test_samples_of_several_inputs_with_a_batch_of_their_own(tmp_path: Path) -> 
     ("arrays", "message"),
     [
         ({"A": np.zeros((8, 3), np.float32), "B": np.zeros(6, np.int64)}, "differ in the number of samples"),
-        ({"A": np.zeros((7, 3), np.float32), "B": np.zeros(8, np.int64)}, "7 long: no multiple of 2"),
+        ({"A": np.zeros((7, 3), np.float32), "B": np.zeros(8, np.int64)}, "7 rows, which is not a multiple of 2"),
         ({"A": np.zeros((8, 3), np.float32), "B": np.zeros((), np.int64)}, "has 0 dimensions; the input has 1"),
         ({"A": np.zeros((8, 3), np.float32), "C": np.zeros(8, np.int64)}, "no input 'C'"),
         ({"A": np.zeros((8, 3), np.float32)}, "input 'B' is missing"),
-        ({"A": np.zeros((8, 3)), "B": np.zeros(8, np.int64)}, "dtype float64, and must have float32"),
+        ({"A": np.zeros((8, 3)), "B": np.zeros(8, np.int64)}, "dtype float64, but must have float32"),
         ({"A": np.zeros((8, 4), np.float32), "B": np.zeros(8, np.int64)}, "cannot have shape 2x4"),
-        ({"A": np.full((8, 3), np.nan, np.float32), "B": np.zeros(8, np.int64)}, "'A' of sample 0 holds a NaN"),
+        ({"A": np.full((8, 3), np.nan, np.float32), "B": np.zeros(8, np.int64)}, "'A' of sample 0 contains a NaN"),
         ({"A": np.zeros((0, 3), np.float32), "B": np.zeros(0, np.int64)}, "there are no samples"),
     ],
 )
@@ -103,7 +103,7 @@ def test_the_sample_that_is_wrong_is_named() -> None:
     [
         (Path("nowhere.npz"), "no such file or folder"),
         (Path(__file__), "samples cannot be read from such a file"),
-        (iter([1]), "only once, and are needed several times"),
+        (iter([1]), "only once, but are needed several times"),
         (3, "cannot be read from a int"),
     ],
 )
@@ -125,7 +125,7 @@ def test_channels_that_never_change_are_told(caplog: pytest.LogCaptureFixture) -
     arrays[:, 1] = 0.5
     with caplog.at_level(logging.WARNING):
         open_samples([array[None] for array in arrays], classifier())
-    assert "channels 1 of input 'X' are the same number in all 5 samples" in caplog.text
+    assert "channels 1 of input 'X' are constant in all 5 samples" in caplog.text
 
 
 def test_one_sample_is_in_memory_at_a_time(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_validation_set_has_answers(tmp_path: Path) -> None:
     other = Validation([{"X": array[None], "labels": np.array([1])} for array in arrays], model)
     assert other.samples.digest == validation.samples.digest
     assert other.digest != validation.digest
-    with pytest.raises(InputError, match=r"sample 0 has no answers\s.*labels"):
+    with pytest.raises(InputError, match=r"sample 0 has no expected results\s.*labels"):
         open_validation([{"X": arrays[:1]}], model)
 
 
@@ -194,10 +194,10 @@ def test_classes_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (None, "pictures need a rule"),
-        ("seize=3", "cannot read 'seize=3' in the rule for pictures"),
+        (None, "images need a preprocessing rule"),
+        ("seize=3", "cannot read 'seize=3' in the preprocessing rule"),
         ("mean=[1,2]", "cannot read 'mean="),
-        ("colors=gray", "has 3 channels, and pictures in gray 1"),
+        ("colors=gray", "has 3 channels, but gray images have 1"),
     ],
 )
 def test_wrong_rules_for_pictures(rule: str | None, message: str, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_wrong_rules_for_pictures(rule: str | None, message: str, tmp_path: Path
 def test_open_sizes_need_a_size_in_the_rule(tmp_path: Path) -> None:
     _write_pictures(tmp_path)
     model = model_of("g (float[N,3,H,W] X) => (float[N,3,H,W] Y) { Y = Relu(X) }")
-    with pytest.raises(InputError, match="leaves the size of pictures open"):
+    with pytest.raises(InputError, match="leaves the size of images open"):
         Samples(tmp_path, model, "scale=1")
     assert next(iter(Samples(tmp_path, model, "imagenet")))["X"].shape == (1, 3, 224, 224)
 

@@ -108,7 +108,7 @@ def test_an_unknown_name_gets_the_nearest_ones():
         (WHOLE.replace("128", "100"), "key 'vector_bits' must be one of"),
         (WHOLE.replace("aarch64", "riscv64"), "key 'machine' must be one of x86_64, aarch64"),
         (WHOLE.replace("dotprod", "dotprd"), r"aarch64 has no 'dotprd'\n.*nearest: dotprod"),
-        (WHOLE.replace('["neon", "dotprod"]', '"neon"'), "key 'features' must be a list of texts"),
+        (WHOLE.replace('["neon", "dotprod"]', '"neon"'), "key 'features' must be a list of strings"),
         (WHOLE.replace('cpu = "cortex-a76"', ""), "key 'cpu' is missing"),
         ('base = "arm:cortex"', "no target 'arm:cortex'"),
         ('base = "cuda"\n[gpu]\nwarp_size = 0', "key 'gpu.warp_size' must be"),

@@ -278,7 +278,7 @@ def external_model(tmp_path: Path, **entries: object) -> Path:
         ({}, "outside the model's folder"),
         ({"location": "here.bin", "offset": 8}, "bytes 8 to 24 of 'here.bin', which has 16"),
         ({"location": "here.bin", "offset": -4}, "bytes -4 to 12"),
-        ({"location": "here.bin", "length": 12}, "takes 16 bytes, but 12 are there"),
+        ({"location": "here.bin", "length": 12}, "takes 16 bytes, but there are 12"),
         ({"location": "here.bin", "offset": "many"}, "is not a number"),
     ],
 )
@@ -339,7 +339,7 @@ def unknown_type(proto: onnx.ModelProto) -> None:
         (dangling, "needs 'nowhere', which no node"),
         (twice, "are named 'y'"),
         (unknown_operator, "onnx.checker finds it invalid: .*Rellu"),
-        (lying_size, "takes 4398046511104 bytes, but 4 are there"),
+        (lying_size, "takes 4398046511104 bytes, but there are 4"),
         (negative_size, "negative size"),
         (unknown_type, "element type 99 is unknown"),
     ],

@@ -89,7 +89,7 @@ TAKEN: dict[str, tuple[onnx.ModelProto, str]] = {
     "an output without a type": (model(outputs=[onnx.ValueInfoProto(name="y")]), "'y' is declared without a shape"),
     "an output of another rank": (
         model(outputs=[port("y", (1, 2, 3))]),
-        r"'y' is declared float32\[1,2,3\], and its node gives float32\[n,3\]",
+        r"'y' is declared as float32\[1,2,3\], but its node returns float32\[n,3\]",
     ),
     "an output of another size": (model(outputs=[port("y", ("n", 4))]), "'y' is declared"),
     "an output of another rank after a Reshape": (
@@ -103,12 +103,12 @@ TAKEN: dict[str, tuple[onnx.ModelProto, str]] = {
             weights=(numpy_helper.from_array(np.array([1], np.int64), "one"),),
             opset=12,
         ),
-        r"'y' is declared float32\[n,3\]",
+        r"'y' is declared as float32\[n,3\]",
     ),
     "a value of another rank": (model(TWO, value_info=[port("m", (1, 2, 3))]), "'m' is declared"),
     "a branch's output of another rank": (branches(), "'t' is declared"),
     "an input without a shape": (model(inputs=[port("x", None)]), "'shape' of 'type' is required"),
-    "an initializer that is there twice": (model(ADD, weights=(weight(), weight("w", [7, 8, 9]))), "'w' is there more"),
+    "an initializer that is there twice": (model(ADD, weights=(weight(), weight("w", [7, 8, 9]))), "'w' occurs more"),
     "an output that is listed twice": (model(outputs=[port("y"), port("y")]), "'y' is listed more than once"),
     "a graph without a name": (changed(model(), lambda m: m.graph.ClearField("name")), ""),
     "IR version 2": (changed(model(opset=8), lambda m: setattr(m, "ir_version", 2)), ""),
@@ -205,6 +205,6 @@ def test_the_command_line_says_each_thing_once_on_stderr(tmp_path: Any, capfd: p
     assert run_command(["optimize", str(path), "-o", str(tmp_path / "o.onnx")]) == 0
     out, err = capfd.readouterr()
     assert [line for line in err.splitlines() if "warning" in line] == [
-        f"warning: {path}: 'y' is declared float32[1,2,3], and its node gives float32[n,3]: that is taken"
+        f"warning: {path}: 'y' is declared as float32[1,2,3], but its node returns float32[n,3]: using the latter"
     ]
     assert "warning" not in out

@@ -123,7 +123,7 @@ def test_cycles_are_left_out_of_the_order() -> None:
     relu, add, _ = model.graph.nodes
     edit.replace_input(relu, 0, add.output)
     assert model.graph.topological_order() == []
-    with pytest.raises(VerificationError, match="before it is made"):
+    with pytest.raises(VerificationError, match="before it is produced"):
         verify(model)
 
 
@@ -187,8 +187,8 @@ def test_dtype_knows_every_onnx_element_type() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda g: write(g.find("h"), "producer", None), "nothing makes 'h'"),
-        (lambda g: g.find("x")._uses.clear(), "does not know that"),
+        (lambda g: write(g.find("h"), "producer", None), "nothing produces 'h'"),
+        (lambda g: g.find("x")._uses.clear(), "does not list its use by"),
         (lambda g: write(g.find("h"), "name", "other"), "listed under the name"),
         (lambda g: edit.set_inputs(g.nodes.first, []), "has 0 inputs"),
         (lambda g: write(g.nodes.first, "op_type", "Nonsense"), "has no operator Nonsense"),

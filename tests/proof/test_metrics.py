@@ -108,7 +108,7 @@ def test_the_user_s_own_function(tmp_path: object, monkeypatch: pytest.MonkeyPat
         ("cosin", r"no metric 'cosin'\s+did you mean 'cosine'"),
         ("no_such_module:f", "cannot be loaded"),
         ("math:nothing", "cannot be loaded"),
-        ("math:pi", "is no function"),
+        ("math:pi", "is not a function"),
     ],
 )
 def test_metrics_that_are_none(name: str, message: str) -> None:
@@ -146,7 +146,7 @@ class TestEvaluation:
     def test_what_cannot_be_judged_is_refused(self) -> None:
         with pytest.raises(InputError, match="a budget needs data"):
             Evaluation(budget=Budget(0.01))
-        with pytest.raises(InputError, match="compares with the right answers"):
+        with pytest.raises(InputError, match="needs expected results"):
             Evaluation(metric=Metric.parse("accuracy"))
         with pytest.raises(InputError, match=r"this pass needs samples\s+give --samples"):
             Evaluation().require("samples")

@@ -75,9 +75,9 @@ def test_wrong_inputs_are_named() -> None:
             reference.run({**X, "Z": X["X"]})
         with pytest.raises(InputError, match="'X' is missing"):
             reference.run({})
-        with pytest.raises(InputError, match="dtype float64, and must have float32"):
+        with pytest.raises(InputError, match="dtype float64, but must have float32"):
             reference.run({"X": np.ones((2, 3))})
-        with pytest.raises(InputError, match=r"shape \[2, 4\], and must be float32\[N,3\]"):
+        with pytest.raises(InputError, match=r"shape \[2, 4\], but must have float32\[N,3\]"):
             reference.run({"X": np.ones((2, 4), np.float32)})
 
 

@@ -98,7 +98,7 @@ def test_an_invalid_result_is_a_pass_error() -> None:
 
 def test_sequences_are_refused_rather_than_lost() -> None:
     model = model_of("g (seq(float[3]) S) => (float[3] Y) { Y = SequenceAt(S, i) }", {"i": np.array(0)})
-    with pytest.raises(PassError, match="'S' is no tensor"):
+    with pytest.raises(PassError, match="'S' is not a tensor"):
         add_nothing().run(model.graph, PassContext(model))
 
 

@@ -101,7 +101,7 @@ def test_nothing_else_is_replaced(tmp_path, kind):
     else:
         place.mkdir()
         (place / "manifest.json").write_text('{"name": "a web extension", "manifest_version": 3}')
-    with pytest.raises(ArtifactError, match="is there already and is not an artifact"):
+    with pytest.raises(ArtifactError, match="exists already and is not an artifact"):
         compiled().save(place)
     assert place.exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -168,14 +168,14 @@ def test_a_temporary_folder_goes_with_its_artifact(tmp_path):
         (lambda f: edit(f, files={}), "does not list lib.so"),
         (lambda f: (f / "lib.so").unlink(), "lib.so is missing"),
         (lambda f: (f / "weights.bin").write_bytes(b""), "weights.bin has 0 bytes instead of"),
-        (lambda f: alter(f / "lib.so"), "lib.so is altered"),
+        (lambda f: alter(f / "lib.so"), "lib.so was modified"),
         (lambda f: (f / "graph.onnx").unlink(), "graph.onnx is missing"),
         (lambda f: edit(f, machine="riscv64"), r"is compiled for riscv64 \(target host\)"),
         (lambda f: edit(f, device="npu"), "unknown device 'npu'"),
         (lambda f: edit(f, features=["avx9000"]), "needs CPU features .* lacks: avx9000"),
-        (lambda f: edit(f, weights=[{"dtype": "float32", "shape": [9999], "offset": 0}]), "does not hold"),
-        (lambda f: edit(f, weights=[{"dtype": "float32", "shape": [2], "offset": 4}]), "does not hold"),
-        (lambda f: edit(f, weights=[{"dtype": "float32", "shape": [-2], "offset": 64}]), "does not hold"),
+        (lambda f: edit(f, weights=[{"dtype": "float32", "shape": [9999], "offset": 0}]), "does not contain"),
+        (lambda f: edit(f, weights=[{"dtype": "float32", "shape": [2], "offset": 4}]), "does not contain"),
+        (lambda f: edit(f, weights=[{"dtype": "float32", "shape": [-2], "offset": 64}]), "does not contain"),
         (lambda f: edit(f, runtime=["libother.so"]), "does not list libother.so"),
     ],
 )
@@ -192,9 +192,9 @@ def test_a_full_check_finds_every_altered_byte(tmp_path, name):
     """By default the contents of what is executed are checked, and of the others the sizes."""
     folder = copy(tmp_path)
     alter(folder / name)
-    with pytest.raises(ArtifactError, match=f"{name} is altered: its SHA-256 is another"):
+    with pytest.raises(ArtifactError, match=f"{name} was modified: its SHA-256 differs"):
         runtime.load(folder, check="full")
-    with pytest.raises(ArtifactError, match=f"{name} is altered: its SHA-256 is another"):
+    with pytest.raises(ArtifactError, match=f"{name} was modified: its SHA-256 differs"):
         Artifact.load(folder, check="full")
     if name != "lib.so":
         runtime.load(folder)

@@ -35,6 +35,18 @@ def test_a_model_that_agrees(small: Path, tmp_path: Path, capsys: pytest.Capture
     (found,) = json.loads((tmp_path / "found.json").read_text())
     assert found["failure"] is None
     assert len(found["errors"]) == 1
+    assert 0 < found["kernel_seconds"] < found["processor_seconds"]
+
+
+def test_limits_make_failures(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--most-seconds", "1000", "--most-kernel-seconds", "1e-6"]
+    assert check_models.main([str(small), "--no-verify", *limits]) == 1
+    assert "(t +1) took" in capsys.readouterr().out
+    row = {"failure": None, "declined": None, "seconds": 3.0}
+    check_models.hold(row, 3.0, 1.0)
+    assert row["failure"] is None
+    check_models.hold(row, 2.0, 1.0)
+    assert row["failure"] == "compiling took 3.00 s, and 2 s are allowed"
 
 
 def test_a_model_that_does_not_agree(
@@ -46,7 +58,9 @@ def test_a_model_that_does_not_agree(
     assert "output 'y'" in capsys.readouterr().out
 
 
-def test_a_model_that_cannot_be_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A model with an operator that nobody has."""
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node("Unheard", ["x"], ["y"], domain="some.where", name="odd")],
@@ -58,5 +72,19 @@ def test_a_model_that_cannot_be_compiled(tmp_path: Path, capsys: pytest.CaptureF
         ir_version=9,
     )
     onnx.save(model, tmp_path / "odd.onnx")
-    assert check_models.main([str(tmp_path / "odd.onnx"), "--no-verify"]) == 1
+    return tmp_path / "odd.onnx"
+
+
+def test_a_model_that_cannot_be_compiled(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_models.main([str(odd), "--no-verify"]) == 1
     assert "Unheard" in capsys.readouterr().out
+
+
+def test_what_is_known_to_be_lacking_is_declined_for_that_alone(
+    odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(check_models.LACKING, "odd", "Unheard")
+    assert check_models.main([str(odd), "--no-verify", "--most-seconds", "0"]) == 0
+    assert "declined" in capsys.readouterr().out
+    monkeypatch.setitem(check_models.LACKING, "odd", "LSTM")
+    assert check_models.main([str(odd), "--no-verify"]) == 1

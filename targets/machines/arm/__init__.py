@@ -1,1 +1,1 @@
-"""64-bit ARM processors, a TOML file each."""
+"""64-bit ARM processors, one TOML file each."""

@@ -1,1 +1,1 @@
-"""NVIDIA GPUs, a TOML file each."""
+"""NVIDIA GPUs, one TOML file each."""

@@ -1,1 +1,1 @@
-"""x86-64 processors, a TOML file each."""
+"""x86-64 processors, one TOML file each."""

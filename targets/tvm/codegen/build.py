@@ -1,11 +1,10 @@
-"""From a scheduled Relax module to the files of an artifact: VM code and kernels in one library, weights beside it."""
+"""From a scheduled Relax module to the files of an artifact: a library of VM code and kernels, a file of weights."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,24 @@ import tvm
 from tvm import relax
 
 from graphopt.driver.backend import Progress
-from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
+from graphopt.profiling.code import KernelCode
 from graphopt.runtime.manifest import Memory, Weight
 from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.codegen.embedded import embedded, write_assembly
+from graphopt.targets.tvm.codegen.kernels import compile_kernels
 from graphopt.targets.tvm.codegen.link import link
 from graphopt.targets.tvm.cuda.nvcc import compile_cuda
 from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.relax_passes.memory import Meter
 from graphopt.targets.tvm.relax_passes.order import order_shape_functions
 from graphopt.targets.tvm.relax_passes.weight_checks import trust_weights
-from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 
-PARTS = 16
-"""Into how many pieces the kernels are cut for code generation."""
-_ALIGNMENT = 64  # a cache line, and the widest vector: what compiled code may assume of a tensor's first byte
+_ALIGNMENT = 64  # a cache line, and the widest vector: the alignment of tensors that compiled code may assume
 
 
 def tvm_target(target: Target) -> tvm.target.Target:
-    """TVM's description of a target. CUDA's `arch` is always given: TVM would otherwise fall back to sm_50."""
+    """Return TVM's description of a target. CUDA's `arch` is always set; TVM would otherwise fall back to sm_50."""
     host: dict[str, Any] = {
         "kind": "llvm",
         "mtriple": target.triple,
@@ -53,12 +50,19 @@ def tvm_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(device, host=tvm.target.Target(host))
 
 
-def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Progress) -> Memory:
-    """Compile and link a module whose functions are all scheduled; says what memory `main` takes.
+def build_library(
+    mod: tvm.IRModule,
+    target: Target,
+    library: Path,
+    progress: Progress,
+    layers: Mapping[str, tuple[str, ...]] | None = None,
+) -> tuple[Memory, tuple[KernelCode, ...]]:
+    """Compile and link a module whose functions are all scheduled; return the memory of `main`, and the kernels.
 
-    The same module gives the same bytes.
+    `layers`: the nodes of the user's model that each function computes. The same module gives the same bytes. The
+    kernels of a GPU are compiled together and not returned.
     """
-    meter = Meter()
+    meter, codes = Meter(), tuple[KernelCode, ...]()
     made_for = tvm_target(target)
     with tempfile.TemporaryDirectory(prefix="graphopt-objects-") as name:
         folder = Path(name)
@@ -69,16 +73,17 @@ def build_library(mod: tvm.IRModule, target: Target, library: Path, progress: Pr
                 objects = _host_objects(executable.mod, folder)
             else:
                 executable, kernels = _split(mod, made_for)
-                objects = _kernel_objects(kernels, made_for, folder, progress)
+                compiled = compile_kernels(kernels, made_for, folder, progress, layers or {})
+                objects, codes = [path for path, _ in compiled], tuple(code for _, code in compiled)
         arch = target.gpu.arch if target.gpu else ""
         data = embedded(executable.mod, lambda source: compile_cuda(source, arch))
         progress("linking", 0.85)
         link([*objects, write_assembly(data, folder)], library, target.machine)
-    return meter.memory
+    return meter.memory, codes
 
 
 def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExecutable, tvm.IRModule]:
-    """The virtual machine's code, and the kernels that it calls by name.
+    """Return the virtual machine's code, and the kernels that it calls by name.
 
     `relax.build` would do both, but generate code for one kernel after the other.
     """
@@ -87,31 +92,8 @@ def _split(mod: tvm.IRModule, made_for: tvm.target.Target) -> tuple[relax.VMExec
     return link_machine(), tvm.IRModule(kernels, attrs=rest.attrs)
 
 
-def _kernel_objects(kernels: tvm.IRModule, made_for: tvm.target.Target, folder: Path, progress: Progress) -> list[Path]:
-    """Object files of the kernels' code, on all cores: the work is LLVM's, which holds no lock of Python's.
-
-    As many parts for any number of cores, so that the bytes do not depend on it.
-    """
-    functions = sorted(kernels.functions.items(), key=lambda item: item[0].name_hint)
-    parts = [functions[first::PARTS] for first in range(min(PARTS, len(functions)))]
-
-    def compile_part(number: int) -> Path:
-        with made_for, tvm.transform.PassContext(opt_level=3):
-            part = tvm.IRModule(dict(parts[number]), attrs=kernels.attrs)
-            path = folder / f"code{number}.o"
-            tvm.tirx.build(part, target=made_for, pipeline=PIPELINE).write_to_file(str(path))
-        return path
-
-    objects = []
-    with ThreadPoolExecutor(len(cpu.allowed())) as pool:
-        for path in pool.map(compile_part, range(len(parts))):
-            objects.append(path)
-            progress("generating code", 0.5 + 0.35 * len(objects) / len(parts))
-    return objects
-
-
 def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
-    """Relax calls to virtual-machine code: memory planned ahead, nothing left that fuses or schedules."""
+    """Convert Relax calls to virtual-machine code, with memory planning; nothing fuses or schedules any more."""
     return tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -133,10 +115,10 @@ def _to_virtual_machine(meter: Meter) -> tvm.transform.Pass:
 
 
 def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
-    """Object files of the host code."""
+    """Return object files of the host code."""
     paths = []
     for index, part in enumerate(compat.native_modules(module)):
-        if part.kind == "c":  # empty source text: what stands for the code of a module without kernels
+        if part.kind == "c":  # empty source text, which represents the code of a module without kernels
             continue
         paths.append(folder / f"code{index}.o")
         part.write_to_file(str(paths[-1]))
@@ -144,9 +126,9 @@ def _host_objects(module: tvm.runtime.Module, folder: Path) -> list[Path]:
 
 
 def write_weights(operands: Iterable[Operand], path: Path) -> tuple[Weight, ...]:
-    """Write constants one after the other, each at a multiple of 64 bytes; returns where each lies.
+    """Write constants one after the other, each at a multiple of 64 bytes; return their places.
 
-    Each is packed while it is written, and what has the contents of another is written once.
+    Each is packed while it is written, and equal contents are written once.
     """
     infos, places = [], dict[bytes, int]()
     with path.open("wb") as file:

@@ -1,7 +1,7 @@
-"""Puts TVM's runtime libraries for a target beside an artifact, so that a device needs no TVM.
+"""Bundling of TVM's runtime libraries with an artifact, so that a device needs no TVM.
 
-For machines of this kind they come from the installed packages. For others they come out of the wheels of exactly
-the pinned versions, fetched with pip into the user's cache. Both must have the SHA-256 noted here.
+For machines of this kind they come from the installed packages; for others, from the wheels of exactly the pinned
+versions, downloaded with pip into the user's cache. In both cases the SHA-256 listed here is checked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PYTHON = "3.11"  # wheels of tvm-ffi differ by Python version; their library do
 
 @dataclass(frozen=True)
 class _Library:
-    """A library: the requirement whose wheel holds it, its place in there, and its SHA-256 for each machine."""
+    """A library: the requirement whose wheel contains it, its path there, and its SHA-256 for each machine."""
 
     requirement: str
     member: str
@@ -66,9 +66,9 @@ _CUDA_LIBRARY = _Library(
 
 
 def bundle(target: Target, folder: Path) -> tuple[str, ...]:
-    """Copy the runtime libraries for `target` into `folder`; returns their names, in the order they are loaded in.
+    """Copy the runtime libraries for `target` into `folder`; return their names in loading order.
 
-    Raises CompileError when a library can be neither found nor fetched, or is not the expected one.
+    Raises CompileError if a library can be neither found nor downloaded, or is not the expected one.
     """
     wanted = [_FFI_LIBRARY, _RUNTIME_LIBRARY, *([_CUDA_LIBRARY] if target.kind == "cuda" else [])]
     for library in wanted:
@@ -88,7 +88,7 @@ def _find(library: _Library, machine: str) -> Path:
 
 
 def cached(library: _Library, machine: str) -> Path:
-    """Where a library of another machine is kept once it was fetched."""
+    """Return where a downloaded library of another machine is kept."""
     folder = Path(platformdirs.user_cache_dir("graphopt")) / "runtime"
     return folder / library.requirement.replace("==", "-") / machine / library.name
 
@@ -103,7 +103,7 @@ def _installed(library: _Library) -> Path | None:
 
 
 def _fetch(library: _Library, machine: str, place: Path) -> None:
-    """Download the wheel and keep the one library of it, once its digest is right."""
+    """Download the wheel and keep the library, once its digest is verified."""
     where = f"{library.name} for {machine}"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -113,14 +113,14 @@ def _fetch(library: _Library, machine: str, place: Path) -> None:
                 extracted = Path(archive.extract(library.member, name))
             if _digest(extracted) != library.sha256[machine]:
                 raise CompileError(
-                    f"{wheel.name} holds another file than expected: its SHA-256 differs",
+                    f"{wheel.name} contains an unexpected file: its SHA-256 differs",
                     where=where,
                     remedy="check which package index pip uses (pip config list)",
                 )
             extracted.replace(place)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise CompileError(
-            f"cannot be put into the cache {place.parent}: {error}", where=where, remedy="see that it is writable"
+            f"cannot be put into the cache {place.parent}: {error}", where=where, remedy="make it writable"
         ) from error
 
 

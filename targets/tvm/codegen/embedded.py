@@ -1,8 +1,8 @@
-"""What a compiled library carries beside machine code: the virtual machine's bytecode and GPU code, as one data symbol.
+"""The data symbol of a compiled library: the virtual machine's bytecode and GPU code.
 
-TVM leaves CUDA source in it, to be compiled where it is loaded. A device has no compiler, so that the source is
-compiled here and its place taken by GPU code. The layout is that of tvm-ffi's `library_module.cc`: the number of
-bytes, the tree of modules, then each module's kind and content.
+TVM embeds CUDA source, to be compiled when the library is loaded. A device has no compiler, so the source is compiled
+here and replaced by GPU code. The layout is that of tvm-ffi's `library_module.cc`: the number of bytes, the tree of
+modules, then each module's kind and content.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tvm
 from graphopt.targets.tvm import compat
 
 _SYMBOL = "__tvm_ffi__library_bin"
-_HOST_CODE = b"_lib"  # stands for the library itself; has no content here
+_HOST_CODE = b"_lib"  # stands for the library itself, without content here
 _NUMBER = struct.Struct("<Q")
 
 
@@ -29,7 +29,7 @@ class _Part:
 
 
 def embedded(module: tvm.runtime.Module, compile_cuda: Callable[[str], bytes]) -> bytes:
-    """The data of `module` and all that it imports; `compile_cuda` turns CUDA source into GPU code."""
+    """Return the data of `module` and all its imports; `compile_cuda` compiles CUDA source to GPU code."""
     text = compat.packed_imports(module)
     data = bytes(int(number, 16) for number in re.findall(r"0x([0-9a-f]{2})\b", text))
     tree, parts = _parse(data)
@@ -42,7 +42,7 @@ def embedded(module: tvm.runtime.Module, compile_cuda: Callable[[str], bytes]) -
 
 
 def write_assembly(data: bytes, folder: Path) -> Path:
-    """An assembly file that defines the data symbol, for any machine; its content lies beside it."""
+    """Write an assembly file, for any machine, that defines the data symbol; its content is in a file next to it."""
     (folder / "embedded.bin").write_bytes(data)
     path = folder / "embedded.s"
     path.write_text(
@@ -54,7 +54,7 @@ def write_assembly(data: bytes, folder: Path) -> Path:
 
 
 def _parse(data: bytes) -> tuple[bytes, list[_Part]]:
-    """The bytes that describe the tree, and the modules."""
+    """Return the bytes that describe the tree, and the modules."""
     (size,) = _NUMBER.unpack_from(data)
     assert size == len(data) - _NUMBER.size
     body = data[_NUMBER.size :]
@@ -76,10 +76,10 @@ def _parts(data: bytes) -> Iterator[_Part]:
 
 
 def _with_binary(content: bytes, compile_cuda: Callable[[str], bytes]) -> bytes:
-    """A CUDA module's content (format, table of functions, code) with GPU code in the place of its source."""
+    """Return a CUDA module's content (format, table of functions, code) with its source replaced by GPU code."""
     kind, start = _take(content, 0)
     assert kind == b"cuda"
-    # The table's layout is TVM's own affair. The source is the last field: its length, then text up to the end.
+    # The table's layout is private to TVM. The source is the last field: its length, then text up to the end.
     for match in re.finditer(rb"(?s)(?=(.{8}))", content[start:]):
         at = start + match.start()
         if _NUMBER.unpack(match[1])[0] == len(content) - at - _NUMBER.size:

@@ -1,6 +1,6 @@
-"""Links object files into a shared library for any machine, with the compiler that ships as the package `ziglang`.
+"""Linking of object files into a shared library for any machine, with the compiler in the package `ziglang`.
 
-One linker for the host and for every board: no system compiler is needed, the C library's oldest supported version
+One linker serves the host and every board: no system compiler is needed, the oldest supported version of the C library
 is the one that TVM's own wheels need, and equal objects give equal bytes (no build id, no debug paths).
 """
 
@@ -31,12 +31,12 @@ def link(objects: Sequence[Path], library: Path, machine: str) -> None:
     if result.returncode:
         raise CompileError(
             f"linking for {machine} failed:\n{result.stderr.strip()[-2000:]}",
-            remedy="reinstall the package ziglang, and see that the disk has room",
+            remedy="reinstall the package ziglang, and make sure that the disk has space",
         )
 
 
 def _cache() -> str | None:
-    """Where zig keeps what it builds once for each machine; None if the user's cache folder cannot be written."""
+    """Return where zig caches what it builds once per machine; None if the user's cache folder is not writable."""
     folder = Path(platformdirs.user_cache_dir("graphopt")) / "zig"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Converters from ONNX operators to Relax, one small file a subject."""
+"""Converters from ONNX operators to Relax, one group of operators per file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.lowering.registry import Declined, find, operators
 
-# Converters register themselves by being imported.
+# Importing a module registers its converters.
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
@@ -23,9 +23,9 @@ __all__ = ["Call", "Context", "Declined", "Operand", "convert", "copy", "find", 
 
 
 def _empty(call: Call) -> list[Operand | None] | None:
-    """The outputs of a node that are known to have no elements: there is nothing to compute, and no shape to divide by.
+    """Return the outputs of a node that are known to have no elements: there is nothing to compute.
 
-    None where one may have some.
+    None if one may have elements.
     """
     made: list[Operand | None] = []
     for value in call.node.outputs:
@@ -38,9 +38,9 @@ def _empty(call: Call) -> list[Operand | None] | None:
 
 
 def convert(ctx: Context, node: Node, operands: list[Operand | None], *, broken: bool = False) -> list[Operand | None]:
-    """Lower one node; returns its outputs.
+    """Lower one node; return its outputs.
 
-    With `broken`, some operand could not be made: nothing is emitted, and only a missing converter is reported.
+    With `broken`, some operand could not be computed: nothing is emitted, and only a missing converter is reported.
 
     Raises:
         Declined: the node cannot be lowered, with the reason.

@@ -25,7 +25,7 @@ from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_QUERIES = 4
-"""Queries below which most lanes of a block would be idle."""
+"""The number of queries below which most lanes of a block would be idle."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _split(c: Call, data: Operand, heads: int) -> Operand:
 
 
 def _heads(c: Call) -> tuple[Heads, Operand, Operand, Dim]:
-    """The heads, the keys and values that the next step continues from, and how many keys came before."""
+    """Return the heads, the keys and values for the next step, and how many keys came before."""
     query = _split(c, c[0], int(c.attr("q_num_heads", 0)))
     key = _split(c, c[1], int(c.attr("kv_num_heads", 0)))
     value = _split(c, c[2], int(c.attr("kv_num_heads", 0)))
@@ -101,7 +101,7 @@ def _shared(head: Any, repeat: int) -> Any:
 
 
 def _weights(c: Call, scores: Operand, bias: Bias, scale: float, softcap: float) -> list[Operand]:
-    """Softmax of the biased scores, in which a row without any key is zero; before it, the capped and biased scores."""
+    """Return the softmax of the biased scores, with zeros for a row without keys, and the capped and biased scores."""
     kind, shape = scores.dtype, scores.shape
 
     def compute(x: te.Tensor, *tensors: te.Tensor) -> list[te.Tensor]:
@@ -142,7 +142,7 @@ def _capped(x: tirx.Expr, softcap: float) -> tirx.Expr:
 
 
 def _shown(c: Call, scores: Operand, weights: Operand, bias: Bias, scale: float, softcap: float) -> Operand:
-    """The optional fourth output: the scores at the stage that `qk_matmul_output_mode` names."""
+    """Return the optional fourth output: the scores at the stage selected by `qk_matmul_output_mode`."""
     mode, dtype, shape = int(c.attr("qk_matmul_output_mode", 0)), c[0].dtype, scores.shape
     if mode == 3:
         return elementwise(c.ctx, lambda x: x, [weights], dtype, "attention_shown")
@@ -162,7 +162,7 @@ def _shown(c: Call, scores: Operand, weights: Operand, bias: Bias, scale: float,
 
 
 def _blocked(c: Call) -> Operand | None:
-    """The result computed by one kernel that never stores the scores; None where there is none for this call."""
+    """Return the result of one kernel that never stores the scores; None if there is none for this call."""
     softmax_type = DType(c.attr("softmax_precision", int(DType.FLOAT)))
     plain = not c.attr("softcap", 0.0) and not any(c.wants(i) for i in (1, 2, 3)) and c.input(4) is None
     if c.ctx.machine is None or c[0].dtype not in ("float32", "float16") or not plain or softmax_type != DType.FLOAT:

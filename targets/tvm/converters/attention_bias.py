@@ -1,4 +1,4 @@
-"""What attention adds to its scores before the softmax: masks, causality, the lengths of padded sequences."""
+"""The bias that attention adds to its scores before the softmax: masks, causality, lengths of padded sequences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphopt.targets.tvm.lowering.operand import Dim, Operand
 
 
 def mask_of(c: Call, shape: tuple[Dim, ...]) -> Operand | None:
-    """The mask with each size 1 or that of the scores; its last axis may be shorter."""
+    """Return the mask, whose sizes are 1 or those of the scores; its last axis may be shorter."""
     mask = c.input(3)
     if mask is None:
         return None
@@ -49,7 +49,7 @@ class Bias:
         return not (self.operands or self.causal or self.left >= 0 or self.right >= 0)
 
     def at(self, tensors: list[te.Tensor], b: Any, h: Any, i: Any, j: Any) -> tirx.Expr:
-        """The bias of one score: a number, or -inf where the key must not be seen."""
+        """Return the bias of one score: a number, or -inf if the key is masked."""
         rest = list(tensors)
         nothing = tirx.const(0, self.kind)
         bias, allowed = nothing, tirx.const(True, "bool")

@@ -18,7 +18,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def _legacy_broadcast(c: Call) -> list[Operand]:
-    """Operands of a binary operator; before opset 7, `axis` says where the second lines up with the first."""
+    """Return the operands of a binary operator; before opset 7, `axis` aligned the second with the first."""
     a, b = c[0], c[1]
     if c.version < 7 and c.attr("broadcast", 0) and c.attr("axis") is not None:
         axis = c.axis(a.rank)
@@ -31,7 +31,7 @@ def _is_number(x: tirx.Expr) -> tirx.Expr:
     return tirx.EQ(tirx.isnan(x.astype("float32") if "16" in kind_of(x) else x).astype("int8"), tirx.const(0, "int8"))
 
 
-# TVM's simplifier takes x == x and x <= x for true: of NaN they are false.
+# TVM's simplifier turns x == x and x <= x into true, but they are false for NaN.
 _OF_ITSELF = {"Equal": _is_number, "LessOrEqual": _is_number, "GreaterOrEqual": _is_number}
 
 
@@ -51,9 +51,9 @@ def binary(op: str, function: Function, *, integer: Function | None = None, to: 
 
 
 def opaque_zero(x: tirx.Expr) -> tirx.Expr:
-    """Hide a zero of a float type from TVM, which takes x * 0 and 0 / x for 0, x + 0 for x, and fails on x / 0.
+    """Hide a float zero from TVM, which simplifies x * 0 and 0 / x to 0, x + 0 to x, and fails on x / 0.
 
-    IEEE 754 does not: x may be NaN, an infinity or -0.
+    This violates IEEE 754 if x is NaN, an infinity or -0.
     """
     if not isinstance(x, tirx.FloatImm) or x.value != 0 or kind_of(x) not in INTEGER_OF:
         return x
@@ -63,11 +63,11 @@ def opaque_zero(x: tirx.Expr) -> tirx.Expr:
 
 
 INTEGER_OF = {"float16": "int16", "float32": "int32", "float64": "int64"}
-"""The integer type as wide as each float type, for writing floats by their bits."""
+"""The integer type as wide as each float type, for expressing floats by their bits."""
 
 
 def integer_division(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Quotient towards zero. A divisor of zero gives 0: what hardware does then is no better defined by ONNX."""
+    """Divide, rounding towards zero. A divisor of zero gives 0; ONNX leaves that undefined, and hardware may trap."""
     safe = select(tirx.EQ(b, const(0, b)), const(1, b), b)
     return select(tirx.EQ(b, const(0, b)), const(0, b), tirx.truncdiv(a, safe))
 
@@ -85,7 +85,7 @@ binary("Div", lambda a, b: opaque_zero(a) / opaque_zero(b), integer=integer_divi
 
 
 def _same(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Equality of integers and booleans: LLVM is given a comparison of floats for booleans otherwise."""
+    """Compare integers or booleans for equality; for booleans, LLVM would otherwise get a comparison of floats."""
     return tirx.EQ(a.astype("int8"), b.astype("int8")) if kind_of(a) == "bool" else tirx.EQ(a, b)
 
 
@@ -129,7 +129,7 @@ def bit_shift(c: Call) -> Operand:
     signed = dtype.startswith("int")
 
     def function(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-        # Shifting by the width or more is undefined for the machine; here nothing, or only the sign, is left.
+        # Shifting by the width or more is undefined for the machine; here it leaves zero, or only the sign.
         safe = tirx.max(tirx.min(b, const(bits - 1, b)), const(0, b))
         shifted = a << safe if left else a >> safe
         inside = b < const(bits, b)
@@ -143,7 +143,7 @@ def bit_shift(c: Call) -> Operand:
 
 
 def _fmod(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """C's fmod; TVM has the operator but no rule that lowers it for CPUs."""
+    """Compute C's fmod; TVM has the operator but no rule to lower it for CPUs."""
     kind = kind_of(a)
     return tirx.call_pure_extern(kind, "fmod" if kind == "float64" else "fmodf", a, b)
 
@@ -183,7 +183,7 @@ def power(c: Call) -> Operand:
                 return elementwise(c.ctx, lambda x: simple(x.astype(kind)), [base], base.dtype, "power")
     if not base.is_float and not exponent.is_float:
         return elementwise(c.ctx, _integer_power, [base, exponent], base.dtype, "power")
-    # Integers are raised in float64, which holds every int32 exactly, and brought back towards zero.
+    # Integer powers are computed in float64, which represents every int32 exactly, and rounded towards zero.
     kind = kind if base.is_float else "float64"
     return elementwise(
         c.ctx, lambda a, b: tirx.power(a.astype(kind), b.astype(kind)), [base, exponent], base.dtype, "power"
@@ -191,9 +191,9 @@ def power(c: Call) -> Operand:
 
 
 def _integer_power(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Square and multiply over the six low bits of the exponent. 0 and +-1 take any other exponent too.
+    """Square and multiply over the six low bits of the exponent. 0 and +-1 allow any other exponent too.
 
-    Where the exponent is negative, the reciprocal is brought towards zero.
+    For a negative exponent, the reciprocal is rounded towards zero.
     """
     result, square = const(1, a), a
     for bit in range(6):
@@ -260,7 +260,7 @@ def clip(c: Call) -> Operand:
     if c.version < 11:
         low = None if c.attr("min") is None else c.ctx.constant(c.attr("min"), data.dtype)
         high = None if c.attr("max") is None else c.ctx.constant(c.attr("max"), data.dtype)
-    if data.is_float:  # a bound that is left out is the largest number of its sign, and no infinity
+    if data.is_float:  # an omitted bound is the largest finite number of its sign, not infinity
         low = low or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).min), data.dtype)
         high = high or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).max), data.dtype)
     operands = [data, *(bound for bound in (low, high) if bound is not None)]

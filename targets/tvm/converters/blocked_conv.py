@@ -64,9 +64,9 @@ def _workload(c: Call, blocked: bool) -> ConvWorkload:
 
 
 def _subsampled(ctx: Context, data: Operand, work: ConvWorkload) -> tuple[Operand, ConvWorkload]:
-    """The positions that a pointwise convolution with strides reads, for one without.
+    """Copy the positions that a strided pointwise convolution reads, and return the equivalent one without strides.
 
-    To copy them is little beside the products, which then run along one long row of neighbours.
+    The copy costs little compared to the multiplications, which then run along one long contiguous row.
     """
     strides, space = work.spec.strides, work.geometry.out_space
     shape = [*data.shape[:2], *space, work.lanes]

@@ -14,7 +14,7 @@ _BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64, "uint8": 8, "uint16":
 
 
 def convert(x: tirx.Expr, to: str) -> tirx.Expr:
-    """One element converted as C and ONNX do: towards zero, and any nonzero value is true."""
+    """Convert one element as C and ONNX do: rounding towards zero, and any nonzero value is true."""
     kind = str(x.ty.dtype)
     if kind == to:
         return x
@@ -31,7 +31,7 @@ def convert(x: tirx.Expr, to: str) -> tirx.Expr:
 
 
 def _float_to_integer(x: tirx.Expr, to: str) -> tirx.Expr:
-    """Through int64 for narrow types: values out of range then wrap as ONNX Runtime's do, and are not undefined."""
+    """Convert via int64 for narrow types, so that values out of range wrap as in ONNX Runtime and are defined."""
     if _BITS[to] < 64:
         return x.astype("int64").astype(to)
     return x.astype(to)

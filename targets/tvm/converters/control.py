@@ -1,4 +1,4 @@
-"""Control flow: `If`, decided while lowering where the condition is known, and when the code runs otherwise."""
+"""Control flow: `If`, decided during lowering if the condition is known, and at run time otherwise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def if_(c: Call) -> list[Operand | None]:
         return []
     for a, b in zip(made_then[1], made_else[1]):
         if a.dtype != b.dtype or a.rank != b.rank:
-            raise Declined("the branches give results of different element types or ranks")
+            raise Declined("the branches return results of different element types or ranks")
     result = c.ctx.emit(relax.If(flag, made_then[0], made_else[0]))
     pairs = enumerate(zip(made_then[1], made_else[1]))
     return [_joined(c.ctx, relax.TupleGetItem(result, i), a, b) for i, (a, b) in pairs]
@@ -37,7 +37,7 @@ def _inline(ctx: Context, graph: Graph) -> list[Operand | None]:
 
 
 def _branch(ctx: Context, graph: Graph) -> tuple[relax.SeqExpr, Sequence[Operand]] | None:
-    """A branch as an expression whose value is the tuple of its results; None if one of its nodes was declined."""
+    """Return a branch as an expression whose value is the tuple of its results; None if a node was declined."""
     with ctx.branch() as blocks:
         results = ctx.lower_nodes(graph)
         made = [result for result in results if result is not None]
@@ -48,7 +48,7 @@ def _branch(ctx: Context, graph: Graph) -> tuple[relax.SeqExpr, Sequence[Operand
 
 
 def _joined(ctx: Context, expr: relax.Expr, a: Operand, b: Operand) -> Operand:
-    """A result of either branch: sizes that differ between them, or are known only inside, become new ones."""
+    """Return a result of either branch; sizes that differ between them, or are known only inside, become new ones."""
     shape: list[Dim] = []  # sizes
     for left, right in zip(a.shape, b.shape):
         outer = ctx.symbols.expand(left)

@@ -23,7 +23,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def padded(x: te.Tensor, window: Window, fill: tirx.Expr, kind: str) -> te.Tensor:
-    """`x` as `kind` with `fill` around its spatial axes; read only inside the data."""
+    """Return `x` as `kind` with `fill` around its spatial axes; nothing outside of the data is read."""
     sizes = [*x.shape[:2]]
     sizes += [size + low + high for size, low, high in zip(x.shape[2:], window.begin, window.end)]
 
@@ -45,7 +45,7 @@ def is_padded(window: Window) -> bool:
 
 
 def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, groups: int, *, dtype: str) -> Operand:
-    """Direct convolution, N C spatial by O I/groups kernel; accumulates in the wide type of `dtype`."""
+    """Emit a direct convolution, N C spatial by O I/groups kernel, that accumulates in the wide type of `dtype`."""
     kind = wide(dtype)
     outputs, depth = weight.shape[0], weight.shape[1]
     if not isinstance(outputs, int) or not isinstance(depth, int) or outputs % groups:
@@ -77,7 +77,7 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
 
 
 def _workload(data: Operand, weight: Operand, window: Window, groups: int, dtype: str) -> PlainConvWorkload | None:
-    """What kernel families are asked for; None where a weight or padding that is computed leaves the definition."""
+    """Return the workload for kernel families; None if a weight or padding is computed, which needs the definition."""
     pads = [*window.begin, *window.end]
     if not weight.is_constant or not all(isinstance(p, int) for p in pads):
         return None
@@ -96,7 +96,7 @@ def _workload(data: Operand, weight: Operand, window: Window, groups: int, dtype
 
 
 def add_bias(ctx: Context, data: Operand, bias: Operand | None) -> Operand:
-    """A bias per channel (axis 1)."""
+    """Add a bias per channel (axis 1)."""
     if bias is None:
         return data
     column = reshape_to(ctx, bias, [*bias.shape, *[1] * (data.rank - 2)])
@@ -125,9 +125,9 @@ def conv(c: Call) -> Operand:
 
 
 def _without_unit_axes(ctx: Context, data: Operand, weight: Operand, window: Window) -> tuple[Operand, Operand, Window]:
-    """Drop spatial axes of size 1 that the kernel does not reach over, as in a 1-D convolution written in 2-D.
+    """Drop spatial axes of size 1 that the kernel does not extend over, as in a 1-D convolution written in 2-D.
 
-    Kernels put vectors along the last axis, where one element would leave the rest of a vector idle.
+    Kernels put vectors along the last axis, where a single element would leave the rest of a vector idle.
     """
     kept = [
         axis
@@ -148,7 +148,7 @@ def _entries(window: Window) -> tuple[tuple[Any, ...], ...]:
 
 @converter("ConvTranspose")
 def conv_transpose(c: Call) -> Operand:
-    """Each output position gathers the inputs that reach it, so outputs are computed independently."""
+    """Gather, for each output position, the contributing inputs, so that outputs are computed independently."""
     groups = int(c.attr("group", 1))
     data, weight = c[0], c[1]
     data, weight = agree(c.ctx, data, 1, weight, 0)
@@ -163,7 +163,7 @@ def conv_transpose(c: Call) -> Operand:
 
     def transposed(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         channel = te.reduce_axis((0, depth), "rc")
-        # With a dilation of 1, one of every `s` taps meets an input: the sum is over those.
+        # With a dilation of 1, one of every `s` taps meets an input, and only these are summed.
         every = [s if d == 1 else 1 for s, d in zip(strides, dilations)]
         steps = [te.reduce_axis((0, -(-k // e)), f"r{i}") for i, (k, e) in enumerate(zip(kernel, every))]
 
@@ -198,7 +198,7 @@ def conv_transpose(c: Call) -> Operand:
 def _transposed_geometry(
     c: Call, sizes: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[Dim], list[Dim]]:
-    """The padding taken off before each axis, and the output sizes."""
+    """Return the padding removed before each axis, and the output sizes."""
     rank = len(sizes)
     extra = [int(p) for p in c.attr("output_padding") or [0] * rank]
     mode = c.attr("auto_pad", "NOTSET") or "NOTSET"

@@ -47,7 +47,7 @@ def _cumulative(c: Call, reducer: Reducer, combine: Callable[[tirx.Expr, tirx.Ex
 def _prefixes(
     data: Operand, axis: int, reducer: Reducer, neutral: tirx.Expr, exclusive: bool, reverse: bool
 ) -> Callable[[te.Tensor], te.Tensor]:
-    """Each element reduces its whole prefix: quadratic, but a definition that GPUs can run in parallel."""
+    """Reduce the whole prefix of each element: quadratic, but a definition that GPUs can run in parallel."""
     kind = str(neutral.ty.dtype)
 
     def compute(x: te.Tensor) -> te.Tensor:

@@ -1,4 +1,4 @@
-"""Operators that compute each element of one operand by itself, and the elementary functions they use."""
+"""Unary elementwise operators, and the elementary functions they use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unary(op: str, function: Function, *, integer: Function | None = None) -> No
 
 
 def apply_unary(c: Call, function: Function, integer: Function | None = None) -> Operand:
-    """`function` of the first input, in its own type."""
+    """Apply `function` to the first input, in its own type."""
     data = c[0]
     if not data.is_float:
         chosen = integer or function
@@ -47,21 +47,21 @@ def select(condition: tirx.Expr, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
 
 
 def maximum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """The larger value; NaN if either is NaN."""
+    """Return the larger value; NaN if either is NaN."""
     if not kind_of(a).startswith(("float", "bfloat")):
         return tirx.max(a, b)
     return select(tirx.Or(a > b, tirx.isnan(a)), a, b)  # where b is NaN, the comparison is false
 
 
 def minimum(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """The smaller value; NaN if either is NaN."""
+    """Return the smaller value; NaN if either is NaN."""
     if not kind_of(a).startswith(("float", "bfloat")):
         return tirx.min(a, b)
     return select(tirx.Or(a < b, tirx.isnan(a)), a, b)
 
 
 def relu(x: tirx.Expr) -> tirx.Expr:
-    """max(x, 0) that keeps NaN: the comparison is false for it."""
+    """Compute max(x, 0), keeping NaN, for which the comparison is false."""
     return select(x < const(0, x), const(0, x), x)
 
 
@@ -73,7 +73,7 @@ def sign(x: tirx.Expr) -> tirx.Expr:
 
 
 def round_even(x: tirx.Expr) -> tirx.Expr:
-    """To the nearest whole number, halves to the even one."""
+    """Round to the nearest whole number, halves to the even one."""
     return tirx.nearbyint(x)
 
 
@@ -82,12 +82,12 @@ def sigmoid(x: tirx.Expr) -> tirx.Expr:
 
 
 def softplus(x: tirx.Expr) -> tirx.Expr:
-    """log(1 + exp(x)) in the form that does not overflow."""
+    """Compute log(1 + exp(x)) in a form that does not overflow."""
     return tirx.max(x, const(0, x)) + tirx.log1p(tirx.exp(-tirx.abs(x)))
 
 
 def mish(x: tirx.Expr) -> tirx.Expr:
-    """x tanh(log(1 + e ** x)), as a quotient in e ** x; from 20 on that is x."""
+    """Compute x tanh(log(1 + e ** x)) as a quotient in e ** x; from 20 on that is x."""
     root = tirx.exp(select(x > const(20, x), const(20, x), x))
     above = root * (root + const(2, x))
     return x * (above / (above + const(2, x)))
@@ -150,7 +150,7 @@ unary("Ceil", tirx.ceil, integer=lambda x: x)
 unary("Round", round_even, integer=lambda x: x)
 
 
-# Not `tirx.Not`: TVM's simplifier makes `not a < b` into `b <= a`, which is another thing where one is NaN.
+# Not `tirx.Not`: TVM's simplifier turns `not a < b` into `b <= a`, which differs if one is NaN.
 unary("Not", lambda x: x ^ tirx.const(True, "bool"))
 
 

@@ -1,4 +1,4 @@
-"""Operators that ONNX itself defines by others: their function bodies are lowered in their place."""
+"""Operators that ONNX defines as functions of others: their bodies are lowered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphopt.targets.tvm.lowering.registry import Declined
 
 
 def has_body(op_type: str, domain: str, version: int) -> bool:
-    """Whether ONNX defines an operator of its own by others; those of preview domains take graphs and are left out."""
+    """Return whether ONNX defines an operator by others, except those of preview domains, which take graphs."""
     if domain:
         return False
     schema = _schema(op_type, domain, version)
@@ -24,7 +24,7 @@ def has_body(op_type: str, domain: str, version: int) -> bool:
 
 
 def expand(c: Call) -> list[Operand | None]:
-    """The outputs of a node lowered through its function body. Raises Declined if it has none for these inputs."""
+    """Return the outputs of a node lowered through its function body. Raises Declined if there is none."""
     body = _body(c)
     model = read_model(_model(c, body))
     given = {name: operand for name, operand in zip(body.input, c.inputs) if operand is not None}
@@ -32,7 +32,7 @@ def expand(c: Call) -> list[Operand | None]:
         return c.ctx.lower_nodes(model.graph, {value: given[value.name] for value in model.graph.inputs})
 
 
-def _schema(op_type: str, domain: str, version: int) -> Any:  # OpSchema | None; its stub lacks what is used here
+def _schema(op_type: str, domain: str, version: int) -> Any:  # OpSchema | None; its stub lacks some methods
     try:
         return defs.get_schema(op_type, version, domain)
     except defs.SchemaError:
@@ -61,7 +61,7 @@ def _proto(c: Call) -> onnx.NodeProto:
 
 
 def _nearest(versions: list[int], wanted: int) -> int:
-    """The newest version that is not newer than the model's, else the oldest there is."""
+    """Return the newest version that is not newer than the model's, else the oldest one."""
     return max((v for v in versions if v <= wanted), default=min(versions))
 
 
@@ -80,7 +80,7 @@ def _element_type(operand: Operand) -> int:
 
 
 def _model(c: Call, body: onnx.FunctionProto) -> onnx.ModelProto:
-    """The body as a model of its own, with the node's attributes put in and omitted inputs left out."""
+    """Return the body as a model, with the node's attributes substituted and omitted inputs removed."""
     omitted = {name for i, name in enumerate(body.input) if c.input(i) is None}
     label = c.node.origin[0] if c.node.origin else c.node.name
     nodes = []
@@ -96,7 +96,7 @@ def _model(c: Call, body: onnx.FunctionProto) -> onnx.ModelProto:
         for i, name in enumerate(body.input)
         if name not in omitted
     ]
-    # Types of outputs are not known yet and not needed: only the nodes of this model are lowered.
+    # Types of outputs are unknown and not needed: only the nodes of this model are lowered.
     outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in body.output]
     made = {name for node in nodes for name in node.output} | {value.name for value in inputs}
     outputs = [value for value in outputs if value.name in made]
@@ -105,7 +105,7 @@ def _model(c: Call, body: onnx.FunctionProto) -> onnx.ModelProto:
 
 
 def _bind(node: onnx.NodeProto, c: Call, body: onnx.FunctionProto) -> None:
-    """References to the function's attributes become their values, or go where the node does not have them."""
+    """Replace references to the function's attributes by their values, or remove them if the node lacks them."""
     defaults = {attribute.name: attribute for attribute in body.attribute_proto}
     given = {attribute.name: attribute for attribute in _proto(c).attribute}
     kept = []

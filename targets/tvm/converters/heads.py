@@ -1,4 +1,4 @@
-"""Where the heads of attention lie: often inside a wider product, from which they are read without being moved."""
+"""The location of attention heads: often inside a wider matmul result, from which they are read without a copy."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ class HeadView:
 
 
 def view_of(ctx: Context, value: Value, operand: Operand, heads: int) -> HeadView | None:
-    """Where the heads of an input of Attention lie: after the Transpose, Reshape and Split that produced it, if it
-    was so produced. None where sizes are not known."""
+    """Return where the heads of an input of Attention are, seen through the Transpose, Reshape and Split before it.
+
+    None if sizes are not known.
+    """
     if operand.rank == 3:
         return _side_by_side(ctx, value, operand, heads)
     _, count, _, size = operand.shape
@@ -88,7 +90,7 @@ def _side_by_side(ctx: Context, value: Value, operand: Operand, heads: int) -> H
 
 
 def joined_after(value: Value) -> Value | None:
-    """The value in which the heads of an Attention's result stand side by side, if that is all that is made of it."""
+    """Return the value in which the heads of an Attention's result are concatenated, if it has no other use."""
     transpose = value.sole_user
     if transpose is None or transpose.op != "Transpose" or list(transpose.attr("perm") or []) != HEADS_BEHIND:
         return None
@@ -110,5 +112,5 @@ Reader = Callable[[Any, Any, Any, Any], Any]
 
 
 def reader(view: HeadView, buffer: tirx.Buffer) -> Reader:
-    """Loads an element from the buffer of a view."""
+    """Return a function that loads an element from the buffer of a view."""
     return lambda b, h, s, d: tirx.BufferLoad(buffer, view.index(b, h, s, d))

@@ -1,7 +1,7 @@
-"""Nodes on values that are known before anything runs, symbolic sizes included: no kernel is needed for them.
+"""Evaluation of nodes on values known at compile time, including symbolic sizes, which need no kernel.
 
-Exporters compute shapes with ordinary operators (`Shape`, `Gather`, `Mul`, `Concat`...). Evaluating those here, element
-by element over numbers and symbolic expressions, is what lets a `Reshape` that reads them keep its dynamic sizes.
+Exporters compute shapes with ordinary operators (`Shape`, `Gather`, `Mul`, `Concat`...). Because these are evaluated
+element by element over numbers and symbolic expressions, a `Reshape` that reads the result keeps its dynamic sizes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _TYPES = {"int64": DType.INT64, "int32": DType.INT32, "bool": DType.BOOL, "float
 
 
 def evaluate(call: Call) -> list[Operand | None] | None:
-    """The outputs of a node whose inputs are all host values, or None if it must become a kernel.
+    """Return the outputs of a node whose inputs are all host values, or None if it must become a kernel.
 
-    Raises Declined if the node is wrong: an index out of range, shapes that do not fit.
+    Raises Declined if the node is invalid: an index out of range, incompatible shapes.
     """
     given = [operand for operand in call.inputs if operand is not None]
     if any(not operand.is_host or operand.dtype not in _TYPES for operand in given):
@@ -37,10 +37,10 @@ def evaluate(call: Call) -> list[Operand | None] | None:
 
 
 def known(operand: Operand) -> Known:
-    """The elements of a host value."""
+    """Return the elements of a host value."""
     return Known(operand.scalars(), _TYPES[operand.dtype])
 
 
 def operand_of(result: Known) -> Operand:
-    """A host value with these elements."""
+    """Return a host value with these elements."""
     return Operand.symbolic(result.elements, result.dtype.text)

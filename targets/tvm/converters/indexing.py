@@ -1,4 +1,4 @@
-"""Operators that read or write at computed places: gathering, scattering, diagonals, ranges."""
+"""Operators that read or write at computed positions: gathering, scattering, diagonals, ranges."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def wrapped(index: tirx.Expr, extent: Dim) -> tirx.Expr:
-    """An index counted from the end if it is negative, kept inside the axis whatever it is: never a wild read."""
+    """Return an index counted from the end if it is negative, and always clamped to the axis: never a wild read."""
     index = index.astype("int64")
     size = int_expr(extent)
     positive = tirx.Select(index < int_expr(0), index + size, index)
@@ -51,7 +51,7 @@ def gather(c: Call) -> Operand:
 
 
 def _gather_one(c: Call, place: int, axis: int, sizes: Sequence[Dim]) -> Operand:
-    """One known index: a plain cut, which fuses with everything."""
+    """Gather at one known index: a plain slice, which can be fused with anything."""
     data, rank = c[0], c[1].rank
     start = data.shape[axis] + place if place < 0 else place
     if isinstance(start, int) and isinstance(data.shape[axis], int) and not 0 <= start < data.shape[axis]:
@@ -115,7 +115,7 @@ def _scattered(
     place: Callable[[te.Tensor, Sequence[tirx.Expr]], list[Any]],
     mode: str,
 ) -> Operand:
-    """A copy of `data` with `updates` written one after the other: in order, so that the last one wins."""
+    """Copy `data` and write `updates` one after the other, in order, so that the last one wins."""
     combine = _COMBINE[mode]
     count = product(updates.shape)
 
@@ -195,7 +195,7 @@ def one_hot(c: Call) -> Operand:
 
 
 def _as_integer(ctx: Context, operand: Operand) -> Operand:
-    """A float operand that stands for an integer, as int64."""
+    """Return a float operand that represents an integer, as int64."""
     if not operand.is_float:
         return operand
     if operand.array is not None:

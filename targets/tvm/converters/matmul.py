@@ -1,4 +1,4 @@
-"""Matrix products: MatMul, Gemm, Einsum."""
+"""Matmuls: MatMul, Gemm, Einsum."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_ROWS = 8
-"""Rows below which a product does not fill a register tile."""
+"""The number of rows below which a matmul does not fill a register tile."""
 
 
 def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tuple[Operand, Operand]:
-    """Both operands with the same size on these two axes, checked at run time if it cannot be proven."""
+    """Return both operands with the same size on these two axes, checked at run time if it cannot be proven."""
     left, right = a.shape[axis_a], b.shape[axis_b]
     if ctx.same(left, right):
         return a, b
@@ -39,7 +39,7 @@ def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tup
 
 
 def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, name: str = "matmul") -> Operand:
-    """numpy's matmul of operands of rank 2 or more; accumulates in the wide type (int32 for small integers)."""
+    """Emit numpy's matmul for operands of rank 2 or more, accumulating in the wide type (int32 for small integers)."""
     dtype = dtype or a.dtype
     kind = wide(dtype)
     a, b = agree(ctx, a, a.rank - 1, b, b.rank - 2)
@@ -79,7 +79,7 @@ def fast_matmul(
     transpose_b: bool = False,
     name: str = "matmul",
 ) -> Operand | None:
-    """The product in `dtype` by a kernel family, where one computes it on this machine; None where there is none."""
+    """Emit the matmul in `dtype` by a kernel family; None if no family computes it on this machine."""
     m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
     n = _known(b.shape[-2 if transpose_b else -1])
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
@@ -94,9 +94,9 @@ def _known(size: Dim) -> int | None:
 
 
 def _stretched(ctx: Context, data: Operand, lead: Sequence[Dim]) -> Operand:
-    """The operand with batch sizes that are 1 or those of `lead`.
+    """Return the operand with batch sizes that are 1 or those of `lead`.
 
-    Open sizes of which it is not known whether they are 1 take a copy: kernels of products need to know.
+    Open sizes that may turn out to be 1 need a copy, because matmul kernels must know.
     """
     tail = lead[len(lead) - data.rank + 2 :]
     fitting = [isinstance(have, int) or ctx.same(have, want) for have, want in zip(data.shape, tail)]
@@ -112,12 +112,12 @@ def _stretched(ctx: Context, data: Operand, lead: Sequence[Dim]) -> Operand:
 
 
 def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -> Operand:
-    """numpy's matmul for any ranks from 1 on."""
+    """Emit numpy's matmul for any ranks from 1 on."""
     left = reshape_to(ctx, a, [1, *a.shape]) if a.rank == 1 else a
     right = reshape_to(ctx, b, [*b.shape, 1]) if b.rank == 1 else b
     rows = _known(left.shape[-2])
     if left.rank > 2 and right.rank == 2 and rows is not None and rows < FEW_ROWS and all(map(_known, left.shape)):
-        # Few rows in each of many matrices, against one matrix: one larger product instead of many small ones.
+        # Few rows in each of many matrices, times one matrix: one larger matmul instead of many small ones.
         rows = math.prod(int(size) for size in left.shape[:-1])
         flat = matmul(ctx, reshape_to(ctx, left, [rows, left.shape[-1]]), right, dtype=dtype)
         result = reshape_to(ctx, flat, [*left.shape[:-1], right.shape[-1]])
@@ -174,7 +174,7 @@ def _times(factor: float, x: tirx.Expr) -> tirx.Expr:
 
 @converter("Einsum")
 def einsum(c: Call) -> Operand:
-    """The sum over every letter that the result lacks, as one reduction."""
+    """Sum over every letter that the result lacks, as one reduction."""
     operands = [operand for operand in c.inputs if operand is not None]
     terms, result = _terms(str(c.attr("equation")), [operand.rank for operand in operands])
     sizes: dict[str, Dim] = {}
@@ -215,7 +215,7 @@ def einsum(c: Call) -> Operand:
 
 
 def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result, with "..." spelled out as digits."""
+    """Return the letters of each operand and of the result, with "..." expanded to digits."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(ranks):

@@ -52,7 +52,7 @@ class _Rows:
         self.count = count.astype(kind)
 
     def row(self, index: Sequence[Any]) -> list[Any]:
-        """The index of the row's own number for an index of the data."""
+        """Return the index of the row's statistic for an index of the data."""
         return [0 if axis in self.axes else i for axis, i in enumerate(index)]
 
     def mean_of(self, source: Callable[..., tirx.Expr], name: str) -> te.Tensor:
@@ -113,7 +113,7 @@ def layer_normalization(c: Call) -> list[Operand | None]:
 
 
 def _trailing(c: Call, axes: range) -> list[Operand]:
-    """Scale and, if there is one, bias, with the sizes of the normalized axes (or 1)."""
+    """Return scale and, if there is one, bias, with the sizes of the normalized axes (or 1)."""
     sizes = c[0].shape
     others = []
     for operand in (c.input(1), c.input(2)):
@@ -158,7 +158,7 @@ def rms_normalization(c: Call) -> Operand:
 
 
 def _normalized(ctx: Context, data: Operand, axes: Sequence[int], epsilon: float, kind: str, name: str) -> Operand:
-    """(x - mean) / sqrt(variance + epsilon) over `axes`, as `kind`."""
+    """Compute (x - mean) / sqrt(variance + epsilon) over `axes`, as `kind`."""
 
     def normalize(x: te.Tensor) -> te.Tensor:
         rows = _Rows(x, data.shape, axes, kind)
@@ -219,7 +219,7 @@ def mean_variance_normalization(c: Call) -> Operand:
         rows = _Rows(x, data.shape, axes, kind)
         mean = rows.mean()
         variance = rows.variance(mean)
-        small = tirx.const(1e-9, kind)  # added to the deviation, as the operator's function body has it
+        small = tirx.const(1e-9, kind)  # added to the deviation, as in the operator's function body
         return define(
             data.shape,
             lambda *i: ((x(*i).astype(kind) - mean(*rows.row(i))) / (tirx.sqrt(variance(*rows.row(i))) + small)).astype(
@@ -233,7 +233,7 @@ def mean_variance_normalization(c: Call) -> Operand:
 
 @converter("LRN")
 def lrn(c: Call) -> Operand:
-    """Across channels: x / (bias + alpha / size * sum of squares of neighbours) ^ beta."""
+    """Normalize across channels: x / (bias + alpha / size * sum of squares of neighbours) ^ beta."""
     data, size = c[0], int(c.attr("size"))
     kind = wide(data.dtype)
     alpha, beta, bias = (float(c.attr(n, d)) for n, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
@@ -262,7 +262,7 @@ def lrn(c: Call) -> Operand:
 
 @converter("graphopt::BlockedLRN")
 def blocked_lrn(c: Call) -> Operand:
-    """LRN of a channel-blocked value."""
+    """Compute LRN of a channel-blocked value."""
     data, size = c[0], int(c.attr("size"))
     alpha, beta, bias = (float(c.attr(name)) for name in ("alpha", "beta", "bias"))
 
@@ -279,7 +279,7 @@ def blocked_lrn(c: Call) -> Operand:
 
 
 def _raised(base: tirx.Expr, exponent: float) -> tirx.Expr:
-    """A power; the usual exponent by square roots, which are exactly rounded and much faster."""
+    """Compute a power; the usual exponent with square roots, which are correctly rounded and much faster."""
     if exponent == 0.75:
         root = tirx.sqrt(base)
         return root * tirx.sqrt(root)

@@ -21,7 +21,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def _covering(window: Window, sizes: Sequence[Any]) -> Window:
-    """The window with so much padding after that its last position stays inside (ceil_mode reaches beyond)."""
+    """Return the window with enough padding at the end that its last position is inside (ceil_mode reaches beyond)."""
     end = []
     for size, k, s, d, low, count in zip(
         sizes, window.kernel, window.strides, window.dilations, window.begin, window.output
@@ -47,7 +47,7 @@ def _windows(c: Call) -> tuple[Operand, Window]:
 
 
 def _blocked(c: Call, data: Operand, window: Window) -> Geometry | None:
-    """The geometry of a window over channel-blocked data, which leaves the last axis, one vector, alone."""
+    """Return the geometry of a window over channel-blocked data, which ignores the last axis, one vector."""
     machine = c.ctx.machine
     if machine is None or data.dtype != "float32" or data.rank < 4:
         return None
@@ -57,7 +57,7 @@ def _blocked(c: Call, data: Operand, window: Window) -> Geometry | None:
     if not alone or not static:
         return None
     geometry = Geometry(*(tuple(int(number) for number in entry[:-1]) for entry in (*entries, data.shape[2:])))
-    # After its last position a window may leave data over, as a stride or ceil_mode has it.
+    # After its last position a window may leave data over, depending on stride and ceil_mode.
     return geometry if geometry.out_space == window.output[:-1] else None
 
 
@@ -90,15 +90,15 @@ def _pooled(c: Call, geometry: Geometry, kind: int) -> Operand:
 
 
 def _by_columns(flat: tirx.Expr, height: Dim, width: Dim) -> tirx.Expr:
-    """The column-major position in a plane of what lies at the row-major position `flat`."""
+    """Return the column-major position in a plane of the element at the row-major position `flat`."""
     return tirx.indexmod(flat, int_expr(width)) * int_expr(height) + tirx.indexdiv(flat, int_expr(width))
 
 
 def _max_indices(c: Call, data: Operand, maxima: Operand, window: Window) -> Operand:
-    """Where each of `maxima` lies in the flattened `data`; the first of equal ones, -1 where all are NaN.
+    """Return the position of each of `maxima` in the flattened `data`; the first of equal ones, -1 if all are NaN.
 
-    The least position of an element that equals the maximum: a reduction to one value for each window, which has a
-    vector schedule where a reduction to pairs of value and position has none.
+    It is the smallest position of an element that equals the maximum: a reduction to one value per window, which has a
+    vector schedule, unlike a reduction to pairs of value and position.
     """
     if c.attr("storage_order", 0) and data.rank != 4:
         raise Declined("column-major indices of other than two spatial axes")
@@ -139,7 +139,7 @@ def average_pool(c: Call) -> Operand:
     sizes = [*data.shape[:2], *window.output]
 
     def valid(index: Sequence[Any]) -> Any:
-        """How many elements of a window count: those of the data, and those of the asked-for padding if included."""
+        """Return how many elements of a window count: those of the data, and of the explicit padding if included."""
         total: Any = None
         for i, size, k, s, d, low, high in zip(
             index, data.shape[2:], window.kernel, window.strides, window.dilations, asked.begin, asked.end

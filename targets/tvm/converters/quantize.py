@@ -1,4 +1,4 @@
-"""Quantized arithmetic: QDQ, dynamic quantization, integer products and convolutions."""
+"""Quantized arithmetic: QDQ, dynamic quantization, integer matmuls and convolutions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RANGE = {
 
 
 def _spread(c: Call, operand: Operand, rank: int) -> Operand:
-    """A scale or zero point shaped to broadcast with the data: one for all, one an axis, or one a block."""
+    """Return a scale or zero point shaped to broadcast with the data: per tensor, per axis, or per block."""
     block = int(c.attr("block_size", 0))
     if operand.size == 1 and not block:
         return reshape_to(c.ctx, operand, [1] * rank) if operand.rank not in (0, rank) else operand
@@ -48,7 +48,7 @@ def _spread(c: Call, operand: Operand, rank: int) -> Operand:
 
 
 def _saturated(x: tirx.Expr, dtype: str) -> tirx.Expr:
-    """A float rounded to the nearest integer, halves to even, and kept in the range of `dtype`."""
+    """Round a float to the nearest integer, halves to even, and clamp it to the range of `dtype`."""
     kind = str(x.ty.dtype)
     low, high = _RANGE[dtype]
     return tirx.max(tirx.min(x, tirx.const(high, kind)), tirx.const(low, kind)).astype("int32").astype(dtype)
@@ -102,7 +102,7 @@ def dynamic_quantize_linear(c: Call) -> list[Operand | None]:
         return (tirx.max(b, nil) - tirx.min(a, nil)) / top
 
     def zero_of(a: tirx.Expr, s: tirx.Expr) -> tirx.Expr:
-        # All zeros have a scale of zero; any divisor then gives the zero point 0.
+        # All zeros have a scale of zero; any divisor then gives zero point 0.
         safe = tirx.Select(tirx.EQ(s, nil), tirx.const(1, "float32"), s)
         return _saturated(tirx.nearbyint(nil - tirx.min(a, nil) / safe), "uint8")
 
@@ -117,7 +117,7 @@ def dynamic_quantize_linear(c: Call) -> list[Operand | None]:
 
 
 def _centered(ctx: Context, data: Operand, zero: Operand | None, axis: int) -> Operand:
-    """int32 data minus its zero point, which is one number or a vector along `axis`."""
+    """Return int32 data minus its zero point, which is one number or a vector along `axis`."""
     if zero is None:
         return data
     if zero.rank == 1 and zero.size != 1:
@@ -143,7 +143,7 @@ def conv_integer(c: Call) -> Operand:
 
 
 def _requantized(c: Call, total: Operand, scales: Sequence[Operand], out_scale: Operand, out_zero: Operand) -> Operand:
-    """int32 results brought to the output's scale: one multiplication in float32, then rounding and saturation."""
+    """Convert int32 results to the output's scale: one multiplication in float32, then rounding and saturation."""
     dtype = out_zero.dtype
 
     def requantize(x: tirx.Expr, a: tirx.Expr, b: tirx.Expr, y: tirx.Expr, z: tirx.Expr) -> tirx.Expr:

@@ -24,14 +24,14 @@ Reducer = Callable[..., tirx.Expr]
 
 
 def lowest(dtype: str) -> tirx.Expr:
-    """What every value of the type is at least."""
+    """Return a lower bound of every value of the type."""
     if dtype == "bool":
         return tirx.const(False, dtype)
     return tirx.const(-np.inf, dtype) if dtype.startswith("float") else tirx.min_value(dtype)
 
 
 def highest(dtype: str) -> tirx.Expr:
-    """What every value of the type is at most."""
+    """Return an upper bound of every value of the type."""
     if dtype == "bool":
         return tirx.const(True, dtype)
     return tirx.const(np.inf, dtype) if dtype.startswith("float") else tirx.max_value(dtype)
@@ -57,7 +57,7 @@ def reduced(
     after: Callable[[tirx.Expr], tirx.Expr] | None = None,
     name: str,
 ) -> Operand:
-    """`after(reducer(before(x)))` over `axes`; 16-bit floats are accumulated in float32 and rounded once."""
+    """Compute `after(reducer(before(x)))` over `axes`; 16-bit floats are accumulated in float32 and rounded once."""
     kind = wide(data.dtype)
     axes = sorted(axes)
     sizes = [1 if i in axes else size for i, size in enumerate(data.shape) if keep or i not in axes]
@@ -80,7 +80,7 @@ def reduced(
             return total
 
         def finish(*index: tirx.Expr) -> tirx.Expr:
-            # Where there is nothing to reduce, the loop that sets the first value does not run.
+            # If there is nothing to reduce, the loop that initializes the result does not run.
             value = tirx.Select(is_empty, _neutral(reducer, kind), total(*index)) if open_sizes else total(*index)
             return (after(value) if after else value).astype(data.dtype)
 
@@ -92,21 +92,21 @@ def reduced(
 def _of_nothing(
     ctx: Context, sizes: Sequence[Dim], dtype: str, reducer: Reducer, after: Callable[[tirx.Expr], tirx.Expr] | None
 ) -> Operand:
-    """The reduction of no elements."""
+    """Return the reduction of zero elements."""
     value = _neutral(reducer, wide(dtype))
     result = (after(value) if after else value).astype(dtype)
     return ctx.te(lambda: define(sizes, lambda *i: result, name="empty"), name="empty")
 
 
 def _neutral(reducer: Reducer, kind: str) -> tirx.Expr:
-    """What the reduction of no elements gives."""
+    """Return the neutral element of a reduction, its result for zero elements."""
     neutral = {multiply_all: tirx.const(1, kind), _max: lowest(kind), _min: highest(kind)}
     neutral |= {te.max: lowest(kind), te.min: highest(kind)}
     return neutral.get(reducer, tirx.const(0, kind))
 
 
 def _axes(c: Call) -> list[int] | None:
-    """The axes to reduce; None where the node reduces nothing."""
+    """Return the axes to reduce; None if the node reduces nothing."""
     listed = c.ints(1, "axes", "the list of axes")
     if not listed:
         if c.attr("noop_with_empty_axes", 0):
@@ -116,7 +116,7 @@ def _axes(c: Call) -> list[int] | None:
 
 
 def _count(data: Operand, axes: Sequence[int], kind: str) -> tirx.Expr:
-    """How many elements a mean is of, and 1 for none: ONNX Runtime's mean of nothing is 0."""
+    """Return the number of elements of a mean, and 1 for none: ONNX Runtime's mean of zero elements is 0."""
     count: Any = tirx.const(1, "int64")
     for axis in axes:
         count = count * data.shape[axis]
@@ -170,7 +170,7 @@ _reduction("ReduceMin", _min)
 
 
 def _in_floats(function: Callable[[tirx.Expr], tirx.Expr], x: tirx.Expr) -> tirx.Expr:
-    """`function` of a float; of an integer, computed in float64 and brought back towards zero."""
+    """Apply `function` to a float; for an integer, compute in float64 and round towards zero."""
     kind = str(x.ty.dtype)
     return function(x) if kind.startswith("float") else function(x.astype("float64")).astype(kind)
 
@@ -194,7 +194,7 @@ def reduce_mean(c: Call) -> Operand:
 
 @converter("ReduceLogSumExp")
 def reduce_log_sum_exp(c: Call) -> Operand:
-    """log(sum(exp(x - max))) + max: the plain form overflows."""
+    """Compute log(sum(exp(x - max))) + max, because the plain form overflows."""
     axes = _axes(c)
     data = c[0]
     if not axes:
@@ -204,7 +204,7 @@ def reduce_log_sum_exp(c: Call) -> Operand:
     top = reduced(c.ctx, data, axes, _max, keep=True, name="max")
 
     def finite(x: tirx.Expr) -> tirx.Expr:
-        """A maximum of -inf (nothing to add up) or +inf would make inf - inf; 0 is then as good a shift."""
+        """Return a finite shift: a maximum of -inf (empty sum) or +inf would give inf - inf, and 0 works as well."""
         x = x.astype(kind)
         return tirx.Select(tirx.isfinite(x), x, tirx.const(0, kind))
 

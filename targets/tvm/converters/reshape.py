@@ -1,4 +1,4 @@
-"""Operators that keep every element where it is and rename axes: reshaping, squeezing, flattening."""
+"""Operators that keep every element in place and change only axes: reshaping, squeezing, flattening."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def reshape_to(ctx: Context, data: Operand, sizes: Sequence[Dim]) -> Operand:
-    """The elements of `data` in row-major order as `sizes`, which must have the same product."""
+    """Return the elements of `data` in row-major order with shape `sizes`, which must have the same product."""
     sizes = ctx.shape(sizes)
     if data.is_constant and all(isinstance(s, int) for s in sizes):
         plain = [int(size) for size in sizes]
@@ -42,7 +42,7 @@ def reshape_to(ctx: Context, data: Operand, sizes: Sequence[Dim]) -> Operand:
 
 
 def _groups(ctx: Context, old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Runs of axes with the same product on both sides, as short as can be proven: less index arithmetic."""
+    """Return runs of axes with the same product on both sides, as short as provable, for less index arithmetic."""
     groups, a, p = [], 0, 0
     while a < len(old) or p < len(new):
         ends = [(i, j) for i in range(a, len(old) + 1) for j in range(p, len(new) + 1) if (i, j) != (a, p)]
@@ -60,14 +60,14 @@ def reshape(c: Call) -> Operand:
 
 
 def _target(ctx: Context, old: Sequence[Dim], listed: list[Any], allow_zero: bool) -> list[Dim]:
-    """The new shape: 0 copies the old size (unless `allow_zero`), -1 takes what is left."""
+    """Return the new shape: 0 copies the old size (unless `allow_zero`), -1 takes the remainder."""
     new: list[Any] = []
     wild = []
     for axis, entry in enumerate(listed):
         if isinstance(entry, int):
             if entry == 0 and not allow_zero:
                 if axis >= len(old):
-                    raise Declined("a 0 in the shape stands beyond the input's rank")
+                    raise Declined("a 0 in the shape is beyond the input's rank")
                 entry = old[axis]
             elif entry == -1:
                 wild.append(axis)
@@ -91,7 +91,7 @@ def _target(ctx: Context, old: Sequence[Dim], listed: list[Any], allow_zero: boo
 
 
 def _target_at_run_time(old: Sequence[Dim], new: list[Any], wild: list[int]) -> list[Dim]:
-    """As `_target`, with entries whose value, -1 perhaps, is only known when the code runs."""
+    """Return the new shape like `_target`, with entries that are only known at run time and may be -1."""
     total = product(old)
     parts = [tirx.Select(e[0] < int_expr(0), int_expr(1), e[1]) if isinstance(e, tuple) else e for e in new]
     rest = tirx.floordiv(int_expr(total), tirx.max(int_expr(product(parts)), int_expr(1)))
@@ -107,7 +107,7 @@ def _target_at_run_time(old: Sequence[Dim], new: list[Any], wild: list[int]) -> 
 
 
 def _left_over(ctx: Context, old: Sequence[Dim], new: Sequence[Dim]) -> Dim:
-    """What size makes the product of `new` that of `old`; equal sizes are cancelled so that it stays simple."""
+    """Return the size that makes the product of `new` that of `old`, simplified by cancelling equal sizes."""
     above, below = list(old), []
     for size in new:
         match = next((i for i, other in enumerate(above) if ctx.same(size, other)), None)
@@ -141,7 +141,7 @@ def squeeze(c: Call) -> Operand:
     axes = c.ints(1, "axes", "the list of axes")
     if axes is None:
         if any(not isinstance(size, int) for size in c[0].shape):
-            raise Declined("which axes have size 1 is not known before running")
+            raise Declined("which axes have size 1 is not known at compile time")
         chosen = {axis for axis, size in enumerate(c[0].shape) if size == 1}
     else:
         chosen = {normal_axis(axis, c[0].rank) for axis in axes}

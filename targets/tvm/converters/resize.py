@@ -1,4 +1,4 @@
-"""Resize (and its forerunner Upsample): nearest, linear and cubic interpolation along any axes."""
+"""Resize (and its predecessor Upsample): nearest, linear and cubic interpolation along any axes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis is resized. `scale` is output size over input size, as a number where it is known."""
+    """The resizing of one axis. `scale` is output size over input size, as a number if it is known."""
 
     axis: int
     old: Dim
@@ -30,16 +30,16 @@ class Axis:
 
 
 def real(value: Any) -> tirx.Expr:
-    """A number or an expression as float32, the type in which ONNX Runtime computes coordinates."""
+    """Return a number or an expression as float32, the type in which ONNX Runtime computes coordinates."""
     if isinstance(value, int | float):
         return tirx.const(float(value), "float32")
     return value.astype("float32")
 
 
 def _coordinate(mode: str, axis: Axis, i: tirx.Expr) -> tirx.Expr:
-    """The place in the input, as a float, that output index `i` looks at.
+    """Return the position in the input, as a float, for output index `i`.
 
-    TVM's analysis of intervals fails on quotients of floats by open sizes; it does not look into a `reinterpret`.
+    TVM's interval analysis fails on quotients of floats by open sizes; it does not look into a `reinterpret`.
     """
     place = _formula(mode, axis, i)
     is_open = not (isinstance(axis.scale, float) and isinstance(axis.old, int) and isinstance(axis.new, int))
@@ -86,7 +86,7 @@ _ROUNDING: dict[str, Callable[[tirx.Expr], tirx.Expr]] = {
 
 
 BEFORE_11 = "up where shrinking"
-"""How nearest places are rounded before opset 11, which did not say: ONNX Runtime rounds up if the scale is below 1."""
+"""The rounding of nearest positions before opset 11, as in ONNX Runtime: up if the scale is below 1."""
 
 
 def _rounding(method: Method, axis: Axis) -> Callable[[tirx.Expr], tirx.Expr]:
@@ -98,7 +98,7 @@ def _rounding(method: Method, axis: Axis) -> Callable[[tirx.Expr], tirx.Expr]:
 
 @dataclass(frozen=True)
 class Taps:
-    """Which input places one output index reads along an axis, and with which weights; `inside` may veto all."""
+    """The input positions that one output index reads along an axis, and their weights; `inside` may veto all."""
 
     places: list[tirx.Expr]
     weights: list[tirx.Expr] | None
@@ -107,7 +107,7 @@ class Taps:
 
 @dataclass(frozen=True)
 class Method:
-    """The attributes that decide how values are interpolated."""
+    """The attributes that determine the interpolation."""
 
     mode: str
     coordinates: str
@@ -150,7 +150,7 @@ def _taps(method: Method, axis: Axis, i: tirx.Expr) -> Taps:
 
 
 def _antialiased(method: Method, axis: Axis, x: tirx.Expr) -> tuple[list[tirx.Expr], list[tirx.Expr]]:
-    """A filter stretched by the downscaling factor."""
+    """Return a filter stretched by the downscaling factor."""
     if not isinstance(axis.scale, float):
         raise Declined("antialias with a scale that is not a constant")
     stretch = min(axis.scale, 1.0)
@@ -172,7 +172,7 @@ def _antialiased(method: Method, axis: Axis, x: tirx.Expr) -> tuple[list[tirx.Ex
 
 
 def _renormalized(places: list[tirx.Expr], weights: list[tirx.Expr], size: Dim) -> list[tirx.Expr]:
-    """Weights of places outside the data set to zero, the others scaled to a sum of one."""
+    """Set the weights of positions outside the data to zero, and scale the others to a sum of one."""
     kept = [tirx.Select(tirx.And(p >= int_expr(0), p < int_expr(size)), w, real(0)) for p, w in zip(places, weights)]
     return _normalized(kept)
 
@@ -185,7 +185,7 @@ def _normalized(weights: list[tirx.Expr]) -> list[tirx.Expr]:
 
 
 def _cubic(distance: tirx.Expr, a: float) -> tirx.Expr:
-    """The cubic convolution kernel (Keys, 1981)."""
+    """Evaluate the cubic convolution kernel (Keys, 1981)."""
     d = tirx.abs(distance)
     near = (real(a + 2) * d - real(a + 3)) * d * d + real(1)
     far = ((real(a) * d - real(5 * a)) * d + real(8 * a)) * d - real(4 * a)
@@ -193,7 +193,7 @@ def _cubic(distance: tirx.Expr, a: float) -> tirx.Expr:
 
 
 def _resize_axis(c: Call, data: Operand, axis: Axis, method: Method) -> Operand:
-    """The data with one axis resized; linear and cubic interpolation are separable."""
+    """Return the data with one axis resized; linear and cubic interpolation are separable."""
     sizes = list(data.shape)
     sizes[axis.axis] = axis.new
 
@@ -218,7 +218,7 @@ def _resize_axis(c: Call, data: Operand, axis: Axis, method: Method) -> Operand:
 
 
 def _resize_nearest(c: Call, data: Operand, axes: Sequence[Axis], method: Method) -> Operand:
-    """All axes at once: nothing but reading elsewhere."""
+    """Resize all axes at once, which only reads at other positions."""
     sizes = list(data.shape)
     for axis in axes:
         sizes[axis.axis] = axis.new
@@ -281,7 +281,7 @@ def resize(c: Call) -> Operand:
 @converter("Resize", since=10)
 @converter("Upsample", since=7)
 def upsample(c: Call) -> Operand:
-    """The older forms: scales only, asymmetric coordinates."""
+    """Lower the older form: scales only, asymmetric coordinates."""
     listed = c.attr("scales")
     scales = [float(s) for s in (listed if listed is not None else c.constant(1, "the scales"))]  # type: ignore[union-attr]
     mode = {"bilinear": "linear"}.get(str(c.attr("mode", "nearest")), str(c.attr("mode", "nearest")))
@@ -318,10 +318,10 @@ def _axes(c: Call) -> list[Axis]:
     if given is None:
         raise Declined("neither scales nor sizes")
     if not given.is_host:
-        raise Declined("the scales are not known before running")
+        raise Declined("the scales are not known at compile time")
     scales = given.scalars().ravel()
     if not all(isinstance(s, int | float) for s in scales):
-        raise Declined("the scales follow from sizes that are not known before running; give sizes instead")
+        raise Declined("the scales follow from sizes that are not known at compile time; give sizes instead")
     return [_by_scale(c, a, float(np.float32(s)), *span) for a, s, span in zip(axes, scales, spans)]
 
 
@@ -331,7 +331,7 @@ def _by_sizes(c: Call, axes: list[int], wanted: list[Any], spans: list[tuple[flo
     if policy == "stretch":
         return [Axis(a, o, c.ctx.dim(w), _ratio(c, w, o), *span) for a, o, w, span in zip(axes, old, wanted, spans)]
     if not all(isinstance(v, int) for v in [*old, *wanted]):
-        raise Declined("keeping the aspect ratio of sizes that are not known before running")
+        raise Declined("keeping the aspect ratio of sizes that are not known at compile time")
     ratios = [w / o for w, o in zip(wanted, old)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     return [Axis(a, o, int(np.floor(scale * int(o) + 0.5)), scale, *span) for a, o, span in zip(axes, old, spans)]

@@ -1,4 +1,4 @@
-"""RoiAlign: means or maxima of samples in the cells of regions of an image, read between its pixels."""
+"""RoiAlign: means or maxima of samples in the cells of image regions, interpolated between pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 Expr = Any
-_MOST_SAMPLES = 1 << 16  # along one side of a cell: a bound for regions that are not finite
+_MOST_SAMPLES = 1 << 16  # along one side of a cell: a limit for regions that are not finite
 
 
 @converter("RoiAlign")
@@ -45,7 +45,7 @@ def roi_align(c: Call) -> Operand:
 
 @dataclass(frozen=True)
 class _Align:
-    """The attributes of a RoiAlign; `ratio` is the samples along each side of a cell, 0 for one a pixel."""
+    """The attributes of a RoiAlign; `ratio` is the number of samples along each side of a cell, 0 for one per pixel."""
 
     cells: tuple[int, int]
     ratio: int
@@ -58,21 +58,21 @@ class _Align:
         return tirx.const(value, self.dtype)
 
     def begin_and_cell(self, rois: Any, roi: Expr, side: int) -> tuple[Expr, Expr]:
-        """Where a region begins along a side (0 height, 1 width), and the size of its cells."""
+        """Return where a region begins along a side (0 height, 1 width), and the size of its cells."""
         offset = self.number(0.5 if self.half_pixel else 0.0)
         first, last = (rois[roi, long(1 - side + 2 * end)] * self.number(self.scale) - offset for end in (0, 1))
         size = last - first if self.half_pixel else tirx.max(last - first, self.number(1.0))
         return first, size / self.number(self.cells[side])
 
     def samples(self, cell: Expr) -> Expr:
-        """How many samples are taken along a side of a cell."""
+        """Return the number of samples along a side of a cell."""
         if self.ratio > 0:
             return long(self.ratio)
         count = convert(tirx.ceil(cell), "int64")
         return tirx.max(tirx.min(count, long(_MOST_SAMPLES)), long(0))
 
     def terms(self, data: Any, image: Expr, channel: Expr, y: Expr, x: Expr) -> list[Expr]:
-        """The four pixels around a point, each by its weight; zero if the point is outside of the image."""
+        """Return the four pixels around a point, each times its weight; zero if the point is outside of the image."""
         n = tirx.max(tirx.min(image, long(data.shape[0]) - 1), long(0))
         rows, columns = self._neighbours(y, data.shape[2]), self._neighbours(x, data.shape[3])
         inside = tirx.all(*(self._inside(p, s) for p, s in ((y, data.shape[2]), (x, data.shape[3]))))
@@ -83,7 +83,7 @@ class _Align:
         return tirx.all(place >= self.number(-1.0), place <= long(size).astype(self.dtype))
 
     def _neighbours(self, place: Expr, size: Expr) -> list[tuple[Expr, Expr]]:
-        """The two pixels around a place along one side, and their weights."""
+        """Return the two pixels around a position along one side, and their weights."""
         last = long(size) - 1
         at = tirx.min(tirx.max(place, self.number(0.0)), last.astype(self.dtype))
         low = tirx.max(tirx.min(convert(tirx.floor(at), "int64"), last), long(0))
@@ -93,7 +93,7 @@ class _Align:
 
 
 def _fixed(align: _Align, sizes: Any, data: te.Tensor, rois: te.Tensor, images: te.Tensor) -> te.Tensor:
-    """As many samples in each cell."""
+    """Compute cells with a fixed number of samples each."""
     taps = [te.reduce_axis((long(0), long(align.ratio)), name) for name in ("sy", "sx")]
 
     def element(roi: Expr, channel: Expr, i: Expr, j: Expr) -> Expr:
@@ -109,7 +109,7 @@ def _fixed(align: _Align, sizes: Any, data: te.Tensor, rois: te.Tensor, images: 
 
 
 def _looped(align: _Align, sizes: Any, data: te.Tensor, rois: te.Tensor, images: te.Tensor) -> te.Tensor:
-    """As many samples in each cell as it has pixels, or maxima: the largest weighted pixel, as ONNX Runtime has it."""
+    """Compute cells with one sample per pixel, or maxima: the largest weighted pixel, as in ONNX Runtime."""
 
     def body(ins: Any, outs: Any) -> Any:
         x, regions, which = ins

@@ -1,4 +1,4 @@
-"""Operators that move elements: transposing, joining, cutting, repeating; and what gives shapes or fills them."""
+"""Operators that move elements (transpose, concatenate, slice, repeat), and operators that return or fill shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from graphopt.targets.tvm.relax_passes.concat import CONCAT
 
 
 def copy(ctx: Context, operand: Operand) -> Operand:
-    """The same elements in memory of their own."""
+    """Return the same elements in separate memory."""
 
     def identity(x: te.Tensor) -> te.Tensor:
         return define(operand.shape, lambda *i: x(*i), name="copy")
@@ -78,7 +78,7 @@ def constant_of_shape(c: Call) -> Operand:
 
 
 def filled(ctx: Context, sizes: Sequence[Dim], value: np.ndarray) -> Operand:
-    """A tensor of `sizes` with the one element of `value` everywhere."""
+    """Return a tensor of `sizes` filled with the one element of `value`."""
     dtype = str(value.dtype)
     ctx.check_dtype(dtype)
     element = tirx.const(value.ravel()[0].item(), dtype)
@@ -115,7 +115,7 @@ def _expanded(ctx: Context, have: Dim, want: Any) -> Dim:
         if isinstance(want, int):
             raise Declined(f"a size of {have} cannot be expanded to {want}")
         return have
-    # Either may be 1 when the code runs; anything else that differs is an error there.
+    # Either may be 1 at run time; any other difference is an error then.
     result = tirx.Select(tirx.EQ(int_expr(want), int_expr(1)), have, int_expr(want))
     ctx.check_equal(tirx.Select(tirx.EQ(have, int_expr(1)), result, have), result)
     return result
@@ -134,7 +134,7 @@ def transpose(c: Call) -> Operand:
 
 
 def transposed(ctx: Context, data: Operand, order: Sequence[int]) -> Operand:
-    """The operand with output axis i being input axis `order[i]`."""
+    """Return the operand with output axis i being input axis `order[i]`."""
     order = [normal_axis(axis, data.rank) for axis in order]
     if order == sorted(order):
         return data
@@ -166,7 +166,7 @@ def concat(c: Call) -> Operand:
 
 
 def concatenated(ctx: Context, operands: list[Operand], axis: int) -> Operand:
-    """The operands one after the other along `axis`; their other sizes must agree."""
+    """Return the operands one after the other along `axis`; their other sizes must agree."""
     operands = [o for o in operands if not (isinstance(o.shape[axis], int) and o.shape[axis] == 0)] or operands[:1]
     if len(operands) == 1:
         return operands[0]
@@ -221,7 +221,7 @@ def split(c: Call) -> list[Operand | None]:
 
 
 def cut(ctx: Context, data: Operand, axis: int, begin: Dim, step: Dim, count: Dim) -> Operand:
-    """Elements `begin`, `begin + step`, ... (`count` of them) along one axis; nothing is clamped."""
+    """Return elements `begin`, `begin + step`, ... (`count` of them) along one axis; nothing is clamped."""
     sizes = ctx.shape([*data.shape[:axis], count, *data.shape[axis + 1 :]])
 
     def split(x: te.Tensor) -> te.Tensor:

@@ -1,4 +1,4 @@
-"""Slices and padding, whose ends may be numbers or symbolic sizes."""
+"""Slices and padding, with numbers or symbolic sizes as bounds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _slice_lists(c: Call) -> tuple[list[Any], list[Any], list[int] | None, list[
 
 
 def _slice_range(ctx: Context, extent: Dim, start: Any, end: Any, step: int) -> tuple[Dim, Dim]:
-    """The first index and the count of a slice, both clamped as Python clamps them."""
+    """Return the first index and the count of a slice, both clamped as Python clamps them."""
     low, high = (0, extent) if step > 0 else (-1, extent - 1)
     first = _clamped(ctx, start, extent, 0 if step > 0 else low, high)
     last = _clamped(ctx, end, extent, low, high if step < 0 else extent)
@@ -63,7 +63,7 @@ def _slice_range(ctx: Context, extent: Dim, start: Any, end: Any, step: int) -> 
 
 
 def _clamped(ctx: Context, value: Any, extent: Dim, low: Dim, high: Dim) -> Dim:
-    """An end of a slice: counted from the end if negative, then kept between `low` and `high`."""
+    """Return an end of a slice: counted from the end if negative, then clamped to `low` and `high`."""
     if isinstance(value, int) and isinstance(extent, int):
         value = value + extent if value < 0 else value
         return min(max(value, int(low)), int(high))
@@ -100,7 +100,7 @@ def pad(c: Call) -> Operand:
             bounds = [_bounds(i, s, (b, e)) for i, s, b, e in zip(place, data.shape, begin, end)]
             if mode != "constant":
                 folded = [_folded(i, s, mode, (b, e)) for i, s, b, e in zip(place, data.shape, begin, end)]
-                # A row is copied as it is between its ends: those alone are read from elsewhere.
+                # A row is copied unchanged between its ends; only these are read from other positions.
                 return where(all_of(bounds[-1]), x(*folded[:-1], place[-1]), x(*folded)) if bounds[-1] else x(*folded)
             inside = [bound for of_axis in bounds for bound in of_axis]
             value = other if other is not None else rest[0](*[0] * fill.rank)  # type: ignore[union-attr]
@@ -112,7 +112,7 @@ def pad(c: Call) -> Operand:
 
 
 def _bounds(i: tirx.Expr, size: Dim, pads: tuple[Any, Any]) -> list[tirx.Expr]:
-    """The conditions on a place, of those that the padding needs, under which it is one of the data."""
+    """Return the conditions, of those that the padding needs, under which a position is inside the data."""
     begin, end = pads
     low = [] if isinstance(begin, int) and begin <= 0 else [i >= int_expr(0)]
     high = [] if isinstance(end, int) and end <= 0 else [i < int_expr(size)]
@@ -120,7 +120,7 @@ def _bounds(i: tirx.Expr, size: Dim, pads: tuple[Any, Any]) -> list[tirx.Expr]:
 
 
 def _folded(i: tirx.Expr, size: Dim, mode: str, pads: tuple[Any, Any]) -> tirx.Expr:
-    """Where padding of a mode other than constant reads from; reflections go back and forth as often as needed."""
+    """Return where padding of a mode other than constant reads from; reflections repeat as often as needed."""
     if all(isinstance(p, int) and p == 0 for p in pads):
         return i
     extent = int_expr(size)
@@ -128,7 +128,7 @@ def _folded(i: tirx.Expr, size: Dim, mode: str, pads: tuple[Any, Any]) -> tirx.E
     if mode == "edge":
         return tirx.max(int_expr(0), tirx.min(i, last))
     if mode == "wrap":
-        # What negative padding cuts off is not part of what repeats.
+        # What negative padding crops is not repeated.
         cut = [int_expr(max(-p, 0)) if isinstance(p, int) else int_expr(0) for p in pads]
         return tirx.floormod(i - cut[0], extent - cut[0] - cut[1]) + cut[0]
     if mode != "reflect":
@@ -142,7 +142,7 @@ def _folded(i: tirx.Expr, size: Dim, mode: str, pads: tuple[Any, Any]) -> tirx.E
 
 
 def _pad_lists(c: Call) -> tuple[list[Any], list[Any]]:
-    """Padding before and after each axis, numbers or expressions."""
+    """Return the padding before and after each axis, numbers or expressions."""
     rank = c[0].rank
     if c.version < 11:
         listed: list[Any] = [int(p) for p in c.attr("pads") or c.attr("paddings")]

@@ -17,7 +17,7 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 
 def softmax_over(ctx: Context, data: Operand, axes: Sequence[int], *, log: bool = False) -> Operand:
-    """Softmax (or its logarithm) over some axes together, as one kernel of four stages, computed in the wide type."""
+    """Emit softmax (or its logarithm) over some axes together, as one kernel of four stages, in the wide type."""
     kind = wide(data.dtype)
     axes = sorted(axes)
     kept: list[Dim] = [1 if i in axes else size for i, size in enumerate(data.shape)]
@@ -52,7 +52,7 @@ def softmax_over(ctx: Context, data: Operand, axes: Sequence[int], *, log: bool 
 
 @converter("Softmax", "LogSoftmax")
 def softmax_flattened(c: Call) -> Operand:
-    """Before opset 13: everything from `axis` on is one row."""
+    """Lower softmax before opset 13: everything from `axis` on is one row."""
     axis = c.axis(c[0].rank, 1)
     return softmax_over(c.ctx, c[0], range(axis, c[0].rank), log=c.node.op_type == "LogSoftmax")
 
@@ -64,7 +64,7 @@ def softmax(c: Call) -> Operand:
 
 @converter("Hardmax", since=13)
 def hardmax(c: Call) -> Operand:
-    """1 at the first maximum along the axis, 0 elsewhere."""
+    """Return 1 at the first maximum along the axis, 0 elsewhere."""
     data = c[0]
     axis = c.axis(data.rank, -1)
     best = _position(_Keep(c, axis), lambda a, b: a > b, lowest)
@@ -80,7 +80,7 @@ def hardmax(c: Call) -> Operand:
 
 
 class _Keep(Call):
-    """The same call as seen by `_position`: keeps the axis, takes the first index."""
+    """The same call for `_position`: keeps the axis, takes the first index."""
 
     __slots__ = ("_axis",)
 

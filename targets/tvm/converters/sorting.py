@@ -1,4 +1,4 @@
-"""Operators whose result depends on the order or the number of elements that meet a condition: TopK, NonZero."""
+"""Operators whose result depends on the order of elements or on how many satisfy a condition: TopK, NonZero."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def top_k(c: Call) -> list[Operand | None]:
 
 
 def _ranked(ctx: Context, data: Operand, axis: int, sizes: Sequence[Dim], order: Order) -> list[Operand | None]:
-    """Each element counts how many stand before it; the one with k before it is the result's element k.
+    """Count, for each element, how many come before it; the one with k before it is the result's element k.
 
-    Quadratic in the length of the axis, but a definition that GPUs can run in parallel; equals keep their order.
+    Quadratic in the length of the axis, but a definition that GPUs can run in parallel; equal elements keep their
+    order.
     """
 
     def ranks(x: te.Tensor) -> te.Tensor:
@@ -77,7 +78,7 @@ def _ranked(ctx: Context, data: Operand, axis: int, sizes: Sequence[Dim], order:
 
 @converter("NonZero")
 def non_zero(c: Call) -> Operand:
-    """Counted first, so that the result's size is known; then the places are written in order."""
+    """Count first, so that the result's size is known; then write the positions in order."""
     data = c[0]
     rank = max(data.rank, 1)
     shape = data.shape or (1,)

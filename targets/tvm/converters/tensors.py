@@ -1,4 +1,4 @@
-"""Small pieces that compute definitions are made of."""
+"""Small building blocks of compute definitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Index = Sequence[Any]
 
 
 def broadcast_index(tensor_shape: Sequence[Dim], index: Index) -> list[Any]:
-    """The index into a tensor that numpy broadcasting reads for an index of the (larger) result."""
+    """Return the index into a tensor that numpy broadcasting reads for an index of the (larger) result."""
     tail = list(index)[len(index) - len(tensor_shape) :]
     return [0 if isinstance(size, int) and size == 1 else i for size, i in zip(tensor_shape, tail)]
 
@@ -23,8 +23,8 @@ def broadcast_index(tensor_shape: Sequence[Dim], index: Index) -> list[Any]:
 def broadcast_read(ctx: Context, tensor: te.Tensor, operand: Operand, index: Index, shape: Sequence[Dim]) -> tirx.Expr:
     """Return the element of an operand that broadcasting to `shape` puts at `index`.
 
-    An open size may turn out to be 1. Along the last axis both ways of reading are written down, and the code decides
-    between them: each is a vector (or one element for all lanes), where a computed index would be a gather.
+    An open size may turn out to be 1. Along the last axis, code for both cases is generated and selected at run time:
+    each is a vector load (or a broadcast of one element), where a computed index would be a gather.
     """
     place = broadcast_index(operand.shape, index)
     tail = shape[len(shape) - operand.rank :]
@@ -43,7 +43,7 @@ def broadcast_read(ctx: Context, tensor: te.Tensor, operand: Operand, index: Ind
 
 
 def wide(dtype: str) -> str:
-    """The type to compute in: 16-bit floats are computed in float32 and rounded once."""
+    """Return the type to compute in: 16-bit floats are computed in float32 and rounded once."""
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
@@ -54,7 +54,7 @@ def elementwise(
     dtype: str,
     name: str,
 ) -> Operand:
-    """One kernel that applies `function` to the broadcast operands; constants of one element become immediates."""
+    """Emit one kernel that applies `function` to the broadcast operands; one-element constants become immediates."""
     operands, shape = ctx.broadcast(operands)
     immediate = [_immediate(operand) for operand in operands]
     tensors = [operand for operand, value in zip(operands, immediate) if value is None]
@@ -75,7 +75,7 @@ def elementwise(
 
 
 def _immediate(operand: Operand) -> tirx.Expr | None:
-    """A one-element constant as an expression, None for anything else."""
+    """Return a one-element constant as an expression, None for anything else."""
     if not operand.is_constant or operand.size != 1 or operand.dtype == "bfloat16":
         return None
     array = operand.array
@@ -87,7 +87,7 @@ def _immediate(operand: Operand) -> tirx.Expr | None:
 
 
 def flatten(index: Index, shape: Sequence[Dim]) -> Any:
-    """The position of a row-major index; 0 for no axes."""
+    """Return the position of a row-major index; 0 for no axes."""
     flat: Any = 0
     for i, extent in zip(index, shape):
         flat = i if isinstance(flat, int) and flat == 0 else flat * extent + i
@@ -95,7 +95,7 @@ def flatten(index: Index, shape: Sequence[Dim]) -> Any:
 
 
 def unflatten(flat: Any, shape: Sequence[Dim]) -> list[Any]:
-    """The row-major index of a position."""
+    """Return the row-major index of a position."""
     index: list[Any] = []
     for axis in range(len(shape) - 1, -1, -1):
         if axis == 0:
@@ -107,7 +107,7 @@ def unflatten(flat: Any, shape: Sequence[Dim]) -> list[Any]:
 
 
 def product(sizes: Sequence[Dim]) -> Dim:
-    """The product of sizes; 1 for none."""
+    """Return the product of sizes; 1 for none."""
     result: Dim = 1
     for size in sizes:
         result = size if isinstance(result, int) and result == 1 else result * size
@@ -115,7 +115,7 @@ def product(sizes: Sequence[Dim]) -> Dim:
 
 
 def all_of(conditions: Sequence[Any]) -> Any:
-    """The conjunction of conditions; True for none."""
+    """Return the conjunction of conditions; True for none."""
     result: Any = True
     for condition in conditions:
         result = condition if result is True else tirx.And(result, condition)
@@ -123,7 +123,7 @@ def all_of(conditions: Sequence[Any]) -> Any:
 
 
 def any_of(conditions: Sequence[Any]) -> Any:
-    """The disjunction of conditions; False for none."""
+    """Return the disjunction of conditions; False for none."""
     result: Any = False
     for condition in conditions:
         result = condition if result is False else tirx.Or(result, condition)
@@ -131,7 +131,7 @@ def any_of(conditions: Sequence[Any]) -> Any:
 
 
 def where(condition: Any, value: tirx.Expr, other: tirx.Expr) -> tirx.Expr:
-    """`value` where the condition holds; only then it is computed, so it may read out of range otherwise."""
+    """Return `value` if the condition holds; otherwise it is not computed, so it may read out of range."""
     return value if condition is True else tirx.if_then_else(condition, value, other)
 
 

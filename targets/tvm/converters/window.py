@@ -1,4 +1,4 @@
-"""What convolutions and pooling share: windows that slide over padded spatial axes."""
+"""Sliding windows over padded spatial axes, as used by convolutions and pooling."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def int_expr(value: Dim) -> tirx.Expr:
 
 
 def read_window(c: Call, data: Operand, kernel: Sequence[int]) -> Window:
-    """The window that a node's attributes describe over the spatial axes (from axis 2 on) of `data`."""
+    """Return the window that a node's attributes describe over the spatial axes (from axis 2 on) of `data`."""
     rank = data.rank - 2
     if rank < 1 or len(kernel) != rank:
         raise Declined(f"a window of {len(kernel)} axes over data of rank {data.rank}")
@@ -48,7 +48,7 @@ def read_window(c: Call, data: Operand, kernel: Sequence[int]) -> Window:
 
 
 def _pads(c: Call, sizes: Sequence[Dim], spans: Sequence[int], strides: Sequence[int]) -> tuple[list[Dim], list[Dim]]:
-    """Padding before and after each spatial axis."""
+    """Return the padding before and after each spatial axis."""
     mode, rank = c.attr("auto_pad", "NOTSET") or "NOTSET", len(sizes)
     if mode == "VALID":
         return [0] * rank, [0] * rank
@@ -70,12 +70,12 @@ def _pads(c: Call, sizes: Sequence[Dim], spans: Sequence[int], strides: Sequence
 
 
 def _positions(c: Call, size: Dim, span: int, stride: int, low: Dim, high: Dim) -> Dim:
-    """How many positions a window has along one axis."""
+    """Return the number of positions of a window along one axis."""
     room = size + low + high - span
     if not c.attr("ceil_mode", 0):
         return c.ctx.symbols.simplify(int_expr(room) // stride + 1)
     count = c.ctx.symbols.simplify((int_expr(room) + (stride - 1)) // stride + 1)
-    # A last window that would begin in the padding after the data is left out.
+    # A last window that would begin in the padding at the end is dropped.
     begins_late = (int_expr(count) - 1) * stride >= int_expr(size + low)
     decided = c.ctx.symbols.decide(begins_late)
     if isinstance(decided, bool):

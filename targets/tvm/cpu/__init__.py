@@ -1,1 +1,1 @@
-"""Schedules for CPUs: the pipeline, and the general schedules of functions without a kernel family."""
+"""Schedules for CPUs: the pipeline, and the generic schedules of functions without a kernel family."""

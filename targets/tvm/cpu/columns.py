@@ -1,8 +1,8 @@
-"""The CPU schedule of a reduction of columns: of an axis that memory crosses in long steps, for many columns.
+"""The CPU schedule of a reduction of columns: of an axis with a large stride, for many columns.
 
-Memory is read in the order in which it lies: some rows at a time, from end to end of a chunk of columns whose results
-so far stay in the first-level cache, each loaded and stored once for all of these rows. Going down one column after
-the other would read every row in short pieces, too far apart for prefetching.
+Memory is read in order: some rows at a time, from end to end of a chunk of columns whose partial results stay in the L1
+cache, each loaded and stored once for all of these rows. Reducing one column after the other would read every row in
+short pieces, too far apart for prefetching.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.peel import PEEL
 
 ROWS = 8
-"""Rows read at a time: more streams than this are not prefetched."""
+"""The number of rows read at a time: more streams than this are not prefetched."""
 LEAST_VECTORS = 4
-"""With fewer vectors of columns, a row is too short to be worth reading from end to end."""
+"""The number of vectors of columns below which a row is too short to be read from end to end."""
 LEAST_CHUNK, MOST_CHUNK = 32, 256
-"""Vectors of columns that one parallel iteration handles, as far as there are so many."""
+"""The largest number of vectors of columns per parallel iteration."""
 PIECES = 16
-"""Chunks to aim at."""
+"""The desired number of chunks."""
 
 
 def applies(sch: Schedule, info: BlockInfo, machine: Machine, first: int = 0) -> bool:
-    """One operand is reduced whose columns, the last axis after the `first`, are contiguous, and its rows far apart.
+    """Return whether one operand is reduced, with contiguous columns (the last axis after `first`) and distant rows.
 
-    To be asked before the block's loops are changed.
+    Must be called before the block's loops are changed.
     """
     reduced = [axis for axis in info.axes if axis.kind == facts.REDUCE and not facts.is_unit(axis)]
     spatial = [axis for axis in info.axes[first:] if axis.kind == facts.SPATIAL and not facts.is_unit(axis)]
@@ -50,7 +50,7 @@ def _is_far(step: int | None, size: int | None) -> bool:
 
 
 def reduce_columns(sch: Schedule, info: BlockInfo, machine: Machine, threads: bool) -> None:
-    """The whole block, [other axes, chunks of columns] in parallel."""
+    """Schedule the whole block: [other axes, chunks of columns] in parallel."""
     outer, sizes, first = order_loops(sch, info, machine, list(zip(sch.get_loops(info.rv), info.axes, strict=True)))
     if threads:
         facts.parallelize(sch, outer, sizes)
@@ -60,10 +60,10 @@ def reduce_columns(sch: Schedule, info: BlockInfo, machine: Machine, threads: bo
 def order_loops(
     sch: Schedule, info: BlockInfo, machine: Machine, nest: list[tuple[LoopRV, Axis]]
 ) -> tuple[list[LoopRV], list[int | None], LoopRV]:
-    """[other axes, chunks of columns] [other reduced axes] [groups of rows] [vectors] [rows] [vector].
+    """Order loops: [other axes, chunks of columns] [other reduced axes] [groups of rows] [vectors] [rows] [vector].
 
-    `nest` are the block's innermost loops, those of all reduced axes and the columns among them. Returns the first of
-    these loops with their sizes, and the first loop of the reduction.
+    `nest` are the block's innermost loops, including all reduced axes and the columns. Return the first of these loops
+    with their sizes, and the first loop of the reduction.
     """
     lanes = machine.lanes(info.dtype)
     reduced = [(loop, axis) for loop, axis in nest if axis.kind == facts.REDUCE]
@@ -91,7 +91,7 @@ def order_loops(
 
 
 def _chunk(size: int | None, lanes: int, pieces: int) -> int:
-    """Vectors of a chunk: enough chunks for all cores, as equal as possible."""
+    """Return the vectors per chunk, for enough chunks of nearly equal size for all cores."""
     if size is None:
         return LEAST_CHUNK
     vectors = -(-size // lanes)

@@ -1,9 +1,9 @@
-"""The CPU schedule of any function that no kernel family claims: injective chains, reductions, mixtures of them.
+"""The generic CPU schedule of functions without a kernel family: injective chains, reductions, mixtures of them.
 
-Injective producers are inlined; every block that is left gets a vector loop along memory, outer loops in parallel,
-and a loop over full vectors whose tail `LoopPartition` peels off, so extents need neither be static nor multiples
-of the vector. Reductions run along the spatial axis where that one is contiguous, and otherwise keep one vector of
-partial results (`rfactor`).
+Injective producers are inlined; every remaining block gets a vector loop along the contiguous axis, parallel outer
+loops, and a loop over full vectors whose tail `LoopPartition` peels off, so that extents need neither be static nor
+multiples of the vector width. Reductions are vectorized along the spatial axis if that is contiguous, and otherwise
+keep one vector of partial results (`rfactor`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from graphopt.targets.tvm.tir_passes.border import BORDER
 from graphopt.targets.tvm.tir_passes.peel import PEEL
 
 EXPENSIVE = 10
-"""Operation count above which a value read more than once is stored instead of computed again."""
+"""The number of operations above which a value with several reads is stored instead of recomputed."""
 CHUNK_VECTORS = 16
-"""Vectors that one parallel iteration handles where the extent is not known at compile time."""
+"""The number of vectors per parallel iteration if the extent is not known at compile time."""
 
 
 def attempt(sch: Schedule, change: Callable[[Schedule], None]) -> Schedule | None:
-    """The schedule after `change`, or None if TVM found that change illegal here (`sch` is then still usable)."""
+    """Return the schedule after `change`, or None if TVM rejects that change (`sch` is then still usable)."""
     trial = sch.copy()
     try:
         change(trial)
@@ -42,7 +42,7 @@ def attempt(sch: Schedule, change: Callable[[Schedule], None]) -> Schedule | Non
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """Schedule `func` (any PrimFunc made of blocks); a function without plain blocks is returned as it is."""
+    """Schedule `func` (any PrimFunc made of blocks); a function without plain blocks is returned unchanged."""
     sch = inline_injective(Schedule(tvm.IRModule({"main": func})))
     infos = [facts.describe(sch, block) for block in facts.child_blocks(sch)]
     for info in infos:
@@ -52,7 +52,7 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
 
 
 def inline_injective(sch: Schedule) -> Schedule:
-    """Inline every injective block into its readers, unless that would repeat costly work."""
+    """Inline every injective block into its consumers, unless that would repeat costly work."""
     changed = True
     while changed:
         changed = False
@@ -79,7 +79,7 @@ def _should_inline(sch: Schedule, block: SBlockRV) -> bool:
     if any(c is None for c in read_by):
         return False
     if any(axis.branches for axis in info.axes) and any(c.is_reduction for c in read_by if c is not None):
-        return False  # a padding stage: its branches would fall into the reduction's inner loop
+        return False  # a padding stage: its branches would end up in the reduction's inner loop
     repeated = len(consumers) > 1 or any(_rereads(info, c) for c in read_by if c is not None)
     # A chain of blocks that each read their input twice would double in size with each block.
     repeated = repeated or _loads(sch, block, consumers[0]) > 1
@@ -87,7 +87,7 @@ def _should_inline(sch: Schedule, block: SBlockRV) -> bool:
 
 
 def _loads(sch: Schedule, producer: SBlockRV, consumer: SBlockRV) -> int:
-    """How often the consumer's body loads what the producer writes."""
+    """Return how often the consumer's body loads what the producer writes."""
     written = sch.get(producer).writes[0].source
     loads: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(sch.get(consumer).body, [(ir.TensorLoad, loads.append)])
@@ -95,7 +95,7 @@ def _loads(sch: Schedule, producer: SBlockRV, consumer: SBlockRV) -> int:
 
 
 def _rereads(producer: BlockInfo, consumer: BlockInfo) -> bool:
-    """Whether the consumer's loops visit more points than the producer has elements."""
+    """Return whether the consumer's loops visit more points than the producer has elements."""
     made = facts.product(axis.size for axis in producer.axes)
     visits = facts.product(axis.size for axis in consumer.axes)
     if made is None or visits is None:
@@ -108,7 +108,7 @@ def _is_last_injective(sch: Schedule, block: SBlockRV) -> bool:
 
 
 def schedule_block(sch: Schedule, info: BlockInfo, machine: Machine) -> Schedule:
-    """Schedule one root-level block by the most specific way that TVM accepts."""
+    """Schedule one root-level block in the most specific way that TVM accepts."""
     if any(axis.size == 0 for axis in info.axes):
         return sch
     ways: list[Callable[[Schedule], None]] = []
@@ -132,7 +132,7 @@ def schedule_block(sch: Schedule, info: BlockInfo, machine: Machine) -> Schedule
 
 
 def parallel_only(sch: Schedule, info: BlockInfo) -> None:
-    """The last resort: the outermost spatial loop in parallel."""
+    """Parallelize the outermost spatial loop, as the last resort."""
     loops = sch.get_loops(info.rv)
     if info.axes and info.axes[0].kind == facts.SPATIAL and worth_threads(info):
         sch.parallel(loops[0])
@@ -144,7 +144,7 @@ def worth_threads(info: BlockInfo) -> bool:
 
 
 def map_block(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
-    """Injective block: [outer -> parallel] [vectors] [vector]."""
+    """Schedule an injective block: [outer -> parallel] [vectors] [vector]."""
     loops = sch.get_loops(info.rv)
     if not loops:
         return
@@ -177,8 +177,8 @@ def vectorize_and_parallelize(
     pieces = facts.product(size or 1 for size in sizes) or 1
     loops = list(outer)
     if branches:
-        # TVM would make a scalar loop of a vector with branches; the plain loop is cut at its bounds (`border`), or
-        # becomes masked vectors in LLVM. As the only loop it is cut into pieces by running it in parallel.
+        # TVM would turn a vector loop with branches into a scalar one; the plain loop is split at its bounds
+        # (`border`), or becomes masked vectors in LLVM. If it is the only loop, it is split by running it in parallel.
         sch.annotate(inner, BORDER, 1)
         if between:
             sch.reorder(*between, inner)
@@ -204,7 +204,7 @@ def vectorize_and_parallelize(
 
 
 def _chunk(size: int | None, lanes: int, pieces: int) -> int | None:
-    """Vectors that one parallel iteration handles, None where the outer loops make enough iterations."""
+    """Return the vectors per parallel iteration; None if the outer loops make enough iterations."""
     if size is None:
         return CHUNK_VECTORS if pieces < facts.FEW_PIECES else None
     if pieces >= facts.PARALLEL_PIECES:
@@ -214,7 +214,7 @@ def _chunk(size: int | None, lanes: int, pieces: int) -> int | None:
 
 
 def is_row_reduction(info: BlockInfo, machine: Machine) -> bool:
-    """The reduced axis is contiguous, long, and the last spatial axis is not contiguous."""
+    """Return whether the reduced axis is contiguous and long, and the last spatial axis is not contiguous."""
     reduced = [axis for axis in info.axes if axis.kind == facts.REDUCE and not facts.is_unit(axis)]
     spatial = [axis for axis in info.axes if axis.kind == facts.SPATIAL and not facts.is_unit(axis)]
     if not reduced or not all(c in (0, 1) for c in reduced[-1].loads) or reduced[-1].branches:
@@ -224,7 +224,7 @@ def is_row_reduction(info: BlockInfo, machine: Machine) -> bool:
 
 
 def split_kinds(sch: Schedule, info: BlockInfo) -> tuple[list[LoopRV], list[Axis], list[LoopRV], list[Axis]]:
-    """Reorder a block's loops to spatial then reduced; returns both lists with their axes."""
+    """Reorder a block's loops to spatial then reduced; return both lists with their axes."""
     loops = sch.get_loops(info.rv)
     pairs = list(zip(loops, info.axes, strict=True))
     spatial = [p for p in pairs if p[1].kind == facts.SPATIAL]
@@ -236,7 +236,7 @@ def split_kinds(sch: Schedule, info: BlockInfo) -> tuple[list[LoopRV], list[Axis
 
 
 def reduce_column(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
-    """Reduction whose vectors run along the last spatial axis: one accumulator vector in a register."""
+    """Schedule a reduction vectorized along the last spatial axis: one accumulator vector in a register."""
     spatial, axes, reduced, _ = split_kinds(sch, info)
     last = max((i for i, axis in enumerate(axes) if not facts.is_unit(axis)), default=len(axes) - 1)
     order = [*spatial[:last], *spatial[last + 1 :]]
@@ -249,7 +249,7 @@ def reduce_column(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
 
 
 def vectorize_last(sch: Schedule, block: SBlockRV) -> None:
-    """Vectorize the initialization like its update; TVM already carries the loop kind over where it can."""
+    """Vectorize the initialization like its update; TVM already copies the loop kind where possible."""
     loops = sch.get_loops(block)
     if not loops:
         return
@@ -259,7 +259,7 @@ def vectorize_last(sch: Schedule, block: SBlockRV) -> None:
 
 
 def reduce_row(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
-    """Reduction along memory: a vector of partial results per output element, then their sum."""
+    """Schedule a reduction along the contiguous axis: one vector of partial results per element, then their sum."""
     partial, final, spatial, axes = factor_row(sch, info, machine)
     at = spatial[-1]
     sch.reverse_compute_at(final, at)
@@ -269,10 +269,10 @@ def reduce_row(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
 
 
 def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlockRV, SBlockRV, list[LoopRV], list[Axis]]:
-    """Split the last reduced axis by the vector and `rfactor` it.
+    """Split the last reduced axis by the vector width and `rfactor` it.
 
-    Returns the block of partial results (its vector loop innermost), the final block, and the spatial loops of the
-    first with their axes.
+    Return the block of partial results (its vector loop innermost), the final block, and the spatial loops of the first
+    with their axes.
     """
     lanes = machine.lanes(info.dtype)
     spatial, axes, reduced, reduced_axes = split_kinds(sch, info)

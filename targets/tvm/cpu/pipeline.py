@@ -1,4 +1,4 @@
-"""CPUs as a device: fused functions take the schedules of kernel families, or general ones; copies are saved."""
+"""CPUs as a device: fused functions get schedules of kernel families, or generic ones; copies are avoided."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cpu:
         self.searched = searched
 
     def relax_pipeline(self) -> tvm.transform.Pass:
-        """Concatenations are computed in place, and results that may take an operand's place are noted."""
+        """Compute concatenations in place, and mark results that may overwrite an operand."""
         return fusion(
             "graphopt.cpu",
             before=[copy_constant_results, relax_broadcasts],
@@ -33,5 +33,5 @@ class Cpu:
         )
 
     def schedule(self, mod: tvm.IRModule) -> tvm.IRModule:
-        """Schedule every function by the first rule that claims it; see `cpu.schedule`."""
+        """Schedule every function by the first rule that accepts it; see `cpu.schedule`."""
         return overwrite(schedule(mod, self.machine, self.searched))

@@ -1,7 +1,7 @@
 """The CPU schedule of functions whose blocks share rows: softmax, normalizations, reductions with an epilogue.
 
-All blocks are computed at the row loop of the last one, so that a row is read from memory once and stays in cache;
-rows run in parallel, and inside a row every block has a vector loop.
+All blocks are computed at the row loop of the last one, so that a row is read from memory once and stays in cache; rows
+run in parallel, and inside a row every block has a vector loop.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.peel import PEEL
 
 ACCUMULATORS = 4
-"""Vectors of partial results of a row: with one, every step waits for the one before."""
+"""The number of vectors of partial results per row: with one, every step would wait for the previous one."""
 MINIMUM_ROWS = 4
-"""With fewer rows, the blocks one after the other make better use of several cores."""
+"""The number of rows below which running the blocks one after the other uses several cores better."""
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
-    """Schedule `func` row by row; None where its blocks do not share rows."""
+    """Schedule `func` row by row; return None if its blocks do not share rows."""
     sch = generic_cpu.inline_injective(Schedule(tvm.IRModule({"main": func})))
     infos = [info for block in facts.child_blocks(sch) if (info := facts.describe(sch, block)) is not None]
     if len(infos) != len(facts.child_blocks(sch)) or len(infos) < 2 or not all(i.is_plain for i in infos):
@@ -43,7 +43,7 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 
 
 def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
-    """How many leading spatial axes all blocks share; 0 where rows would not pay."""
+    """Return how many leading spatial axes all blocks share; 0 if row-wise execution would not pay."""
     last = infos[-1]
     if last.is_reduction or any(not sch.get_consumers(info.rv) for info in infos[:-1]):
         return 0
@@ -57,7 +57,7 @@ def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
                 break
             same += 1
         shared = min(shared, same, _columns(info))
-    # Trailing unit axes say nothing about rows.
+    # Trailing unit axes are irrelevant to rows.
     while shared and facts.is_unit(last.axes[shared - 1]):
         shared -= 1
     rows = facts.product(axis.size for axis in last.axes[:shared])
@@ -65,7 +65,7 @@ def _shared_rows(sch: Schedule, infos: list[BlockInfo]) -> int:
 
 
 def _columns(info: BlockInfo) -> int:
-    """Position of the axis along which a reduction of columns has its vectors, the number of axes if it is not one."""
+    """Return the position of the vector axis of a column reduction, or the number of axes if it is not one."""
     last = [i for i, axis in enumerate(info.axes) if axis.kind == facts.SPATIAL and not facts.is_unit(axis)][-1:]
     if not info.is_reduction or not last or not info.axes[last[0]].contiguous or info.axes[last[0]].store != 1:
         return len(info.axes)
@@ -107,9 +107,10 @@ def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machin
 
 
 def _whole_vectors(info: BlockInfo, machine: Machine) -> bool:
-    """The axis along which a row is reduced is a known number of whole vectors.
+    """Return whether the axis along which a row is reduced is a known number of whole vectors.
 
-    A partial last one needs a test, which TVM forgets when it moves a block of partial results into another's loops.
+    A partial last vector needs a predicate, which TVM drops when it moves a block of partial results into another's
+    loops.
     """
     size = _reduced_last(info)[1].size
     return size is not None and size % machine.lanes(info.dtype) == 0
@@ -122,10 +123,10 @@ def _reduced_last(info: BlockInfo) -> tuple[int, Axis]:
 
 
 def _factor(sch: Schedule, info: BlockInfo, machine: Machine) -> list[SBlockRV]:
-    """`rfactor` of the last reduced axis: some vectors of partial results, so that one need not wait for the other.
+    """`rfactor` the last reduced axis into several vectors of partial results, so that one need not wait for the other.
 
-    Returns the block of these partial results, and that of the one vector that is left when they are combined (if
-    there are several vectors); the axis of the results is each block's last.
+    Return the block of these partial results, and that of the single vector that they are combined into (if there are
+    several); the axis of the results is each block's last.
     """
     lanes = machine.lanes(info.dtype)
     position, axis = _reduced_last(info)
@@ -135,14 +136,14 @@ def _factor(sch: Schedule, info: BlockInfo, machine: Machine) -> list[SBlockRV]:
     spatial = sum(axis.kind == facts.SPATIAL for axis in info.axes)
     made = [sch.rfactor(part, spatial)]
     if vectors > 1:
-        place = sum(axis.kind == facts.SPATIAL for axis in info.axes[:position])  # other reduced axes are gone
+        place = sum(axis.kind == facts.SPATIAL for axis in info.axes[:position])  # other reduced axes no longer exist
         _, lane = sch.split(sch.get_loops(info.rv)[place], [None, lanes])
         made.append(sch.rfactor(lane, spatial))
     return made
 
 
 def _final_sum(sch: Schedule, block: SBlockRV, shared: int) -> LoopRV:
-    """Put the one reduced axis of a moved block that combines partial results last; returns its loop."""
+    """Move the one reduced axis of a moved block that combines partial results last; return its loop."""
     loops = sch.get_loops(block)[shared:]
     kinds = [int(axis.iter_type) for axis in sch.get(block).iter_vars]
     reduced = next(loop for loop, kind in zip(loops, kinds, strict=True) if kind == facts.REDUCE)
@@ -151,7 +152,7 @@ def _final_sum(sch: Schedule, block: SBlockRV, shared: int) -> LoopRV:
 
 
 def _vector_partial(sch: Schedule, block: SBlockRV, shared: int, lanes: int) -> LoopRV:
-    """Vectorize the partial results of a moved `rfactor` block; returns its first reduction loop."""
+    """Vectorize the partial results of a moved `rfactor` block; return its first reduction loop."""
     loops = sch.get_loops(block)[shared:]
     kinds = [int(axis.iter_type) for axis in sch.get(block).iter_vars]
     stores = sch.get(block).writes[0].region
@@ -167,7 +168,7 @@ def _vector_partial(sch: Schedule, block: SBlockRV, shared: int, lanes: int) -> 
 
 
 def _vector_column(sch: Schedule, info: BlockInfo, shared: int, machine: Machine) -> LoopRV:
-    """Vectorize a reduction along its last spatial axis below the row; returns its first reduction loop."""
+    """Vectorize a reduction along its last spatial axis below the row; return its first reduction loop."""
     loops = sch.get_loops(info.rv)[shared:]
     spatial = [i for i, axis in enumerate(info.axes) if axis.kind == facts.SPATIAL]
     reduced = [loops[i] for i, axis in enumerate(info.axes) if axis.kind == facts.REDUCE]
@@ -182,7 +183,7 @@ def _vector_column(sch: Schedule, info: BlockInfo, shared: int, machine: Machine
 
 
 def _vector_map(sch: Schedule, info: BlockInfo, shared: int, machine: Machine) -> None:
-    """Vectorize an injective block along memory below the row."""
+    """Vectorize an injective block along the contiguous axis below the row."""
     loops = sch.get_loops(info.rv)
     loops, axes = loops[len(loops) - len(info.axes) + shared :], info.axes[shared:]
     if not axes:

@@ -1,9 +1,9 @@
-"""Gives every PrimFunc of a module a schedule for its target; changes no result.
+"""Scheduling of all PrimFuncs of a module for a CPU; it changes no result.
 
-`schedule(mod, machine)` looks at each function once: a kernel family claims it by its anchor block (convolution,
-matrix product, pooling), everything else gets the generic schedule. A rule that TVM refuses for an odd function
-gives way to the next more general one; only functions that are not made of blocks (sorting and the like, written
-as plain loops) stay as they are. A rule may say what it did in the attribute SCHEDULE, which profiles show.
+`schedule(mod, machine)` visits each function once: a kernel family recognizes it by its anchor block (convolution,
+matmul, pooling), everything else gets the generic schedule. If TVM rejects a rule for an unusual function, the next
+more general rule is tried; only functions that are not made of blocks (sorting and the like, written as plain loops)
+are left unchanged. A rule may describe its choice in the attribute SCHEDULE, which profiles show.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CPU_RULES: tuple[Rule, ...] = (
     rows_cpu.schedule,
     generic_cpu.schedule,
 )
-"""From the most specific to the most general; a rule answers None for a function that is not its own."""
+"""The rules from the most specific to the most general; a rule returns None for a function of another kind."""
 
 
 def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = None) -> tvm.IRModule:
-    """The module with every PrimFunc scheduled for `machine`; Relax functions stay as they are.
+    """Return the module with every PrimFunc scheduled for `machine`; Relax functions are unchanged.
 
     A function that no kernel family covers gets the schedule that a search found for it, if there is one.
     """
@@ -52,12 +52,12 @@ def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = No
 
 
 def schedule_function(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """One function through the rules, chains of elementwise blocks merged before, special values kept after."""
+    """Schedule one function; chains of elementwise blocks are merged before, max and min propagate NaN after."""
     return keep_special_values(_apply_rules(merge_elementwise(func), machine))
 
 
 def is_scheduled(func: tirx.PrimFunc) -> bool:
-    """The function carries TVM's mark of a finished schedule."""
+    """Return whether the function has TVM's mark of a finished schedule."""
     return bool(func.attrs and func.attrs.get("tirx.is_scheduled", False))
 
 
@@ -66,7 +66,7 @@ def _apply_rules(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
         try:
             done = rule(func, machine)
         except ScheduleError as error:
-            _LOG.debug("%s gives way to a more general schedule: %s", rule.__module__, error)
+            _LOG.debug("%s does not apply, trying a more general schedule: %s", rule.__module__, error)
             continue
         if done is not None:
             return done if done.attrs and SCHEDULE in done.attrs else done.with_attr(SCHEDULE, _family(rule))
@@ -74,6 +74,6 @@ def _apply_rules(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
 
 
 def _family(rule: Rule) -> str:
-    """What a profile calls the schedules of a rule that does not name its plans itself: its file or folder."""
+    """Return the name in profiles of a rule that does not name its plans itself: its file or folder."""
     *_, folder, file = rule.__module__.split(".")
     return folder if file == "cpu" else file

@@ -1,8 +1,8 @@
 """The CPU schedule of an injective block that reads along one axis and writes along another.
 
-Both axes are cut into square tiles, which `transpose_tiles` turns in registers. Tiles are walked through in bands of
-two side by side, so that a cache line of which the first half was read or written is needed again at once; along the
-longer axis, because the steps of the other are then short ones, which caches and page tables bear better.
+Both axes are divided into square tiles, which `transpose_tiles` transposes in registers. Tiles are visited in bands of
+two side by side, so that the second half of a cache line is used right after the first; along the longer axis, because
+the strides of the other are then short, which suits caches and page tables better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.transpose import COLUMNS, ROWS, TRANSPOSE
 
 LONGEST = 16
-"""Rows of a tile: more would not fit in registers."""
+"""The number of rows of a tile: more would not fit in registers."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Transposition:
 
 
 def find(sch: Schedule, info: BlockInfo, machine: Machine) -> Transposition | None:
-    """What is to be transposed in an injective block, None if nothing is."""
+    """Return what to transpose in an injective block, None if nothing."""
     loads = facts.loads_of(sch, info.rv)
     kinds = {info.dtype, *(str(load.source.dtype) for load in loads)}
     if "bool" in kinds:
-        return None  # bits and bytes: vectors of them are not what memory has
+        return None  # bits and sub-byte types have no vectors in memory
     lanes = min(LONGEST, *(machine.lanes(kind) for kind in kinds))
     if lanes < 2:
         return None
@@ -46,7 +46,7 @@ def find(sch: Schedule, info: BlockInfo, machine: Machine) -> Transposition | No
         return None
     turned = [n for n, step in enumerate(steps[last]) if step not in (0, 1)]
     written = range(facts.trailing_group(axes), len(axes))
-    # An axis of size one, as the only channel of a block is, reads along nothing.
+    # No axis is read along an axis of size one, such as the only channel of a block.
     along = [i for i in range(last) if not facts.is_unit(axes[i]) and any(steps[i][n] == 1 for n in turned)]
     if len(along) != 1 or along[0] in written:
         return None
@@ -63,7 +63,7 @@ def _fits(axes: list[Axis], group: range, lanes: int) -> bool:
 
 
 def transpose(sch: Schedule, info: BlockInfo, found: Transposition, threads: bool) -> None:
-    """[other axes] [bands of two tiles along the shorter axis] [tiles along the longer one] [pair] [tile]."""
+    """Order loops: [other axes] [bands of two tiles along the shorter axis] [tiles along the longer] [pair] [tile]."""
     loops, lanes = sch.get_loops(info.rv), found.lanes
     taken = {*found.read, *found.written}
     others = [i for i in range(len(loops)) if i not in taken]
@@ -89,5 +89,5 @@ def transpose(sch: Schedule, info: BlockInfo, found: Transposition, threads: boo
 
 
 def _is_linear(axis: Axis) -> bool:
-    """Whatever the axis decides grows with it in the same steps everywhere: a tile may begin anywhere."""
+    """Return whether everything that depends on the axis is linear in it, so that a tile may begin anywhere."""
     return not axis.branches and not axis.in_value and None not in axis.loads

@@ -1,5 +1,8 @@
-"""CUDA source to GPU code with nvcc, in IEEE arithmetic: TVM's own callback passes --use_fast_math, which is not exact
-enough to be compared with the model (division, square roots and denormal numbers are approximated)."""
+"""Compilation of CUDA source to GPU code with nvcc, in IEEE arithmetic.
+
+TVM's own callback passes --use_fast_math, which approximates division, square roots and denormal numbers and is too
+inaccurate for comparisons with the model.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _REMEDY = "install the CUDA toolkit and put nvcc on PATH, or set CUDA_HOME to it
 
 
 def find_nvcc() -> str | None:
-    """The path of nvcc: from CUDA_HOME, from PATH, or from the toolkit's usual place."""
+    """Return the path of nvcc: from CUDA_HOME, from PATH, or from the toolkit's default location."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     for home in [*homes, "/usr/local/cuda"]:
         path = Path(home) / "bin" / "nvcc"
@@ -25,10 +28,10 @@ def find_nvcc() -> str | None:
 
 
 def compile_cuda(source: str, arch: str) -> bytes:
-    """GPU code for `arch` ("sm_90"), with its PTX beside it so that later GPUs run it too. Raises CompileError."""
+    """Return GPU code for `arch` ("sm_90"), and its PTX so that later GPUs can run it. Raises CompileError."""
     nvcc = find_nvcc()
     if nvcc is None:
-        raise CompileError("compiling for CUDA needs nvcc, which is not here", remedy=_REMEDY)
+        raise CompileError("compiling for CUDA needs nvcc, which was not found", remedy=_REMEDY)
     number = arch.removeprefix("sm_")
     with tempfile.TemporaryDirectory(prefix="graphopt-cuda-") as folder:
         (Path(folder) / "kernels.cu").write_text(source, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as a device: TVM's own rules schedule matrix products, reductions and everything else."""
+"""NVIDIA GPUs as a device: TVM's own rules schedule matmuls, reductions and everything else."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ RULES: tuple[dlight.ScheduleRule, ...] = (
     dlight.gpu.GeneralReduction(),
     dlight.gpu.Fallback(),
 )
-"""TVM's, from the most specific to the most general; a rule answers None for a function that it does not take."""
+"""TVM's rules, from the most specific to the most general; a rule returns None for other functions."""
 
 
 class _GivesWay(dlight.ScheduleRule):
-    """A rule that gives way to the next for a function that it fails on, as those for CPUs do.
+    """A rule that returns None for a function that it fails on, like those for CPUs.
 
-    TVM's rules assert what they expect of a function, such as of the order in which it reads.
+    TVM's rules assert their assumptions about a function, such as the order in which it reads.
     """
 
     def __init__(self, rule: dlight.ScheduleRule) -> None:
@@ -38,7 +38,7 @@ class _GivesWay(dlight.ScheduleRule):
         try:
             return self.rule.apply(func, target, tunable)
         except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            _LOG.debug("%s gives way to a more general schedule: %s", type(self.rule).__name__, error)
+            _LOG.debug("%s does not apply, trying a more general schedule: %s", type(self.rule).__name__, error)
             return None
 
 
@@ -49,13 +49,13 @@ class Cuda:
     machine = None
 
     def relax_pipeline(self) -> tvm.transform.Pass:
-        """The fusion of all devices and nothing else."""
+        """Return the fusion that all devices share, and nothing else."""
         return fusion("graphopt.cuda")
 
     def schedule(self, mod: tvm.IRModule) -> tvm.IRModule:
-        """Schedule every function by the first of TVM's rules that takes it.
+        """Schedule every function by the first of TVM's rules that accepts it.
 
-        Raises UnsupportedError when a function cannot be spread over GPU threads.
+        Raises UnsupportedError if a function cannot be distributed over GPU threads.
         """
         scheduled = dlight.ApplyDefaultSchedule(*map(_GivesWay, RULES))(mod)
         if serial := sorted(name.name_hint for name, func in scheduled.functions_items() if _is_serial(func)):
@@ -67,5 +67,5 @@ class Cuda:
 
 
 def _is_serial(func: tvm.ir.BaseFunc) -> bool:
-    """Whether no rule took the function: its loops would run on the host, and touch memory of the GPU."""
+    """Return whether no rule accepted the function: its loops would run on the host, but access GPU memory."""
     return isinstance(func, tirx.PrimFunc) and not (func.attrs and func.attrs.get("tirx.is_scheduled"))

@@ -1,1 +1,1 @@
-"""Kernel families: a compute definition and its schedule together, one family a file."""
+"""Kernel families: a compute definition together with its schedules, one folder per family."""

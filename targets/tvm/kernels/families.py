@@ -1,4 +1,4 @@
-"""The kernel families there are: the one line that registers each."""
+"""The registry of kernel families: one line for each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FAMILIES: tuple[Family, ...] = (
     PlainConv(),
     Matmul(),
 )
-"""In the order in which they are asked for a default; of those for a workload, the last has the plainest definition."""
+"""The families in the order of preference; the last one for a workload has the plainest definition."""
 
 
 def families_for(
     workload: Workload, machine: Machine, device: str = "cpu", families: tuple[Family, ...] = FAMILIES
 ) -> list[Family]:
-    """Those that compute a workload on a machine, with a schedule for the kind of device, in their order."""
+    """Return the families that support a workload on a machine and have a schedule for the kind of device, in order."""
     return [family for family in families if device in family.schedules and family.supports(workload, machine)]

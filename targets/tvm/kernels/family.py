@@ -1,8 +1,8 @@
-"""The interface of a kernel family, and of what it computes: for lowering, for scheduling and for the tuner.
+"""The interfaces of kernel families and of workloads, for lowering, scheduling and tuning.
 
-A workload says what is to be computed: sizes, and the element types of the operands, the sums and the result. A family
-computes some workloads in one way; a plan says how exactly, in a few integers. `kernels/families.py` lists the
-families, `kernels/plans.py` chooses one of them, and `lowering/kernel.py` emits what was chosen.
+A workload describes a computation: sizes, and the element types of operands, accumulator and result. A family computes
+some workloads with one algorithm; a plan gives its parameters as a few integers. `kernels/families.py` lists the
+families, `kernels/plans.py` chooses one of them, and `lowering/kernel.py` emits the chosen one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Plan = Any
 """A family's own frozen dataclass."""
 
 Rule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
-"""Schedules a fused function; None for one that is not its own."""
+"""Schedules a fused function; returns None for one of another family."""
 
 
 @dataclass(frozen=True)
 class Dtypes:
-    """Element types, by TVM's names: of the data, of the weight, of the sums and of the result."""
+    """Element types, by TVM's names: of the data, the weight, the accumulator and the result."""
 
     data: str
     weight: str
@@ -38,12 +38,12 @@ class Dtypes:
 
     @staticmethod
     def of(dtype: str) -> Dtypes:
-        """Those of an operation whose operands and result are of one type."""
+        """Return the types of an operation whose operands and result have the same type."""
         return Dtypes(dtype, dtype, accumulator(dtype), dtype)
 
     @property
     def is_uniform(self) -> bool:
-        """Whether operands and result are of one type."""
+        """Return whether operands and result are of one type."""
         return self.data == self.weight == self.result
 
     def __str__(self) -> str:
@@ -54,78 +54,78 @@ FLOAT32 = Dtypes.of("float32")
 
 
 class Workload(ABC):
-    """What is to be computed, a frozen dataclass: a data operand and a weight, with all sizes that are known."""
+    """A computation as a frozen dataclass: a data operand and a weight, with all known sizes."""
 
     dtypes: Dtypes
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """The name of the workload in records: equal exactly for equal workloads."""
+        """The name of the workload in records; equal if and only if workloads are equal."""
 
     @property
     @abstractmethod
     def flops(self) -> int:
-        """Multiplications and additions of the definition, for one image where the batch is open."""
+        """The multiplications and additions of the definition, for one image if the batch is open."""
 
     @property
     @abstractmethod
     def is_tunable(self) -> bool:
-        """Whether every size that the work depends on is known (a batch may be open), and there is work at all."""
+        """Whether every size that the work depends on is known (except the batch), and there is work at all."""
 
     @property
     @abstractmethod
     def data_shape(self) -> tuple[int, ...]:
-        """The shape of the data where the workload `is_tunable`; an open batch is one image."""
+        """The shape of the data if the workload `is_tunable`; an open batch counts as one image."""
 
     @property
     def is_packed(self) -> bool:
-        """Whether the weight is a constant, which the kernel reads as `Family.pack` lays it out."""
+        """Whether the weight is a constant, which the kernel reads in the layout of `Family.pack`."""
         return True
 
 
 class Family(Protocol):
-    """One way to compute a kind of workload."""
+    """An algorithm for one kind of workload."""
 
     name: str
     version: int
-    """To be raised when a plan comes to mean other code: what was measured before counts no more."""
+    """The version, to be incremented when a plan generates different code: earlier measurements are then ignored."""
     schedules: Mapping[str, Rule]
-    """The family's loop nests by the kind of device ("cpu", "cuda"). Each claims the functions of `compute` alone."""
+    """The family's schedules by kind of device ("cpu", "cuda"), each for the functions of `compute` only."""
 
     def supports(self, workload: Workload, machine: Machine) -> bool:
-        """Whether the family can compute this workload, in these element types, with the machine's instructions."""
+        """Return whether the family can compute this workload, with its types, with the machine's instructions."""
         ...
 
     def default(self, workload: Any, machine: Machine) -> Plan | None:
-        """The plan that is best by a closed form; None where another family is expected to be faster."""
+        """Return the best plan by a closed-form estimate; None if another family is expected to be faster."""
         ...
 
     def candidates(self, workload: Any, machine: Machine) -> list[Plan]:
-        """The plans worth measuring, the most promising first."""
+        """Return the plans worth measuring, the most promising first."""
         ...
 
     def numbers(self, plan: Plan) -> tuple[int, ...]:
-        """What a record keeps of a plan; different plans for a workload have different numbers."""
+        """Return the numbers that identify a plan in records; different plans for a workload have different numbers."""
         return tuple(int(number) for number in dataclasses.astuple(plan))
 
     def cost(self, workload: Any, plan: Plan, machine: Machine) -> float:
-        """The time that a plan is expected to take, to be compared with that of the family's others for a workload.
+        """Return the expected time of a plan, to be compared with that of the family's other plans for a workload.
 
-        All take the same where a family does not say.
+        By default, all plans have the same cost.
         """
         return 1.0
 
     def packed_shape(self, workload: Any, plan: Plan) -> tuple[int, ...]:
-        """The shape of the weight as the kernel reads it, for a workload that `is_packed`."""
+        """Return the shape of the packed weight, for a workload that `is_packed`."""
         ...
 
     def layout(self, workload: Any, plan: Plan) -> tuple[Hashable, ...]:
-        """What the packed weight depends on beside the weight: equal layouts of one weight are the same numbers."""
+        """Return what the packed weight depends on besides the weight: equal layouts of a weight are identical."""
         ...
 
     def pack(self, weight: np.ndarray, workload: Any, plan: Plan) -> np.ndarray:
-        """The weight as the kernel reads it: called when weights are written, not when a plan is chosen."""
+        """Return the packed weight; called when weights are written, not when a plan is chosen."""
         ...
 
     def parts(self, weight: np.ndarray, workload: Any, plan: Plan) -> Iterator[np.ndarray]:
@@ -135,16 +135,16 @@ class Family(Protocol):
     def compute(
         self, data: te.Tensor, weight: te.Tensor, workload: Any, plan: Plan, out_space: Sequence[Any] | None = None
     ) -> te.Tensor:
-        """The definition, annotated with the plan for the family's schedules.
+        """Return the definition, annotated with the plan for the family's schedules.
 
-        `weight` is packed where the workload `is_packed`. `out_space`: the spatial extents of the result of a
-        convolution where they follow from sizes that are not known.
+        `weight` is packed if the workload `is_packed`. `out_space`: the spatial extents of the result of a convolution
+        if they depend on unknown sizes.
         """
         ...
 
 
 def bare_function(family: Family, workload: Workload, plan: Plan) -> tvm.tirx.PrimFunc:
-    """The kernel by itself, not scheduled: data, packed weight, result. An open batch is one image."""
+    """Return the unscheduled kernel on its own: data, packed weight, result. An open batch is one image."""
     data = te.placeholder([*workload.data_shape], workload.dtypes.data, "data")
     packed = te.placeholder([*family.packed_shape(workload, plan)], workload.dtypes.weight, "packed")
     made = te.create_prim_func([data, packed, family.compute(data, packed, workload, plan)], "int64")
@@ -152,13 +152,13 @@ def bare_function(family: Family, workload: Workload, plan: Plan) -> tvm.tirx.Pr
 
 
 def find_plan(family: Family, numbers: Sequence[int], workload: Workload, machine: Machine) -> Plan | None:
-    """The candidate of these numbers; None where the family would not measure such a plan (any more)."""
+    """Return the candidate with these numbers; None if the family would not measure such a plan (any more)."""
     wanted = tuple(numbers)
     return next((plan for plan in every_plan(family, workload, machine) if family.numbers(plan) == wanted), None)
 
 
 def every_plan(family: Family, workload: Workload, machine: Machine) -> list[Plan]:
-    """The candidates, each once, after the default if there is one."""
+    """Return the candidates, each once, after the default if there is one."""
     first = family.default(workload, machine)
     found = {} if first is None else {family.numbers(first): first}
     for plan in family.candidates(workload, machine):

@@ -1,7 +1,7 @@
-"""The one place that says which family and plan a workload of a model is computed by.
+"""The choice of family and plan for each workload of a model.
 
-A record of a measurement decides where there is one; the family's closed form does otherwise. What was asked for is
-kept: these are the workloads that a tuner has to measure, and the counts that the manifest states.
+A tuning record decides if there is one; otherwise the family's closed-form estimate does. Requests are remembered:
+these are the workloads that a tuner has to measure, and the counts in the manifest.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tuning.records import Records
 
 NEARLY = 1.1
-"""How much more time than its best plan a workload may be expected to take, to share a packed weight with another."""
+"""The accepted increase in expected time of a workload for sharing a packed weight with another."""
 
 SMALL = 1.02
-"""How much larger than the smallest a packed weight may be that counts as compact."""
+"""The size relative to the smallest up to which a packed weight counts as compact."""
 
 PLAIN = Machine(32, 16, 1)
-"""Decides where no machine is given: any plan has the same meaning."""
+"""The machine if none is given: every plan computes the same."""
 
 
 class Plans:
@@ -36,9 +36,10 @@ class Plans:
         families: tuple[Family, ...] = FAMILIES,
         compact: bool = False,
     ) -> None:
-        """`device`: the kind of device whose schedules a family must have. Without a `machine` nothing is chosen.
+        """Create the plans for a machine; without one, nothing is chosen.
 
-        `compact`: only plans whose packed weights are about as small as any, and one layout of a weight where possible.
+        `device`: the kind of device whose schedules a family must have. `compact`: choose only plans whose packed
+        weights are about as small as possible, and one layout per weight if possible.
         """
         self.compact = compact
         self.machine = machine
@@ -46,17 +47,17 @@ class Plans:
         self.device = device
         self.families = families
         self.workloads: Counter[Workload] = Counter()
-        """How often each workload that can be tuned was asked for."""
+        """The number of requests for each tunable workload."""
         self.tuned: set[str] = set()
-        """The keys of those that a record decided."""
+        """The keys of the workloads that a record decided."""
         self._layouts: defaultdict[tuple[Hashable, ...], set[Hashable]] = defaultdict(set)
-        """By weight and family, in what layouts the weight is packed already."""
+        """The layouts in which a weight is packed already, by weight and family."""
 
     def choose(self, workload: Workload, weight: Hashable = None) -> tuple[Family, Plan] | None:
-        """Return the family and its plan for a workload; None where no family computes it on this machine.
+        """Return the family and its plan for a workload; None if no family computes it on this machine.
 
-        Workloads that read the same `weight` agree on one layout of it where that costs little: another plan than the
-        best one is chosen then.
+        Workloads that read the same `weight` agree on one layout of it if that costs little, which may not be the best
+        plan.
         """
         machine = self.machine
         if machine is None:
@@ -73,7 +74,7 @@ class Plans:
         return family, plan
 
     def _smallest(self, workload: Workload, best: tuple[Family, Plan], machine: Machine) -> tuple[Family, Plan]:
-        """The best plan, if no other makes a smaller packed weight; else the first of those that do."""
+        """Return the best plan if no other has a smaller packed weight; else the first of those that do."""
         families = families_for(workload, machine, self.device, self.families)
         choices = [best, *((family, plan) for family in families for plan in every_plan(family, workload, machine))]
         sizes = [math.prod(family.packed_shape(workload, plan)) for family, plan in choices]
@@ -92,15 +93,15 @@ class Plans:
         return _first(workload, families, machine)
 
     def define(self, workload: Workload) -> tuple[Family, Plan] | None:
-        """The family whose definition is plainest: for a device that has no kernel of its own for the workload.
+        """Return the family with the plainest definition, for a device without a kernel for the workload.
 
-        None where no family computes such a workload at all.
+        None if no family computes such a workload at all.
         """
         able = [family for family in self.families if family.supports(workload, PLAIN)]
         return (able[-1], able[-1].default(workload, PLAIN)) if able else None
 
     def _recorded(self, workload: Workload, families: list[Family], machine: Machine) -> tuple[Family, Plan] | None:
-        """What a record says, if there is one by the families of today."""
+        """Return the choice of a record, if there is one for the current families."""
         record = self.records.find(workload.key) if self.records else None
         if record is None:
             return None
@@ -113,7 +114,7 @@ class Plans:
 
 
 def default(workload: Workload, machine: Machine) -> tuple[Family, Plan]:
-    """The first family that expects to be the fastest on a CPU, with its plan. Some family computes `workload`."""
+    """Return the first family that expects to be fastest on a CPU, with its plan. Some family computes `workload`."""
     return _first(workload, families_for(workload, machine), machine)
 
 
@@ -128,7 +129,7 @@ def _first(workload: Workload, families: list[Family], machine: Machine) -> tupl
 def _nearly_as_good(
     workload: Workload, family: Family, best: Plan, machine: Machine, known: set[Hashable], most: float
 ) -> Plan | None:
-    """The plan that reads a weight as it is packed already, if it takes at most so many times as long as the best."""
+    """Return the plan that reads a weight as packed already, if it takes at most `most` times as long as the best."""
 
     def cost(plan: Plan) -> float:
         return family.cost(workload, plan, machine)

@@ -1,4 +1,4 @@
-"""The view that a converter has of the node it lowers."""
+"""A converter's view of the node that it lowers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Call:
         self.version = version
 
     def input(self, index: int) -> Operand | None:
-        """Operand `index`, None if it is omitted or past the end."""
+        """Return operand `index`, or None if it is omitted or past the end."""
         return self.inputs[index] if index < len(self.inputs) else None
 
     def __getitem__(self, index: int) -> Operand:
-        """Operand `index`, which the operator demands."""
+        """Return operand `index`, which the operator requires."""
         operand = self.input(index)
         if operand is None:
             raise Declined(f"input {index} is missing")
@@ -38,7 +38,7 @@ class Call:
         return self.node.attr(name, default)
 
     def dtype_attr(self, name: str, default: str | None = None) -> str:
-        """An attribute that holds an element type, as the name kernels use. Raises Declined if it is missing."""
+        """Return an attribute that is an element type, as TVM's name. Raises Declined if it is missing."""
         number = self.node.attr(name)
         if number is None:
             if default is None:
@@ -47,11 +47,11 @@ class Call:
         return DType(number).text
 
     def wants(self, index: int) -> bool:
-        """Whether output `index` exists and is used at all."""
+        """Return whether output `index` exists and is used at all."""
         return index < len(self.node.outputs) and bool(self.node.outputs[index].name)
 
     def constant(self, index: int, what: str) -> np.ndarray | None:
-        """Input `index` as a known array; None if omitted. Raises Declined, naming `what`, if it is computed."""
+        """Return input `index` as a known array; None if omitted. Raises Declined, naming `what`, if it is computed."""
         operand = self.input(index)
         if operand is None:
             return None
@@ -60,19 +60,19 @@ class Call:
         return operand.array
 
     def ints(self, index: int, name: str, what: str) -> list[int] | None:
-        """A list of integers that is an attribute in old schema versions and constant input `index` in new ones."""
+        """Return integers that are an attribute in old schema versions and constant input `index` in new ones."""
         if self.attr(name) is not None:
             return [int(v) for v in np.atleast_1d(self.attr(name))]
         array = self.constant(index, what)
         return None if array is None else [int(v) for v in array.ravel()]
 
     def axis(self, rank: int, default: int = 0, name: str = "axis") -> int:
-        """The axis attribute, counted from the front. Raises Declined if it is out of range."""
+        """Return the axis attribute, counted from the front. Raises Declined if it is out of range."""
         return normal_axis(int(self.attr(name, default)), rank)
 
 
 def normal_axis(axis: int, rank: int) -> int:
-    """An axis counted from the front. Raises Declined if it is out of range."""
+    """Return an axis counted from the front. Raises Declined if it is out of range."""
     if not -rank <= axis < max(rank, 1):
         raise Declined(f"axis {axis} of a tensor of rank {rank}")
     return axis % rank if rank else 0

@@ -1,4 +1,4 @@
-"""Compute definitions whose indices are 64 bits wide, as those of symbolic sizes are."""
+"""Compute definitions with 64-bit indices, like those of symbolic sizes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tvm import te, tirx
 
 
 def define(sizes: Sequence[Any], element: Callable[..., Any], name: str) -> Any:
-    """`te.compute` over `sizes` (ints or expressions): a tensor, or one for each value that `element` returns."""
+    """Return `te.compute` over `sizes` (ints or expressions): a tensor, or one per value that `element` returns."""
     extents = [tirx.IntImm("int64", int(size)) if isinstance(size, int | tirx.IntImm) else size for size in sizes]
     return te.compute(extents, element, name=name)
 
 
 def flat_with_offset(shape: Sequence[int], limit: int) -> Callable[[Any], Any]:
-    """The elements of a tensor in a row, as int64 brought into -limit..limit, and `limit` added: none is negative."""
+    """Flatten a tensor to int64, clamped to -limit..limit and increased by `limit`, so that none is negative."""
 
     def sizes(x: Any) -> Any:
         def element(flat: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The state of one lowering: emits kernels, keeps weights and symbolic sizes, and records what it cannot do."""
+"""The state of one lowering: emits kernels, stores weights and symbolic sizes, and records what it cannot lower."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from graphopt.targets.tvm.lowering.symbols import unique
 from graphopt.targets.tvm.machine import Machine
 
 EMBED_BYTES = 1024
-"""Constants up to this size become part of the code; larger ones are parameters, kept in one mapped file."""
+"""The size up to which constants become part of the code; larger ones are parameters in one mapped file."""
 
 _FLOATS = ["float16", "bfloat16", "float32", "float64"]
 _INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 TENSOR_TYPES = frozenset([*_FLOATS, *_INTEGERS, "bool"])
-"""Element types that kernels are made for."""
+"""The element types that kernels support."""
 
 OFFSET = 1 << 40
-"""Added to numbers read at run time while they pass through TVM's shapes, which it takes to be never negative."""
+"""An offset for numbers read at run time when they are TVM shapes, which are assumed to be non-negative."""
 
 LowerNodes = Callable[..., "list[Operand | None]"]
 """Lowers the nodes of a graph (`Graph`), with a mapping of its inputs to operands if it has any."""
@@ -42,7 +42,7 @@ Tensors = list[te.Tensor]  # inside Context, `te` is a method
 
 
 class Context(Sizes):
-    """What converters work with; see `Call` for the view of one node."""
+    """The state that converters work with; see `Call` for the view of one node."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Context(Sizes):
         machine: Machine | None = None,
         plans: Plans | None = None,
     ) -> None:
-        """`parameters` is the growing parameter list of the function that `builder` builds.
+        """Create the state of a lowering.
 
-        With a `machine`, operators are lowered to the kernels made for it, as `plans` say; without, to plain
-        definitions.
+        `parameters` is the growing parameter list of the function that `builder` builds. With a `machine`, operators
+        are lowered to the kernels for it, as chosen by `plans`; without one, to plain definitions.
         """
         super().__init__(builder)
         self.machine = machine
@@ -75,14 +75,14 @@ class Context(Sizes):
     # --- layers
 
     def begin(self, layer: Layer) -> None:
-        """What is emitted from here on is for `layer`."""
+        """Attribute everything that is emitted from here on to `layer`."""
         self.label = clean_name(layer.names[0])
         if not self._inside_layer:
             self.layers.append(layer)
 
     @contextmanager
     def inside_layer(self) -> Iterator[None]:
-        """Whatever begins meanwhile is part of the present layer: the nodes of an operator's function body."""
+        """Attribute everything that begins within the context to the current layer: the nodes of a function body."""
         outer, self._inside_layer = self._inside_layer, True
         try:
             yield
@@ -91,7 +91,7 @@ class Context(Sizes):
 
     @contextmanager
     def branch(self) -> Iterator[list[relax.BindingBlock]]:
-        """What is emitted meanwhile goes into blocks of its own (the list is filled at the end), seen only there."""
+        """Collect what is emitted within the context in blocks (listed at the end) that are visible only there."""
         blocks: list[relax.BindingBlock] = []
         saved, local = self.symbols.scope(), self._local
         self._local = []
@@ -115,16 +115,16 @@ class Context(Sizes):
         return Operand.constant(np.asarray(value, None if dtype is None else np.dtype(dtype)))
 
     def scalars(self, operand: Operand) -> np.ndarray:
-        """The elements of an integer operand as numbers and expressions, read from a tensor at run time if need be.
+        """Return the elements of an integer operand as numbers and expressions, read at run time if necessary.
 
-        Raises Declined if their count is not known, or they are not integers.
+        Raises Declined if their number is not known, or they are not integers.
         """
         if operand.is_host:
             return operand.scalars()
         if operand.size is None:
-            raise Declined("the number of elements of a shape-like input is not known before running")
+            raise Declined("the number of elements of a shape-like input is not known at compile time")
         if operand.is_float:
-            raise Declined("needs the value of a floating-point input before running")
+            raise Declined("needs the value of a floating-point input at compile time")
         flat = self.te(flat_with_offset([int(d) for d in operand.shape], OFFSET), operand, name="sizes")
         names = [self.symbols.fresh("v", largest=2 * OFFSET, late=True) for _ in range(operand.size)]
         result = np.empty(operand.size, object)
@@ -138,7 +138,7 @@ class Context(Sizes):
         return result.reshape([int(d) for d in operand.shape])
 
     def tensor(self, operand: Operand) -> relax.Expr:
-        """The operand as something that a kernel can read."""
+        """Return the operand as an expression that a kernel can read."""
         if operand.expr is None:
             self.check_dtype(operand.dtype)
             if operand.elements is not None:
@@ -159,7 +159,7 @@ class Context(Sizes):
             raise Declined(f"no kernels for element type {dtype}")
 
     def _weight(self, operand: Operand) -> relax.Var:
-        """The parameter that holds a large constant: one for all constants of the same key."""
+        """Return the parameter for a large constant: one for all constants with the same key."""
         if operand.key in self._weight_vars:
             return self._weight_vars[operand.key]
         name = unique(clean_name(operand.name or "weight"), self._weight_names)
@@ -180,11 +180,10 @@ class Context(Sizes):
     def te_many(
         self, function: Compute, *operands: Operand, name: str = "", attributes: dict[str, Any] | None = None
     ) -> list[Operand]:
-        """Emit the kernel that `function` computes from one tensor per operand; returns its outputs.
+        """Emit the kernel that `function` computes from one tensor per operand; return its outputs.
 
-        `attributes` are put on the kernel.
-        `function` may use any symbolic size of the model: the ones that its tensors do not carry become
-        parameters of the kernel.
+        `attributes` are those of the kernel. `function` may use any symbolic size of the model: those that its tensors
+        do not have become parameters of the kernel.
         """
         arguments = [self.tensor(operand) for operand in operands]
         inputs = [
@@ -216,9 +215,9 @@ class Context(Sizes):
     def statement(
         self, build: Build, operands: Sequence[Operand], shape: Sequence[Dim], dtype: str, name: str
     ) -> Operand:
-        """Emit a kernel that is given as a statement: `build` makes it from the operands' buffers and the result's.
+        """Emit a kernel given as a statement: `build` creates it from the buffers of the operands and the result.
 
-        Nothing is fused with it. It may use any symbolic size of the model, as those of `te_many` may.
+        Nothing is fused with it. It may use any symbolic size of the model, like those of `te_many`.
         """
         arguments = [self.tensor(operand) for operand in operands]
         buffers = [
@@ -244,7 +243,7 @@ class Context(Sizes):
         return var
 
     def _extra_symbols(self, inputs: Tensors, outputs: Tensors) -> list[tirx.Var]:
-        """Symbolic sizes used but not carried by a shape, in an order that depends on the kernel alone."""
+        """Return symbolic sizes that are used but not part of a shape, in an order that depends only on the kernel."""
         carried = {dim for tensor in [*inputs, *outputs] for dim in tensor.shape if isinstance(dim, tirx.Var)}
         body = te.create_prim_func([*inputs, *outputs], "int64").body
         used = list(tirx.analysis.undefined_vars(body))
@@ -256,18 +255,18 @@ class Context(Sizes):
 
 
 def plain(dim: Any) -> Dim:
-    """A dimension with constants as Python ints."""
+    """Return a dimension with constants as Python ints."""
     return int(dim) if isinstance(dim, int | tirx.IntImm) else dim
 
 
 def clean_name(name: str) -> str:
-    """`name` with everything that is not a letter, a digit or an underscore replaced."""
+    """Replace everything in `name` that is not a letter, a digit or an underscore."""
     text = "".join(c if c.isascii() and c.isalnum() else "_" for c in name) or "value"
     return f"_{text}" if text[0].isdigit() else text
 
 
 def scalar(value: Any, dtype: str) -> tirx.Expr:
-    """A Python number or an integer expression as an expression of `dtype`."""
+    """Return a Python number or an integer expression as an expression of `dtype`."""
     if isinstance(value, bool | int | float | np.generic):
         return tirx.const(bool(value) if dtype == "bool" else value, dtype)
     return value.astype(dtype) if str(value.ty.dtype if hasattr(value, "ty") else value.dtype) != dtype else value

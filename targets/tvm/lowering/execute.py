@@ -1,4 +1,4 @@
-"""Run a lowered module at once, in this process: for checking the lowering, not for deployment."""
+"""Immediate execution of a lowered module in this process: for checking the lowering, not for deployment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphopt.targets.tvm.lowering.lower import Lowered
 
 
 class Runner:
-    """A lowered module compiled for this machine without any scheduling, ready to be called."""
+    """A lowered module, compiled for this machine without any scheduling."""
 
     def __init__(self, lowered: Lowered) -> None:
         target = tvm.target.Target({"kind": "llvm", "num-cores": 1})

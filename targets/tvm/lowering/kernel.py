@@ -1,4 +1,4 @@
-"""Emits what the kernel families compute: the one way from a converter to a family's kernel."""
+"""Emission of the kernels of families, the only way from a converter to a family's kernel."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def kernel(
     name: str,
     out_space: Sequence[Dim] | None = None,
 ) -> Operand:
-    """The result of the family and plan that `ctx.plans` chose for a workload.
+    """Emit the family and plan that `ctx.plans` chose for a workload; return the result.
 
-    `weight` is as ONNX has it; it is a constant where the workload `is_packed`. `out_space`: see `Family.compute`.
+    `weight` is in ONNX's layout; it is a constant if the workload `is_packed`. `out_space`: see `Family.compute`.
     """
     family, plan = chosen
     if workload.is_packed:

@@ -1,6 +1,6 @@
-"""From graphopt's IR to Relax: one walk over the graph that emits a kernel or two for each node.
+"""Lowering from graphopt's IR to Relax: one walk over the graph that emits a kernel or two for each node.
 
-`lower` is the only entry; `unsupported` answers the same walk's question "what could not be lowered" without raising.
+`lower` is the main entry; `unsupported` does the same walk to find out what cannot be lowered, without raising.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from graphopt.targets.tvm.machine import Machine
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output of the compiled function; a size that varies is a string over the names of the inputs'."""
+    """An input or output of the compiled function; an open size is a string over the names of the inputs' sizes."""
 
     name: str
     dtype: str
@@ -45,9 +45,9 @@ class UnsupportedNode:
 class Lowered:
     """A Relax module whose `main` takes the graph's inputs and then `params`, in this order.
 
-    Parameters are read, and packed, when their elements are asked for.
-    `defaults` are the inputs that may be left out, with what they are then.
-    `layers` are the nodes that its kernels are for; an attribute of `main` says which (see `layers.py`).
+    Parameters are read, and packed, when their elements are requested. `defaults` are the inputs that may be omitted,
+    with their values. `layers` are the nodes that its kernels belong to; an attribute of `main` says which (see
+    `provenance.py`).
     """
 
     mod: tvm.IRModule
@@ -61,11 +61,11 @@ class Lowered:
 def lower(model: Model, machine: Machine | None = None, plans: Plans | None = None) -> Lowered:
     """Lower a model to Relax.
 
-    With a `machine`, convolutions and products become the kernels made for it, their constant weights packed for them;
-    `plans`, for the same machine, say which, by closed forms if they are not given, and know afterwards what for.
-    Constants above 1 KiB become trailing parameters of `main`; the attribute `num_input` says where they begin.
-    Sizes that the model leaves open stay open, and are the same variable where the model gives them the same name;
-    what the model promises about them but nobody can prove is checked when the code runs.
+    With a `machine`, convolutions and matmuls become the kernels for it, with their constant weights packed. `plans`,
+    for the same machine, chooses the kernels (by closed-form estimates if not given), and lists the workloads
+    afterwards. Constants above 1 KiB become trailing parameters of `main`; the attribute `num_input` says where they
+    begin. Open sizes stay open, and sizes with the same name in the model are the same variable; properties that the
+    model promises but that cannot be proven are checked at run time.
 
     Raises:
         UnsupportedError: lists every node that cannot be lowered, each with the reason.
@@ -80,14 +80,14 @@ def lower(model: Model, machine: Machine | None = None, plans: Plans | None = No
 
 
 def unsupported(model: Model) -> list[UnsupportedNode]:
-    """Every node of the model that `lower` would decline, with the reason; empty if it can be lowered."""
+    """Return every node of the model that `lower` would decline, with the reason; empty if it can be lowered."""
     lowering = _Lowering(model)
     lowering.run()
     return lowering.problems
 
 
 def describe(problems: list[UnsupportedNode]) -> str:
-    """The problems as one message, nodes with the same operator and reason together."""
+    """Format the problems as one message, grouping nodes with the same operator and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         groups.setdefault((problem.op, problem.reason), []).append(problem.label)
@@ -128,7 +128,7 @@ class _Lowering:
         return Lowered(with_sources(mod, self.ctx.sources), params, inputs, outputs, self.ctx.layers, defaults)
 
     def _finished(self, main: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
-        """The function with the definitions of the sizes that follow from its inputs put before everything else."""
+        """Return the function with the definitions of sizes that follow from its inputs before everything else."""
         body = relax.SeqExpr([relax.BindingBlock(self.ctx.prologue), *main.body.blocks], main.body.body)
         builder.begin_scope(main.params)
         body = builder.normalize(body)
@@ -163,7 +163,7 @@ class _Lowering:
         return exprs[0] if len(exprs) == 1 else relax.Tuple(exprs), infos
 
     def lower_graph(self, graph: Graph) -> list[Operand | None]:
-        """Lower every node of a graph; returns its outputs as tensors, None for those that could not be made."""
+        """Lower every node of a graph; return its outputs as tensors, None for those that could not be computed."""
         self._nodes(graph)
         taken: set[relax.Expr] = set()
         results = []
@@ -181,7 +181,7 @@ class _Lowering:
         return [self._operand(value) for value in graph.outputs]
 
     def _output(self, value: Value, operand: Operand, taken: set[relax.Expr]) -> Operand | None:
-        """An output in memory of its own: not an input, not a weight, not another output."""
+        """Return an output in separate memory: not an input, not a weight, not another output."""
         try:
             expr = self.ctx.tensor(operand)
             if expr in taken or not isinstance(expr, relax.Var) or expr in self.ctx.parameters:
@@ -200,7 +200,7 @@ class _Lowering:
 
     def _node(self, node: Node) -> None:
         if node.outputs and all(value in self.values for value in node.outputs):
-            return  # a node before it has computed its results along with its own
+            return  # a previous node has already computed its results
         self.ctx.begin(_layer(node))
         operands: list[Operand | None] = []
         broken = False
@@ -222,11 +222,11 @@ def _layer(node: Node) -> Layer:
 
 
 def _input_problem(value: Value) -> str:
-    """Why a graph input cannot be an input of the compiled function; empty if it can."""
+    """Return why a graph input cannot be an input of the compiled function; empty if it can."""
     if not isinstance(value.type, TensorType):
         return "only tensors can be inputs"
     if value.shape is None:
-        return "its rank is not known; give its shape with --input"
+        return "its rank is not known; specify its shape with --input"
     if value.dtype in (DType.STRING, DType.UNDEFINED):
         return f"no kernels for element type {value.dtype.text if value.dtype else 'unknown'}"
     return ""
@@ -238,7 +238,7 @@ def _shape_text(shape: list[Dim] | tuple[Dim, ...], ctx: Context | None = None) 
 
 
 def _constant(value: Value) -> Operand:
-    """The contents of an initializer, or of an input that is left out."""
+    """Return the contents of an initializer, or of an omitted input."""
     tensor = value.tensor
-    assert tensor is not None, f"{value.name} is used before it is made"
+    assert tensor is not None, f"{value.name} is used before it is produced"
     return Operand(tensor.dtype.text, tensor.shape, read=tensor.numpy, name=value.name, key=(tensor,))

@@ -1,4 +1,4 @@
-"""What a value of the graph is while it is lowered: a constant, a vector of shape arithmetic, or a tensor."""
+"""Values of the graph during lowering: constants, vectors of shape arithmetic, or tensors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Dim: TypeAlias = int | tirx.Expr
 class Operand:
     """A value during lowering, in one of three forms.
 
-    - a host constant: `array` gives its elements (read only when asked for);
-    - host scalars: `elements` is an object array of Python numbers and symbolic expressions, as shape arithmetic
-      makes them. They are known when the shapes are, so nothing has to run to reshape or slice by them;
-    - a tensor that the compiled code computes: `expr`.
+    * a host constant: `array` returns its elements (read only on demand);
+    * host scalars: `elements` is an object array of Python numbers and symbolic expressions, as computed by shape
+      arithmetic. They are known when the shapes are, so that reshaping or slicing by them needs no kernel;
+    * a tensor that the compiled code computes: `expr`.
 
-    `expr` of the first two is filled in by the context when a kernel needs them as tensors.
+    For the first two, the context fills in `expr` when a kernel needs them as tensors.
 
     `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
-    which several nodes read is stored once.
+    with several consumers is stored once.
     """
 
     __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "shape")
@@ -51,12 +51,12 @@ class Operand:
 
     @classmethod
     def constant(cls, array: np.ndarray, name: str = "") -> Operand:
-        """A host constant with the contents of `array`."""
+        """Return a host constant with the contents of `array`."""
         return cls(str(array.dtype), array.shape, read=lambda: array, name=name)
 
     @classmethod
     def symbolic(cls, elements: np.ndarray, dtype: str) -> Operand:
-        """Host scalars; they become an ordinary constant if none of them is symbolic."""
+        """Return host scalars, or an ordinary constant if none of them is symbolic."""
         if all(isinstance(item, int | float | bool) for item in elements.ravel()):
             return cls.constant(elements.astype(np.dtype(dtype)))
         return cls(dtype, elements.shape, elements=elements)
@@ -68,10 +68,10 @@ class Operand:
         change: Callable[[np.ndarray], np.ndarray],
         pieces: Callable[[np.ndarray], Iterator[np.ndarray]] | None = None,
     ) -> Operand:
-        """Return the constant that `change` makes of this one, of `shape`; nothing is read before it is asked for.
+        """Return the constant of `shape` that `change` computes from this one; nothing is read until it is needed.
 
-        `how` names the change: of equal operands, changes of equal names are equal. `pieces` yields what `change`
-        returns in consecutive parts, where the whole would take much memory beside the original.
+        `how` identifies the change: equal operands with equal changes have equal results. `pieces` yields the result of
+        `change` in consecutive parts, if the whole would take much memory in addition to the original.
         """
 
         def read() -> np.ndarray:
@@ -113,12 +113,12 @@ class Operand:
 
     @property
     def is_host(self) -> bool:
-        """Whether its elements are known before the compiled code runs, symbolic sizes apart."""
+        """Whether its elements are known before the compiled code runs, apart from symbolic sizes."""
         return self._read is not None or self.elements is not None
 
     @property
     def size(self) -> int | None:
-        """How many elements it has, None if that is symbolic."""
+        """The number of elements, None if that is symbolic."""
         if all(isinstance(dim, int) for dim in self.shape):
             return math.prod(int(dim) for dim in self.shape)
         return None
@@ -128,7 +128,7 @@ class Operand:
         return self.dtype.startswith(("float", "bfloat"))
 
     def scalars(self) -> np.ndarray:
-        """Host elements as an object array of Python numbers and expressions. Only for host operands."""
+        """Return host elements as an object array of Python numbers and expressions. Only for host operands."""
         if self.elements is not None:
             return self.elements
         array = self.array

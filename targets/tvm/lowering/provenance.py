@@ -1,9 +1,9 @@
-"""Which layers of the model each call of a kernel computes.
+"""Provenance of kernels: which layers of the model each call of a kernel computes.
 
-Relax fuses the kernels of several nodes into one function with a name of its own, and makes one function of equal
-groups: neither names nor spans lead back to the nodes. So `fuse_operators` compares `main` before and after fusion,
-and finds each call by what it computes: the same function of the same values. What is known travels as two attributes
-of `main` that hold JSON: SOURCES from lowering to fusion, CALLS from there on.
+Relax fuses the kernels of several nodes into one function with a new name, and shares one function among equal groups:
+neither names nor spans lead back to the nodes. So `fuse_operators` compares `main` before and after fusion, and finds
+each call by what it computes: the same function of the same values. The result is stored in two attributes of `main`
+that contain JSON: SOURCES from lowering to fusion, CALLS from there on.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tvm import ir, relax
 from graphopt.profiling.kernels import Kernel
 from graphopt.targets.tvm.tir_passes.work import BYTES, arithmetic
 
-SOURCES = "graphopt.sources"  # variable -> place of its node in `Lowered.layers`
-CALLS = "graphopt.calls"  # variable -> [place of a node, operations of this call that are for it], ...
+SOURCES = "graphopt.sources"  # variable -> index of its node in `Lowered.layers`
+CALLS = "graphopt.calls"  # variable -> [index of a node, operations of this call for it], ...
 SCHEDULE = "graphopt.schedule"
 """The attribute of a scheduled PrimFunc that names its kernel family and plan."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A node as a profile shows it: the user's names for it, its operator, its FLOPs (None: unknown)."""
+    """A node in a profile: the user's names for it, its operator, its FLOPs (None: unknown)."""
 
     names: tuple[str, ...]
     operator: str
@@ -36,14 +36,14 @@ class Layer:
 
 
 def with_sources(mod: tvm.IRModule, sources: dict[str, int]) -> tvm.IRModule:
-    """Note which layer each variable of `main` belongs to."""
+    """Record the layer of each variable of `main`."""
     mod["main"] = mod["main"].with_attr(SOURCES, json.dumps(sources))
     return mod
 
 
 @tvm.transform.module_pass(opt_level=0)
 def fuse_operators(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """`relax.transform.FuseOps`, with the layers of each call noted."""
+    """Apply `relax.transform.FuseOps`, and record the layers of each call."""
     fused = relax.transform.FuseOps()(mod)
     attributes = mod["main"].attrs
     if attributes and SOURCES in attributes:
@@ -58,7 +58,7 @@ def fuse_operators(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm
 
 
 def kernels(mod: tvm.IRModule, layers: Sequence[Layer]) -> list[Kernel]:
-    """The calls of kernels that `main` of a scheduled module makes, in their order; both branches of an `If`."""
+    """Return the kernel calls of `main` in a scheduled module, in order, including both branches of an `If`."""
     main = mod["main"]
     known = json.loads(main.attrs[CALLS]) if main.attrs and CALLS in main.attrs else {}
     total: dict[int, list[float]] = defaultdict(lambda: [0, 0.0])
@@ -85,8 +85,16 @@ def kernels(mod: tvm.IRModule, layers: Sequence[Layer]) -> list[Kernel]:
     return result
 
 
+def layers_by_function(calls: Iterable[Kernel]) -> dict[str, tuple[str, ...]]:
+    """Return the user's nodes that each function computes, over all its calls."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for call in calls:
+        found[call.function].update(dict.fromkeys(call.layers))
+    return {function: tuple(names) for function, names in found.items()}
+
+
 def _flops(parts: Any, layers: Sequence[Layer], total: dict[int, list[float]]) -> int | None:
-    """The share of its layers' FLOPs that falls to one call; None where one of them is not known."""
+    """Return the share of its layers' FLOPs that belongs to one call; None if one of them is not known."""
     flops = 0.0
     for place, work in parts:
         whole = layers[place].flops
@@ -98,7 +106,7 @@ def _flops(parts: Any, layers: Sequence[Layer], total: dict[int, list[float]]) -
 
 
 def bindings(func: relax.Function) -> Iterator[relax.Binding]:
-    """The bindings of a function in their order, those inside of branches before the `If` that holds them."""
+    """Yield the bindings of a function in order, those inside of branches before the `If` that contains them."""
 
     def of(body: relax.Expr) -> Iterator[relax.Binding]:
         for block in body.blocks if isinstance(body, relax.SeqExpr) else ():
@@ -112,13 +120,13 @@ def bindings(func: relax.Function) -> Iterator[relax.Binding]:
 
 
 def _function(value: relax.Expr) -> ir.GlobalVar | None:
-    """The function that a `call_tir` calls."""
+    """Return the function that a `call_tir` calls."""
     is_call = isinstance(value, relax.Call) and getattr(value.op, "name", "").startswith("relax.call_tir")
     return value.args[0] if is_call else None
 
 
 def _work(mod: tvm.IRModule) -> dict[str, float]:
-    """The arithmetic of each call of a kernel in `main`, by the variable that it gives."""
+    """Return the arithmetic of each kernel call in `main`, by the variable that it binds."""
     of_function: dict[str, float] = {}
     result = {}
     for binding in bindings(mod["main"]):
@@ -131,7 +139,7 @@ def _work(mod: tvm.IRModule) -> dict[str, float]:
 
 
 def _filled(main: relax.Function, sources: dict[str, int]) -> dict[str, int]:
-    """With what legalization put before a layer's own variable counted to that layer."""
+    """Assign what legalization inserted before a layer's own variable to that layer."""
     result, waiting = dict(sources), []
     for binding in bindings(main):
         name = binding.var.name
@@ -144,11 +152,11 @@ def _filled(main: relax.Function, sources: dict[str, int]) -> dict[str, int]:
 
 
 def _groups(before: tvm.IRModule, after: tvm.IRModule) -> dict[str, list[str]]:
-    """Variable of `after` -> the variables of `before` that its call computes."""
+    """Map variables of `after` to the variables of `before` that their calls compute."""
     places: dict[Any, deque[str]] = defaultdict(deque)
     for binding in bindings(before["main"]):
         places[_key(binding, {})].append(binding.var.name)
-    env: dict[str, Any] = {}  # the names of `after` as those of `before`
+    env: dict[str, Any] = {}  # the names of `after` in terms of those of `before`
     groups: dict[str, list[str]] = {}
     for binding in bindings(after["main"]):
         body = _fused(binding, after)
@@ -163,14 +171,14 @@ def _groups(before: tvm.IRModule, after: tvm.IRModule) -> dict[str, list[str]]:
 
 
 def _fused(binding: relax.Binding, mod: tvm.IRModule) -> relax.Function | None:
-    """The function that fusion made, if the binding calls one."""
+    """Return the function that fusion created, if the binding calls one."""
     callee = binding.value.op if isinstance(binding.value, relax.Call) else None
     body = mod[callee] if isinstance(callee, ir.GlobalVar) else None
     return body if isinstance(body, relax.Function) else None
 
 
 def _follow(found: Iterable[relax.Binding], env: dict[str, Any], places: dict[Any, deque[str]]) -> list[str]:
-    """The old names of bindings, which are put into `env`; those that nothing matches are left out."""
+    """Return the old names of bindings, and add them to `env`; those without a match are omitted."""
     names = []
     for binding in found:
         key = _key(binding, env)
@@ -183,7 +191,7 @@ def _follow(found: Iterable[relax.Binding], env: dict[str, Any], places: dict[An
 
 
 def _key(binding: relax.Binding, env: dict[str, Any]) -> Any:
-    """What a binding computes, by the old names of what it reads: equal for the same work on the same values."""
+    """Return what a binding computes, by the old names of its operands: equal for the same work on the same values."""
     value = binding.value
     if isinstance(value, relax.Call):
         return ("call", _value(value.op, env), *(_value(argument, env) for argument in value.args))
@@ -201,5 +209,5 @@ def _value(expr: relax.Expr, env: dict[str, Any]) -> Any:
         return ("function", expr.name_hint)
     if isinstance(expr, ir.GenericConst):
         return ("constant", hash(expr))  # TVM's objects are hashed by their addresses, and fusion keeps constants
-    # Sizes and the like: fusion renames the variables in them, and what reads the same values agrees in them anyway.
+    # Sizes and the like: fusion renames their variables, but calls that read the same values agree in them anyway.
     return type(expr).__name__

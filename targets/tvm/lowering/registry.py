@@ -1,4 +1,4 @@
-"""Which converter lowers which operator: one small function per ONNX operator and range of schema versions."""
+"""The registry of converters: one small function per ONNX operator and range of schema versions."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from graphopt.targets.tvm.lowering.operand import Operand
 
 Converter = Callable[["Call"], "Operand | Sequence[Operand | None]"]
-"""Emits Relax for one node and returns its outputs; an output that nobody asked for may be None."""
+"""Emits Relax for one node and returns its outputs; an unused output may be None."""
 
 
 class Declined(Exception):
-    """Raised by a converter that cannot lower a node; the reason is collected, not shown as a traceback."""
+    """Raised by a converter that cannot lower a node; the reason is collected, and no traceback is shown."""
 
 
 _CONVERTERS: dict[str, tuple[list[int], list[Converter]]] = {}
 
 
 def converter(*ops: str, since: int = 1) -> Callable[[Converter], Converter]:
-    """Register a function as the converter of `ops` from version `since` of their operator set on.
+    """Register a function as the converter of `ops` since version `since` of their operator set.
 
     An operator of another domain than ONNX's own is written `domain::Operator`.
     """
@@ -41,12 +41,12 @@ def converter(*ops: str, since: int = 1) -> Callable[[Converter], Converter]:
 
 
 def find(op: str, version: int) -> Converter | None:
-    """The converter of `op` for that version of its operator set, or None."""
+    """Return the converter of `op` for a version of its operator set, or None."""
     versions, functions = _CONVERTERS.get(op, ([], []))
     place = bisect.bisect(versions, version)
     return functions[place - 1] if place else None
 
 
 def operators() -> list[str]:
-    """Every operator that has a converter, sorted."""
+    """Return every operator that has a converter, sorted."""
     return sorted(_CONVERTERS)

@@ -1,6 +1,6 @@
 """Arithmetic on single host values: Python numbers, or symbolic expressions over the model's sizes.
 
-A floating-point host value may be an *integer* expression: it then stands for that whole number exactly. This keeps
+A floating-point host value may be an *integer* expression: it then represents that whole number exactly. This keeps
 `Shape -> Cast(float) -> Mul(2.0) -> Cast(int64)`, as exporters write resizing, an exact `2*n`.
 """
 
@@ -17,7 +17,7 @@ from graphopt.ir.algebra import Algebra, NotRepresentable, is_number
 from graphopt.targets.tvm.lowering.symbols import Symbols
 
 Scalar = Any
-"""bool, int, float or a tirx expression."""
+"""A bool, int, float or tirx expression."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Scalars(Algebra):
     symbols: Symbols
 
     def symbolic(self, op: str, dtype: DType, *operands: Scalar) -> Scalar:
-        """The expression of an operator on expressions and numbers."""
+        """Return the expression for an operator on expressions and numbers."""
         match op:
             case "Add" | "Sub" | "Mul" | "Min" | "Max":
                 return self._arithmetic(_FUNCTIONS[op], dtype, *operands)
@@ -73,7 +73,7 @@ class Scalars(Algebra):
         return real(a) / real(b)
 
     def _quotient(self, a: Scalar, b: Scalar) -> Scalar:
-        """Division as ONNX has it: towards zero for integers."""
+        """Divide as ONNX does: towards zero for integers."""
         if is_number(b) and b == 0:
             raise NotRepresentable
         a, b = integer(a), integer(b)
@@ -96,7 +96,7 @@ class Scalars(Algebra):
         return not a if is_number(a) else self.symbols.decide(tirx.Not(a))
 
     def _choice(self, dtype: DType, condition: Scalar, a: Scalar, b: Scalar) -> Scalar:
-        """`a` where the condition holds, else `b`; the condition may be known although `a` or `b` is not."""
+        """Return `a` if the condition holds, else `b`; the condition may be known although `a` or `b` is not."""
         known = self.symbols.decide(condition)
         if isinstance(known, bool):
             return a if known else b
@@ -117,7 +117,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def is_whole(value: Scalar) -> bool:
-    """Whether it is a whole number for certain: an int, a float without fraction, or an integer expression."""
+    """Return whether it certainly is a whole number: an int, a float without fraction, or an integer expression."""
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, int) or str(value.ty.dtype) == "int64"
@@ -128,14 +128,14 @@ def _whole(value: Scalar) -> Scalar:
 
 
 def real(value: Scalar) -> tirx.Expr:
-    """The value as a float32 expression."""
+    """Return the value as a float32 expression."""
     if is_number(value):
         return tirx.const(float(value), "float32")
     return value if str(value.ty.dtype) == "float32" else value.astype("float32")
 
 
 def integer(value: Scalar) -> tirx.Expr:
-    """An integer value as an int64 expression."""
+    """Return an integer value as an int64 expression."""
     if is_number(value):
         return tirx.const(int(value), "int64")
     return value if str(value.ty.dtype) == "int64" else value.astype("int64")

@@ -1,4 +1,4 @@
-"""Sizes while a model is lowered: named, derived, and checked when the code runs where nothing proves them."""
+"""Sizes during lowering: named, derived, and checked at run time if they cannot be proven."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphopt.targets.tvm.lowering.symbols import Symbols
 
 
 class Sizes:
-    """The symbolic sizes of a lowering, and the code that `builder` builds to define and check them."""
+    """The symbolic sizes of a lowering, and the code from `builder` that defines and checks them."""
 
     def __init__(self, builder: relax.BlockBuilder) -> None:
         self.builder = builder
@@ -22,21 +22,21 @@ class Sizes:
         self._depth = 0
 
     def dim(self, size: Dim) -> Dim:
-        """A number or a plain variable equal to `size`, defined in the emitted code if it is new."""
+        """Return a number or a plain variable equal to `size`, defined in the emitted code if it is new."""
         return self.symbols.derived(size, self._define)
 
     def shape(self, sizes: Sequence[Dim]) -> tuple[Dim, ...]:
         return tuple(self.dim(size) for size in sizes)
 
     def _define(self, size: tirx.Expr, var: tirx.Var) -> None:
-        """Have the compiled code define a variable: at its start, unless code must run to find the value."""
+        """Define a variable in the compiled code: at its start, unless code must run to compute the value."""
         self._match(size, var, early=not self.symbols.is_late(size))
 
     def _match(self, value: Dim, pattern: Dim, *, early: bool) -> None:
         """Define `pattern` as `value` if it is a new variable, else check that they are equal.
 
-        The value goes through a call that TVM cannot look through. TVM would put the definition in the place of the
-        variable otherwise, and its fusion then fails on kernels that take the size as an argument.
+        The value goes through a call that is opaque to TVM. Otherwise TVM would substitute the definition for the
+        variable, and its fusion then fails on kernels that take the size as an argument.
         """
         shape = relax.ShapeExpr([extent(value)])
         kind, wanted = relax.ShapeType(ndim=1), relax.ShapeType([extent(pattern)])
@@ -48,26 +48,26 @@ class Sizes:
             self.match_late(call_packed("vm.builtin.copy", shape, ty_args=kind), wanted)
 
     def match_late(self, call: relax.Expr, wanted: relax.ShapeType) -> None:
-        """Bind or check what a call gives, where the code stands.
+        """Bind or check the result of a call at the current position of the code.
 
-        Calls that are not pure stay outside the blocks that TVM fuses: inside of one, it would move kernels in front
-        of the definition of the sizes that they use.
+        Impure calls stay outside the blocks that TVM fuses: inside of one, it would move kernels before the definition
+        of the sizes that they use.
         """
         self.builder.match_cast(self.builder.emit(call), wanted)
         self.barrier()
 
     def barrier(self) -> None:
-        """End a block of pure code: sizes matched before it can be used by the code after it."""
+        """End a block of pure code, so that sizes matched before can be used by the code after it."""
         nothing = relax.ShapeExpr([tirx.IntImm("int64", 0)])
         self.builder.emit(call_packed("vm.builtin.copy", nothing, ty_args=relax.ShapeType(ndim=1)))
         self.is_pure = False
 
     def same(self, left: Dim, right: Dim) -> bool:
-        """Whether two sizes are certainly equal."""
+        """Return whether two sizes are certainly equal."""
         return self.symbols.equal(left, right)
 
     def check_equal(self, left: Dim, right: Dim) -> None:
-        """Have the compiled code check that two sizes are equal. Raises Declined if they never are."""
+        """Check at run time that two sizes are equal. Raises Declined if they never are."""
         if isinstance(left, int) and isinstance(right, int) and left != right:
             raise Declined(f"a size of {left} where {right} is needed")
         if isinstance(left, int) and not isinstance(right, int):
@@ -77,7 +77,7 @@ class Sizes:
             self.symbols.assume_equal(left, right)
 
     def check_positive(self, size: Dim) -> None:
-        """Have the compiled code check that a size is not 0, where that is not known."""
+        """Check at run time that a size is not 0, if that is not known."""
         if isinstance(size, int) or self.symbols.is_positive(size):
             return
         one = tirx.IntImm("int64", 1)
@@ -88,9 +88,9 @@ class Sizes:
         return self._depth > 0 or any(self.symbols.is_late(self.symbols.expand(size)) for size in sizes)
 
     def require(self, operand: Operand, shape: Sequence[Dim]) -> Operand:
-        """The operand, after it was made sure that it has `shape`: proven, or checked when the code runs.
+        """Return the operand after ensuring that it has `shape`, by proof or by a check at run time.
 
-        It keeps its own way of writing its sizes. Raises Declined if they certainly differ.
+        Its own expressions for its sizes are kept. Raises Declined if they certainly differ.
         """
         if operand.rank != len(shape):
             raise Declined(f"rank {operand.rank} where {len(shape)} is needed")
@@ -126,14 +126,14 @@ class Sizes:
         return result
 
     def _stretched(self, size: Dim, other: Dim) -> Dim:
-        """The size that an open one and another broadcast to."""
+        """Return the size that an open one and another broadcast to."""
         if self.same(size, other) or self.symbols.stretches(size, other):
             return other
         if self.symbols.stretches(other, size):
             return size
         result = other
         if not isinstance(other, int):
-            # A size of its own, not an expression: those of a chain of broadcasts would double at each.
+            # A new size, not an expression, because the expressions in a chain of broadcasts would double at each step.
             one = tirx.IntImm("int64", 1)
             result = self.symbols.fresh("d", late=self._is_late(size, other))
             self._match(tirx.Select(tirx.EQ(other, one), size, other), result, early=not self._is_late(size, other))
@@ -142,7 +142,7 @@ class Sizes:
         return result
 
     def _check_stretches(self, size: Dim, result: Dim) -> None:
-        """Have the compiled code check that a size is 1 or `result`."""
+        """Check at run time that a size is 1 or `result`."""
         if isinstance(size, int) or size is result:
             return
         found = tirx.Select(tirx.EQ(size, tirx.IntImm("int64", 1)), extent(result), size)
@@ -152,7 +152,7 @@ class Sizes:
 
 
 def call_packed(name: str, argument: relax.Expr, ty_args: relax.ShapeType) -> relax.Call:
-    """A call of a runtime function that TVM takes to have effects."""
+    """Return a call of a runtime function that TVM assumes to have side effects."""
     return relax.Call(relax.ExternFunc(name), [argument], ty_args=[ty_args])
 
 

@@ -1,4 +1,4 @@
-"""The symbolic sizes of a model: names, what is known about them, and proofs over them."""
+"""The symbolic sizes of a model: names, known properties, and proofs about them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tvm import tirx
 from graphopt.targets.tvm.lowering.operand import Dim
 
 LARGEST = 10**9
-"""What every size of a model is taken to be at most; exporters write it to mean "to the end"."""
+"""The assumed upper bound of every size of a model; exporters write it to mean "to the end"."""
 
 
 class Symbols:
-    """Symbolic integers, each a `tirx.Var`, with the definition of those that follow from others."""
+    """Symbolic integers, each a `tirx.Var`, with the definitions of those that follow from others."""
 
     def __init__(self) -> None:
         self.analyzer = tvm.sym.Analyzer()
@@ -31,7 +31,7 @@ class Symbols:
         self._stretching: set[tuple[str, str]] = set()
 
     def size(self, name: str | None) -> tirx.Var:
-        """The size that a model calls `name`; a fresh one for each call with None."""
+        """Return the size that a model calls `name`; a new one for each call with None."""
         if name is None:
             return self.fresh("d")
         if name not in self._named:
@@ -39,12 +39,12 @@ class Symbols:
         return self._named[name]
 
     def fresh(self, hint: str, *, largest: int = LARGEST, late: bool = False) -> tirx.Var:
-        """A new integer of which nothing is known but that it is not negative and at most `largest`.
+        """Return a new integer that is only known to be non-negative and at most `largest`.
 
-        A `late` one is not known from the shapes of the inputs alone: code must run to find it.
+        A `late` one is not determined by the shapes of the inputs: code must run to compute it.
         """
         clean = "".join(c if c.isalnum() and c.isascii() else "_" for c in hint) or "d"
-        # Names are unique: expressions are told apart by their text.
+        # Names are unique, because expressions are distinguished by their text.
         name = unique(clean if not clean[0].isdigit() else f"d{clean}", self._names)
         var = tirx.Var(name, "int64")
         self._known[var] = None
@@ -57,14 +57,14 @@ class Symbols:
         return var in self._known
 
     def simplify(self, expr: Dim) -> Dim:
-        """An equal expression as short as the analyzer can make it; a Python int if it is a constant."""
+        """Return an equal expression, as short as the analyzer can make it; a Python int if it is constant."""
         if isinstance(expr, int):
             return expr
         result = self.analyzer.simplify(expr)
         return int(result) if isinstance(result, tirx.IntImm) else result
 
     def expand(self, expr: Dim) -> Dim:
-        """`expr` over the model's own sizes: derived ones replaced by their definitions, then simplified."""
+        """Return `expr` over the model's own sizes: derived ones are replaced by their definitions, then simplified."""
         if isinstance(expr, int):
             return expr
 
@@ -78,7 +78,7 @@ class Symbols:
         return tvm_ffi.structural_map(expr, (tvm.ir.Var, definition), order="post")
 
     def derived(self, expr: Dim, bind: Callable[[tirx.Expr, tirx.Var], None]) -> Dim:
-        """A constant or a plain variable that equals `expr`, so that kernels see no arithmetic in their shapes.
+        """Return a constant or a plain variable that equals `expr`, so that kernels have no arithmetic in their shapes.
 
         `bind` is called with the definition when a new variable is needed.
         """
@@ -97,7 +97,7 @@ class Symbols:
         return self._derived[key]
 
     def equal(self, left: Dim, right: Dim) -> bool:
-        """Whether two sizes are certainly the same."""
+        """Return whether two sizes are certainly the same."""
         if isinstance(left, int) and isinstance(right, int):
             return left == right
         if left is right or self._pair(left, right) in self._checked:
@@ -105,37 +105,37 @@ class Symbols:
         return self.always(tirx.EQ(_expr(self.expand(left)), _expr(self.expand(right))))
 
     def assume_equal(self, left: Dim, right: Dim) -> None:
-        """From now on two sizes are the same: the compiled code checks it."""
+        """Assume from now on that two sizes are the same, which the compiled code checks."""
         self._checked.add(self._pair(left, right))
 
     def stretches(self, size: Dim, result: Dim) -> bool:
-        """Whether a size is certainly 1 or `result`, or is checked to be."""
+        """Return whether a size is certainly 1 or `result`, or is checked to be."""
         return (str(self.expand(size)), str(self.expand(result))) in self._stretching
 
     def assume_stretches(self, size: Dim, result: Dim) -> None:
-        """From now on a size is 1 or `result`: the compiled code checks it."""
+        """Assume from now on that a size is 1 or `result`, which the compiled code checks."""
         self._stretching.add((str(self.expand(size)), str(self.expand(result))))
 
     def is_positive(self, size: Dim) -> bool:
-        """Whether a size is certainly not 0, or is checked not to be."""
+        """Return whether a size is certainly not 0, or is checked not to be."""
         full = self.expand(size)
         if isinstance(full, int):
             return full > 0
         return str(full) in self._positive or self.always(full > tirx.IntImm("int64", 0))
 
     def assume_positive(self, size: Dim) -> None:
-        """From now on a size is known not to be 0: the compiled code checks it."""
+        """Assume from now on that a size is not 0, which the compiled code checks."""
         self._positive.add(str(self.expand(size)))
 
     def _pair(self, left: Dim, right: Dim) -> frozenset[str]:
         return frozenset((str(self.expand(left)), str(self.expand(right))))
 
     def always(self, condition: tirx.Expr | bool) -> bool:
-        """Whether a condition over sizes certainly holds."""
+        """Return whether a condition over sizes certainly holds."""
         return condition if isinstance(condition, bool) else bool(self.analyzer.can_prove(condition))
 
     def decide(self, condition: tirx.Expr | bool) -> tirx.Expr | bool:
-        """A condition as True or False where that can be proven, else unchanged."""
+        """Return a condition as True or False if that can be proven, else unchanged."""
         if isinstance(condition, bool):
             return condition
         full = self._substitute(condition)
@@ -146,21 +146,21 @@ class Symbols:
         return condition
 
     def is_late(self, size: Dim) -> bool:
-        """Whether code must run before a size is known."""
+        """Return whether code must run before a size is known."""
         return not isinstance(size, int) and any(var in self._late for var in tirx.analysis.undefined_vars(size))
 
     def scope(self) -> Scope:
-        """What is known now; `leave` goes back to it."""
+        """Return the current state of knowledge; `leave` returns to it."""
         return Scope(dict(self._derived), len(self._late))
 
     def leave(self, scope: Scope) -> None:
-        """Late sizes found since `scope` were bound inside a branch that is now closed: they are not used again."""
+        """Forget late sizes found since `scope`: they were bound inside a branch that is now closed."""
         self._hidden.update(list(self._late)[scope.late :])
         kept = {key: var for key, var in self._derived.items() if var not in self._hidden}
         self._derived = scope.derived | kept
 
     def is_visible(self, size: Dim) -> bool:
-        """Whether a size can be computed here: none of its variables was bound in a closed branch."""
+        """Return whether a size can be computed here: none of its variables was bound in a closed branch."""
         if isinstance(size, int):
             return True
         return not any(var in self._hidden for var in tirx.analysis.undefined_vars(size))
@@ -168,14 +168,14 @@ class Symbols:
 
 @dataclass(frozen=True)
 class Scope:
-    """The derived sizes, and the number of late ones, at some moment."""
+    """The derived sizes and the number of late ones at some moment."""
 
     derived: dict[str, tirx.Var]
     late: int
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """`name`, or `name` with the first number that makes it new; adds it to `taken`."""
+    """Return `name`, or `name` with the first number that makes it new; add it to `taken`."""
     candidate, number = name, 0
     while candidate in taken:
         number += 1

@@ -1,9 +1,9 @@
-"""Writes concatenated tensors in place: each piece is computed where it belongs, and nothing is copied.
+"""In-place concatenation: each operand is computed directly in its part of the result, and nothing is copied.
 
-After FuseTIR, a kernel that computes a piece gets a variant whose result is a part of the whole tensor. The first one
-allocates the whole, the others are given it (`call_tir_inplace`). What else reads the piece reads that part of the
-whole. A piece may be a concatenation itself, as in DenseNet: all then share one tensor. A piece that cannot be
-computed in place (an input, a result that leaves the block) is copied there by a kernel.
+After FuseTIR, a kernel that computes an operand gets a variant whose result is a part of the whole tensor. The first
+one allocates the whole, the others receive it (`call_tir_inplace`). Other consumers of the operand read that part of
+the whole. An operand may be a concatenation itself, as in DenseNet: all then share one tensor. An operand that cannot
+be computed in place (an input, a result that leaves the block) is copied by a kernel.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from graphopt.targets.tvm.kernels.pooling import compute as pooling
 from graphopt.targets.tvm.kernels.winograd import compute as winograd
 
 PLACEABLE = frozenset({direct.KERNEL, depthwise.KERNEL, pooling.KERNEL, lrn.KERNEL, winograd.KERNEL})
-"""Families whose loop nests ask for the extents of what they compute, and not of the buffers that hold it."""
+"""The families whose loop nests use the extents of what they compute, not those of the buffers."""
 
 CONCAT = "graphopt.concat"
-"""The attribute of a kernel that does nothing but concatenate its operands, and its axis."""
+"""The attribute with the axis of a kernel that only concatenates its operands."""
 
 
 @tvm.transform.module_pass(opt_level=0)
 def place_pieces(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """The pass: to be run after FuseTIR, before kernels are scheduled and memory is planned."""
+    """Apply the pass; to be run after FuseTIR, before scheduling and memory planning."""
     main = mod["main"]
     uses = _uses(main)
     places: dict[Any, _Place] = {}
-    # From the last to the first, so that a concatenation of concatenations finds its outermost one.
+    # From last to first, so that a concatenation of concatenations finds the outermost one.
     for binding in reversed(_bindings(main)):
         if _is_concat(binding, mod) and binding.var not in places and isinstance(binding.var, relax.DataflowVar):
             whole = _Whole(tuple(int(size) for size in binding.var.ty.shape), str(binding.var.ty.dtype))
@@ -50,7 +50,7 @@ def place_pieces(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.I
 
 @dataclass(eq=False)
 class _Whole:
-    """A tensor that is written piece by piece; `var` is what it is called after the last write so far."""
+    """A tensor that is written in parts; `var` is its name after the last write so far."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -59,13 +59,13 @@ class _Whole:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value lies: `offset` elements from the beginning of an axis of a whole."""
+    """The location of a value: `offset` elements from the beginning of an axis of a whole."""
 
     whole: _Whole
     axis: int
     offset: int
     is_joined: bool
-    """The value is itself made of pieces, and no kernel computes it."""
+    """Whether the value itself consists of parts, so that no kernel computes it."""
 
 
 def _bindings(main: relax.Function) -> list[relax.VarBinding]:
@@ -74,7 +74,7 @@ def _bindings(main: relax.Function) -> list[relax.VarBinding]:
 
 
 def _uses(main: relax.Function) -> dict[Any, list[relax.VarBinding | None]]:
-    """Variable -> the bindings that read it, None for a use in anything but a binding's arguments."""
+    """Map variables to the bindings that read them, None for a use in anything but a binding's arguments."""
     found: dict[Any, list[relax.VarBinding | None]] = {}
     known = {binding.var: binding for binding in _bindings(main)}
     for block in main.body.blocks:
@@ -93,13 +93,13 @@ def _uses(main: relax.Function) -> dict[Any, list[relax.VarBinding | None]]:
 
 
 def _arguments(value: Any) -> Iterator[Any]:
-    """The variables that a call of a kernel is given."""
+    """Yield the variables that a kernel call receives."""
     if _callee(value) is not None:
         yield from (argument for argument in value.args[1].fields if isinstance(argument, relax.Var))
 
 
 def _callee(value: Any) -> ir.GlobalVar | None:
-    """The kernel with one result that a value calls."""
+    """Return the kernel with one result that a value calls."""
     is_call = isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.call_tir"
     single = is_call and len(value.ty_args) == 1 and isinstance(value.ty_args[0], relax.TensorType)
     return value.args[0] if single and isinstance(value.args[1], relax.Tuple) else None
@@ -124,7 +124,7 @@ def _place(
     mod: tvm.IRModule,
     places: dict[Any, _Place],
 ) -> None:
-    """Give a concatenation and what it is made of their places in a whole."""
+    """Assign a concatenation and its operands their places in a whole."""
     pending = [(var, offset)]
     while pending:
         joined, start = pending.pop()
@@ -146,9 +146,10 @@ def _place(
 
 
 def _may_read(reader: relax.VarBinding, offset: int, mod: tvm.IRModule) -> bool:
-    """A kernel can be told that its operand is a part of something larger.
+    """Return whether a kernel can read an operand that is a part of something larger.
 
-    The loop nests of kernel families address their operands themselves, so that the part has to be at the beginning.
+    The loop nests of kernel families compute the addresses of their operands themselves, so the part must be at the
+    beginning.
     """
     callee = _callee(reader.value)
     if callee is None or not isinstance(mod[callee], tirx.PrimFunc):
@@ -158,7 +159,7 @@ def _may_read(reader: relax.VarBinding, offset: int, mod: tvm.IRModule) -> bool:
 
 
 def _may_write(func: Any) -> bool:
-    """A kernel of one result that is static and written by blocks."""
+    """Return whether a kernel has one static result that is written by blocks."""
     if not isinstance(func, tirx.PrimFunc) or not isinstance(func.body, s_tir.SBlockRealize):
         return False
     buffers = [param for param in func.params if tirx.is_buffer_var(param)]
@@ -169,14 +170,14 @@ def _may_write(func: Any) -> bool:
 
 
 def _kernels(func: tirx.PrimFunc) -> set[str]:
-    """The kernel families that the blocks of a function belong to."""
+    """Return the kernel families that the blocks of a function belong to."""
     found: list[Any] = []
     tvm_ffi.structural_walk(func.body, [(s_tir.SBlock, found.append)])
     return {str(block.annotations["kernel"]) for block in found if "kernel" in block.annotations}
 
 
 def part_of(func: tirx.PrimFunc, index: int, shape: Sequence[int], axis: int, offset: int) -> tirx.PrimFunc:
-    """`func` with parameter `index` as a part of a larger tensor of `shape`, from `offset` of `axis` on."""
+    """Return `func` with parameter `index` as a part of a larger tensor of `shape`, from `offset` of `axis` on."""
     old = func.params[index]
     new = tirx.decl_buffer([tirx.IntImm("int64", size) for size in shape], old.dtype, old.name)
 
@@ -206,7 +207,7 @@ def part_of(func: tirx.PrimFunc, index: int, shape: Sequence[int], axis: int, of
 
 @mutator
 class _InPlace(PyExprMutator):
-    """Rewrites the calls that compute, join or read placed values."""
+    """Rewrites the calls that compute, concatenate or read placed values."""
 
     def __init__(self, mod: tvm.IRModule, places: dict[Any, _Place]) -> None:
         super().__init__(mod)
@@ -241,7 +242,7 @@ class _InPlace(PyExprMutator):
         self.set_var_remap(binding.var, emit(call, binding.var.name))
 
     def _reading(self, callee: Any, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], tirx.PrimFunc]:
-        """The kernel that reads its placed operands where they are, and what makes it different."""
+        """Return the kernel that reads its placed operands in place, and what distinguishes it."""
         func: tirx.PrimFunc = self.mod[callee]
         key: tuple[Any, ...] = ()
         for index, argument in enumerate(arguments):
@@ -267,7 +268,7 @@ class _InPlace(PyExprMutator):
         return whole.var
 
     def _join(self, binding: relax.VarBinding, place: _Place) -> None:
-        """Copy what is not there yet; from here on the concatenation is the whole, or a part of it."""
+        """Copy missing parts; from here on, the concatenation is the whole, or a part of it."""
         offset = place.offset
         for piece in binding.value.args[1].fields:
             there = self.places.get(piece)
@@ -283,7 +284,7 @@ class _InPlace(PyExprMutator):
 
 
 def _copy(shape: Sequence[int], dtype: str) -> tirx.PrimFunc:
-    """A kernel that copies a tensor."""
+    """Return a kernel that copies a tensor."""
     data = te.placeholder([tirx.IntImm("int64", size) for size in shape], dtype, name="x")
     result = te.compute(data.shape, lambda *index: data(*index), name="copy")
     return te.create_prim_func([data, result], "int64").without_attr("global_symbol")

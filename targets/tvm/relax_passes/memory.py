@@ -1,7 +1,7 @@
-"""How much memory the values between kernels take, without and with planning.
+"""The memory that intermediate values take, without and with planning.
 
-Counted on Relax code at two points of the pipeline: where each value still has memory of its own, and where storage
-is shared, by doing what the virtual machine and its pool of memory would do.
+It is measured on Relax code at two points of the pipeline, where each value still has separate memory and where storage
+is shared, by simulating the virtual machine and its memory pool.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tvm import relax, sym, tirx
 
 from graphopt.runtime.manifest import Memory
 
-_PAGE = 4096  # the pool of the virtual machine hands out whole pages
+_PAGE = 4096  # the pool of the virtual machine allocates whole pages
 _ALLOCATIONS = {"relax.builtin.alloc_tensor", "relax.memory.alloc_storage"}
 _ENDS = {"relax.memory.kill_tensor", "relax.memory.kill_storage"}
 
 Roots = frozenset[relax.Var]
-"""The allocations that a value may lie in."""
+"""The allocations that a value may be in."""
 
 
 @dataclass
 class Meter:
-    """Takes part in one build as two passes, and then knows the `memory` of the function `main`."""
+    """Two passes of one build, after which `memory` of the function `main` is known."""
 
     tensors: int = 0
     live: int = 0
@@ -39,11 +39,11 @@ class Meter:
         return Memory(self.tensors, self.live, self.allocated, tuple(sorted(self.sizes)))
 
     def before(self) -> tvm.transform.Pass:
-        """After CallTIRRewrite: measures the values."""
+        """Return a pass after CallTIRRewrite that measures the values."""
         return self._pass(self._measure_values, "graphopt.MeasureValues")
 
     def after(self) -> tvm.transform.Pass:
-        """After KillAfterLastUse: measures the storage."""
+        """Return a pass after KillAfterLastUse that measures the storage."""
         return self._pass(self._measure_storage, "graphopt.MeasureStorage")
 
     def _pass(self, look: object, name: str) -> tvm.transform.Pass:
@@ -89,7 +89,7 @@ class Meter:
                 holders.update(roots.get(binding.var, ()))
 
     def _bytes(self, call: relax.Call) -> int:
-        """The bytes that an allocation asks for; a size that is open counts as 1, and is noted."""
+        """Return the bytes of an allocation; an open size counts as 1, and is recorded."""
         count = 1
         for size in call.args[0].values:
             found: list[tirx.Var] = []
@@ -103,12 +103,12 @@ class Meter:
 
 
 def _in_pages(size: int) -> int:
-    """What the pool hands out for so many bytes."""
+    """Return what the pool allocates for `size` bytes."""
     return math.ceil(size / _PAGE) * _PAGE
 
 
 def _bindings(body: relax.SeqExpr) -> Iterator[relax.Binding]:
-    """Every binding in the order of execution, the branches of an `If` one after the other before its own."""
+    """Yield every binding in the order of execution, the branches of an `If` one after the other before its own."""
     for block in body.blocks:
         for binding in block.bindings:
             if isinstance(binding.value, relax.If):
@@ -118,7 +118,7 @@ def _bindings(body: relax.SeqExpr) -> Iterator[relax.Binding]:
 
 
 def _roots(bindings: list[relax.Binding], body: relax.SeqExpr) -> tuple[dict[relax.Var, Roots], Roots]:
-    """For each variable the allocations that it may lie in, and those that the function's result may lie in."""
+    """Return, for each variable, the allocations that it may be in, and those that the function's result may be in."""
     roots: dict[relax.Var, Roots] = {}
     for binding in bindings:
         if _op(binding) in _ALLOCATIONS:
@@ -135,7 +135,7 @@ def _used(expr: relax.Expr, roots: dict[relax.Var, Roots]) -> Roots:
 
 
 def _runs_a_kernel(value: relax.Expr) -> bool:
-    """Its result is no tensor: what it computes is written into an argument."""
+    """Return whether its result is not a tensor: what it computes is written into an argument."""
     return isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar)
 
 

@@ -1,4 +1,4 @@
-"""Puts into one order what TVM leaves in the order of memory addresses, so that building twice gives the same bytes."""
+"""Canonical orders for what TVM leaves in the order of memory addresses, so that equal builds give equal bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 @tvm.transform.module_pass(opt_level=0)
 def order_shape_functions(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After VMShapeLower: assignments of sizes in the order of their places.
+    """Sort assignments of sizes by their places, after VMShapeLower.
 
-    They may stand in any order: each reads sizes that were known before the function was called.
+    Any order is valid: each reads only sizes that were known before the function was called.
     """
     for name, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc) and func.attrs and "tirx.is_host_func" in func.attrs:
@@ -26,7 +26,7 @@ def order_shape_functions(mod: tvm.IRModule, context: tvm.transform.PassContext)
 
 @tvm.transform.module_pass(opt_level=0)
 def order_symbols(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After FuseTIR: the sizes that a fused function is given, in the order of their names."""
+    """Sort the sizes that a fused function receives by their names, after FuseTIR."""
     orders: dict[tvm.ir.GlobalVar, list[int]] = {}
     for name, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc):
@@ -44,7 +44,7 @@ def order_symbols(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.
 
 
 def _order(func: tirx.PrimFunc) -> list[int]:
-    """The parameters by their old places: those that are sizes sorted by name, all others where they were."""
+    """Return the parameters by their old places: sizes sorted by name, all others where they were."""
     sizes = [index for index, param in enumerate(func.params) if isinstance(param.ty, tvm.ir.PrimType)]
     names = {func.params[index].name for index in sizes}
     order = list(range(len(func.params)))
@@ -62,7 +62,7 @@ def _numbers_as_numbers(name: str) -> list[tuple[int, str]]:
 
 @mutator
 class _Callers(PyExprMutator):
-    """Gives the functions whose parameters were moved their arguments in the new order."""
+    """Passes arguments in the new order to functions whose parameters were moved."""
 
     def __init__(self, mod: tvm.IRModule, orders: dict[tvm.ir.GlobalVar, list[int]]) -> None:
         super().__init__(mod)
@@ -72,7 +72,7 @@ class _Callers(PyExprMutator):
         call = self.visit_expr_post_order(call)
         if len(call.args) < 2 or not isinstance(call.args[0], tvm.ir.GlobalVar) or call.args[0] not in self.orders:
             return call
-        # The arguments are those parameters that come before the results; only they were moved.
+        # The arguments are the parameters before the results; only these were moved.
         given = call.args[1].fields
         moved = relax.Tuple([given[index] for index in self.orders[call.args[0]][: len(given)]])
         return relax.Call(call.op, [call.args[0], moved, *call.args[2:]], call.attrs, call.ty_args, call.span)

@@ -1,10 +1,10 @@
-"""Writes results over operands that nothing reads any more: a residual sum takes the place of the residual.
+"""In-place results: a residual sum overwrites the residual if nothing reads that afterwards.
 
-Safe where the kernel reads the operand only where it writes its result, element by element. That is seen before
-schedules (`note_overwritable`), while each block still says what it reads. It becomes true afterwards (`overwrite`),
-because schedules want results and operands apart: the call becomes `call_tir_inplace`, and the kernel gets one
-parameter for both, so that the code generator knows that they are the same memory. What keeps unfinished sums in its
-result, or stores an element twice, stays as it is.
+This is safe if the kernel reads the operand only where it writes its result, element by element. That is determined
+before scheduling (`note_overwritable`), while each block still declares what it reads. It is applied afterwards
+(`overwrite`), because schedules need separate results and operands: the call becomes `call_tir_inplace`, and the kernel
+gets one parameter for both, so that the code generator knows that they are the same memory. Kernels that keep partial
+sums in their result, or store an element twice, are left alone.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from graphopt.targets.tvm.kernels.common.blocks import SPATIAL, is_identity
 from graphopt.targets.tvm.tir_passes.transpose import TRANSPOSE
 
 OVERWRITABLE = "graphopt.overwritable"
-"""The attribute of a PrimFunc: the parameters that its last one, the result, may share its memory with."""
+"""The attribute of a PrimFunc that lists the parameters whose memory its last one, the result, may share."""
 
 _NEVER = 1 << 62
 
 
 @tvm.transform.module_pass(opt_level=0)
 def note_overwritable(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After FuseTIR and before schedules: notes at every kernel which operands its result may take the place of."""
+    """Record for every kernel which operands its result may overwrite; after FuseTIR and before scheduling."""
     for name, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc) and (found := overwritable(func)):
             mod.update_func(name, func.with_attr(OVERWRITABLE, found))
@@ -36,11 +36,11 @@ def note_overwritable(mod: tvm.IRModule, context: tvm.transform.PassContext) -> 
 
 
 def overwritable(func: tirx.PrimFunc) -> list[int]:
-    """The parameters that are read nowhere but where the last one, the result, is written: element for element."""
+    """Return the parameters that are only read where the last one, the result, is written, element by element."""
     blocks: list[s_tir.SBlock] = []
     tvm_ffi.structural_walk(func.body, [(s_tir.SBlock, blocks.append)])
     leaves = [block for block in blocks if block.iter_vars]
-    # Code outside of blocks, or opaque blocks, would be read by nobody here.
+    # Code outside of blocks, and opaque blocks, would not be analyzed.
     if len(leaves) + 1 != len(blocks) or not func.params:
         return []
     result = func.params[-1]
@@ -55,7 +55,7 @@ def overwritable(func: tirx.PrimFunc) -> list[int]:
     known: dict[Any, bool] = {result: True}
 
     def reaches_only_its_place(buffer: Any) -> bool:
-        """What a buffer holds at a place is read for the result at that place alone."""
+        """Return whether an element of a buffer is only read for the result at the same place."""
         if buffer not in known:
             known[buffer] = False
             known[buffer] = bool(readers.get(buffer)) and all(
@@ -80,7 +80,7 @@ def _loads(block: s_tir.SBlock) -> list[ir.TensorLoad]:
 
 
 def _is_elementwise(block: s_tir.SBlock, buffer: Any) -> bool:
-    """The block goes through all of a buffer, and writes one element where it reads one."""
+    """Return whether the block covers all of a buffer, and writes one element where it reads one."""
     body = block.body
     if not isinstance(body, tirx.BufferStore) or any(int(axis.iter_type) != SPATIAL for axis in block.iter_vars):
         return False
@@ -94,7 +94,7 @@ def _is_elementwise(block: s_tir.SBlock, buffer: Any) -> bool:
 
 @tvm.transform.module_pass(opt_level=0)
 def overwrite(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After schedules and before memory is planned: results of `main` in the place of operands used up by them."""
+    """Make results of `main` overwrite operands without later uses; after scheduling and before memory planning."""
     chosen = _choose(mod)
     if not chosen:
         return mod
@@ -104,7 +104,7 @@ def overwrite(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRMo
 
 
 def _choose(mod: tvm.IRModule) -> dict[Any, int]:
-    """Variable of a result -> the operand of its call whose memory it takes."""
+    """Map variables of results to the operand of their call whose memory they take."""
     main = mod["main"]
     bindings = [(b, getattr(b, "value", None)) for block in main.body.blocks for b in block.bindings]
     last_use: dict[Any, int] = {}
@@ -138,14 +138,14 @@ def _is_call(value: Any, op: str) -> bool:
 
 
 def _sources(value: Any) -> list[Any]:
-    """The variables in whose memory the result of anything but an ordinary call of a kernel may lie."""
+    """Return the variables in whose memory the result of anything but an ordinary kernel call may be."""
     if _is_call(value, "relax.call_tir_inplace"):
         return [value.args[1].fields[int(index)] for index in value.attrs.inplace_indices if int(index) >= 0]
     return list(_variables(value))
 
 
 def _candidates(call: relax.Call, mod: tvm.IRModule) -> list[int]:
-    """The operands of a call that its kernel lets be overwritten."""
+    """Return the operands of a call that its kernel may overwrite."""
     func = mod[call.args[0]]
     single = len(call.ty_args) == 1 and isinstance(call.ty_args[0], relax.TensorType)
     if not single or not isinstance(func, tirx.PrimFunc) or not func.attrs or OVERWRITABLE not in func.attrs:
@@ -162,21 +162,21 @@ def _candidates(call: relax.Call, mod: tvm.IRModule) -> list[int]:
 
 
 def _reads(func: tirx.PrimFunc, buffer: Any) -> bool:
-    """Whether a scheduled kernel reads what it has written there itself."""
+    """Return whether a scheduled kernel reads what it has written itself."""
     loads: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(func.body, [(ir.TensorLoad, loads.append)])
     return any(load.source.same_as(buffer) for load in loads)
 
 
 def _stores_twice(func: tirx.PrimFunc) -> bool:
-    """Whether a scheduled kernel has tiles that may be moved over others, and store what those have stored again."""
+    """Return whether a scheduled kernel may shift tiles so that they overlap others, and store elements twice."""
     loops: list[tirx.For] = []
     tvm_ffi.structural_walk(func.body, [(tirx.For, loops.append)])
     return any(TRANSPOSE in loop.annotations for loop in loops if loop.annotations)
 
 
 class _Memory:
-    """Which variables lie in the same memory, and until when one of them is used: for ever for a parameter's."""
+    """The variables that share memory, and until when each is used: forever for a parameter's."""
 
     def __init__(self) -> None:
         self._parent: dict[Any, Any] = {}
@@ -192,15 +192,15 @@ class _Memory:
         return root
 
     def use(self, var: Any, last: int) -> None:
-        """A new variable, and the place of its last use."""
+        """Add a variable, and the place of its last use."""
         self._last[var] = last
 
     def own(self, var: Any) -> None:
-        """The variable has memory made for it by a call of a kernel."""
+        """Record that the variable has memory that a kernel call allocated."""
         self._made.add(var)
 
     def share(self, var: Any, others: list[Any]) -> None:
-        """The variable lies, or may lie, in the memory of others."""
+        """Record that the variable is, or may be, in the memory of others."""
         for other in others:
             mine, theirs = self._root(var), self._root(other)
             if not mine.same_as(theirs):
@@ -208,7 +208,7 @@ class _Memory:
                 self._last[theirs] = max(self._last.get(theirs, _NEVER), self._last.get(mine, _NEVER))
 
     def ends(self, var: Any, place: int, operands: Any) -> bool:
-        """The memory of a variable was made in this function, is one operand of a call, and is not used after it."""
+        """Return whether a variable's memory was allocated here, is one operand of a call, and is not used after it."""
         root = self._root(var)
         sharing = [other for other in operands if isinstance(other, relax.Var) and self._root(other).same_as(root)]
         return root in self._made and self._last.get(root, _NEVER) == place and len(sharing) == 1
@@ -216,7 +216,7 @@ class _Memory:
 
 @mutator
 class _Overwriter(PyExprMutator):
-    """Makes calls that write over an operand out of those chosen."""
+    """Turns the chosen calls into calls that overwrite an operand."""
 
     def __init__(self, mod: tvm.IRModule, chosen: dict[Any, int]) -> None:
         super().__init__(mod)
@@ -240,7 +240,7 @@ class _Overwriter(PyExprMutator):
 
 
 def one_buffer(func: tirx.PrimFunc, index: int) -> tirx.PrimFunc:
-    """A scheduled kernel without its last parameter, the result, which lies where parameter `index` does."""
+    """Return a scheduled kernel without its last parameter, the result, which is in the memory of parameter `index`."""
     result, operand = func.params[-1], func.params[index]
 
     def store(node: tirx.BufferStore) -> Any:

@@ -1,8 +1,8 @@
-"""Tells TVM's fusion which broadcasts are harmless.
+"""Annotation of broadcasts that TVM may fuse.
 
-`FuseOps` fuses after a convolution or a product only what it takes to be elementwise. An addition of a bias, which is
-broadcast, is none to it, whichever operand comes from the product. Where the operands that are broadcast are weights,
-nothing speaks against it: each element of the result needs one element of each tensor that was computed.
+After a convolution or a matmul, `FuseOps` fuses only what it considers elementwise, which excludes the addition of a
+broadcast bias, whichever operand is the result of the matmul. If the broadcast operands are weights, fusion is fine:
+each element of the result needs one element of each tensor that was computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ELEMENTWISE, BROADCAST = 0, 1  # TOpPattern
 
 @tvm.transform.module_pass(opt_level=0)
 def relax_broadcasts(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After AnnotateTIROpPattern: kernels whose broadcast operands are weights count as elementwise."""
+    """Mark kernels whose broadcast operands are weights as elementwise, after AnnotateTIROpPattern."""
     harmless: dict[ir.GlobalVar, bool] = {}
     for func in list(mod.functions.values()):
         if isinstance(func, relax.Function):
@@ -30,7 +30,7 @@ def relax_broadcasts(mod: tvm.IRModule, context: tvm.transform.PassContext) -> t
 
 
 def _look(func: relax.Function, mod: tvm.IRModule, harmless: dict[ir.GlobalVar, bool]) -> None:
-    """Judge every call of a broadcasting kernel in a function."""
+    """Check every call of a broadcasting kernel in a function."""
     first = int(func.attrs.get("num_input", len(func.params))) if func.attrs else len(func.params)
     weights = list(func.params[first:])
     for block in func.body.blocks:
@@ -50,7 +50,7 @@ def _pattern(kernel: tirx.PrimFunc) -> int | None:
 
 
 def _is_harmless(call: relax.Call, weights: list[Any]) -> bool:
-    """Whether all tensors that are not weights have the shape of the result."""
+    """Return whether all tensors that are not weights have the shape of the result."""
     result = call.ty_args[0]
     if not isinstance(result, relax.TensorType) or result.shape is None:
         return False

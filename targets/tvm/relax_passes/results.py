@@ -1,7 +1,7 @@
-"""Gives a result that is a constant memory of its own: the caller may write to it, and the next run must not see that.
+"""Copies of results that are constants: the caller may write to them, and the next run must not see that.
 
-A constant that the virtual machine holds would otherwise be handed out itself. (Inputs and weights that come out again
-are told by their addresses, by the runtime.)
+Otherwise the virtual machine would return its own constant. (Inputs and weights that are results are recognized by
+their addresses in the runtime.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COPY = "runtime.TVMTensorCopyFromTo"  # not a kernel, because constant folding 
 
 @tvm.transform.module_pass(opt_level=0)
 def copy_constant_results(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After FoldConstant: constants among the results of a function, or of a branch in it, become copies."""
+    """Turn constants among the results of a function, or of a branch in it, into copies, after FoldConstant."""
     for name, func in mod.functions_items():
         if isinstance(func, relax.Function):
             mod.update_func(name, _Copies(mod).visit_expr(func))

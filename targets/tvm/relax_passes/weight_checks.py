@@ -1,7 +1,7 @@
-"""Leaves out the checks of each weight's dtype and shape that the virtual machine would make in every run.
+"""Removal of the checks of each weight's dtype and shape that the virtual machine would make in every run.
 
-The runtime makes the weights' tensors itself, once, from the manifest that was written together with the code. The
-arguments that a caller gives are still checked.
+The runtime itself creates the weights' tensors, once, from the manifest that was written together with the code. The
+arguments of the caller are still checked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _CHECKS = {"vm.builtin.check_tensor_info", "vm.builtin.match_shape"}
 
 @tvm.transform.module_pass(opt_level=0)
 def trust_weights(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After VMShapeLower: `main` without checks of the parameters from the attribute `num_input` on."""
+    """Remove the checks of `main` for parameters from the attribute `num_input` on, after VMShapeLower."""
     main = mod["main"]
     weights = {var for var in main.params[int(main.attrs["num_input"]) :] if _has_fixed_shape(var)}
     blocks = [

@@ -5,8 +5,8 @@ divisions by them, and every access of an unrolled tile repeats it: LLVM would f
 takes a quarter of a minute over a matrix product of three open sizes. Here each such expression is computed at the
 beginning of the loop, or of the side of a condition, on whose variables it depends, but inside the parallel loop.
 
-Results are kept in buffers that LLVM makes registers of. A variable (`Bind`) would not do: analyses of TVM replace it by
-its value, up to code generation, and what is computed in small steps becomes a tree that grows exponentially.
+Results are kept in buffers that LLVM makes registers of. A variable (`Bind`) would not do: analyses of TVM replace it
+by its value, up to code generation, and what is computed in small steps becomes a tree that grows exponentially.
 
 A division that is moved may then be carried out where it was not before, such as before a loop of no iterations: a
 divisor of zero is replaced by one.
@@ -70,7 +70,7 @@ class _Index:
 class _Hoisting:
     scopes: list[_Scope] = field(default_factory=list)
     outermost: int = 0
-    """The depth of the scope that is a function of its own in the code: no register is shared with what surrounds it."""
+    """The depth of the scope that becomes a function of its own: it shares no register with what surrounds it."""
     depths: dict[int, int] = field(default_factory=dict)
     """Where variables of loops are defined; all others are sizes, known from the beginning, or in `unknown`."""
     unknown: set[int] = field(default_factory=set)
@@ -198,7 +198,7 @@ def _operands(expr: Expr) -> list[Expr]:
     if isinstance(expr, tirx.Broadcast):
         return [expr.value]
     if isinstance(expr, ir.Call):
-        return [arg for arg in expr.args]
+        return list(expr.args)
     return operands_of(expr) or []
 
 

@@ -1,1 +1,1 @@
-"""Measuring which plans and schedules are fastest, and the records of it."""
+"""Measurements of plans and schedules, and their records."""

@@ -1,4 +1,4 @@
-"""Whether two libraries compute the same, on random arguments; this runs in a worker of the bench."""
+"""Comparison of the results of two libraries on random arguments, in a worker of the bench."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from graphopt.proof.tolerance import compare
 
 
 def compare_here(arguments: Sequence[Any], reference: str, library: str) -> str:
-    """What differs between the two libraries, run on this machine; empty if nothing does."""
+    """Return what differs between the two libraries, run on this machine; empty if nothing does."""
     return _differences(tvm.runtime.load_module, tvm.cpu(), arguments, [reference, library])
 
 
 def compare_there(config: Any, arguments: Sequence[Any], reference: str, library: str) -> str:
-    """The same on a device that a tracker lends."""
+    """Do the same on a device of a tracker."""
     session = config.connect_server()
-    names = iter(("reference.so", "library.so"))  # a library that is loaded must not be written over
+    names = iter(("reference.so", "library.so"))  # a loaded library must not be overwritten
 
     def load(path: str) -> Any:
         name = next(names)
@@ -30,7 +30,7 @@ def compare_there(config: Any, arguments: Sequence[Any], reference: str, library
 
 
 def _differences(load: Callable[[str], Any], device: Any, infos: Sequence[Any], libraries: Sequence[str]) -> str:
-    """Results are among the arguments: all of them are compared afterwards."""
+    """Compare all arguments afterwards, which include the results."""
     rng = np.random.default_rng(0)
     arrays = [random(rng, str(dtype), [int(extent) for extent in shape]) for _, dtype, shape in infos]
     results = []
@@ -43,7 +43,7 @@ def _differences(load: Callable[[str], Any], device: Any, infos: Sequence[Any], 
 
 
 def random(rng: np.random.Generator, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    """Numbers of both signs; integers from 1 on, because a divisor may be among them."""
+    """Return numbers of both signs; integers from 1 on, because one may be a divisor."""
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     if dtype.startswith(("int", "uint")):

@@ -1,7 +1,7 @@
 """MetaSchedule's evolutionary search over the schedules of one function, a few candidates at a time.
 
 The design space is that of TVM's rules for LLVM. There is no cost model (TVM's needs one more package): each round
-mutates what was fastest so far, and adds schedules made at random.
+mutates the fastest schedules so far, and adds random ones.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from graphopt.targets.tvm import compat
 
 POPULATION = 32
 RANDOM = 16
-"""Candidates of the first round that are made at random."""
+"""The number of random candidates in the first round."""
 ROUND = 8
-"""Candidates to measure at a time."""
+"""The number of candidates to measure at a time."""
 FAILED = 1e10
-"""Seconds that MetaSchedule takes for a failure."""
+"""The seconds by which MetaSchedule represents a failure."""
 
 
 class Evolution:
-    """A search that begins with schedules that are known. Raises what TVM raises for a function that it cannot take."""
+    """A search that starts from known schedules. Raises what TVM raises for a function that it does not support."""
 
     def __init__(
         self, func: tirx.PrimFunc, target: tvm.target.Target, known: Iterable[tuple[Sequence[Any], float]], seed: int
     ) -> None:
-        """`func` is what `searched.bare` gives, `known` traces as JSON with their seconds, `seed` at least 1."""
+        """`func` is the result of `searched.bare`, `known` traces as JSON with their seconds, `seed` at least 1."""
         mod = tvm.IRModule({"main": func})
         self._target, self._arguments = target, ArgInfo.from_prim_func(func)
         space = ms.space_generator.PostOrderApply(
@@ -57,12 +57,12 @@ class Evolution:
         self._context.pre_tuning(1 << 20, ROUND, self._context.generate_design_space(), self._database, choice)
 
     def candidates(self) -> list[Any]:
-        """What to measure next, at most ROUND; empty when the search finds nothing new."""
+        """Return the next candidates to measure, at most ROUND; empty when the search finds nothing new."""
         self._asked = self._context.generate_measure_candidates() or []
         return [candidate.sch for candidate in self._asked]
 
     def tell(self, times: Sequence[float | None]) -> None:
-        """The seconds of the candidates that `candidates` gave last; None for one that failed."""
+        """Report the seconds of the candidates that `candidates` returned last; None for one that failed."""
         results = []
         for candidate, seconds in zip(self._asked, times, strict=True):
             results.append(ms.runner.RunnerResult([seconds or FAILED], None if seconds else "it failed"))
@@ -76,7 +76,7 @@ class Evolution:
 
 
 def trace_of(sch: Schedule) -> Any:
-    """The steps of a schedule as JSON's types."""
+    """Return the steps of a schedule as JSON types."""
     return _plain(sch.trace.as_json())
 
 

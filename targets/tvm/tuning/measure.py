@@ -1,12 +1,12 @@
-"""Measures kernels in processes of their own, with the builder and the runners of TVM's MetaSchedule.
+"""Measurement of kernels in separate processes, with the builder and the runners of TVM's MetaSchedule.
 
-A kernel that crashes its compiler or itself, or does not end, costs one measurement: the worker is started anew. Only
-the RPC server of another machine does not survive a kernel that crashes.
+A kernel that crashes its compiler or itself, or hangs, costs one measurement: the worker is restarted. Only the RPC
+server of another machine does not survive a kernel that crashes.
 
-Here, a kernel runs on one thread (tiles are made for one core), and the processor time of that thread counts: other
-programs disturb it far less than wall time. Its packed operand is another copy at each call, as in a network, where
-other layers' weights have passed through the caches since the last one. On another machine, TVM's own evaluator times
-it, with the caches flushed of all but the first operand.
+On this machine, a kernel runs on one thread (tiles are chosen for one core) and is timed by that thread's CPU time,
+which other programs disturb far less than wall time. Its packed operand is another copy at each call, as in a network,
+where other layers' weights have replaced it in the caches since the last call. On another machine, TVM's own evaluator
+times it, with all but the first operand flushed from the caches.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ RUN_SECONDS = 20
 REPEATS = 4
 REPEAT_MS = 5
 COPIES = 64
-"""At most so many copies of the packed operand: those of small layers then come from the last cache, as they do."""
+"""The limit on copies of the packed operand; those of small layers then come from the last cache, as in reality."""
 WORKERS = 8
 NEEDED = ("cloudpickle", "psutil")
 NEEDED_REMOTELY = ("tornado",)
 
 
 class Bench(Protocol):
-    """Where candidates are built and timed."""
+    """A place where candidates are built and timed."""
 
     def build(self, functions: Sequence[tirx.PrimFunc]) -> list[Path | None]:
-        """A library for each scheduled function; None for one that could not be built."""
+        """Return a library for each scheduled function; None for one that could not be built."""
         ...
 
     def time(self, function: tirx.PrimFunc, library: Path) -> float | None:
-        """Seconds of one call at best, over a few; None if it crashed or did not end."""
+        """Return the seconds of the fastest of a few calls; None if it crashed or hung."""
         ...
 
     def compare(self, function: tirx.PrimFunc, reference: Path, library: Path) -> str:
-        """What differs between the results of two libraries of a function; empty if nothing does."""
+        """Return what differs between the results of two libraries of a function; empty if nothing does."""
         ...
 
 
 class TvmBench:
-    """Builds here, runs here or at the `remote`. To be used in a `with` statement.
+    """A bench that builds on this machine, and runs here or at the `remote`. To be used in a `with` statement.
 
-    Raises CompileError when a package is missing or the remote's device goes away, InputError when the remote cannot
-    be reached.
+    Raises CompileError if a package is missing or the remote's device disconnects, InputError if the remote cannot be
+    reached.
     """
 
     def __init__(self, target: Target, remote: Remote | None = None, run_seconds: float = RUN_SECONDS) -> None:
@@ -102,7 +102,7 @@ class TvmBench:
         self.close()
 
     def close(self) -> None:
-        """End the workers and remove what they built."""
+        """Stop the workers and remove what they built."""
         runner = getattr(self, "_runner", None)
         if runner is not None:
             runner.pool.shutdown()
@@ -153,16 +153,16 @@ class TvmBench:
         return problem
 
     def _check_device(self) -> None:
-        """TVM's RPC server ends with the kernel that crashes it: what fails from then on says nothing of kernels."""
+        """Raise CompileError if the device is gone: TVM's RPC server ends with a kernel that crashes it."""
         if self._remote is not None and self._failures > 1:
             raise CompileError(
-                "the device does not answer any more",
+                "the device does not respond any more",
                 where=f"{self._remote.host}:{self._remote.port}, key {self._remote.key}",
-                remedy="start its server again: a kernel may have crashed it; what was recorded before is kept",
+                remedy="restart its server, which a kernel may have crashed; earlier records are kept",
             )
 
     def _wait(self, future: Any) -> None:
-        """Wait until a measurement ends, and end it if the other machine falls silent: TVM has no limit for that."""
+        """Wait for a measurement, and abort it if the other machine stops responding: TVM has no limit for that."""
         deadline = time.monotonic() + self._patience
         while not future.done():
             if time.monotonic() > deadline:
@@ -182,7 +182,7 @@ def check_packages(names: Sequence[str]) -> None:
 
 
 def build_scheduled(mod: tvm.IRModule, target: tvm.target.Target, _params: Any) -> tvm.runtime.Module:
-    """A module whose functions are scheduled, as artifacts are compiled."""
+    """Build a module whose functions are scheduled, as for artifacts."""
     import graphopt.targets.tvm.tir_passes.pipeline  # noqa: F401  (registers PIPELINE in this process)
 
     with target:
@@ -190,7 +190,7 @@ def build_scheduled(mod: tvm.IRModule, target: tvm.target.Target, _params: Any) 
 
 
 def export(folder: str, machine: str, module: tvm.runtime.Module) -> str:
-    """Link a module into a library for `machine` in a folder of its own; returns the path."""
+    """Link a module into a library for `machine` in a separate folder; return the path."""
     library = Path(tempfile.mkdtemp(dir=folder)) / "kernel.so"
 
     def link_objects(path: str, objects: Sequence[str], options: Any = None) -> None:
@@ -216,16 +216,16 @@ def _local_runner(last_cache: int, seconds: float) -> Any:
 
 
 def use_one_thread() -> None:
-    """First thing in a runner's worker: TVM reads this when its threads start."""
+    """Set the number of threads, first thing in a runner's worker: TVM reads it when its threads start."""
     import os
 
     os.environ["TVM_NUM_THREADS"] = str(THREADS)
 
 
 def allocate(size: int, device: Any, args_info: Sequence[Any], _repeat: int) -> list[list[Any]]:
-    """Arguments that differ in the second operand, if there is one: as many as make `size` bytes together.
+    """Allocate arguments that differ in the second operand, if there is one: as many as take `size` bytes together.
 
-    That is the packed one, after which nothing but the result comes; functions without a family may have any number.
+    That operand is the packed one, followed only by the result; functions without a family may have any number.
     """
     rng = np.random.default_rng(0)
 
@@ -244,7 +244,7 @@ def allocate(size: int, device: Any, args_info: Sequence[Any], _repeat: int) -> 
 
 
 def evaluate(module: Any, _device: Any, config: Any, arguments: Sequence[Sequence[Any]]) -> list[float]:
-    """Seconds of processor time of a call, on average over a few milliseconds; so `config.repeat` times."""
+    """Return the CPU time of a call in seconds, averaged over a few milliseconds, `config.repeat` times."""
     kernel, following = module["main"], 0
 
     def run(times: int) -> float:

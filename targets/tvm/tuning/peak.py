@@ -1,9 +1,10 @@
-"""What this machine can do at most, measured: the arithmetic of its vector units, and reading from its memory.
+"""Measurement of this machine's peak: the arithmetic of its vector units, and reading from its memory.
 
-Arithmetic: a loop of nothing but independent fused multiply-adds on registers (12 vectors, more than the latency times
-the units of any processor that vectors are made for), so no kernel of the same instruction set computes faster.
-Memory: a sum over an array that is many times larger than any cache. Both are compiled for the target, run on as many
-threads as asked for, and the best of many runs counts.
+Arithmetic: a loop of independent fused multiply-adds on registers (12 vectors, more than latency times the number of
+units of any supported processor), so no kernel with the same instruction set can be faster. Memory: a sum over an array
+that is many times larger than any cache. Both are compiled for the target and run on the requested number of threads,
+and
+the best of many runs counts.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.machine import machine_of
 
 _ACCUMULATORS = 12
-_STEPS = 1 << 18  # multiply-adds of each accumulator: about a millisecond
+_STEPS = 1 << 18  # multiply-adds per accumulator: about a millisecond
 _ELEMENTS = 1 << 26  # floats to read: 256 MiB
 _RUNS = 100
 
 
 def measure_peak(target: Target, threads: int) -> Peak:
-    """Float32 operations and bytes read per second on this machine, with the target's instructions."""
+    """Return float32 operations and bytes read per second on this machine, with the target's instructions."""
     made_for = tvm_target(target)
     lanes = machine_of(made_for).lanes("float32")
     with made_for:

@@ -1,9 +1,9 @@
 """Records of measurements: which plan of which family was fastest for a workload on a target.
 
-A database is a few files of JSON lines, one record a line, one file a target: those in the package (`SHIPPED`), and
-those in a folder of the user's, which win. In each place the newest record of a workload counts. Files are merged by
-putting them into one folder, or one after the other into one file. A line is added in one go under a lock, so that
-several processes can write at once; a line that cannot be read is passed over with a warning.
+A database consists of files of JSON lines, one record per line, one file per target: those in the package (`SHIPPED`),
+and those in a folder of the user's, which take precedence. In each place the newest record of a workload counts. Files
+are merged by putting them into one folder, or by appending one to the other. A line is appended atomically under a
+lock, so that several processes can write at once; an unreadable line is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Record:
-    """What was found out about a workload on a target.
+    """The result of tuning a workload on a target.
 
-    `trials` are all candidates measured, `best` the place of the winner among them; `threads` is how many each
-    measurement ran on. `complete`: no candidate was left. `time`: when it was measured, in seconds since 1970.
+    `trials` are all measured candidates, `best` the index of the fastest; `threads` is the number of threads of each
+    measurement. `complete`: all candidates were measured. `time`: of the measurement, in seconds since 1970.
     """
 
     target: str
@@ -71,12 +71,12 @@ class Record:
 
     @staticmethod
     def of_line(line: str) -> Record:
-        """What `to_line` wrote. Raises ValueError, TypeError or KeyError for anything else."""
+        """Parse what `to_line` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         table = json.loads(line)
         trials = tuple(_trial(*row) for row in table["trials"])
         best = int(table["best"])
         if not 0 <= best < len(trials) or trials[best].seconds is None:
-            raise ValueError("the best trial is not one that was measured")
+            raise ValueError("the best trial is not among those that were measured")
         return Record(
             target=str(table["target"]),
             toolchain=str(table["toolchain"]),
@@ -98,9 +98,9 @@ _OLD_KEY = re.compile(r"(conv .* v\d+|matmul m\S+ n\S+ k\S+)(?: (float16|float32
 
 
 def current_key(key: str) -> str:
-    """The key of a workload as it is written today: one without element types, of an earlier version, means float32.
+    """Return the current form of a workload's key: one without element types, of an earlier version, is float32.
 
-    Keys of products named the type of the operands, which was that of the result too; sums were in float32.
+    Keys of matmuls had the type of the operands, which was that of the result too; sums were in float32.
     """
     old = _OLD_KEY.fullmatch(key)
     if old is None:
@@ -110,29 +110,29 @@ def current_key(key: str) -> str:
 
 
 def canonical(target: Target) -> str:
-    """What measurements depend on, as text: processor, instructions, vector width, cores. Its name does not matter."""
+    """Return what measurements depend on, as text: processor, instructions, vector width, cores, but not the name."""
     features = ",".join(sorted({*target.features, *target.tuning}))
     return f"{target.machine} {target.cpu} {target.vector_bits} bits {target.cores} cores {features}"
 
 
 def file_name(target: Target, suffix: str = SUFFIX) -> str:
-    """The name of the file that holds a target's records."""
+    """Return the name of the file with a target's records."""
     digest = hashlib.sha256(canonical(target).encode()).hexdigest()[:8]
     return f"{target.cpu}-{target.vector_bits}-{target.cores}c-{digest}{suffix}"
 
 
 def toolchain() -> str:
-    """The version of the compiler, which code and therefore times depend on."""
+    """Return the version of the compiler, which code and therefore times depend on."""
     return f"{TOOLCHAIN} {version(TOOLCHAIN)}"
 
 
 def user_folder() -> Path:
-    """Where a user's own records are kept."""
+    """Return the folder of the user's own records."""
     return Path(platformdirs.user_cache_dir("graphopt")) / "records"
 
 
 class Line(Protocol):
-    """What a database holds: one line of JSON about one workload, measured on a target at a time."""
+    """An entry of a database: one line of JSON about one workload, measured on a target at some time."""
 
     @property
     def target(self) -> str: ...
@@ -151,7 +151,7 @@ Kind = TypeVar("Kind", bound=Line)
 
 
 class Database(Generic[Kind]):
-    """The lines for one target: the newest of each workload, the user's before those that came with the package."""
+    """The entries for one target: the newest of each workload, the user's before those that ship with the package."""
 
     def __init__(
         self, target: Target, suffix: str, of_line: Callable[[str], Kind], folder: Path | None, shipped: Path
@@ -169,20 +169,20 @@ class Database(Generic[Kind]):
         return len(self._found)
 
     def find(self, workload: str) -> Kind | None:
-        """What is known of a workload by its key."""
+        """Return what is known about a workload, given its key."""
         return self._found.get(workload)
 
     def add(self, record: Kind) -> None:
-        """Keep a record, here and in the user's file. Raises CompileError where it cannot be written."""
+        """Add a record, here and in the user's file. Raises CompileError if it cannot be written."""
         self._found[record.workload] = record
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             append_line(self.path, record.to_line())
         except OSError as error:
             raise CompileError(
-                f"the records of tuning cannot be written: {error.strerror}",
+                f"the tuning records cannot be written: {error.strerror}",
                 where=str(self.path),
-                remedy="make room, or name another folder for them",
+                remedy="free some space, or choose another folder for them",
             ) from error
 
     def _newest(self, records: Iterable[Kind]) -> Mapping[str, Kind]:
@@ -196,7 +196,7 @@ class Database(Generic[Kind]):
 
 
 class Records(Database[Record]):
-    """Which plans of families were fastest."""
+    """The records of the fastest plans of kernel families."""
 
     def __init__(self, target: Target, folder: Path | None = None, shipped: Path = SHIPPED) -> None:
         """`folder` holds the user's files; `user_folder()` by default. It need not exist."""
@@ -204,7 +204,7 @@ class Records(Database[Record]):
 
 
 def read_folder(folder: Path, suffix: str, of_line: Callable[[str], Kind]) -> Iterator[Kind]:
-    """Every record in the files of a folder, in the order of the files' names and lines."""
+    """Yield every record in the files of a folder, in the order of file names and lines."""
     for path in sorted(folder.glob(f"*{suffix}")):
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -217,7 +217,7 @@ def read_folder(folder: Path, suffix: str, of_line: Callable[[str], Kind]) -> It
             try:
                 yield of_line(line)
             except (ValueError, TypeError, LookupError) as error:
-                _LOG.warning("%s:%d: not a record of tuning, passed over (%s)", path, number, _reason(error))
+                _LOG.warning("%s:%d: skipped, because it is not a tuning record (%s)", path, number, _reason(error))
 
 
 def _reason(error: Exception) -> str:
@@ -225,7 +225,7 @@ def _reason(error: Exception) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, alone on its line even if somebody was stopped while writing the one before."""
+    """Append a line to a file, on a line of its own even if an earlier write was interrupted."""
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
@@ -239,6 +239,6 @@ def append_line(path: Path, line: str) -> None:
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """A record as JSON's types, the winner spelled out."""
+    """Return a record as JSON types, including the fastest trial itself."""
     winner = record.winner
     return {"workload": record.workload, "family": winner.family, "plan": list(winner.plan), "seconds": winner.seconds}

@@ -1,4 +1,4 @@
-"""Measuring on another machine, through TVM's RPC: the runner, and what runs in its worker."""
+"""Measurement on another machine, through TVM's RPC: the runner, and what runs in its worker."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from graphopt.targets.tvm.tuning.messages import last_line
 
 THREADS = 1
 REPEATS = 16
-"""More than here: wall time is disturbed more."""
+"""The number of repetitions, more than on this machine because wall time is disturbed more."""
 CONNECT_SECONDS = 10
 
 
 def remote_runner(remote: Remote, seconds: float) -> Any:
-    """A runner on a device of the tracker. Raises InputError as `check_remote` does."""
+    """Return a runner on a device of the tracker. Raises InputError as `check_remote` does."""
     from tvm.s_tir.meta_schedule.runner import EvaluatorConfig, RPCConfig, RPCRunner
 
     check_remote(remote)
@@ -30,7 +30,7 @@ def remote_runner(remote: Remote, seconds: float) -> Any:
 
 
 def check_remote(remote: Remote) -> None:
-    """Raise InputError unless the tracker answers and knows a device of that key."""
+    """Raise InputError unless the tracker responds and has a device with that key."""
     from tvm import rpc
 
     where = f"{remote.host}:{remote.port}"
@@ -39,16 +39,16 @@ def check_remote(remote: Remote) -> None:
         with _impatient():
             known = rpc.connect_tracker(remote.host, remote.port).summary()["server_info"]
         found = any(server["key"] == f"server:{remote.key}" for server in known)
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # any server may be there
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # any kind of server may be there
         reason = getattr(error, "strerror", None) or last_line(str(error))
         raise InputError(
             f"no tracker can be reached: {reason}",
             where=where,
-            remedy="start one with `python -m tvm.exec.rpc_tracker`, and see that the address is right",
+            remedy="start one with `python -m tvm.exec.rpc_tracker`, and check the address",
         ) from None
     if not found:
         raise InputError(
-            f"the tracker knows no device of key '{remote.key}'",
+            f"the tracker has no device with key '{remote.key}'",
             where=where,
             remedy="register one there: python -m tvm.exec.rpc_server --tracker HOST:PORT --key KEY",
         )
@@ -56,7 +56,7 @@ def check_remote(remote: Remote) -> None:
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """Within it, no connection is waited for without an end: TVM sets no limit to what a silent server takes."""
+    """Limit the time for connections within the context; TVM itself waits for a silent server forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:
@@ -66,7 +66,7 @@ def _impatient() -> Iterator[None]:
 
 
 def evaluate_remotely(session: Any, module: Any, device: Any, config: Any, arguments: Sequence[Any]) -> list[float]:
-    """Seconds of wall time of each call, on one thread of the other machine."""
+    """Return the wall time of each call in seconds, on one thread of the other machine."""
     from tvm.s_tir.meta_schedule.runner.utils import run_evaluator_common
 
     session.get_function("runtime.config_threadpool")(1, THREADS)

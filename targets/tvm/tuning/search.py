@@ -1,8 +1,8 @@
-"""Looks for schedules of functions that no kernel family covers: MetaSchedule's search against the general schedule.
+"""Search for schedules of functions that no kernel family covers: MetaSchedule's search against the generic schedule.
 
-Each step takes the function with the largest share of the model's time, measures a few candidates, and lets the fastest
-run against the best so far. One that is clearly faster is kept if it computes what the function without any schedule
-computes, on random inputs. Every step is recorded: a run that is stopped goes on with the best schedule it had.
+Each step takes the function with the largest share of the model's time, measures a few candidates, and times the
+fastest against the best so far. One that is clearly faster is kept if it computes the same as the unscheduled function
+on random inputs. Every step is recorded, so that an interrupted run continues with the best schedule it had.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from graphopt.targets.tvm.tuning.spending import GAIN, Built, Spending, race, re
 _LOG = logging.getLogger(__name__)
 
 ENOUGH = 96
-"""Candidates of a function, over all runs."""
+"""The limit on candidates of a function, over all runs."""
 LESS = 1.5
-"""A function that was searched once more counts so much less than its share of the time."""
+"""The factor by which each search of a function reduces its priority."""
 LIKELY = 1.3
-"""A candidate so many times slower than the best so far when it is timed once does not run against it."""
+"""A candidate that is slower than the best so far by this factor when timed once is not compared further."""
 
 
 @dataclass
@@ -55,14 +55,14 @@ class Function:
 
     name: str
     func: tirx.PrimFunc
-    """Without a schedule."""
+    """The function without a schedule."""
     general: tirx.PrimFunc
     calls: int
     general_seconds: float | None = None
     best_seconds: float | None = None
     trace: list[Any] | None = None
     before: int = 0
-    """Candidates that earlier runs measured."""
+    """The number of candidates that earlier runs measured."""
     measured: int = 0
     failed: int = 0
     turns: int = 0
@@ -84,7 +84,7 @@ class Function:
 
 
 class Search:
-    """One run over the functions of a model that `functions_of` lists."""
+    """One run over the functions of a model that `functions_of` returned."""
 
     def __init__(
         self,
@@ -111,17 +111,17 @@ class Search:
                     function.trace = found.trace
             except REFUSED as error:
                 function.best_seconds = None
-                _LOG.info("%s: the schedule found before is given up: %s", function.name, last_line(str(error)))
+                _LOG.info("%s: the schedule found before is dropped: %s", function.name, last_line(str(error)))
 
     def measure_defaults(self) -> None:
-        """See `Measuring.measure_defaults`: the general schedules."""
+        """See `Measuring.measure_defaults`: measures the generic schedules."""
         new = [function for function in self.functions if function.general_seconds is None]
         while new and self.spending.left():
             number = self.spending.allowed(2 * ROUND)
             now, new = new[:number], new[number:]
             built = self._build([function.general for function in now])
             for function, (made, library) in zip(now, built, strict=True):
-                self._tell(function, "the general schedule")
+                self._tell(function, "the generic schedule")
                 seconds = None if library is None else self.bench.time(made, library)
                 function.general_seconds = seconds
                 function.over = seconds is None
@@ -149,14 +149,14 @@ class Search:
         function.over = not candidates or function.before + function.measured >= ENOUGH
 
     def _candidates(self, function: Function) -> list[Any]:
-        """The next schedules that are worth measuring; what this run has told the search counts."""
+        """Return the next schedules that are worth measuring; what this run has told the search counts."""
         if function.evolution is None:
             known = [] if function.trace is None else [(function.trace, function.best_seconds or 1.0)]
             function.evolution = Evolution(function.func, self.target, known, 1 + function.before)
         return function.evolution.candidates()
 
     def _contest(self, function: Function, candidates: Sequence[Any]) -> None:
-        """Time each once; the fastest runs against the best so far, and takes its place if it is right."""
+        """Time each once; the fastest runs against the best so far, and replaces it if it is correct."""
         allowed = self.spending.allowed(ROUND)
         made = [finished(sch.mod["main"]) for sch in candidates[:allowed]]
         built = self._build([function.general, function.best, *made])
@@ -171,12 +171,12 @@ class Search:
             place = min(timed, key=lambda one: timed[one], default=None)
             if place is not None and timed[place] < LIKELY * (function.best_seconds or function.general_seconds or 0):
                 self._final(function, built[:2], built[2 + place], candidates[place])
-        finally:  # what crashed a device is counted, so that the next run goes on with others
+        finally:  # a candidate that crashed a device is counted, so that the next run continues with others
             remove(built)
             self._record(function)
 
     def _final(self, function: Function, old: Sequence[Built], new: Built, sch: Any) -> None:
-        """The general schedule, the best so far and a candidate, interleaved."""
+        """Time the generic schedule, the best so far and a candidate, interleaved."""
         times: dict[int, float | None] = {}
         race(self.bench, [*old, new], self.spending.left, times)
         general, best, seconds = (times.get(place) for place in range(3))
@@ -190,13 +190,13 @@ class Search:
         trace = trace_of(sch)
         problem = self._problem(function, new, trace)
         if problem:
-            _LOG.info("%s: a schedule that was found is wrong, and declined: %s", function.name, problem)
+            _LOG.info("%s: rejected a schedule that is wrong: %s", function.name, problem)
             function.failed += 1
         else:
             function.trace, function.best_seconds = trace, seconds
 
     def _problem(self, function: Function, new: Built, trace: Any) -> str:
-        """What is wrong with a candidate; empty if a file may hold it and it computes what it should."""
+        """Return what is wrong with a candidate; empty if it may be saved and computes the right results."""
         built = self._build([function.func])
         try:
             check(trace)
@@ -255,7 +255,7 @@ class Search:
 
 
 def functions_of(mod: tvm.IRModule, layers: Sequence[Layer], machine: Machine) -> list[Function]:
-    """What can be searched of a module whose operators are fused and not scheduled, equal functions once."""
+    """Return the searchable functions of a fused, unscheduled module, equal functions once."""
     found: dict[str, Function] = {}
     for name, calls in Counter(kernel.function for kernel in kernels(mod, layers)).items():
         func = mod[name]

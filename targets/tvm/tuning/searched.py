@@ -1,8 +1,8 @@
-"""Schedules that a search found for functions that no kernel family covers: how they are kept, and used again.
+"""Schedules that a search found for functions that no kernel family covers: storage and reuse.
 
-What is kept of a schedule is TVM's trace: the steps that made it, each of which TVM checks when it is done again. It
-names blocks, so the function that it is for is kept with it, and its schedule takes the place of any function that is
-structurally equal, whatever its names are.
+A schedule is stored as TVM's trace: the steps that created it, each of which TVM checks when it is replayed. A trace
+refers to blocks by name, so its function is stored with it, and its schedule is used for any structurally equal
+function, whatever its names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 SUFFIX = ".schedules"
 REFUSED = (RuntimeError, ValueError, TypeError, IndexError)
-"""What TVM raises for steps that it does not do."""
+"""The exceptions that TVM raises for steps that it rejects."""
 
 STEPS = frozenset(
     (
@@ -44,18 +44,18 @@ STEPS = frozenset(
         *("RFactor", "DecomposeReduction", "SetScope", "Annotate", "Unannotate", "EnterPostproc"),
     )
 )
-"""Steps that cannot change what is computed; the others are not taken from a file."""
+"""The steps that cannot change what is computed; others are not accepted from a file."""
 NOTES = ("meta_schedule.", "pragma_auto_unroll_max_step", "pragma_unroll_explicit")
-"""How the names of annotations begin that a file may set: others could bring code of their own."""
+"""The prefixes of annotations that a file may set: others could contain code."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found out about a function on a target.
+    """The result of searching for a schedule of a function on a target.
 
-    `workload` is the hash of the function's structure, `function` the function itself, as text. `general`: seconds
-    with the general schedule; `seconds` and `trace`: the best schedule that beats it, None where there is none.
-    `measured` candidates were tried so far; `time`: when, in seconds since 1970.
+    `workload` is the hash of the function's structure, `function` the function itself, as text. `general`: seconds with
+    the generic schedule; `seconds` and `trace`: the best schedule that beats it, None if there is none. `measured`
+    candidates were tried so far; `time`: when, in seconds since 1970.
     """
 
     target: str
@@ -74,7 +74,7 @@ class Found:
 
     @staticmethod
     def of_line(line: str) -> Found:
-        """What `to_line` wrote. Raises ValueError, TypeError or LookupError for anything else."""
+        """Parse what `to_line` wrote. Raises ValueError, TypeError or LookupError for anything else."""
         found = decode(Found, json.loads(line))
         if (found.seconds is None) != (found.trace is None):
             raise ValueError("a schedule without its time, or a time without its schedule")
@@ -86,23 +86,23 @@ class Found:
 def check(trace: Any) -> None:
     """Raise ValueError, TypeError or IndexError unless a trace consists of steps that cannot change what is computed.
 
-    What would crash TVM instead of being declined is refused too: null, tiles of no size, decisions of no step.
+    Anything that would crash TVM is rejected too: null, tiles of size zero, decisions that belong to no step.
     """
     if not isinstance(trace, list) or len(trace) != 2 or not all(isinstance(part, list) for part in trace):
         raise ValueError("a trace is a list of steps and a list of decisions")
     steps, decisions = trace
     for kind, _inputs, notes, _outputs in steps:
         if kind not in STEPS:
-            raise ValueError(f"{kind} is no step of a schedule that is taken from a file")
+            raise ValueError(f"{kind} is not a step that a schedule in a file may contain")
         if kind == "Annotate" and not str(notes[:1]).startswith(tuple(f"['{name}" for name in NOTES)):
-            raise ValueError(f"{notes} is no annotation that is taken from a file")
+            raise ValueError(f"{notes} is not an annotation that a file may contain")
     for place, decision in decisions:
         if not 0 <= place < len(steps) or not str(steps[place][0]).startswith("Sample"):
             raise ValueError(f"step {place} decides nothing")
         if isinstance(decision, list) and any(size < 1 for size in decision):
             raise ValueError(f"tiles of {decision}")
     if _holds_null(trace):
-        raise ValueError("a trace holds no null")
+        raise ValueError("a trace must not contain null")
 
 
 def _holds_null(value: Any) -> bool:
@@ -110,7 +110,7 @@ def _holds_null(value: Any) -> bool:
 
 
 class Searched(Database[Found]):
-    """What searches found, for one target."""
+    """The results of searches for one target."""
 
     def __init__(self, target: Target, folder: Path | None = None, shipped: Path = SHIPPED) -> None:
         """`folder` holds the user's files; `records.user_folder()` by default. It need not exist."""
@@ -127,21 +127,19 @@ class Searched(Database[Found]):
                 raise ValueError("it is for another function")
             made = finished(replay(known, found.trace))
         except REFUSED as error:
-            _LOG.warning(
-                "%s: the schedule found for %s is passed over: %s", self.path, found.workload, last_line(str(error))
-            )
+            _LOG.warning("%s: the schedule for %s is skipped: %s", self.path, found.workload, last_line(str(error)))
             return None
         return tirx.PrimFunc(made.params, made.body, made.ret_type, func.attrs).with_attr(SCHEDULE, "search")
 
 
 def bare(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """The function without what is noted about it: what its key and its schedules depend on."""
+    """Return the function without its annotations, which is what its key and its schedules depend on."""
     plain = tirx.PrimFunc(func.params, func.body, func.ret_type, None)
     return plain.with_attrs({"global_symbol": "main", "tirx.noalias": True})
 
 
 def key(func: tirx.PrimFunc) -> str:
-    """The name of a function in the records: equal for structurally equal functions."""
+    """Return the name of a function in the records: equal for structurally equal functions."""
     return f"{tvm_ffi.structural_hash(bare(func)):016x}"
 
 
@@ -150,18 +148,18 @@ def to_text(func: tirx.PrimFunc) -> str:
 
 
 def from_text(text: str) -> tirx.PrimFunc:
-    """What `to_text` wrote. Raises ValueError, TypeError or RuntimeError for anything else."""
+    """Parse what `to_text` wrote. Raises ValueError, TypeError or RuntimeError for anything else."""
     try:
         func = ir.load_json(zlib.decompress(base64.b64decode(text)).decode())
     except zlib.error as error:
         raise ValueError(str(error)) from None
     if not isinstance(func, tirx.PrimFunc):
-        raise ValueError("it holds no function")
+        raise ValueError("it contains no function")
     return func
 
 
 def replay(func: tirx.PrimFunc, trace: Sequence[Any]) -> tirx.PrimFunc:
-    """The function with the steps of a trace done. Raises what REFUSED lists."""
+    """Apply the steps of a trace to the function. Raises what REFUSED lists."""
     sch = Schedule(tvm.IRModule({"main": func}))
     Trace.apply_json_to_schedule(trace, sch)
     return sch.mod["main"]
@@ -173,9 +171,9 @@ def finished(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def is_searchable(func: tirx.PrimFunc) -> bool:
-    """Whether a search may look at the function: of known sizes, of no kernel family, made of blocks.
+    """Return whether a search supports the function: of known sizes, of no kernel family, made of blocks.
 
-    A function that reads where the content of a tensor says cannot be measured: nobody knows what is right there.
+    A function with data-dependent indices cannot be measured, because valid inputs are unknown.
     """
     shapes = [param.shape for param in func.params if isinstance(param.ty, tirx.BufferType)]
     if len(shapes) != len(func.params) or not all(isinstance(n, tirx.IntImm) and n for s in shapes for n in s):

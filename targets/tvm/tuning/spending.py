@@ -1,4 +1,4 @@
-"""How measurements share a budget, and how those that compete take turns."""
+"""The sharing of a budget among measurements, and the comparison of candidates in turns."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from graphopt.driver.tuning import Budget, Tuned
 from graphopt.targets.tvm.tuning.measure import Bench
 
 EACH = 0.5
-"""Seconds that a candidate is thought to take until some were measured."""
+"""The assumed seconds per candidate until some were measured."""
 ROUNDS = 4
 OUT = 2.0
-"""A candidate so many times slower than the fastest is measured no further."""
+"""A candidate that is slower than the fastest by this factor is not measured further."""
 GAIN = 0.98
-"""What a candidate's time must be of that of the fastest so far, to take its place: less is noise."""
+"""The share of the fastest time so far that a candidate must not exceed to replace it: less is noise."""
 
 Built = tuple[tirx.PrimFunc, Path | None]
-"""A scheduled function and its library; None where there is none."""
+"""A scheduled function and its library, each None if there is none."""
 
 
 class Spending:
-    """A budget, and how much of it is used up."""
+    """A budget, and how much of it is spent."""
 
     def __init__(self, budget: Budget, clock: Callable[[], float] = time.monotonic) -> None:
         self.budget, self.clock = budget, clock
         self.start = clock()
         self.spent = 0
-        """Candidates measured so far."""
+        """The number of candidates measured so far."""
         self.each = EACH
-        """Seconds that a candidate takes."""
+        """The average seconds per candidate."""
 
     def left(self) -> bool:
         return self.done() < 1
 
     def done(self) -> float:
-        """Which part of the budget is used up; more than 1 where it was exceeded."""
+        """Return the share of the budget that is spent; more than 1 if it was exceeded."""
         if self.budget.seconds is not None:
             return (self.clock() - self.start) / self.budget.seconds
         return self.spent / (self.budget.measurements or 1)
 
     def allowed(self, number: int) -> int:
-        """How many of so many candidates the budget allows to build and measure at once: at least one."""
+        """Return how many of `number` candidates the budget allows to build and measure at once: at least one."""
         if self.budget.measurements is not None:
             return min(number, self.budget.measurements - self.spent)
         seconds = (self.budget.seconds or 0) - (self.clock() - self.start)
@@ -54,27 +54,27 @@ class Spending:
 
 
 class Measuring(Protocol):
-    """One kind of measurements that a budget can be spent on."""
+    """A kind of measurements that a budget can be spent on."""
 
     def measure_defaults(self) -> None:
-        """Measure what is used without any record, as far as the budget goes."""
+        """Measure what is used without any record, as far as the budget allows."""
         ...
 
     def promise(self) -> float:
-        """Seconds of the model's time that the next step works on, less for what was tried often; 0: nothing to do."""
+        """Return the seconds of the model's time that the next step may improve, less after many tries; 0: done."""
         ...
 
     def step(self) -> None:
-        """Measure a few candidates, and record what was found."""
+        """Measure a few candidates, and record the results."""
         ...
 
     def results(self) -> list[Tuned]:
-        """What was found out."""
+        """Return the results."""
         ...
 
 
 def spend(spending: Spending, parts: Sequence[Measuring]) -> list[Tuned]:
-    """Measure until everything is known or the budget is used up, always where most of the time goes."""
+    """Measure until everything is known or the budget is spent, always where most of the time is."""
     for part in parts:
         part.measure_defaults()
     while spending.left():
@@ -86,10 +86,10 @@ def spend(spending: Spending, parts: Sequence[Measuring]) -> list[Tuned]:
 
 
 def race(bench: Bench, built: Sequence[Built], left: Callable[[], bool], times: dict[int, float | None]) -> None:
-    """Fill `times` with the best of what was built, by place; None for what failed.
+    """Fill `times` with the best times of what was built, by index; None for what failed.
 
-    Interleaved, so that a disturbance meets all of them; the first round is finished even if nothing is `left`. What
-    was found so far is in `times` even if the bench raises.
+    Runs are interleaved, so that a disturbance affects all of them; the first round is finished even if nothing is
+    `left`. `times` contains the results so far even if the bench raises.
     """
     times.update((place, None) for place, (_, library) in enumerate(built) if library is None)
     running = [place for place, (_, library) in enumerate(built) if library is not None]
@@ -100,19 +100,19 @@ def race(bench: Bench, built: Sequence[Built], left: Callable[[], bool], times: 
 
 
 def _round(bench: Bench, built: Sequence[Built], running: list[int], times: dict[int, float | None]) -> list[int]:
-    """Time each once; returns those that are still worth timing."""
+    """Time each once; return those that are still worth timing."""
     for place in running:
         function, library = built[place]
         assert library is not None
         seconds, before = bench.time(function, library), times.get(place)
-        # What crashes now and then is no candidate.
+        # A candidate that crashes occasionally is rejected.
         times[place] = seconds if seconds is None or before is None else min(seconds, before)
     limit = OUT * min(timed(times).values(), default=0.0)
     return [place for place in running if timed(times).get(place, math.inf) <= limit]
 
 
 def timed(times: Mapping[int, float | None]) -> dict[int, float]:
-    """Those that have a time."""
+    """Return those that have a time."""
     return {place: seconds for place, seconds in times.items() if seconds is not None}
 
 

@@ -1,4 +1,4 @@
-"""Tuning a model: its workloads are extracted by lowering it, measured, and recorded."""
+"""Tuning of a model: its workloads are extracted by lowering it, measured, and recorded."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ from graphopt.targets.tvm.tuning.tuner import Tuner
 
 
 def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> list[Tuned]:
-    """Measure what `tuning.budget` allows for the workloads of `model` on `target`; the largest share of time first.
+    """Measure what `tuning.budget` allows for the workloads of `model` on `target`, the largest share of time first.
 
     Raises TargetError, InputError, CompileError, and UnsupportedError as `lower` does.
     """
     if tuning.budget is None:
-        raise InputError("tuning needs a budget", remedy="Write a time as 5m, or a number of measurements as 200.")
+        raise InputError(
+            "tuning needs a budget", remedy="Write a time such as 5m, or a number of measurements such as 200."
+        )
     if target.kind != "cpu":
         raise TargetError(f"kernels for {target.kind} are not tuned yet", where=target.name)
     if tuning.remote is None and not target.runs_here():
         raise TargetError(
             "this machine cannot run code for the target",
             where=target.name,
-            remedy="Measure on one that can: --rpc HOST:PORT --rpc-key KEY.",
+            remedy="Measure on a machine that can: --rpc HOST:PORT --rpc-key KEY.",
         )
     progress("finding workloads", 0.0)
     folder = None if tuning.records is None else Path(tuning.records)

@@ -1,9 +1,9 @@
-"""Finds the fastest plan of each workload of a model by measuring, within a budget, the largest shares of time first.
+"""The tuner: finds the fastest plan of each workload of a model by measuring, within a budget.
 
 Each workload's default is measured first, which shows where the time goes. Then candidates are measured a few at a
-time, those of all families that apply taking turns, each time against the fastest so far: interleaved, the best of
-several rounds, twice as slow means out (see `spending.race`). So results compare even when the machine's speed drifts.
-Every step is recorded: a run that is stopped goes on where it was.
+time, those of all applicable families in turns, each time against the fastest so far: interleaved, the best of several
+rounds, and twice as slow means out (see `spending.race`). So results are comparable even when the machine's speed
+drifts. Every step is recorded, so that an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from graphopt.targets.tvm.tuning.spending import GAIN, Built, Spending, race, re
 _LOG = logging.getLogger(__name__)
 
 TOGETHER = 6
-"""Candidates measured against the fastest so far at a time."""
+"""The number of candidates measured against the fastest so far at a time."""
 TASKS = 3
-"""Tasks whose candidates are built together: to start the workers that build takes seconds."""
+"""The number of tasks whose candidates are built together, because starting the workers takes seconds."""
 LESS = 4.0
-"""A task that was measured once more counts so much less than its share of the time: the rest promises less."""
+"""The factor by which each measurement of a task reduces its priority: the rest promises less."""
 HOPELESS = 1.5
-"""A family whose best is so many times slower than the best of all is measured no further."""
+"""A family whose best plan is slower than the best of all by this factor is not measured further."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A family and a plan of it."""
+    """A family and one of its plans."""
 
     family: Family
     plan: Plan
 
     @property
     def name(self) -> tuple[str, tuple[int, ...]]:
-        """What tells it from the others of a workload."""
+        """What distinguishes it from the others of a workload."""
         return self.family.name, self.family.numbers(self.plan)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Candidate:
 
 @dataclass
 class Task:
-    """A workload on its way through the tuner."""
+    """A workload that is being tuned."""
 
     workload: Workload
     calls: int
@@ -74,7 +74,7 @@ class Task:
     trials: dict[tuple[str, tuple[int, ...]], Trial] = field(default_factory=dict)
     default_seconds: float | None = None
     gain: float = 1.0
-    """Time of the best over that of the default."""
+    """The time of the best plan divided by that of the default."""
     measured: int = 0
     failed: int = 0
     races: int = 0
@@ -82,7 +82,7 @@ class Task:
 
     @property
     def share(self) -> float:
-        """How much of the model's time this is thought to be, for comparing: by arithmetic if nothing is measured."""
+        """The estimated share of the model's time, for comparisons: by FLOPs if nothing is measured."""
         seconds = self.workload.flops * 1e-11 if self.default_seconds is None else self.default_seconds * self.gain
         return seconds * self.calls
 
@@ -92,7 +92,7 @@ class Task:
         return self.share / LESS**self.races if self.waiting else 0.0
 
     def leave_hopeless(self) -> None:
-        """Take no more candidates of families that are far behind."""
+        """Drop the candidates of families that are far behind."""
         times: dict[str, float] = {}
         for trial in self.trials.values():
             if trial.seconds is not None:
@@ -126,7 +126,7 @@ class Tuner:
         return max((task.promise for task in self.tasks), default=0.0)
 
     def step(self) -> None:
-        """The next candidates of the few most promising workloads."""
+        """Measure the next candidates of the few most promising workloads."""
         waiting = [task for task in self.tasks if task.waiting]
         self._contests(sorted(waiting, key=lambda task: -task.promise)[:TASKS])
 
@@ -157,7 +157,7 @@ class Tuner:
     # --- measuring
 
     def measure_defaults(self) -> None:
-        """The defaults of many workloads at a time: it takes seconds to start the workers that build them."""
+        """Measure the defaults of many workloads at a time: starting the workers that build them takes seconds."""
         tasks = [task for task in self._ordered() if not task.known and task.default.name not in task.trials]
         while tasks and self.spending.left():
             number, begin = self.spending.allowed(TOGETHER * TASKS), self.spending.clock()
@@ -172,7 +172,7 @@ class Tuner:
             self.spending.each = (self.spending.clock() - begin) / len(now)
 
     def _contests(self, tasks: Sequence[Task]) -> None:
-        """The next candidates of a few tasks, each against the fastest of its task so far."""
+        """Measure the next candidates of a few tasks, each against the fastest of its task so far."""
         contests: list[tuple[Task, list[Candidate]]] = []
         allowed, begin = self.spending.allowed(TOGETHER * len(tasks)), self.spending.clock()
         for task in tasks:
@@ -191,7 +191,7 @@ class Tuner:
         self.spending.each = (self.spending.clock() - begin) / max(1, len(built))
 
     def _race(self, task: Task, runners: Sequence[Candidate], built: Sequence[Built]) -> None:
-        """Time what was built for a task, and keep what was found."""
+        """Time what was built for a task, and keep the results."""
         self._tell(task, f"{len(runners)} kernels, {task.best} is the fastest so far")
         task.races += 1
         times: dict[int, float | None] = {}
@@ -208,7 +208,7 @@ class Tuner:
         return None if None in times else min(time for time in times if time is not None)
 
     def _note(self, task: Task, candidate: Candidate, seconds: float | None) -> None:
-        """Keep the time of a candidate; one that failed is not tried again."""
+        """Record the time of a candidate; one that failed is not tried again."""
         old = task.trials.get(candidate.name)
         if old is None:
             self.spending.spent += 1
@@ -220,7 +220,7 @@ class Tuner:
         task.waiting = [other for other in task.waiting if other.name != candidate.name]
 
     def _decide(self, task: Task, times: dict[Candidate, float]) -> None:
-        """The fastest of this race, if it beats the one so far by more than noise; recorded."""
+        """Record the fastest of this race, if it beats the one so far by more than noise."""
         if not times:
             return
         fastest = min(times, key=lambda candidate: times[candidate])
@@ -245,7 +245,7 @@ class Tuner:
         )
 
     def _build(self, wanted: Sequence[tuple[Workload, Candidate]]) -> list[Built]:
-        """Each candidate's scheduled function and its library, None where there is none."""
+        """Return each candidate's scheduled function and its library, or None."""
         functions: list[tirx.PrimFunc] = []
         scheduled: list[bool] = []
         for workload, candidate in wanted:
@@ -290,6 +290,6 @@ def _once(*candidates: Candidate) -> list[Candidate]:
 
 
 def _by_turns(workload: Workload, machine: Machine) -> list[Candidate]:
-    """Every candidate of every family, the most promising first, the families taking turns."""
+    """Return every candidate of every family, the most promising first, the families taking turns."""
     lists = [[Candidate(f, plan) for plan in every_plan(f, workload, machine)] for f in families_for(workload, machine)]
     return [candidate for candidate in chain(*zip_longest(*lists)) if candidate is not None]

@@ -52,7 +52,7 @@ def test_cuts_that_do_not_say_where_are_declined(op_type: str) -> None:
     graph = helper.make_graph([helper.make_node(op_type, ["x"], ["y"])], "g", sides[:1], sides[1:])
     model = read_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=7))
     report = PassManager(Pipeline.of(RaiseOpset())).run(model)
-    assert dict(report.steps[0].misses) == {f"{op_type}: it does not say what to cut": 1}
+    assert dict(report.steps[0].misses) == {f"{op_type}: it does not say what to crop": 1}
     assert model.opset == 8
 
 

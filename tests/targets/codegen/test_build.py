@@ -74,7 +74,7 @@ assert "tvm" not in sys.modules and "tvm_ffi" not in sys.modules
 
 def test_without_nvcc_the_remedy_is_told(monkeypatch):
     monkeypatch.setattr(gpu_compiler, "find_nvcc", lambda: None)
-    with pytest.raises(CompileError, match=r"needs nvcc, which is not here\n.*CUDA toolkit"):
+    with pytest.raises(CompileError, match=r"needs nvcc, which was not found\n.*CUDA toolkit"):
         gpu_compiler.compile_cuda("", "sm_90")
 
 
@@ -243,7 +243,7 @@ def test_libraries_for_another_machine_are_fetched_once(registry, tmp_path):
 
 def test_another_library_than_expected_is_not_used(registry, tmp_path):
     registry.content = b"something else"
-    with pytest.raises(CompileError, match="holds another file than expected: its SHA-256 differs"):
+    with pytest.raises(CompileError, match="contains an unexpected file: its SHA-256 differs"):
         bundle.bundle(Target.load("arm"), tmp_path)
     assert not list((tmp_path / "cache").rglob("*.so"))
 

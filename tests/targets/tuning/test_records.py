@@ -168,7 +168,7 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CompileError, match="records of tuning cannot be written"):
+    with pytest.raises(CompileError, match="tuning records cannot be written"):
         records(tmp_path / "file" / "folder").add(record(conv(), FAST))
 
 

@@ -204,7 +204,7 @@ def test_a_device_that_goes_away_leaves_what_was_found(tmp_path: Path, answers: 
 
     def seconds(func: tirx.PrimFunc) -> float:
         if next(calls) > answers:
-            raise CompileError("the device does not answer any more")
+            raise CompileError("the device does not respond any more")
         return general_is(2e-4, 1e-4)(func)
 
     with pytest.raises(CompileError):

@@ -114,7 +114,7 @@ def broken() -> dict[str, str]:
 @pytest.mark.parametrize("name", broken())
 def test_a_broken_line_is_passed_over(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     known = searched(tmp_path, broken()[name])
-    assert f"mine{SUFFIX}:1: not a record of tuning" in caplog.text
+    assert f"mine{SUFFIX}:1: skipped, because it is not a tuning record" in caplog.text
     assert len(known) == 0
 
 
@@ -134,7 +134,7 @@ def test_what_does_not_fit_gives_way_to_the_general_schedule(
     tmp_path: Path, change: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert searched(tmp_path, found(**change).to_line()).schedule(total()) is None
-    assert "is passed over" in caplog.text
+    assert "is skipped" in caplog.text
 
 
 def test_what_the_search_makes_may_come_from_a_file() -> None:

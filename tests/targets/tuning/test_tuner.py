@@ -115,11 +115,11 @@ def test_a_device_that_goes_away_leaves_what_was_measured(tmp_path: Path) -> Non
 
     def seconds(name: str) -> float | None:
         if bench.timed[culprit] and name != culprit:
-            raise CompileError("the device does not answer any more")
+            raise CompileError("the device does not respond any more")
         return answers(name)
 
     bench.seconds = seconds
-    with pytest.raises(CompileError, match="does not answer"):
+    with pytest.raises(CompileError, match="does not respond"):
         tune(tmp_path, bench, POINTWISE)
     kept = records(tmp_path).find(POINTWISE.key)
     assert kept is not None

@@ -19,7 +19,7 @@ from tvm import tirx
 from graphopt.targets.tvm.kernels.common.statements import Expr
 
 Read = Callable[[Expr, Expr, Expr, Expr], Expr]
-"""An element for a batch, a head, a position and a place in the head (or, for a bias, a query and a key)."""
+"""Returns an element for a batch, a head, a position and an index in the head (for a bias, a query and a key)."""
 Write = Callable[[Expr, Expr, Expr, Expr, Expr], tirx.Stmt]
 """Stores an element."""
 

@@ -31,7 +31,7 @@ from graphopt.targets.tvm.kernels.common.statements import (
 
 KIND = "float32"
 THREADS_WORK = 1 << 19
-"""Multiply-adds from which several threads pay."""
+"""The number of multiply-adds from which several threads pay."""
 
 
 def attention(spec: AttentionSpec, plan: AttentionPlan) -> tirx.Stmt:
@@ -88,7 +88,7 @@ class _Block:
         return result
 
     def _key_blocks(self) -> list[tirx.Stmt]:
-        """Full blocks of keys, and what is left."""
+        """Emit full blocks of keys, and the remainder."""
         keys, size = facts.extent(self.spec.keys), self.plan.keys
         if keys is not None:
             full, rest = divmod(keys, size)
@@ -106,7 +106,7 @@ class _Block:
         )
 
     def _pack(self) -> tirx.Stmt:
-        """The queries of the block, scaled, with one query in each lane; lanes beyond the last repeat it."""
+        """Emit the packing of the block's queries, scaled, one per lane; lanes beyond the last repeat it."""
         spec = self.spec
 
         def element(d: Expr, q: Expr) -> tirx.Stmt:
@@ -133,7 +133,7 @@ class _Block:
         return block(*clear, *lowest, loop(self.plan.queries, row, "row"))
 
     def _score(self, start: Expr, count: int | Expr) -> tirx.Stmt:
-        """Scores of a block of keys, a row for each key."""
+        """Emit the scores of a block of keys, one row per key."""
         spec = self.spec
 
         def tile(row: Expr, height: int) -> tirx.Stmt:
@@ -150,16 +150,16 @@ class _Block:
         return _tiles(count, self.plan.rows, tile)
 
     def _maximum(self, count: int | Expr) -> tirx.Stmt:
-        """The largest score so far; the sums so far are corrected to it."""
+        """Emit the running maximum of the scores, and the correction of the sums to it."""
         best = buffer([self.plan.queries], KIND, "best")
 
         def larger(k: Expr, q: Expr) -> tirx.Stmt:
-            # NaN may be forgotten here: its exponential is NaN too.
+            # NaN may be lost here: its exponential is NaN too.
             other = tirx.Select(best[q] > self.scores[k, q], best[q], self.scores[k, q])
             return tirx.BufferStore(best, other, [q])
 
         def base(q: Expr) -> tirx.Stmt:
-            # A row that sees nothing has no maximum: its exponentials are taken from 0, and are all 0.
+            # A fully masked row has no maximum: its exponentials are computed relative to 0, and are all 0.
             seen = best[q] > tirx.min_value(KIND)
             value = tirx.Select(tirx.Or(seen, tirx.isnan(best[q])), best[q], tirx.const(0, KIND))
             return tirx.BufferStore(self.base, value, [q])
@@ -190,7 +190,7 @@ class _Block:
         ]
 
     def _exponential(self, count: int | Expr) -> tirx.Stmt:
-        """Scores to exponentials, and their sum."""
+        """Emit the exponentials of the scores, and their sum."""
         total = buffer([self.plan.queries], KIND, "sum")
 
         def element(k: Expr, q: Expr) -> tirx.Stmt:
@@ -210,7 +210,7 @@ class _Block:
         )
 
     def _mix(self, start: Expr, count: int | Expr) -> list[tirx.Stmt]:
-        """The values weighted by the exponentials of a block: stored if it is the only one, else added up."""
+        """Emit the values weighted by the exponentials of a block: stored if it is the only one, else accumulated."""
         spec = self.spec
 
         def tile(row: Expr, height: int, cover: list[tuple[int, int]]) -> tirx.Stmt:
@@ -239,7 +239,7 @@ class _Block:
         return loop(self.plan.queries, row, "row")
 
     def _result(self, row: Expr, d: Expr, mixed: Expr) -> tirx.Stmt:
-        """Store an element of the result, if its query exists: the last block may be filled up with others."""
+        """Emit the store of a result element, if its query exists: the last block may be padded with others."""
         total = self.total[row]
         divisor = tirx.Select(tirx.EQ(total, tirx.const(0, KIND)), tirx.const(1, KIND), total)
         store = self.spec.store(self.batch, self.head, self.first + row, d, mixed / divisor)
@@ -250,7 +250,7 @@ class _Block:
 
 
 def _tiles(count: int | Expr, height: int, tile: Callable[[Expr, int], tirx.Stmt]) -> tirx.Stmt:
-    """Tiles of at most `height` rows over `count`; single rows at the end where the count is not known."""
+    """Emit tiles of at most `height` rows over `count`; single rows at the end if the count is not known."""
     known = facts.extent(count)
     if known is None:
         full = count // height

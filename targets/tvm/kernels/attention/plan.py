@@ -1,4 +1,4 @@
-"""How attention is computed: the block of queries and of keys that are worked on together."""
+"""The plan of attention: the blocks of queries and keys that are processed together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AttentionPlan:
 
     @staticmethod
     def default(machine: Machine) -> AttentionPlan:
-        """A tile that leaves registers for operands, and scores that fill half of the first-level cache."""
+        """Return a tile that leaves registers for operands, and scores that fill half of the L1 cache."""
         lanes = machine.lanes("float32")
         count = 2 if lanes > 4 else 4
         rows = 8 if machine.registers >= 32 and count == 2 else 4 if machine.registers >= 32 else 6 if count == 2 else 2

@@ -34,7 +34,6 @@ from graphopt.targets.tvm.kernels.common import statements
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.machine import Machine
 
-
 UNROLLED_COST = 40
 """Operations of an epilogue above which it is not written out for each vector of a register tile."""
 

@@ -15,8 +15,8 @@ from graphopt.targets.tvm.machine import Machine
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     """Schedule a function whose anchor is a convolution of this family; None for any other function."""
-    # The template is right by construction, but for symbolic extents TVM cannot prove that a tile's region covers
-    # what the epilogue reads (it needs ceil(w / 64) * 64 >= w), and would refuse.
+    # The template is correct by construction, but for symbolic extents TVM cannot prove that a tile's region covers
+    # what the epilogue reads (it needs ceil(w / 64) * 64 >= w), and would reject it.
     sch = Schedule(tvm.IRModule({"main": func}), enable_check=not facts.is_symbolic(func))
     anchor = facts.find_anchor(sch, ("conv_channels", "conv_rows"))
     if anchor is None:
@@ -40,7 +40,7 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     width = sch.get(flat).extent
     c_out, c_in = sch.split(c, [None, block])
     x_out, x_in = sch.split(flat, [None, step])
-    # The operand that a tile holds less of is swept innermost, so that the other one stays in cache.
+    # The operand with the smaller part in a tile is swept innermost, so that the other one stays in cache.
     order = [n, *rows, x_out, c_out] if step > block else [n, c_out, *rows, x_out]
     sch.reorder(*order, c_in, x_in)
     size = facts.extent(width)
@@ -62,14 +62,14 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
 
 
 def _crossed(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> int:
-    """How many of the last axes of the epilogue a tile crosses: all spatial ones of a flat convolution, else 1."""
+    """Return how many of the last axes of the epilogue a tile covers: all spatial ones of a flat convolution, or 1."""
     axes = facts.axes_of(sch, anchor)
     lead = sum(axis.kind == facts.SPATIAL for axis in axes) - 5
     return len(sch.get_loops(final)) - 2 - lead
 
 
 def _flatten(sch: Schedule, anchor: SBlockRV, final: SBlockRV, rank: int) -> tuple[Schedule, SBlockRV, SBlockRV]:
-    """Make the last `rank` axes of the epilogue one axis, and its addresses linear in it."""
+    """Fuse the last `rank` axes of the epilogue into one, and make its addresses linear in it."""
     axes = sch.get(final).iter_vars
     sizes = [axis.dom.extent for axis in axes][-rank:]
 
@@ -81,13 +81,13 @@ def _flatten(sch: Schedule, anchor: SBlockRV, final: SBlockRV, rank: int) -> tup
 
     names = [str(sch.get(block).name_hint) for block in (anchor, final)]
     sch.transform_block_layout(final, tirx.IndexMap.from_func(index_map, ndim=len(axes), index_dtype="int64"))
-    # Only simplified, p // w * w + p % w is p, and the region that a tile reads is exact.
+    # After simplification, p // w * w + p % w is p, and the region that a tile reads is exact.
     sch = Schedule(s_tir.transform.StmtSimplify()(sch.mod))
     return sch, sch.get_sblock(names[0]), sch.get_sblock(names[1])
 
 
 def _inner(sch: Schedule, anchor: SBlockRV, kernel: str, reduced: int, lanes: int) -> LoopRV:
-    """Order the anchor's loops: reduction outside, the register tile inside. Returns the first reduction loop."""
+    """Order the anchor's loops: reduction outside, register tile inside. Return the first reduction loop."""
     loops = sch.get_loops(anchor)
     reduction = loops[len(loops) - reduced :]
     spatial = loops[: len(loops) - reduced]
@@ -107,5 +107,5 @@ def _inner(sch: Schedule, anchor: SBlockRV, kernel: str, reduced: int, lanes: in
 
 
 def _lead_below(sch: Schedule, anchor: SBlockRV, reduced: int) -> int:
-    """Unit loops (rows, tile) between the channel block and the register tile."""
+    """Return the number of unit loops (rows, tile) between the channel block and the register tile."""
     return len(sch.get(anchor).iter_vars) - reduced - 4

@@ -1,4 +1,4 @@
-"""How a convolution in plain layout is computed: its fixed numbers, and the register tile chosen for a machine."""
+"""Plans of a convolution in plain layout: its workload, and the register tile chosen for a machine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes, Workload
 from graphopt.targets.tvm.machine import Machine
 
 USUAL_WIDTH = 64
-"""Columns that a row of unknown width is taken to have: a tile as wide would be filled with little of a small image."""
+"""The assumed width of a row of unknown width: a tile that wide would be mostly empty for a small image."""
 
 
 WORTH_MEASURING = 8
-"""Plans, the best by their estimated cost."""
+"""The number of plans to keep, the best by estimated cost."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PlainConvWorkload(Workload):
 
     @property
     def flops(self) -> int:
-        """See `Workload.flops`; what is not known counts as 1."""
+        """See `Workload.flops`; unknown sizes count as 1."""
         spec = self.spec
         out = [1 if size is None else spec.out_size(axis, size) for axis, size in enumerate(self.space)]
         depth = spec.in_channels // spec.groups * math.prod(spec.kernel)
@@ -52,21 +52,21 @@ class PlainConvWorkload(Workload):
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """How a convolution is computed; `candidates` makes them."""
+    """A plan of a convolution; `candidates` generates them."""
 
     spec: ConvSpec
     method: str
     """"channels" or "rows"."""
     lanes: int
-    """Elements of a vector."""
+    """The number of elements of a vector."""
     tile: int
-    """Positions of a row ("channels"), vectors along a row ("rows") in a register tile."""
+    """The positions of a row ("channels") or vectors along a row ("rows") in a register tile."""
     channel_tile: int
-    """Vectors of channels ("channels"), channels ("rows") in a register tile."""
+    """The vectors of channels ("channels") or channels ("rows") in a register tile."""
     flat: bool
-    """All spatial dimensions are one (a 1x1 convolution without stride and padding)."""
+    """Whether all spatial dimensions are fused (a 1x1 convolution without stride and padding)."""
     padded: bool
-    """A padding stage copies the input."""
+    """Whether a padding stage copies the input."""
     dtypes: Dtypes
 
     @property
@@ -111,7 +111,7 @@ def _scored(workload: PlainConvWorkload, machine: Machine) -> list[Scored]:
     spec, space = workload.spec, workload.space
     plain = not any(spec.pads_begin) and not any(spec.pads_end)
     flat = plain and all(k == 1 for k in spec.kernel) and all(s == 1 for s in spec.strides)
-    flat = flat and None not in space  # dividing by a symbolic width costs more than the remainder of a row
+    flat = flat and None not in space  # dividing by a symbolic width costs more than row remainders
     width: int | None
     if flat:
         width = math.prod(size or 0 for size in space)
@@ -125,7 +125,7 @@ def _scored(workload: PlainConvWorkload, machine: Machine) -> list[Scored]:
 
 
 def _cost_of_padding(spec: ConvSpec, padded: bool, plain: bool, lanes: int) -> float:
-    """Vector operations per output vector for a copy that only this plan needs."""
+    """Return the vector operations per output vector for a copy that only this plan needs."""
     return 2.0 * spec.in_channels / spec.out_channels if padded and plain else 0.0
 
 
@@ -153,7 +153,7 @@ def _rows(spec: ConvSpec, width: int | None, flat: bool, plain: bool, dtypes: Dt
             waste = tiles * step / wide if width is not None else 1 + step / (2 * USUAL_WIDTH)
             waste *= full / lanes
             waste *= -(-group_out // channels) * channels / group_out
-            # Per multiply-add of a vector: loads of the tile's operands, and stalls when there are few accumulators.
+            # Per multiply-add of a vector: loads of the tile's operands, and stalls if there are few accumulators.
             loads = 0.5 * (channels + vectors) / (channels * vectors)
             stall = max(1.0, 8 / (channels * vectors))
             padded = not fits

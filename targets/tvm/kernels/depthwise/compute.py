@@ -1,4 +1,4 @@
-"""Depthwise convolution of channel-blocked activations: each channel by its own filter, a vector of them at a time."""
+"""Depthwise convolution of channel-blocked activations: one filter per channel, a vector of channels at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KERNEL = "conv_depthwise"
 
 
 def pack_weight(weight: np.ndarray, workload: ConvWorkload) -> np.ndarray:
-    """`weight` (C, 1, *kernel) as C/v, taps, v; lanes beyond the last channel are zero."""
+    """Pack `weight` (C, 1, *kernel) as C/v, taps, v; lanes beyond the last channel are zero."""
     lanes, channels = workload.lanes, workload.spec.out_channels
     blocks = -(-channels // lanes)
     flat = np.pad(weight.reshape(channels, -1), [(0, blocks * lanes - channels), (0, 0)])

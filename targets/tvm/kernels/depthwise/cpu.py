@@ -18,7 +18,7 @@ from graphopt.targets.tvm.machine import Machine
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
-    """The loop nest for a function whose anchor is `depthwise`; None for any other function."""
+    """Return the loop nest for a function whose anchor is `depthwise`; None for any other function."""
     fused = nest.take_apart(func, KERNEL, machine)
     if fused is None:
         return None
@@ -53,7 +53,7 @@ def _tile(fused: Fused, workload: ConvWorkload, place: Sequence[Any], run: Run, 
                 value = data[*place, *source(position), lane] * weight[place[1], tap, lane]
                 T.buffer_store(tile, tile[at] + value, [at])
 
-    # Written out along the row, so that neighbouring positions share the data that they both read.
+    # Unrolled along the row, so that neighbouring positions share the data that they both read.
     unroll = workload.spec.kernel[geometry.axis] <= UNROLLED_TAPS
     geometry.visit_taps(run, row, column, products, unroll=unroll)
     fused.store_tile(

@@ -16,7 +16,7 @@ from graphopt.targets.tvm.machine import Machine
 
 
 class Depthwise(Family):
-    """Each channel by a filter of its own."""
+    """Depthwise convolution: each channel with its own filter."""
 
     name = "conv_depthwise"
     version = 1

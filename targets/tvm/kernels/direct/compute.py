@@ -1,11 +1,11 @@
 """Direct convolution of channel-blocked activations: N, C/v, spatial..., v, with v the lanes of a vector.
 
 `pack_weight` lays a constant weight out in the order in which the loop nest (`direct.cpu`) reads it, and `direct` is
-the definition. The first layer of a network, with few channels, reads N, C, spatial... as it comes.
+the definition. The first layer of a network, with few channels, reads N, C, spatial... in plain layout.
 
 A tile of `columns` positions of a row by `vectors` blocks of output channels stays in registers over the whole
-reduction (Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD architectures",
-arXiv 1808.05567). Where `columns` or `vectors` do not divide a row or the blocks, tiles of one less fill the rest.
+reduction (Georganas et al., "Anatomy of high-performance deep learning convolutions on SIMD architectures", arXiv
+1808.05567). Where `columns` or `vectors` do not divide a row or the blocks, tiles of one less fill the rest.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ KERNEL = "conv_direct"
 
 
 def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) -> np.ndarray:
-    """`weight` (O, I/groups, *kernel) as one row of numbers: tile by tile, in the order of the reduction.
+    """Pack `weight` (O, I/groups, *kernel) as a flat array: tile by tile, in the order of the reduction.
 
-    In a tile: input channel block, taps, channel of the block, vector of the tile, lane. (Channel, taps, vector, lane
-    where the data is not blocked.) Lanes beyond the last output channel are zero, and so is what a band has of other
-    groups.
+    The order in a tile is: input channel block, taps, channel of the block, vector of the tile, lane. (Channel, taps,
+    vector, lane if the data is not blocked.) Lanes beyond the last output channel are zero, and so are the channels of
+    a band that belong to other groups.
     """
     groups, lanes = workload.groups, workload.lanes
     taps = math.prod(workload.spec.kernel)
@@ -51,7 +51,7 @@ def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) ->
 
 
 def _banded(weight: np.ndarray, workload: ConvWorkload) -> np.ndarray:
-    """`weight` (O, I/groups, *kernel) with its channels where they are in the band of their output block."""
+    """Return `weight` (O, I/groups, *kernel) with its channels at their positions in the band of their output block."""
     outputs, inputs, *kernel = weight.shape
     whole = np.zeros((outputs, workload.group_in, *kernel), weight.dtype)
     for output in range(outputs):
@@ -64,7 +64,7 @@ def _banded(weight: np.ndarray, workload: ConvWorkload) -> np.ndarray:
 def weight_index(
     workload: ConvWorkload, first: Any, size: Any, channel_block: Any, tap: Any, channel: Any, vector: Any, lane: Any
 ) -> Any:
-    """Where `pack_weight` put an element of the tile of `size` blocks from block `first` on (over all groups)."""
+    """Return where `pack_weight` put an element of the tile of `size` blocks from block `first` (over all groups)."""
     step = workload.lanes if workload.blocked else 1
     taps = math.prod(workload.spec.kernel)
     here = width_of_block(workload, channel_block)
@@ -73,7 +73,7 @@ def weight_index(
 
 
 def width_of_block(workload: ConvWorkload, channel_block: Any) -> Any:
-    """Real channels of a block of a group's input: fewer in the last one."""
+    """Return the number of real channels in a block of a group's input: fewer in the last one."""
     if not workload.blocked:
         return 1
     count, rest = divmod(workload.group_in, workload.lanes)
@@ -83,9 +83,9 @@ def width_of_block(workload: ConvWorkload, channel_block: Any) -> Any:
 
 
 def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: DirectPlan) -> te.Tensor:
-    """The convolution of blocked (or plain) `data` with a packed weight: N, O/v, *out_space, v.
+    """Define the convolution of blocked (or plain) `data` with a packed weight: N, O/v, *out_space, v.
 
-    Groups, where there are several, are whole blocks of channels, or all input channels are.
+    Several groups consist of whole blocks of channels, or read all input channels.
     """
     spec, lanes, geometry = workload.spec, workload.lanes, workload.geometry
     channel = reduce_axis(workload.group_in, "rc")
@@ -95,7 +95,7 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
     def element(n: Any, block: Any, *index: Any) -> Any:
         *where, lane = index
         source = block // workload.blocks * workload.group_in + channel
-        if workload.is_banded:  # after a band that is not the widest, weights are zero
+        if workload.is_banded:  # beyond the end of a band that is not the widest, weights are zero
             source = tirx.min(workload.band(block)[0] * lanes + channel, long(spec.in_channels - 1))
 
         def read(places: Sequence[Any]) -> Any:
@@ -120,7 +120,7 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
 
 
 def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any, Any]:
-    """The first block of the tile that holds `block`, and the tile's size."""
+    """Return the first block of the tile that contains `block`, and the tile's size."""
     start = block // workload.blocks * workload.blocks
     inner = block - start
     runs = tiles_of(workload, plan.vectors)
@@ -135,6 +135,6 @@ def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any,
 
 
 def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, DirectPlan]:
-    """What `direct` wrote into the annotation of its block."""
+    """Decode the numbers that `direct` wrote into the annotation of its block."""
     columns, vectors, bands, chunk, *rest = numbers
     return ConvWorkload.of(rest), DirectPlan(columns, vectors, bands, chunk)

@@ -21,15 +21,15 @@ from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, tiles_of
 from graphopt.targets.tvm.machine import Machine
 
 LINE = 16
-"""Elements of a cache line."""
+"""The number of elements in a cache line."""
 FEW_POSITIONS = 1024
-"""Output positions up to which weights are used so little that waiting for them shows."""
+"""The number of output positions up to which weights are reused so little that their latency matters."""
 PIECES = 64
-"""Parallel iterations to aim at, so that the static split over any usual number of cores is even."""
+"""The desired number of parallel iterations, so that the static split over any usual number of cores is even."""
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
-    """The loop nest for a function whose anchor is `direct.direct`; None for any other function."""
+    """Return the loop nest for a function whose anchor is `direct.direct`; None for any other function."""
     fused = nest.take_apart(func, KERNEL, machine)
     if fused is None:
         return None
@@ -43,7 +43,7 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 
 @dataclass(frozen=True)
 class Band:
-    """Output positions that pass together: `rows` rows of an image from `first` on, or one of `pieces` of each.
+    """Output positions processed together: `rows` rows of an image from `first` on, or one of `pieces` of each row.
 
     `width`: the columns of a row, or of its longest piece.
     """
@@ -58,7 +58,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the reduction: which of `count`; the sums of a band wait in `sums` for the next."""
+    """A part of the reduction, one of `count`; the sums of a band are kept in `sums` until the next part."""
 
     index: Any
     count: int
@@ -78,7 +78,7 @@ class Tile:
     run: Run
     column: Any
     place: Any
-    """Positions of the band before the tile's."""
+    """The number of positions of the band before those of the tile."""
     lanes: int
     part: Part | None = None
 
@@ -86,7 +86,7 @@ class Tile:
         return long((vector * self.run.length + position) * self.lanes) + lane
 
     def pairs(self, positions: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Vectors by columns; the side of which the tile holds less stays in registers: it comes in the inner loop."""
+        """Return vectors by columns; the shorter side of the tile is in the inner loop and stays in registers."""
         if self.run.length < self.size:
             return [(vector, position) for vector in range(self.size) for position in positions]
         return [(vector, position) for position in positions for vector in range(self.size)]
@@ -117,12 +117,12 @@ class _Nest:
             self._band(runs, tile, band)
 
     def _bands_for_threads(self, channels: int) -> int:
-        """Into how many bands an image is cut only to make enough parallel iterations: each reloads chunks."""
+        """Return the bands of an image that are made only for enough parallel iterations; each reloads chunks."""
         wanted = 4 * self.cores if self.plan.chunk else PIECES
         return -(-wanted // (channels * (self.workload.batch or 1)))
 
     def _cut(self, runs: list[Run], wanted: int) -> tuple[int, int]:
-        """Rows of a band, and pieces of each row, for about as many bands of an image as wanted."""
+        """Return the rows of a band, and the pieces of each row, for about as many bands of an image as wanted."""
         rows = self.workload.geometry.rows
         height = -(-rows // min(wanted, rows))
         pieces = min(max(run.count for run in runs), -(-wanted // rows))
@@ -132,7 +132,7 @@ class _Nest:
         return sum(count for _, _, count in tiles_of(self.workload, self.plan.vectors))
 
     def _band(self, runs: list[Run], tile: Any, band: Band) -> None:
-        """All rows of a band for one tile of output channels, once for each part of the input channels."""
+        """Emit all rows of a band for one tile of output channels, once for each part of the input channels."""
         geometry, lanes = self.workload.geometry, self.workload.lanes
         rows: Any = long(band.rows)
         if geometry.rows % band.rows:
@@ -147,7 +147,7 @@ class _Nest:
             self._piece(runs, tile, band, band.first + row, Part(part, parts, sums))
 
     def _piece(self, runs: list[Run], tile: Any, band: Band, row: Any, part: Part | None) -> None:
-        """A row of a band for one tile of output channels, whose size is a constant in each branch."""
+        """Emit a row of a band for one tile of output channels, whose size is a constant in each branch."""
         per_group, lanes = self._tiles_of_a_group(), self.workload.lanes
         group, inner = (tile // per_group, tile % per_group) if self.workload.groups > 1 else (long(0), tile)
 
@@ -182,7 +182,7 @@ class _Nest:
         branch(list(by_size), 0)
 
     def _tile(self, tile: Tile) -> None:
-        """Accumulators of a tile: cleared, reduced, stored."""
+        """Emit the accumulators of a tile: cleared, reduced, stored."""
         part = tile.part
         if part is None:
             self._clear(tile)
@@ -207,7 +207,7 @@ class _Nest:
                 T.buffer_store(tile.buffer, tirx.const(0.0, "float32"), [tile.at(vector, position, lane)])
 
     def _store(self, tile: Tile) -> None:
-        """Write the finished tile, with what is fused after the convolution."""
+        """Write the finished tile, with the fused epilogue."""
 
         def place(vector: Any, position: Any, lane: Any) -> list[Any]:
             where = self.workload.geometry.position(tile.row, tile.column + position)
@@ -221,7 +221,7 @@ class _Nest:
         )
 
     def _exchange(self, tile: Tile, *, load: bool) -> None:
-        """Load the sums so far, or put them by."""
+        """Load the partial sums, or store them."""
         assert tile.part is not None
         sums = tile.part.sums
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
@@ -234,7 +234,7 @@ class _Nest:
                     T.buffer_store(sums, tile.buffer[here], [there])
 
     def _reduce(self, tile: Tile) -> None:
-        """Sum over blocks of input channels; only channels that exist are read."""
+        """Sum over blocks of input channels; only real channels are read."""
         step = self.workload.lanes if self.workload.blocked else 1
         full, rest = divmod(self.workload.group_in, step)
         if tile.part is not None:
@@ -250,7 +250,7 @@ class _Nest:
             self._channels(tile, 0, long(full), rest)
 
     def _channels(self, tile: Tile, first: Any, index: Any, width: int) -> None:
-        """The products of one block of `width` input channels, `first` + `index`, with all taps inside the image."""
+        """Emit the products of one block of `width` input channels, `first` + `index`, with all taps in the image."""
         geometry = self.workload.geometry
         step = self.workload.lanes if self.workload.blocked else 1
         channel = first + index
@@ -269,7 +269,7 @@ class _Nest:
         geometry.visit_taps(tile.run, tile.row, tile.column, products)
 
     def _prefetch_weights(self, tile: Tile, index: Any) -> None:
-        """Ask for this tile's share of the weights of the band's next pass: they follow those of this one.
+        """Prefetch this tile's share of the weights for the band's next pass, which follow those of this one.
 
         They come from memory, which would be idle while all tiles but the first find their weights in cache.
         """
@@ -288,9 +288,9 @@ class _Nest:
             nest.prefetch(self.fused.inputs[1], [start + at], SECOND_LEVEL)
 
     def _prefetch_data(self, tile: Tile, channel: Any) -> None:
-        """Ask for what the next tile of one long row reads of this block of channels, or the tile in the row below.
+        """Prefetch what the next tile of one long row reads of this block of channels, or the tile in the row below.
 
-        Blocks lie too far apart for the processor's own prefetching, which sees a few lines of each.
+        Blocks are too far apart for the hardware prefetcher, which sees only a few lines of each.
         """
         for place in self.workload.geometry.ahead(tile.run, tile.row, tile.column, max(1, LINE // self.workload.lanes)):
             nest.prefetch(self.fused.inputs[0], [tile.band.image, channel, *place, 0], FIRST_LEVEL)
@@ -302,7 +302,7 @@ class _Nest:
     def _multiply(
         self, tile: Tile, positions: tuple[int, ...], read: Callable[[int, Any], Any], k: Any, width: int
     ) -> None:
-        """The products of one tap with `width` input channels, whose packed weights begin at step `k` of the tile."""
+        """Emit the products of one tap with `width` input channels, whose packed weights begin at step `k`."""
         weight, lanes = self.fused.inputs[1], self.workload.lanes
         base = tile.block * (self.workload.depth * lanes)
         with nest.serial(width) as part:
@@ -314,7 +314,7 @@ class _Nest:
 
 
 def _first_block(index: Any, size: int, runs: list[tuple[int, int]]) -> Any:
-    """The first block of a tile of `size` blocks; `runs` are the first blocks and the numbers of tiles in a row."""
+    """Return the first block of a tile of `size` blocks; `runs` are first blocks and numbers of tiles in a row."""
     first, before = runs[0][0] + index * size, 0
     for (_, count), (block, _) in itertools.pairwise(runs):
         before += count
@@ -323,5 +323,5 @@ def _first_block(index: Any, size: int, runs: list[tuple[int, int]]) -> Any:
 
 
 def _columns(runs: list[Run], pieces: int) -> int:
-    """Columns that one of `pieces` of a row has of some of its runs, at most: as `for_tiles` cuts them."""
+    """Return the largest number of columns of one of `pieces` of a row over its runs, as `for_tiles` divides them."""
     return sum(-(-run.count // pieces) * run.length for run in runs)

@@ -16,7 +16,7 @@ from graphopt.targets.tvm.machine import Machine
 
 
 class Direct(Family):
-    """Convolution as it is written: a register tile summed over channels and taps."""
+    """Direct convolution: a register tile summed over channels and taps."""
 
     name = "conv_direct"
     version = 2

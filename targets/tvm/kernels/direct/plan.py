@@ -1,4 +1,4 @@
-"""How a direct convolution of channel-blocked activations is computed: the register tile and the order of loops.
+"""Plans of a direct convolution of channel-blocked activations: the register tile and the order of loops.
 
 `plan_direct` chooses in closed form, `candidates` lists what is worth measuring.
 """
@@ -17,11 +17,12 @@ from graphopt.targets.tvm.machine import Machine
 
 @dataclass(frozen=True)
 class DirectPlan:
-    """How a workload is computed: the register tile, and the order of loops around it.
+    """The plan of a workload: the register tile, and the order of loops around it.
 
-    With `bands`, an image is cut into so many, and all output channels of one follow each other while its data stays in
-    cache; otherwise a tile's weights do, while all images pass. With a `chunk`, the rows pass once for each so many
-    blocks of input channels, whose weights then stay in the first-level cache; the sums wait in memory in between.
+    With `bands`, an image is divided into that many bands, and all output channels of one are computed while its data
+    stays in cache; otherwise a tile's weights stay in cache while all images are processed. With a `chunk`, the rows
+    are processed once per that many blocks of input channels, whose weights then stay in the L1 cache; the partial sums
+    are kept in memory in between.
     """
 
     columns: int
@@ -34,10 +35,10 @@ class DirectPlan:
 
 
 def tiles_of(workload: ConvWorkload, vectors: int) -> list[tuple[int, int, int]]:
-    """Tiles of up to `vectors` output blocks of a group, as runs (first block, size of a tile, tiles).
+    """Return the tiles of up to `vectors` output blocks of a group, as runs (first block, size of a tile, tiles).
 
-    Blocks of a tile have the same band: those that hold the end of a group and the beginning of the next are by
-    themselves.
+    The blocks of a tile have the same band: blocks with the end of one group and the beginning of the next are
+    separate.
     """
     if not workload.is_banded:
         return even_split(workload.blocks, vectors)
@@ -55,13 +56,13 @@ def tiles_of(workload: ConvWorkload, vectors: int) -> list[tuple[int, int, int]]
 
 
 def plan_direct(workload: ConvWorkload, machine: Machine) -> DirectPlan:
-    """The tile that needs the fewest cycles by a count of multiply-adds, loads and latency."""
+    """Return the tile that needs the fewest cycles, counting multiply-adds, loads and latency."""
     best = min(_tiles(workload, machine), key=lambda plan: cycles(workload, plan, machine))
     return dataclasses.replace(best, bands=_bands(workload, best, machine), chunk=_chunk(workload, best, machine))
 
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
-    """The default first, and what else may be faster: the best tiles by the same count, in other orders of loops."""
+    """Return the default first, then alternatives: the best tiles by the same count, in other orders of loops."""
     best = sorted(_tiles(workload, machine), key=lambda plan: cycles(workload, plan, machine))[:6]
     cut = max(1, -(-_data_bytes(workload) // (machine.l2_bytes // 2)))
     found = []
@@ -73,9 +74,9 @@ def candidates(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 
 
 def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
-    """Register tiles. Where data is not blocked, LLVM writes all taps of a row out and keeps what they share.
+    """Return register tiles. If data is not blocked, LLVM unrolls all taps of a row and keeps what they share.
 
-    It keeps some of it in a tile of one vector too: a tile of all accumulators would spill.
+    It keeps some of it in a tile of one vector too, so a tile of all accumulators would spill.
     """
     most = machine.accumulators if workload.blocked else machine.accumulators * 3 // 4
     alone = min(most, machine.registers - 6) if workload.geometry.taps > 1 else most
@@ -88,20 +89,20 @@ def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 
 
 def _tile_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
-    """Weights of a tile of output channels."""
+    """Return the bytes of the weights of a tile of output channels."""
     return 4 * workload.depth * plan.vectors * workload.lanes
 
 
 def _data_bytes(workload: ConvWorkload) -> int:
-    """What an image holds."""
+    """Return the bytes of an image."""
     return 4 * workload.spec.in_channels * math.prod(workload.space)
 
 
 def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
-    """Bands whose data half fill the second-level cache; 0 where more would have to be read again by them.
+    """Return the number of bands whose data half fills the L2 cache; 0 if that would cause more reads than it saves.
 
-    Without bands, all data passes once for each tile of output channels; with them, all weights for each band. Sums
-    that wait for the next chunk are not to take memory without bounds.
+    Without bands, all data is read once per tile of output channels; with them, all weights once per band. Partial sums
+    must not take an unlimited amount of memory.
     """
     batch, data = workload.batch or 1, _data_bytes(workload)
     near = machine.l2_bytes // 2
@@ -116,16 +117,16 @@ def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
 
 
 def _sums_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
-    """Sums of a tile of output channels over an image."""
+    """Return the bytes of the sums of a tile of output channels over an image."""
     geometry = workload.geometry
     return 4 * geometry.rows * geometry.width * plan.vectors * workload.lanes
 
 
 def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
-    """Blocks of input channels whose weights nearly fill the first-level cache; 0 where a tile needs no chunks.
+    """Return how many blocks of input channels have weights that nearly fill the L1 cache; 0 if chunks are not needed.
 
-    It needs them where its weights leave the data no room in the second-level cache, and gains by them where the sums
-    that wait take little room in the first. Where few tiles pass, weights are hardly used again at all.
+    They are needed if a tile's weights leave no room for data in the L2 cache, and they help if the partial sums take
+    little room in the L1 cache. If there are few tiles, weights are hardly reused at all.
     """
     geometry = workload.geometry
     tiles = geometry.rows * -(-geometry.width // plan.columns)
@@ -141,14 +142,16 @@ def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
 
 
 def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
-    """Cycles for one step of the reduction over a row and all channels of a group: what ports and latency allow.
+    """Return the cycles for one step of the reduction over a row and all channels of a group, by ports and latency.
 
-    Two multiply-adds and two loads a cycle, results after four cycles. Each load also takes a slot of the decoder, a
-    broadcast a little more, and weights that do not fit into the first-level cache come later. With chunks, the sums
-    are loaded and stored for each.
+    Two multiply-adds and two loads per cycle, results after four cycles. Each load also takes a decoder slot, a
+    broadcast a little more, and weights that do not fit into the L1 cache arrive later. With chunks, the sums are
+    loaded and stored for each.
     """
     chunk = _chunk(workload, plan, machine)
-    room = machine.l1_bytes // 3 if workload.blocked else machine.l1_bytes * 3 // 4  # few channels of data pass
+    room = (
+        machine.l1_bytes // 3 if workload.blocked else machine.l1_bytes * 3 // 4
+    )  # few channels of data are read at a time
     far = 0.0 if chunk or _tile_bytes(workload, plan) <= room else 0.1
     exchange = 0.0
     if chunk:
@@ -160,7 +163,7 @@ def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
             busy = max(columns * vectors / 2, 4, (columns + vectors) / 2)
             loads = 0.14 * columns + (0.1 + far) * vectors + exchange * columns * vectors
             share = 1.0
-            if workload.is_banded:  # how much of the widest band
+            if workload.is_banded:  # the share of the widest band
                 tops = range(first, first + vectors * down, vectors)
                 share = sum(workload.band(block)[1] for block in tops) * workload.lanes / (down * workload.group_in)
             total += across * down * (busy + loads) * share
@@ -168,5 +171,5 @@ def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
 
 
 def packed_size(workload: ConvWorkload) -> int:
-    """Elements of a packed weight."""
+    """Return the number of elements of a packed weight."""
     return workload.groups * workload.blocks * workload.depth * workload.lanes

@@ -12,9 +12,9 @@ KERNEL = "lrn"
 
 
 def square_sums(data: te.Tensor, size: int) -> te.Tensor:
-    """For each element of `data` (N, C/v, *space, v) the sum of the squares of `size` channels around it.
+    """Define, for each element of `data` (N, C/v, *space, v), the sum of the squares of `size` channels around it.
 
-    As ONNX has it, (size - 1) // 2 of them come before; channels that do not exist count as 0.
+    As in ONNX, (size - 1) // 2 of them come before; channels that do not exist count as 0.
     """
     lanes, channels = int(data.shape[-1]), int(data.shape[1]) * int(data.shape[-1])
     axis = reduce_axis(size, "k")

@@ -1,7 +1,7 @@
 """The loop nest of `lrn.square_sums` for CPUs.
 
-The squares of all channels of a few positions lie one after the other in a small buffer, so that the sum over
-neighbouring channels is a sum of vectors that begin at neighbouring elements.
+The squares of all channels of a few positions are contiguous in a small buffer, so that the sum over neighbouring
+channels is a sum of vectors at consecutive offsets.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from graphopt.targets.tvm.kernels.lrn.compute import KERNEL
 from graphopt.targets.tvm.machine import Machine
 
 POSITIONS = 8
-"""Positions that are worked on together: whole cache lines of every block of channels, and independent sums."""
+"""The number of positions processed together: whole cache lines of every channel block, and independent sums."""
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
-    """The loop nest for a function whose anchor is `square_sums`; None for others, and for very wide sums."""
+    """Return the loop nest for a function whose anchor is `square_sums`; None for others, and for very wide sums."""
     fused = nest.take_apart(func, KERNEL, machine)
     if fused is None:
         return None
@@ -53,7 +53,7 @@ def _emit(fused: Fused, size: int) -> None:
 
 
 def _positions(fused: Fused, size: int, n: Any, first: Any, length: int, space: tuple[int, ...]) -> None:
-    """All channels of `length` positions from the flat position `first` on."""
+    """Emit all channels of `length` positions from the flat position `first` on."""
     (data,) = fused.inputs
     blocks, lanes = int(fused.shape[1]), int(fused.shape[-1])
     row = (blocks + 2) * lanes  # a block of zeros before and after the channels

@@ -1,1 +1,1 @@
-"""Matrix products."""
+"""Matmul kernels."""

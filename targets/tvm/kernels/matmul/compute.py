@@ -1,12 +1,12 @@
-"""Matrix products: (..., M, K) by (..., K, N), batch dimensions broadcast as in numpy.
+"""Matmuls: (..., M, K) by (..., K, N), batch dimensions broadcast as in numpy.
 
     plan = MatmulPlan.default(MatmulWorkload(m, n, k, FLOAT32, packed=True), machine)  # None: size not known
     packed = pack_matrix(weight, plan)                    # numpy K x N, at compile time; N and K known
     out = matmul_packed(a, packed_tensor, plan)           # TE: (..., M, N)
     out = matmul(a, b, plan)                              # both known only at run time
 
-Bias, residual and activation that follow are fused. The right operand is read in panels of one tile's columns,
-(N / width, K, width); one that is only known at run time is packed first, unless few rows read it.
+Bias, residual and activation that follow are fused. The right operand is read in panels of one tile's columns, (N /
+width, K, width); one that is only known at run time is packed first, unless few rows read it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from graphopt.targets.tvm.kernels.common.computes import long, reduce_axis, simp
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan
 
 Right = Callable[[Sequence[Any], Any, Any], Any]
-"""The right operand's element for a batch index, a k and a column."""
+"""Returns the right operand's element for a batch index, a k and a column."""
 
 DIRECT_ROWS = 12
-"""Rows up to which a matrix that is not packed is read where it is: packing would cost more than it saves."""
+"""The number of rows up to which a matrix is read unpacked: packing would cost more than it saves."""
 
 
 PART_BYTES = 8 << 20
-"""About how much of a matrix is packed at once."""
+"""The approximate number of bytes of a matrix that are packed at once."""
 
 
 def pack_matrix(matrix: np.ndarray, plan: MatmulPlan) -> np.ndarray:
-    """A constant right operand (K, N) in the layout `plan.packed_shape`; missing columns are zero."""
+    """Pack a constant right operand (K, N) in the layout `plan.packed_shape`; missing columns are zero."""
     return np.concatenate([np.empty((0, *plan.packed_shape[1:]), matrix.dtype), *panels(matrix, plan)])
 
 
@@ -51,7 +51,7 @@ def panels(matrix: np.ndarray, plan: MatmulPlan) -> Iterator[np.ndarray]:
 
 
 def matmul_packed(a: te.Tensor, packed: te.Tensor, plan: MatmulPlan) -> te.Tensor:
-    """`a` (..., M, K) by a matrix packed by `pack_matrix`: (..., M, N)."""
+    """Define `a` (..., M, K) by a matrix packed by `pack_matrix`: (..., M, N)."""
     assert plan.workload.n is not None
     width = plan.width
 
@@ -62,7 +62,7 @@ def matmul_packed(a: te.Tensor, packed: te.Tensor, plan: MatmulPlan) -> te.Tenso
 
 
 def matmul(a: te.Tensor, b: te.Tensor, plan: MatmulPlan) -> te.Tensor:
-    """`a` (..., M, K) by `b` (..., K, N), each transposed if the plan's workload says so: (..., M, N)."""
+    """Define `a` (..., M, K) by `b` (..., K, N), each transposed if the plan's workload says so: (..., M, N)."""
     transpose_b = plan.workload.transpose_b
     batch = _broadcast(list(a.shape[:-2]), list(b.shape[:-2]))
     columns, depth = (b.shape[-2], b.shape[-1]) if transpose_b else (b.shape[-1], b.shape[-2])
@@ -88,7 +88,7 @@ def matmul(a: te.Tensor, b: te.Tensor, plan: MatmulPlan) -> te.Tensor:
 
 
 def _broadcast(left: list[Any], right: list[Any]) -> list[Any]:
-    """Batch dimensions of the result."""
+    """Return the batch dimensions of the result."""
     rank = max(len(left), len(right))
     left, right = [1] * (rank - len(left)) + left, [1] * (rank - len(right)) + right
     return [r if _is_one(x) else x for x, r in zip(left, right, strict=True)]
@@ -99,7 +99,7 @@ def _is_one(size: Any) -> bool:
 
 
 def _aligned(index: Sequence[Any], shape: Sequence[Any]) -> list[Any]:
-    """The batch index of an operand with these batch dimensions: the trailing ones, 0 where it is broadcast."""
+    """Return the batch index of an operand with these batch dimensions: the trailing ones, 0 where it is broadcast."""
     own = index[len(index) - len(shape) :]
     return [0 if _is_one(size) else i for i, size in zip(own, shape, strict=True)]
 

@@ -38,13 +38,13 @@ from graphopt.targets.tvm.kernels.matmul.product import EXPENSIVE, Product, read
 from graphopt.targets.tvm.machine import Machine
 
 THREADS_WORK = 1 << 19
-"""Work, as multiply-adds and four for each element of the right operand, from which several threads pay."""
+"""The work from which several threads pay: multiply-adds, and four for each element of the right operand."""
 JOBS = 16
-"""Jobs that there should be for each matrix, so that threads share them evenly."""
+"""The desired number of jobs per matrix, so that threads share them evenly."""
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
-    """The loop nest of a function whose anchor is a matrix product of this family; None for any other function."""
+    """Return the loop nest of a function whose anchor is a matmul of this family; None for any other function."""
     product = read_product(func)
     if product is None or any(facts.extent(size) == 0 for size in product.finish.extents):
         return None
@@ -54,12 +54,12 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns of a panel: where they begin, how many count (None: what is left of N), the vectors computed."""
+    """The columns of a panel: the first one, the number (None: the rest of N), and the computed vectors."""
 
     start: Expr
     count: int | None
     pieces: tuple[tuple[int, int], ...]
-    """Offset and lanes of each vector."""
+    """The offset and lanes of each vector."""
 
 
 class _Nest:
@@ -77,7 +77,7 @@ class _Nest:
         self.block_rows = self._block_rows()
 
     def _block_rows(self) -> int:
-        """Rows of a job: blocks of about the same height, lower than planned where there were too few jobs else."""
+        """Return the rows of a job: blocks of similar height, lower than planned if there would be too few jobs."""
         most = self.m_block
         if self.static_m is None:
             return min(most, 8 * self.rows)
@@ -115,7 +115,7 @@ class _Nest:
         return jobs > 1 and outer * n * k * (m + 4) >= THREADS_WORK
 
     def _pack(self) -> tirx.Stmt | None:
-        """The right operand in panels: every panel a piece of parallel work."""
+        """Emit the packing of the right operand into panels, in parallel over panels."""
         stage = self.product.pack
         if stage is None:
             return None
@@ -137,7 +137,7 @@ class _Nest:
         return parallel(count, panel, "panel", self._pays(count))
 
     def _job(self, batch: list[Expr], panel: Expr, chunk: Expr) -> tirx.Stmt:
-        """One panel of columns for one block of rows: whole ones, and those at the ends of the matrix."""
+        """Emit one panel of columns for one block of rows: full ones, and those at the ends of the matrix."""
         start = panel * self.width
         if self.static_n is None:
             left, whole = self.n - start, self._columns(start, self.width)
@@ -183,7 +183,7 @@ class _Nest:
         return block(*parts)
 
     def _block(self, batch: list[Expr], panel: Expr, columns: _Columns, first: Expr, count: int) -> tirx.Stmt:
-        """`count` rows from `first`, over all of K."""
+        """Emit `count` rows from `first`, over all of K."""
         spans = even_split(count, self.rows)
         staged = self.staged or columns.count is None or columns.count % self.lanes != 0
         if not staged:
@@ -218,7 +218,7 @@ class _Nest:
         return loop(count, row, "row")
 
     def _finish(self, batch: list[Expr], columns: _Columns, first: Expr, count: int, stage: tirx.Buffer) -> tirx.Stmt:
-        """Read the sums of a block of rows back, and store what becomes of them."""
+        """Emit the epilogue of a block of rows: read the sums back, and store the results."""
 
         def element(r: Expr, column: Expr) -> tirx.Stmt:
             return self.product.finished([*batch, first + r, columns.start + column], stage[r, column])
@@ -245,7 +245,7 @@ class _Nest:
         stage: tirx.Buffer | None,
         depth: tuple[Expr, Expr],
     ) -> tirx.Stmt:
-        """Tiles over rows; `spans`: first row, height and number of tiles of each run of equal tiles."""
+        """Emit tiles over rows; `spans`: first row, height and number of tiles of each run of equal tiles."""
         fetch = None
         if self.is_constant and columns.count == self.width:
             fetch = PanelFetch.plan(self.product, self.width, depth, sum(number for _, _, number in spans))
@@ -285,7 +285,7 @@ class _Nest:
 
 
 def _split_spans(spans: list[tuple[int, int, int]], at: int) -> Iterator[tuple[int, int, int]]:
-    """The runs of tiles, with one cut in two so that the first `at` tiles are whole runs."""
+    """Yield the runs of tiles, with one divided so that the first `at` tiles are whole runs."""
     done = 0
     for offset, height, number in spans:
         head = min(max(0, at - done), number)

@@ -1,4 +1,4 @@
-"""The matrix product as a kernel family."""
+"""Matmul as a kernel family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphopt.targets.tvm.machine import Machine
 
 
 class Matmul(Family):
-    """A product with a matrix packed in panels; one that is only known at run time is planned, but not measured."""
+    """A matmul with a matrix packed in panels; one that is only known at run time is planned, but not measured."""
 
     name = "matmul"
     version = 2

@@ -1,4 +1,4 @@
-"""What a matrix product asks the memory for ahead: the next panel of a packed operand, and what is added to a tile."""
+"""Prefetching in a matmul: the next panel of a packed operand, and the residual that is added to a tile."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from graphopt.targets.tvm.kernels.matmul.plan import LINE_BYTES
 from graphopt.targets.tvm.kernels.matmul.product import Product
 
 FETCHING_TILES = 2
-"""Tiles of rows from which it pays to fetch the next panel ahead."""
+"""The number of row tiles from which it pays to prefetch the next panel."""
 FETCH_STEPS = 8
-"""Steps of K between two cache lines that are fetched ahead."""
+"""The number of steps of K between two prefetched cache lines."""
 
 
 @dataclass(frozen=True)
 class PanelFetch:
-    """How tiles of rows that pass over K, or over a block of it, fetch their share of the next panel's same rows.
+    """The plan by which row tiles that run over K, or over a block of it, prefetch their share of the next panel.
 
     One cache line every `step` steps of K, in the first `tiles` tiles: many lines at once would wait for each other,
     and a longer loop between two of them is not unrolled.
@@ -47,18 +47,18 @@ class PanelFetch:
 
     @staticmethod
     def plan(product: Product, width: int, depth: tuple[Expr, Expr], tiles: int) -> PanelFetch | None:
-        """For `tiles` tiles of rows over the `depth` (first and number) of K; None where it does not pay."""
+        """Return the plan for `tiles` row tiles over the `depth` (first and number) of K; None if it does not pay."""
         first, count = depth[0], facts.extent(depth[1])
         if tiles < FETCHING_TILES or count is None:
             return None
-        # The operand that has columns; the left one may have as many axes.
+        # The operand that has columns; the left one may have equally many axes.
         right = next(load.source for load in loads(product.term.value) if uses(load, product.term.axes[-2]))
         lines = -(-count * width // _in_line(right))
         step = max(1, min(FETCH_STEPS, count * tiles // lines))
         return PanelFetch(right, width, first, count, step, min(tiles, -(-lines // max(1, count // step))))
 
     def steps(self, panel: Expr, tile: Expr, add: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
-        """The loop over K of a tile on `panel`; `add` makes one of its steps."""
+        """Emit the loop over K of a tile on `panel`; `add` emits one of its steps."""
         parts, line = self.count // self.step, _in_line(self.right)
         last_panel, last_row = self.right.shape[0] - 1, self.right.shape[1] - 1
 
@@ -76,8 +76,10 @@ class PanelFetch:
 def fetch_residuals(
     product: Product, batch: list[Expr], first: Expr, height: int, columns: tuple[Expr, int]
 ) -> Iterator[tirx.Stmt]:
-    """Ask for what is added to a tile of `height` rows from `first` and `columns` (first and number) of them: it comes
-    from memory while the sums are made."""
+    """Prefetch what is added to a tile of `height` rows from `first` and `columns` (first and number) of them.
+
+    It arrives from memory while the sums are computed.
+    """
     for row in range(height):
         for column in range(0, columns[1], _in_line(product.finish.target)):
             for load in product.residuals([*batch, first + row, columns[0] + column]):
@@ -85,5 +87,5 @@ def fetch_residuals(
 
 
 def _in_line(buffer: tirx.Buffer) -> int:
-    """Elements in a cache line."""
+    """Return the number of elements in a cache line."""
     return LINE_BYTES * 8 // tvm_ffi.dtype(str(buffer.dtype)).bits

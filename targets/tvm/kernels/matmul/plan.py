@@ -1,4 +1,4 @@
-"""How a matrix product is computed: the register tile and the cache blocks, for a size and a machine."""
+"""Plans of a matmul: the register tile and the cache blocks, for a size and a machine."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from graphopt.targets.tvm.kernels.family import Dtypes, Workload
 from graphopt.targets.tvm.machine import Machine
 
 PANEL_BYTES = 192 << 10
-"""Part of the right matrix that is to stay in the second-level cache while tiles of rows pass over it."""
+"""The bytes of the right matrix that should stay in the L2 cache while row tiles use them."""
 LINE_BYTES = 64
 SPARE_REGISTERS = 1
-"""Registers beside the sums and operands of a tile: with none left, operands are not loaded ahead."""
+"""Registers in addition to the sums and operands of a tile: with none left, operands are not loaded ahead."""
 BLOCK_ROWS = 128
-"""Rows that a job computes before it goes on to the next part of the right matrix."""
+"""The number of rows that a job computes before it continues with the next part of the right matrix."""
 LOAD, LATENCY = 0.5, 4.0
-"""Cycles of a vector load or multiply-add with two units for each, and from a multiply-add to the next on its sum."""
+"""Cycles per vector load or multiply-add with two units each, and the latency of a multiply-add."""
 
 
 @dataclass(frozen=True)
 class MatmulWorkload(Workload):
-    """A product of (..., m, k) by (..., k, n): sizes (None where not known) and element types.
+    """A matmul of (..., m, k) by (..., k, n): sizes (None if unknown) and element types.
 
     `packed`: the right matrix is a constant, packed when the model is compiled. With `transpose_a` or `transpose_b` an
-    operand comes as (..., k, m) or (..., n, k); a packed one is never transposed.
+    operand is given as (..., k, m) or (..., n, k); a packed one is never transposed.
     """
 
     m: int | None
@@ -51,7 +51,7 @@ class MatmulWorkload(Workload):
 
     @property
     def is_tunable(self) -> bool:
-        """See `Workload.is_tunable`; what is packed at run time is not measured."""
+        """See `Workload.is_tunable`; a matrix that is packed at run time is not measured."""
         return self.packed and bool(self.m and self.n and self.k)
 
     @property
@@ -69,11 +69,11 @@ class MatmulWorkload(Workload):
 
 @dataclass(frozen=True)
 class MatmulPlan:
-    """The tile of a product.
+    """The plan of a matmul.
 
-    `lanes`: columns in a vector of accumulators. `rows`, `vectors`: height and width (in vectors) of the tile that
-    stays in registers. `k_block`: how much of K is summed at once before the next tile of rows (0: all of it).
-    `m_block`: about how many rows make a job.
+    `lanes`: columns in a vector of accumulators. `rows`, `vectors`: height and width (in vectors) of the register tile.
+    `k_block`: how much of K is summed before the next row tile (0: all of it). `m_block`: the approximate rows of a
+    job.
     """
 
     workload: MatmulWorkload
@@ -85,12 +85,12 @@ class MatmulPlan:
 
     @property
     def width(self) -> int:
-        """Columns of a tile, and of a panel of a packed matrix."""
+        """The number of columns of a tile, and of a panel of a packed matrix."""
         return self.lanes * self.vectors
 
     @property
     def packed_shape(self) -> tuple[int, int, int]:
-        """Shape of a packed constant: panels, K, columns of a panel; N and K must be known."""
+        """The shape of a packed constant: panels, K, columns of a panel; N and K must be known."""
         work = self.workload
         assert work.n is not None
         assert work.k is not None
@@ -98,12 +98,12 @@ class MatmulPlan:
 
     @staticmethod
     def default(work: MatmulWorkload, machine: Machine) -> MatmulPlan:
-        """The tile that needs the fewest cycles by the model of `_cycles`."""
+        """Return the tile that needs the fewest cycles by the model of `_cycles`."""
         return next(candidates(work, machine))
 
 
 def candidates(work: MatmulWorkload, machine: Machine) -> Iterator[MatmulPlan]:
-    """Plans worth measuring, the best guess first."""
+    """Yield the plans worth measuring, the best guess first."""
     lanes = machine.lanes(work.dtypes.accumulator)
     if work.n is not None and 0 < work.n < lanes:
         lanes = 1 << (work.n - 1).bit_length()
@@ -116,7 +116,7 @@ def candidates(work: MatmulWorkload, machine: Machine) -> Iterator[MatmulPlan]:
 
 
 def _tiles(work: MatmulWorkload, lanes: int, machine: Machine) -> Iterator[tuple[int, int]]:
-    """Rows and vectors of tiles that fit the registers; panels are whole cache lines where there are enough columns."""
+    """Yield rows and vectors of tiles that fit the registers; panels are whole cache lines if N is large enough."""
     columns = 2 if work.n is None else max(1, -(-work.n // lanes))
     line = max(1, LINE_BYTES // (machine.vector_bytes))
     if columns < line:
@@ -130,12 +130,12 @@ def _tiles(work: MatmulWorkload, lanes: int, machine: Machine) -> Iterator[tuple
 
 
 def _cycles(work: MatmulWorkload, lanes: int, rows: int, vectors: int) -> float:
-    """Estimated cycles for each step of K; where a size is not known, for the tile's share of one large product."""
+    """Estimate the cycles for each step of K; if a size is not known, for the tile's share of one large matmul."""
 
     def tile(height: int, width: int) -> float:
         if not height or not width:
             return 0.0
-        # Loads run beside the sums, and cost little where those take longer; those of the panel may come from afar.
+        # Loads overlap with the sums, and cost little if those take longer; panel loads may come from memory.
         return max(height * width * LOAD, (height + width) * LOAD, LATENCY) + 0.05 * height + 0.15 * width
 
     m, columns = work.m or rows * 8, vectors * 8 if work.n is None else -(-work.n // lanes)
@@ -148,12 +148,12 @@ def _cycles(work: MatmulWorkload, lanes: int, rows: int, vectors: int) -> float:
 
 
 def cycles(plan: MatmulPlan) -> float:
-    """Estimated cycles of a plan for each step of K, comparable between plans of one workload."""
+    """Estimate the cycles of a plan for each step of K, comparable between plans of one workload."""
     return _cycles(plan.workload, plan.lanes, plan.rows, plan.vectors)
 
 
 def _blocked(plan: MatmulPlan) -> MatmulPlan:
-    """The plan with K in blocks, where a panel exceeds the cache and enough tiles of rows use a block again."""
+    """Return the plan with K in blocks, if a panel exceeds the cache and enough row tiles reuse a block."""
     work = plan.workload
     size = tvm_ffi.dtype(work.dtypes.weight).bits // 8
     if work.m is None or work.k is None or work.m <= plan.rows:

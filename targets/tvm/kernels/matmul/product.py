@@ -1,4 +1,4 @@
-"""What a fused matrix product computes, read from its blocks: the operands' elements, the sum, and what follows it."""
+"""The computation of a fused matmul, read from its blocks: the operands' elements, the sum, and the epilogue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphopt.targets.tvm.kernels.common import blocks as facts
 from graphopt.targets.tvm.kernels.common.statements import Expr, loads, replaced, uses
 
 EXPENSIVE = 12
-"""Operations of an epilogue above which it is not unrolled over a register tile."""
+"""The number of operations above which an epilogue is not unrolled over a register tile."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Stage:
     value: Expr
 
     def at(self, place: list[Expr]) -> tuple[list[Expr], Expr]:
-        """The indices and the value for these values of the axes."""
+        """Return the indices and the value for these values of the axes."""
         values = dict(zip(self.axes, place, strict=True))
         return [replaced(index, values) for index in self.indices], replaced(self.value, values)
 
 
 @dataclass(frozen=True)
 class Product:
-    """A sum of products over K, and what becomes of it.
+    """A sum of products over K, and its epilogue.
 
     `term`: axes (batch, m, n, k), its value a product to be summed. `finish`: axes (batch, m, n), its value reads the
-    sum at just these indices. `pack`: the stage that packs the right operand, if there is one. `cost`: operations of
-    `finish` for each element. `tile`: the numbers of the plan.
+    sum at exactly these indices. `pack`: the stage that packs the right operand, if there is one. `cost`: operations of
+    `finish` per element. `tile`: the numbers of the plan.
     """
 
     term: Stage
@@ -49,7 +49,7 @@ class Product:
     tile: tuple[int, ...]
 
     def finished(self, place: list[Expr], total: Expr) -> tirx.Stmt:
-        """The statement that stores the element at `place`, of which the sum is `total`."""
+        """Return the statement that stores the element at `place` whose sum is `total`."""
         summed = self.term.target
 
         def choose(load: ir.TensorLoad) -> Any:
@@ -60,7 +60,7 @@ class Product:
         return tirx.BufferStore(self.finish.target, value, indices)
 
     def residuals(self, place: list[Expr]) -> list[ir.TensorLoad]:
-        """What finishing the element at `place` reads that no other row reads."""
+        """Return what finishing the element at `place` reads that no other row reads."""
         row, values = self.finish.axes[-2], dict(zip(self.finish.axes, place, strict=True))
         return [
             replaced(load, values)
@@ -70,7 +70,7 @@ class Product:
 
 
 def read_product(func: tirx.PrimFunc) -> Product | None:
-    """The matrix product that `func` computes, with its epilogue; None for any other function."""
+    """Return the matmul that `func` computes, with its epilogue; None for any other function."""
     sch = Schedule(tvm.IRModule({"main": func}), enable_check=not facts.is_symbolic(func))
     anchor = facts.find_anchor(sch, ("matmul",))
     if anchor is None:
@@ -91,7 +91,7 @@ def read_product(func: tirx.PrimFunc) -> Product | None:
 
 
 def _stage(sch: Schedule, rv: Any) -> Any:
-    """A block as a stage; for a sum, the value is what is added."""
+    """Return a block as a stage; for a sum, the value is the added term."""
     stmt = sch.get(rv)
     store = stmt.body
     if not isinstance(store, tirx.BufferStore):
@@ -107,7 +107,7 @@ def _stage(sch: Schedule, rv: Any) -> Any:
 
 
 def _reads_in_place(finish: Stage, term: Stage) -> bool:
-    """Whether `finish` reads the sum only at the indices of its own axes."""
+    """Return whether `finish` reads the sum only at the indices of its own axes."""
 
     def same(indices: Any) -> bool:
         return len(indices) == len(finish.axes) and all(

@@ -15,9 +15,9 @@ MAX, SUM = 0, 1
 
 
 def pool(data: te.Tensor, geometry: Geometry, kind: int, machine: Machine) -> te.Tensor:
-    """The maximum (`MAX`) or sum (`SUM`) of each window of `data` (N, C/v, *space, v): N, C/v, *out_space, v.
+    """Define the maximum (`MAX`) or sum (`SUM`) of each window of `data` (N, C/v, *space, v): N, C/v, *out_space, v.
 
-    What a window covers beyond the data counts as the smallest number or as 0.
+    Positions of a window outside of the data count as the smallest number or as 0.
     """
     lanes = int(data.shape[-1])
     taps = [reduce_axis(size, f"r{axis}") for axis, size in enumerate(geometry.kernel)]

@@ -1,4 +1,4 @@
-"""What a cumulative sum or product is: the operation, the direction, and the type it is computed in."""
+"""The parameters of a cumulative sum or product: the operation, the direction, and the type to compute in."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Scan:
-    """`combine` from `neutral` on, in numbers of type `kind` and vectors of `lanes`.
+    """`combine`, starting from `neutral`, on numbers of type `kind` and vectors of `lanes`.
 
-    `exclusive` leaves the element itself out; `reverse` begins at the end.
+    `exclusive` excludes the element itself; `reverse` starts at the end.
     """
 
     combine: Callable[[Any, Any], Any]

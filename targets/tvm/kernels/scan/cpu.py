@@ -1,4 +1,4 @@
-"""Cumulative sums and products on CPUs: each row is passed over once, several rows at a time."""
+"""Cumulative sums and products on CPUs: each row is read once, several rows at a time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from graphopt.targets.tvm.kernels.common.statements import pieces
 from graphopt.targets.tvm.kernels.scan.compute import Scan
 
 ROWS = 4
-"""Rows that are summed side by side where a row is contiguous: an addition waits for the one before in its row."""
+"""The number of contiguous rows that are summed side by side, to hide the latency of additions."""
 VECTORS = 64
-"""Vectors of neighbouring rows that are summed side by side where they are not: long pieces of memory in a stream."""
+"""The number of vectors of adjacent strided rows that are summed side by side, to read long pieces of memory."""
 
 
 def scan(data: te.Tensor, spec: Scan) -> te.Tensor:
-    """The scan of `data` (outer, n, inner) along its second axis, of the same shape and type."""
+    """Define the scan of `data` (outer, n, inner) along its second axis, of the same shape and type."""
 
     def body(ins: Any, outs: Any) -> Any:
         with IRBuilder() as builder, T.seq_scope():
@@ -67,7 +67,7 @@ def _strided(data: Any, out: Any, spec: Scan) -> None:
 
 
 def _columns(data: Any, out: Any, spec: Scan, row: Any, first: Any, width: int) -> None:
-    """`width` neighbouring columns from `first` on."""
+    """Emit `width` adjacent columns from `first` on."""
     total = T.alloc_buffer((width,), spec.kind, scope="local")
     _vectors(width, spec.lanes, lambda at: T.buffer_store(total, spec.neutral, [at]))
     with nest.serial(data.shape[1]) as step:
@@ -76,7 +76,7 @@ def _columns(data: Any, out: Any, spec: Scan, row: Any, first: Any, width: int) 
 
 
 def _vectors(width: int, lanes: int, body: Callable[[Any], None]) -> None:
-    """`body` for each of `width` elements: full vectors, and shorter ones for what is left."""
+    """Emit `body` for each of `width` elements: full vectors, and shorter ones for the rest."""
     with nest.serial(width // lanes) as vector, nest.vectorized(lanes) as lane:
         body(vector * lanes + lane)
     for offset, length in pieces(width % lanes, lanes):
@@ -89,7 +89,7 @@ def _place(data: Any, spec: Scan, step: Any) -> Any:
 
 
 def _step(data: Any, out: Any, spec: Scan, index: list[Any], total: Any, at: Any) -> None:
-    """Add the element at `index` to `total[at]`, and store one of the two sums."""
+    """Add the element at `index` to `total[at]`, and store the sum before or after it."""
     value = data[tuple(index)].astype(spec.kind)
     if spec.exclusive:
         T.buffer_store(out, total[at].astype(str(out.dtype)), index)

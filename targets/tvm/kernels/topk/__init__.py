@@ -1,1 +1,1 @@
-"""The k first elements of each row in order."""
+"""The first k elements of each row in order."""

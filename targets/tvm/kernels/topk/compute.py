@@ -1,4 +1,4 @@
-"""The order in which the k first elements of a row are wanted."""
+"""The order of the first k elements of a row."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Expr = Any
 class Order:
     """Largest or smallest first, compared as numbers of type `kind`; NaN counts as the largest.
 
-    Nothing is the negation of a greater or less: TVM makes `a <= b` of not `a > b`, which is something else for NaN.
+    No comparison is negated: TVM turns not `a > b` into `a <= b`, which differs for NaN.
     """
 
     kind: str
     largest: bool
 
     def better(self, a: Expr, b: Expr) -> Expr:
-        """Whether value a comes before value b whatever their places."""
+        """Return whether value a comes before value b, ignoring positions."""
         a, b = a.astype(self.kind), b.astype(self.kind)
         if not self.largest:
             a, b = b, a
         return tirx.Or(a > b, tirx.And(tirx.isnan(a), tirx.Not(tirx.isnan(b)))) if self._is_float else a > b
 
     def before(self, a: Expr, place_a: Expr, b: Expr, place_b: Expr) -> Expr:
-        """Whether value a at its place comes before value b at another one: of equals the one at the lower place."""
+        """Return whether value a comes before value b; of equal values, the one at the lower position does."""
         x, y = a.astype(self.kind), b.astype(self.kind)
         same = tirx.EQ(x, y)
         if self._is_float:

@@ -1,7 +1,7 @@
-"""The k first elements of each row in order, by a heap that keeps the best k so far with the worst of them on top.
+"""The first k elements of each row in order, by a heap of the best k so far with the worst of them on top.
 
-The heap lies in the results themselves. Most elements of a long row only lose against its top; when all have passed,
-the worst ones are taken off one after the other and put after the rest, which leaves the best first.
+The heap is in the results themselves. Most elements of a long row only lose against its top; at the end, the worst ones
+are removed one after the other and put after the rest, which leaves the best first.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from graphopt.targets.tvm.kernels.topk.compute import Order
 Expr = Any
 
 TOGETHER = 32
-"""Elements that are compared with the top of the heap at once: mostly none of them is better."""
+"""The number of elements that are compared with the top of the heap at once: mostly none is better."""
 
 
 def top_k(data: te.Tensor, count: Expr, order: Order) -> list[te.Tensor]:
-    """The `count` first elements of each row of `data` (outer, n, inner) along n, and their places (int64).
+    """Define the first `count` elements of each row of `data` (outer, n, inner) along n, and their positions (int64).
 
     Both are (outer, count, inner). `count` must not be larger than n.
     """
@@ -41,7 +41,7 @@ def top_k(data: te.Tensor, count: Expr, order: Order) -> list[te.Tensor]:
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of the data, and its heap of values and places."""
+    """One row of the data, and its heap of values and positions."""
 
     data: Any
     values: Any
@@ -94,7 +94,7 @@ def _select(row: _Row, count: Expr) -> None:
 
 
 def _offer(row: _Row, first: Expr, number: Expr, count: Expr) -> None:
-    """Take those of `number` elements from `first` on into the full heap that are better than its top."""
+    """Insert those of `number` elements from `first` on that are better than the top into the full heap."""
     with nest.serial(number) as step:
         at = first + step
         value = T.bind(row.read(at))
@@ -103,13 +103,14 @@ def _offer(row: _Row, first: Expr, number: Expr, count: Expr) -> None:
 
 
 def _sift(row: _Row, start: Expr, value: Expr, place: Expr, size: Expr) -> None:
-    """Put an element into the heap of `size` elements at `start`, or below where worse ones are."""
+    """Insert an element into the heap of `size` elements at `start`, or below it where worse ones are."""
     at = T.alloc_buffer((1,), "int64", scope="local")
     child = T.alloc_buffer((1,), "int64", scope="local")
     T.buffer_store(at, start, [0])
     T.buffer_store(child, start * 2 + 1, [0])
     with T.While(child[0] < size):
-        # Which child is worse is a coin's toss to a branch predictor, so it is computed; an only child is its own twin.
+        # Which child is worse is unpredictable for a branch predictor, so it is computed; an only child is compared
+        # with itself.
         left = T.bind(child[0])
         right = T.bind(tirx.min(left + 1, size - 1))
         is_right = row.order.before(row.value(left), row.place(left), row.value(right), row.place(right))
