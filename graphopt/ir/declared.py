@@ -9,12 +9,12 @@ from onnx import helper, shape_inference
 
 from . import edit
 from .graph import Graph
-from .infer import merge_types, without_weights
+from .infer import merge_types
+from .inferable import write_inferable_model
 from .model import Model
 from .node import Value
 from .type_proto import read_type
 from .types import TensorType, ValueType
-from .write_proto import write_model
 
 _MADE_UP = "unk__"
 _RESHAPE_RANK = 14
@@ -27,7 +27,7 @@ def correct_declared_types(model: Model) -> list[str]:
 
     ONNX Runtime does the same. Return a sentence about each corrected value.
     """
-    proto = write_model(model, without_weights)
+    proto = write_inferable_model(model)
     hidden = model.opset < _RESHAPE_RANK and any(node.op == "Reshape" for node in model.graph.all_nodes())
     if not hidden and _is_consistent(proto) and all(_is_complete(value) for value in model.graph.outputs):
         return []

@@ -8,18 +8,13 @@ from onnx import shape_inference
 from . import edit
 from .frozen import write
 from .graph import Graph
+from .inferable import INLINE_BYTES, write_inferable_model, write_inferable_node
 from .model import Model
 from .node import Node, Value
-from .tensor import Tensor
 from .tensor_proto import write_tensor
 from .type_proto import read_type, write_type
 from .types import Dim, Shape, TensorType, ValueType
 from .verify import find_schema
-from .write_proto import write_model, write_node
-
-# Inference reads the contents of shapes, axes, pads and the like: small integers. Of weights it needs only the type.
-_INLINE_BYTES = 1024
-_INLINE_INTEGER_BYTES = 64 * 1024
 
 
 def infer_shapes(model: Model) -> None:
@@ -30,21 +25,13 @@ def infer_shapes(model: Model) -> None:
     """
     if model._inferred_version == model.version:
         return
-    proto = write_model(model, without_weights)
+    proto = write_inferable_model(model)
     try:
         inferred = shape_inference.infer_shapes(proto, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError):
         return  # contradictory declarations: there is nothing to infer
     _update(model.graph, inferred.graph)
     write(model, "_inferred_version", model.version)
-
-
-def without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
-    """Return a tensor for inference: its type, and its contents if it is small enough to be a shape or the like."""
-    limit = _INLINE_INTEGER_BYTES if tensor.dtype.is_integer else _INLINE_BYTES
-    if tensor.nbytes <= limit:
-        return write_tensor(tensor, name)
-    return onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape, raw_data=b"")
 
 
 def _update(root: Graph, root_proto: onnx.GraphProto) -> None:
@@ -94,21 +81,21 @@ def infer_node(node: Node) -> None:
 
 def node_types(node: Node) -> dict[Value, ValueType]:
     """Return the types that ONNX infers for a node's outputs from its inputs; none for a node with nested graphs."""
-    model = node.graph.model
-    schema = find_schema(node.op_type, node.domain, model.opsets.get(node.domain, 0))
     inputs = list(dict.fromkeys(value for value in node.inputs if value is not None))
-    if schema is None or node.subgraphs or any(value.type is None for value in inputs):
+    if node.subgraphs or any(value.type is None for value in inputs):
         return {}
-    proto = onnx.NodeProto()
-    write_node(node, proto)
+    proto, imports = write_inferable_node(node)
+    schema = find_schema(node.op_type, node.domain, imports.get(node.domain, 0))
+    if schema is None:
+        return {}
     types: dict[str, onnx.TypeProto] = {}
     data: dict[str, onnx.TensorProto] = {}
     for value in inputs:
         write_type(value.type, types.setdefault(value.name, onnx.TypeProto()))
         constant = value.constant
-        if constant is not None and constant.nbytes <= _INLINE_BYTES:
+        if constant is not None and constant.nbytes <= INLINE_BYTES:
             data[value.name] = write_tensor(constant, value.name)
-    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opsets.items()]
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in imports.items()]
     try:
         found = shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
     except (shape_inference.InferenceError, RuntimeError, ValueError):

@@ -18,8 +18,7 @@ import onnx
 from graphopt import io
 from graphopt.errors import GraphOptError
 from graphopt.ir import DType, Model, verify
-from graphopt.ir.infer import without_weights
-from graphopt.ir.write_proto import write_model
+from graphopt.ir.inferable import write_inferable_model
 
 from .oracle import Reference, refuses_empty
 from .tolerance import Output, Tolerance, compare
@@ -33,7 +32,7 @@ def type_conflict(model: Model) -> str:
     # subtraction of a
     # row of 6 numbers from a column of 4.
     try:
-        onnx.shape_inference.infer_shapes(write_model(model, without_weights), strict_mode=True)
+        onnx.shape_inference.infer_shapes(write_inferable_model(model), strict_mode=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return lines[0].removeprefix("[ShapeInferenceError] Inference error(s): ") if lines else str(error)

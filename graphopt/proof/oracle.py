@@ -258,7 +258,7 @@ def _to_ort(ort: Any, array: np.ndarray) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(array)
     if dtype.bits < 8:
         raise OracleError(f"graphopt cannot pass {dtype.text} arrays to ONNX Runtime as inputs")
-    raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+    raw = np.asarray(array, order="C").view(f"u{array.dtype.itemsize}")  # `ascontiguousarray` makes scalars vectors
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, int(dtype))
 
 

@@ -47,6 +47,11 @@ class Axis:
         return len(self.phases)
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether a phase has zeros in the place of taps."""
+        return any(tap < 0 for phase in self.phases for tap in phase.taps)
+
+    @property
     def taps(self) -> int:
         """The number of taps of all phases."""
         return sum(len(phase.taps) for phase in self.phases)

@@ -49,7 +49,8 @@ class ExpandConvTranspose(RewritePass):
     With stride s there are s phases along an axis: every s-th output is a convolution with every s-th tap. Phases that
     read the same inputs are channels of one convolution, and DepthToSpace moves them to their positions. Convolutions
     have fast kernels, and moving costs little. If there are too few channels or too many phases for one convolution
-    each, a single one computes all phases, with zeros for the taps that a phase lacks.
+    each, a single one computes all phases, provided that each phase has a tap for every input that one of them reads:
+    a zero in place of a missing tap would make NaN of an infinity.
     """
 
     name: ClassVar[str] = "expand-conv-transpose"
@@ -63,6 +64,8 @@ class ExpandConvTranspose(RewritePass):
         shape = weight.constant.shape
         if len(shape) < 3 or 0 in shape:
             return Miss("its kernel is empty")
+        if not np.isfinite(weight.constant.numpy().astype(np.float32)).all():
+            return Miss("a weight is no finite number: times the zeros of a convolution's padding, it is NaN")
         sizes = _sizes(data, len(shape) - 2)
         found = reaches(node, shape[2:], sizes)
         if isinstance(found, Miss):
@@ -70,11 +73,17 @@ class ExpandConvTranspose(RewritePass):
         groups = node.attr("group", 1)
         axes = [axis.apart() for axis in found]
         pieces = _one_phase_each(pieces_of(axes)) if groups > 1 else pieces_of(axes)
-        filled = [axis.together() for axis in found]
+        joined = [axis.together() for axis in found]
+        is_whole = not any(axis.has_gaps for axis in joined)
+        if any(axis.has_gaps for axis in axes) or (len(pieces) > MOST_PIECES and not is_whole):
+            return Miss("its phases are many and read different inputs, or one reads none")
         if len(pieces) > MOST_PIECES or (
-            groups == 1 and len(pieces) > 1 and _products(filled, shape[1], 1) < _products(axes, shape[1], len(pieces))
+            is_whole
+            and groups == 1
+            and len(pieces) > 1
+            and _products(joined, shape[1], 1) < _products(axes, shape[1], len(pieces))
         ):
-            axes, pieces = filled, pieces_of(filled)
+            axes, pieces = joined, pieces_of(joined)
         match = _Match(node, tuple(axes), tuple(pieces), groups, shape[1] * groups)
         if not match.is_square and sum(not isinstance(size, int) for size in sizes) > 1:
             return Miss("more than one size of its input is not known")

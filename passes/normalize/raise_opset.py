@@ -10,8 +10,9 @@ import onnx
 
 from graphopt.ir import DType, Graph, Node
 from graphopt.ir.verify import RUNTIME_OPERATORS, find_schema
+from graphopt.passes.normalize import image_adapters, opset_adapters  # noqa: F401  (importing registers adapters)
+from graphopt.passes.normalize.adapting import ADAPTERS, Adapt, Decline
 from graphopt.passes.normalize.kernels import LACKING
-from graphopt.passes.normalize.opset_adapters import ADAPTERS, Adapt, Decline
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _OLDEST, _NEWEST = 7, 24
@@ -72,13 +73,12 @@ class RaiseOpset(Pass):
 
 def _last_with_kernel(node: Node, opset: int) -> int:
     """The newest opset for which ONNX Runtime has a kernel for a node, if it has one for `opset`."""
-    schema = find_schema(node.op_type, "", opset)
     value = next((v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None), None)
     name = None if value is None or value.dtype is None else _RUNTIME_NAMES.get(value.dtype, value.dtype.text)
     limits = [
         version - 1
         for version, dtypes in LACKING.get(node.op_type, {}).items()
-        if schema is not None and version > schema.since_version and (name is None or name in dtypes)
+        if version > opset and (name is None or name in dtypes)
     ]
     return min(limits, default=_NEWEST)
 

@@ -57,6 +57,8 @@ def test_types_that_numpy_lacks_go_in_and_out(dtype: type) -> None:
     assert outputs["Y"].dtype == x.dtype
     np.testing.assert_array_equal(outputs["Y"].astype(np.float32), [1, -2, 0.5])
     np.testing.assert_array_equal(outputs["Z"], [1, -2, 0.5])
+    scalar = model_of(f"g ({name} X) => ({name} Y) {{ Y = Identity(X) }}")
+    assert run_reference(scalar, {"X": np.asarray(x[0])})["Y"].shape == ()
 
 
 def test_sequences_optionals_and_strings() -> None:

@@ -23,6 +23,10 @@ def floats(g: Growing, op: str) -> tuple[str, ...]:
 )
 def reduce(g: Growing, op: str) -> list[Value]:
     value = g.pick(dtypes_of(g, op), 0, 4)
+    # Of integers, ONNX Runtime rounds each exponential; by the function that ONNX gives, the result is rounded.
+    exponentials = op == "ReduceLogSumExp" and not is_float(value.array)
+    if exponentials or overflows(value, op) or (op in ("ReduceMax", "ReduceMin") and has_nan(value)):
+        raise Refused("undefined")
     axes = axes_of(g, value) if g.flip(0.8) else None
     if axes is None and g.flip(0.2) and g.opset >= 18:
         axes = []
@@ -30,6 +34,22 @@ def reduce(g: Growing, op: str) -> list[Value]:
         raise Refused("undefined")
     empty = int(g.flip(0.3)) if not axes else None
     return g.add(op, value, named={"axes": axes}, keepdims=g.choice((0, 1)), noop_with_empty_axes=empty)
+
+
+def overflows(value: Value, op: str) -> bool:
+    """Whether integers may overflow in a sum that is then divided, or taken the root or logarithm of.
+
+    A plain sum wraps around in any order. Of these, ONNX Runtime combines parts, each divided or rounded by itself.
+    """
+    if is_float(value.array) or op not in ("ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"):
+        return False
+    wide = np.abs(value.array.astype(np.float64))
+    return float((wide * wide if op == "ReduceL2" else wide).sum()) > float(np.iinfo(value.dtype).max)
+
+
+def has_nan(value: Value) -> bool:
+    """Whether a value has a NaN: ONNX Runtime's maximum is one only where it comes first, or by vectors' places."""
+    return is_float(value.array) and bool(np.isnan(value.array.astype(np.float64)).any())
 
 
 @maker("CumSum", "CumProd")
@@ -176,7 +196,7 @@ def conv_integer(g: Growing, op: str) -> list[Value]:
 @maker("MaxPool", "AveragePool", "LpPool")
 def pool(g: Growing, op: str) -> list[Value]:
     value = picture(g, dtypes_of(g, op))
-    if op == "MaxPool" and is_float(value.array) and np.isnan(value.array.astype(np.float64)).any():
+    if op == "MaxPool" and has_nan(value):
         raise Refused("undefined")
     how = window(g, value.shape[2:])
     more = {"ceil_mode": g.choice((0, 1)), "count_include_pad": g.choice((0, 1)), "p": g.choice((1, 2))}

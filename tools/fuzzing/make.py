@@ -50,12 +50,19 @@ def make(seed: int) -> Case:
     return Case(seed, _model(grown, rng), {v.name: v.array for v in grown.inputs}, _slack(grown))
 
 
+INTEGER_PRODUCTS = frozenset({"MatMulInteger", "QLinearMatMul"})
+"""Operators whose sums of no terms ONNX Runtime leaves as memory was."""
+
+
 def other_sizes(case: Case, count: int = 2) -> Iterator[dict[str, np.ndarray]]:
     """Further inputs of a model with open sizes, at other sizes that ONNX Runtime takes."""
+    positive = not INTEGER_PRODUCTS.isdisjoint(node.op_type for node in case.model.graph.node)
     rng = random.Random(case.seed + 1)
     symbols = sorted({d.dim_param for i in case.model.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param})
     for _ in range(count if symbols else 0):
         sizes = {symbol: rng.choice((0, 1, 2, 3, 6, 9)) for symbol in symbols}
+        if positive:
+            sizes = {symbol: max(1, size) for symbol, size in sizes.items()}
         given = {}
         for info in case.model.graph.input:
             array = case.inputs[info.name]
@@ -63,6 +70,23 @@ def other_sizes(case: Case, count: int = 2) -> Iterator[dict[str, np.ndarray]]:
             shape = tuple(sizes.get(d.dim_param, n) for d, n in zip(dims, array.shape))
             given[info.name] = np.resize(array, shape).astype(array.dtype)
         yield given
+
+
+def fits(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether inputs of these sizes are valid for a model by ONNX's own inference of shapes.
+
+    ONNX Runtime takes more: it joins anything to a tensor without elements.
+    """
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for info in fixed.graph.input:
+        for dim, size in zip(info.type.tensor_type.shape.dim, inputs[info.name].shape):
+            dim.dim_value = size
+    try:
+        onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def _has(op: str, opset: int) -> bool:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import ml_dtypes
-import numpy as np
 from tvm import tirx
 
-from graphopt.targets.tvm.converters.elementwise import Function, const, kind_of, maximum, minimum, select
+from graphopt.targets.tvm.converters.elementwise import (
+    Function,
+    const,
+    kind_of,
+    maximum,
+    minimum,
+    opaque_zero,
+    select,
+)
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
 from graphopt.targets.tvm.lowering.call import Call
@@ -48,22 +54,6 @@ def binary(op: str, function: Function, *, integer: Function | None = None, to: 
         chosen = integer if integer is not None and not operands[0].is_float else function
         name = op.lower()
         return elementwise(c.ctx, lambda a, b: chosen(a.astype(kind), b.astype(kind)), operands, to or dtype, name)
-
-
-def opaque_zero(x: tirx.Expr) -> tirx.Expr:
-    """Hide a float zero from TVM, which simplifies x * 0 and 0 / x to 0, x + 0 to x, and fails on x / 0.
-
-    This violates IEEE 754 if x is NaN, an infinity or -0.
-    """
-    if not isinstance(x, tirx.FloatImm) or x.value != 0 or kind_of(x) not in INTEGER_OF:
-        return x
-    kind, integer = kind_of(x), INTEGER_OF[kind_of(x)]
-    negative = tirx.reinterpret(kind, tirx.const(int(np.iinfo(integer).min), integer))
-    return negative if math.copysign(1, x.value) < 0 else tirx.abs(negative)
-
-
-INTEGER_OF = {"float16": "int16", "float32": "int32", "float64": "int64"}
-"""The integer type as wide as each float type, for expressing floats by their bits."""
 
 
 def integer_division(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
@@ -40,6 +42,27 @@ def const(value: Any, like: tirx.Expr) -> tirx.Expr:
 
 def kind_of(x: tirx.Expr) -> str:
     return str(x.ty.dtype)
+
+
+def opaque_zero(x: tirx.Expr) -> tirx.Expr:
+    """Hide a float zero from TVM, which simplifies x * 0 and 0 / x to 0, x + 0 to x, and fails on x / 0.
+
+    This violates IEEE 754 if x is NaN, an infinity or -0.
+    """
+    if not isinstance(x, tirx.FloatImm) or x.value != 0 or kind_of(x) not in INTEGER_OF:
+        return x
+    kind, integer = kind_of(x), INTEGER_OF[kind_of(x)]
+    negative = tirx.reinterpret(kind, tirx.const(int(np.iinfo(integer).min), integer))
+    return negative if math.copysign(1, x.value) < 0 else tirx.abs(negative)
+
+
+INTEGER_OF = {"float16": "int16", "float32": "int32", "float64": "int64"}
+"""The integer type as wide as each float type, for expressing floats by their bits."""
+
+
+def factor(value: float, like: tirx.Expr) -> tirx.Expr:
+    """Return an attribute to multiply or divide by, as a constant of the type of `like`."""
+    return opaque_zero(const(value, like))
 
 
 def select(condition: tirx.Expr, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
@@ -165,21 +188,21 @@ def _with_attributes(op: str, function: Callable[..., tirx.Expr], **defaults: fl
 
 
 def _elu(x: tirx.Expr, alpha: float) -> tirx.Expr:
-    return select(x < const(0, x), const(alpha, x) * (tirx.exp(x) - const(1, x)), x)
+    return select(x < const(0, x), factor(alpha, x) * (tirx.exp(x) - const(1, x)), x)
 
 
 def _celu(x: tirx.Expr, alpha: float) -> tirx.Expr:
-    low = const(alpha, x) * (tirx.exp(x / const(alpha, x)) - const(1, x))
+    low = factor(alpha, x) * (tirx.exp(x / factor(alpha, x)) - const(1, x))
     return tirx.max(const(0, x), x) + tirx.min(const(0, x), low)
 
 
 def _selu(x: tirx.Expr, alpha: float, gamma: float) -> tirx.Expr:
-    low = const(alpha, x) * (tirx.exp(x) - const(1, x))
-    return const(gamma, x) * select(x > const(0, x), x, low)
+    low = factor(alpha, x) * (tirx.exp(x) - const(1, x))
+    return factor(gamma, x) * select(x > const(0, x), x, low)
 
 
 def _hard_sigmoid(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
-    line = const(alpha, x) * x + const(beta, x)
+    line = factor(alpha, x) * x + const(beta, x)
     return tirx.max(const(0, x), tirx.min(const(1, x), line))
 
 
@@ -200,13 +223,13 @@ _with_attributes("Selu", _selu, alpha=1.67326319217681884765625, gamma=1.0507010
 _with_attributes("HardSigmoid", _hard_sigmoid, alpha=0.2, beta=0.5)
 
 
-_with_attributes("LeakyRelu", lambda x, alpha: select(x < const(0, x), const(alpha, x) * x, x), alpha=0.01)
+_with_attributes("LeakyRelu", lambda x, alpha: select(x < const(0, x), factor(alpha, x) * x, x), alpha=0.01)
 
 
 _with_attributes("ThresholdedRelu", lambda x, alpha: select(x > const(alpha, x), x, const(0, x)), alpha=1.0)
 
 
-_with_attributes("Swish", lambda x, alpha: x * sigmoid(const(alpha, x) * x), alpha=1.0)
+_with_attributes("Swish", lambda x, alpha: x * sigmoid(factor(alpha, x) * x), alpha=1.0)
 
 
 _with_attributes("Shrink", _shrink, bias=0.0, lambd=0.5)

@@ -8,9 +8,11 @@ from typing import Any
 
 from tvm import te, tirx
 
+from graphopt.targets.tvm.converters.elementwise import opaque_zero
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
-from graphopt.targets.tvm.converters.tensors import broadcast_index, broadcast_read, elementwise, wide
+from graphopt.targets.tvm.converters.tensors import any_of, broadcast_index, broadcast_read, elementwise, wide, zeros
+from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.lowering.call import Call
@@ -39,7 +41,10 @@ def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tup
 
 
 def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, name: str = "matmul") -> Operand:
-    """Emit numpy's matmul for operands of rank 2 or more, accumulating in the wide type (int32 for small integers)."""
+    """Emit numpy's matmul for operands of rank 2 or more, accumulating in the wide type (int32 for small integers).
+
+    A sum of no terms is 0.
+    """
     dtype = dtype or a.dtype
     kind = wide(dtype)
     a, b = agree(ctx, a, a.rank - 1, b, b.rank - 2)
@@ -50,10 +55,13 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
     fast = fast_matmul(ctx, a, b, dtype=dtype, name=name)
     if fast is not None:
         return fast
-    sizes = [*lead, a.shape[-2], b.shape[-1]]
+    sizes, depth = [*lead, a.shape[-2], b.shape[-1]], a.shape[-1]
+    if isinstance(depth, int) and depth == 0:
+        return zeros(ctx, sizes, dtype, name)
+    open_depth = not ctx.symbols.is_positive(depth)
 
     def compute(x: te.Tensor, y: te.Tensor) -> te.Tensor:
-        k = te.reduce_axis((0, a.shape[-1]), "k")
+        k = te.reduce_axis((0, depth), "k")
 
         def element(*index: tirx.Expr) -> tirx.Expr:
             row, column = index[batch], index[batch + 1]
@@ -62,11 +70,19 @@ def matmul(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None, na
             return te.sum(left.astype(kind) * right.astype(kind), axis=k)
 
         total = define(sizes, element, name=name)
+        if open_depth:
+            return define(sizes, lambda *i: _or_zero([depth], total(*i)).astype(dtype), name=f"{name}_result")
         if kind == dtype:
             return total
         return define(sizes, lambda *i: total(*i).astype(dtype), name=f"{name}_result")
 
     return ctx.te(compute, a, b, name=name)
+
+
+def _or_zero(sizes: Sequence[Dim], total: tirx.Expr) -> tirx.Expr:
+    """A sum over axes of these sizes; 0 where one of them is 0, for then the loop that sets it does not run."""
+    is_empty = any_of([tirx.EQ(size, int_expr(0)) for size in sizes])
+    return tirx.Select(is_empty, tirx.const(0, str(total.ty.dtype)), total)
 
 
 def fast_matmul(
@@ -82,6 +98,8 @@ def fast_matmul(
     """Emit the matmul in `dtype` by a kernel family; None if no family computes it on this machine."""
     m, k = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
     n = _known(b.shape[-2 if transpose_b else -1])
+    if isinstance(k, int) and k == 0:
+        return None
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
     dtypes = Dtypes(a.dtype, b.dtype, wide(dtype), dtype)
     work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a, transpose_b)
@@ -168,7 +186,7 @@ def _times(factor: float, x: tirx.Expr) -> tirx.Expr:
     if factor == 1.0:
         return x
     if kind.startswith("float"):
-        return x * tirx.const(factor, kind)
+        return x * opaque_zero(tirx.const(factor, kind))
     return (x.astype("float64") * tirx.const(factor, "float64")).astype(kind)
 
 
@@ -177,23 +195,15 @@ def einsum(c: Call) -> Operand:
     """Sum over every letter that the result lacks, as one reduction."""
     operands = [operand for operand in c.inputs if operand is not None]
     terms, result = _terms(str(c.attr("equation")), [operand.rank for operand in operands])
-    sizes: dict[str, Dim] = {}
-    for term, operand in zip(terms, operands):
-        for letter, size in zip(term, operand.shape):
-            if (
-                letter not in sizes
-                or (isinstance(sizes[letter], int) and sizes[letter] == 1)
-                or (isinstance(size, int) and size != 1)
-            ):
-                sizes[letter] = size
-    operands = [
-        c.ctx.require(o, [s if isinstance(s, int) and s == 1 else sizes[letter] for letter, s in zip(term, o.shape)])
-        for term, o in zip(terms, operands)
-    ]
+    sizes, operands = _letter_sizes(c, terms, operands)
     dtype = operands[0].dtype
     kind = wide(dtype)
     summed = [letter for letter in sizes if letter not in result]
     shape = [sizes[letter] for letter in result]
+    depths = [sizes[letter] for letter in summed]
+    if any(isinstance(depth, int) and depth == 0 for depth in depths):
+        return zeros(c.ctx, shape, dtype, "einsum")
+    open_depths = [depth for depth in depths if not c.ctx.symbols.is_positive(depth)]
 
     def compute(*tensors: te.Tensor) -> te.Tensor:
         loops = {letter: te.reduce_axis((0, sizes[letter]), f"k_{i}") for i, letter in enumerate(summed)}
@@ -207,11 +217,30 @@ def einsum(c: Call) -> Operand:
             return te.sum(value, axis=list(loops.values())) if loops else value
 
         total = define(shape, element, name="einsum")
+        if open_depths:
+            return define(shape, lambda *i: _or_zero(open_depths, total(*i)).astype(dtype), name="einsum_result")
         if kind == dtype:
             return total
         return define(shape, lambda *i: total(*i).astype(dtype), name="einsum_result")
 
     return c.ctx.te(compute, *operands, name="einsum")
+
+
+def _letter_sizes(c: Call, terms: list[str], operands: list[Operand]) -> tuple[dict[str, Dim], list[Operand]]:
+    """Return the size of each letter, and the operands, checked to have these sizes or 1."""
+    sizes: dict[str, Dim] = {}
+    for term, operand in zip(terms, operands):
+        for letter, size in zip(term, operand.shape):
+            if (
+                letter not in sizes
+                or (isinstance(sizes[letter], int) and sizes[letter] == 1)
+                or (isinstance(size, int) and size != 1)
+            ):
+                sizes[letter] = size
+    return sizes, [
+        c.ctx.require(o, [s if isinstance(s, int) and s == 1 else sizes[letter] for letter, s in zip(term, o.shape)])
+        for term, o in zip(terms, operands)
+    ]
 
 
 def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:

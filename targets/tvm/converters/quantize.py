@@ -99,19 +99,18 @@ def dynamic_quantize_linear(c: Call) -> list[Operand | None]:
     nil, top = tirx.const(0, "float32"), tirx.const(255, "float32")
 
     def scale_of(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-        return (tirx.max(b, nil) - tirx.min(a, nil)) / top
+        # ONNX divides by zero where all elements are zero; ONNX Runtime takes a scale of 1 there.
+        width = tirx.max(b, nil) - tirx.min(a, nil)
+        return tirx.Select(tirx.EQ(width, nil), tirx.const(1, "float32"), width / top)
 
     def zero_of(a: tirx.Expr, s: tirx.Expr) -> tirx.Expr:
-        # All zeros have a scale of zero; any divisor then gives zero point 0.
-        safe = tirx.Select(tirx.EQ(s, nil), tirx.const(1, "float32"), s)
-        return _saturated(tirx.nearbyint(nil - tirx.min(a, nil) / safe), "uint8")
+        return _saturated(tirx.nearbyint(nil - tirx.min(a, nil) / s), "uint8")
 
     scale = elementwise(c.ctx, scale_of, [low, high], "float32", "scale")
     zero = elementwise(c.ctx, zero_of, [low, scale], "uint8", "zero_point")
 
     def quantize(x: tirx.Expr, s: tirx.Expr, z: tirx.Expr) -> tirx.Expr:
-        safe = tirx.Select(tirx.EQ(s, nil), tirx.const(1, "float32"), s)
-        return _saturated(tirx.nearbyint(x / safe) + z.astype("float32"), "uint8")
+        return _saturated(tirx.nearbyint(x / s) + z.astype("float32"), "uint8")
 
     return [elementwise(c.ctx, quantize, [data, scale, zero], "uint8", "quantize"), scale, zero]
 

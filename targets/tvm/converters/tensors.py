@@ -74,6 +74,11 @@ def elementwise(
     return ctx.te(compute, *tensors, name=name)
 
 
+def zeros(ctx: Context, sizes: Sequence[Dim], dtype: str, name: str) -> Operand:
+    """A tensor of zeros: what sums of no terms are."""
+    return ctx.te(lambda: define(sizes, lambda *index: zero(dtype), name=name), name=name)
+
+
 def _immediate(operand: Operand) -> tirx.Expr | None:
     """Return a one-element constant as an expression, None for anything else."""
     if not operand.is_constant or operand.size != 1 or operand.dtype == "bfloat16":
@@ -95,14 +100,16 @@ def flatten(index: Index, shape: Sequence[Dim]) -> Any:
 
 
 def unflatten(flat: Any, shape: Sequence[Dim]) -> list[Any]:
-    """Return the row-major index of a position."""
+    """Return the row-major index of a position; any index if there are no elements."""
     index: list[Any] = []
     for axis in range(len(shape) - 1, -1, -1):
+        size = shape[axis]
+        size = max(size, 1) if isinstance(size, int) else size
         if axis == 0:
             index.insert(0, flat)
         else:
-            index.insert(0, tirx.indexmod(flat, shape[axis]))
-            flat = tirx.indexdiv(flat, shape[axis])
+            index.insert(0, tirx.indexmod(flat, size))
+            flat = tirx.indexdiv(flat, size)
     return index
 
 

@@ -197,6 +197,9 @@ class Context(Sizes):
             assert all(isinstance(d, tirx.IntImm | tirx.Var) for d in output.shape), f"{self.label}: {output.shape}"
         extra = self._extra_symbols(inputs, outputs)
         kernel = s_tir.renew_defs(te.create_prim_func([*inputs, *extra, *outputs], "int64"))
+        if extra and not operands:
+            # TVM's fusion fails where the first argument of a function is a number and others are sizes alone.
+            attributes = {"op_pattern": OPAQUE, **(attributes or {})}
         kernel = kernel.with_attrs(attributes) if attributes else kernel
         variable = self.builder.add_func(
             kernel.without_attr("global_symbol"), name or getattr(function, "__name__", "kernel")

@@ -1,4 +1,4 @@
-"""Transposed convolutions as pointwise ones, and where their channels go."""
+"""Transposed convolutions as ordinary ones, and the positions of their channels."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ def test_windows_side_by_side(factor: int, outputs: int, bias: bool) -> None:
     check_pass(PASS, text, weights=weights, ops=expected, counts={"rewritten": 1})
 
 
+CONVS_8 = {"Conv": 8, "Concat": 1, "DepthToSpace": 1, "Slice": 1}
+
+
 @pytest.mark.parametrize(
     ("attributes", "shapes", "expected"),
     [
@@ -41,7 +44,9 @@ def test_windows_side_by_side(factor: int, outputs: int, bias: bool) -> None:
         ("strides = [2,2]", ("4,5,4", (4, 8, 3, 3)), {"Conv": 4, "Concat": 1, "DepthToSpace": 1, "Slice": 1}),
         # Too few channels for convolutions of their own: all phases in one, of which the first are cut off.
         ("strides = [2,2], pads = [1,1,1,1]", ("8,5,4", (8, 3, 4, 4)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
-        ("strides = [4,4], pads = [4,4,4,4]", ("4,5,4", (4, 1, 9, 9)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
+        ("strides = [4,4], pads = [2,2,2,2]", ("4,5,4", (4, 1, 8, 8)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
+        # The phases differ in how many taps they have.
+        ("strides = [4,4], pads = [4,4,4,4]", ("4,5,4", (4, 1, 9, 9)), CONVS_8),
         ("pads = [1,0,1,2]", ("4,5,4", (4, 8, 3, 3)), {"Conv": 1}),
         ("dilations = [2,1]", ("4,5,4", (4, 8, 3, 3)), {"Conv": 1}),
         ("strides = [2,2], dilations = [3,1]", ("4,5,4", (4, 8, 4, 4)), {"Conv": 2, "Concat": 1, "DepthToSpace": 1}),
@@ -59,9 +64,6 @@ def test_windows_side_by_side(factor: int, outputs: int, bias: bool) -> None:
         ("strides = [2,3]", ("4,5,4", (4, 8, 2, 3)), {"Conv": 1, "Reshape": 2, "Transpose": 1}),
         ("strides = [2,1,2]", ("4,3,4,2", (4, 8, 2, 1, 2)), {"Conv": 1, "Reshape": 2, "Transpose": 1}),
         ("strides = [16], group = 2", ("4,5", (4, 2, 16)), {"Conv": 1, "Reshape": 2, "Transpose": 1}),
-        # Kernels that leave gaps.
-        ("strides = [3,3]", ("4,5,4", (4, 8, 2, 2)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
-        ("strides = [2,2], dilations = [2,2]", ("4,5,4", (4, 3, 2, 2)), {"Conv": 1, "DepthToSpace": 1, "Slice": 1}),
     ],
 )
 @pytest.mark.parametrize("bias", [True, False])
@@ -104,14 +106,16 @@ def test_any_axis(data: st.DataObject) -> None:
     attributes = f"strides = [{stride}], dilations = [{dilation}], pads = [{begin},{end}]"
     attributes += f", output_padding = [{extra}], group = {groups}"
     text, weights = transposed(attributes, f"2,4,{size}", (4, outputs, kernel), bias=True)
-    check_pass(PASS, text, weights=weights, counts={"rewritten": 1})
+    given = noise(2, 4, size)
+    given[0, 1, size // 2] = np.inf
+    check_pass(PASS, text, weights=weights, inputs=[{"X": given}])
 
 
 def test_sizes_that_are_not_known() -> None:
-    weights = {"w": noise(4, 8, 4, 4), "v": noise(4, 2, 4)}
+    weights = {"w": noise(4, 8, 4, 4), "v": noise(4, 2, 6)}
     text = """g (float[N,4,H,W] X, float[N,4,L] Z) => (float[N,8,A,B] Y, float[N,2,C] V) {
         Y = ConvTranspose <strides = [2,2], pads = [1,1,1,1]> (X, w)  V = ConvTranspose <strides = [3]> (Z, v) }"""
-    expected = {"Conv": 5, "Concat": 1, "DepthToSpace": 1, "Reshape": 2, "Transpose": 1, "Slice": 1}
+    expected = {"Conv": 5, "Concat": 1, "DepthToSpace": 1, "Reshape": 2, "Transpose": 1}
     shapes = {"X": [2, 4, 3, 5], "Z": [2, 4, 6]}
     check_pass(PASS, text, weights=weights, ops=expected, shapes=shapes)
 
@@ -137,6 +141,31 @@ def transposed(attributes: str, sizes: str, kernel: tuple[int, ...], bias: bool)
     result = ",".join(["N", "O", *"PQR"[: len(kernel) - 2]])
     given_ = "(X, w, b)" if bias else "(X, w)"
     return f"g (float[{sizes}] X) => (float[{result}] Y) {{ Y = ConvTranspose <{attributes}> {given_} }}", weights
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kernel"),
+    [
+        ("strides = [3,3]", (4, 8, 2, 2)),
+        ("strides = [2,2], dilations = [2,2]", (4, 3, 2, 2)),
+    ],
+)
+def test_kernels_that_leave_gaps(attributes: str, kernel: tuple[int, ...]) -> None:
+    """Zeros in the place of the taps that a phase lacks would make NaN of an infinity."""
+    text, weights = transposed(attributes, "N,4,5,4", kernel, bias=False)
+    check_declines(PASS, text, "its phases are many and read different inputs, or one reads none", weights=weights)
+
+
+def test_weights_that_are_no_finite_numbers() -> None:
+    weights = {"w": noise(4, 8, 3, 3)}
+    weights["w"][1, 2, 0, 1] = np.inf
+    text, _ = transposed("strides = [2,2]", "N,4,5,4", (4, 8, 3, 3), bias=False)
+    check_declines(
+        PASS,
+        text,
+        "a weight is no finite number: times the zeros of a convolution's padding, it is NaN",
+        weights=weights,
+    )
 
 
 def test_a_computed_weight() -> None:

@@ -194,6 +194,78 @@ def test_reductions_over_nothing() -> None:
     check_for_machine(text, *({"x": rng.random(size).astype(np.float32) + 0.5} for size in sizes))
 
 
+def test_reductions_over_a_size_that_is_fixed_to_nothing() -> None:
+    ops = [op for op in REDUCTIONS if op not in ("ReduceMax", "ReduceMin")]  # those ONNX Runtime refuses
+    outputs = ", ".join(f"float[3] y{i}" for i in range(len(ops)))
+    body = " ".join(f"y{i} = {op}<keepdims = 0>(x, a)" for i, op in enumerate(ops))
+    text = f"""<ir_version: 9, opset_import: ["" : 18]>
+        g (float[3,0] x) => ({outputs}) <int64[1] a = {{1}}> {{ {body} }}"""
+    check_for_machine(text, {"x": np.zeros((3, 0), np.float32)})
+
+
+@pytest.mark.parametrize("kind", ["float", "double", "int32", "int64"])
+@pytest.mark.parametrize(("columns", "inner"), [("16", "K"), ("16", "0"), ("N", "K")])
+def test_products_over_nothing(kind: str, columns: str, inner: str) -> None:
+    """A sum of no terms is 0, whether the size is open or not."""
+    dtype = {"float": np.float32, "double": np.float64}.get(kind, kind)
+    text = f"""<ir_version: 9, opset_import: ["" : 18]>
+        g ({kind}[3,{inner}] a, {kind}[{inner},{columns}] b) => ({kind}[3,{columns}] y, {kind}[3,{columns}] z)
+        {{ y = MatMul(a, b)  z = Einsum<equation = "ij,jk->ik">(a, b) }}"""
+    feeds = [{"a": np.ones((3, k), dtype), "b": np.ones((k, 16), dtype)} for k in ((0,) if inner == "0" else (0, 5))]
+    check_for_machine(text, *feeds)
+
+
+def test_a_gemm_over_nothing_is_its_bias() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 18]>
+        g (double[3,0] a, double[0,16] b, double[16] c) => (double[3,16] y) { y = Gemm(a, b, c) }"""
+    check_for_machine(text, {"a": np.zeros((3, 0)), "b": np.zeros((0, 16)), "c": np.arange(16.0)})
+
+
+def test_a_reshape_to_no_elements() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[3,N,M] x) => (float[1,0] y) <int64[2] shape = {1, 0}> { y = Reshape<allowzero = 1>(x, shape) }"""
+    check_for_machine(text, {"x": np.zeros((3, 0, 2), np.float32)})
+
+
+def test_a_gemm_whose_product_is_taken_zero_times() -> None:
+    """Zero times NaN or an infinity is NaN; a bias that counts zero times is not read."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,3] a, float[3,4] b, float[4] c) => (float[2,4] y, float[2,4] z)
+        { y = Gemm<alpha = 0.0>(a, b, c)  z = Gemm<alpha = 0.0, beta = 0.0>(a, b, c) }"""
+    a, b = np.ones((2, 3), np.float32), np.ones((3, 4), np.float32)
+    a[0, 1], b[2, 3] = np.inf, np.nan
+    check_for_machine(text, {"a": a, "b": b, "c": np.array([1, np.nan, 3, 4], np.float32)})
+
+
+def test_attributes_of_zero() -> None:
+    """Times an infinity they are NaN, as ONNX Runtime has it, and a division by one compiles."""
+    body = """l = LeakyRelu<alpha = 0.0>(x)  h = HardSigmoid<alpha = 0.0>(f)  s = Selu<gamma = 0.0>(x)
+        e = Elu<alpha = 0.0>(x)  c = Celu<alpha = 0.0>(m)"""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N] x, float[N] f, float[N] m) => (float[N] l, float[N] h, float[N] s, float[N] e, float[N] c)
+        {{ {body} }}"""
+    negative = -np.abs(np.where(np.isfinite(SPECIAL) & (SPECIAL != 0), SPECIAL, 1))
+    finite = np.where(np.isfinite(SPECIAL), SPECIAL, 1)
+    check_for_machine(text, {"x": SPECIAL, "f": finite, "m": negative}, tolerance=0)
+
+
+def test_the_scale_of_zeros() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (uint8[N] y, float s, uint8 z)
+        { y, s, z = DynamicQuantizeLinear(x) }"""
+    check_for_machine(text, *({"x": np.array(x, np.float32)} for x in ([0, 0, 0], [0, 1, 2], [-3, 0, 5], [4, 4])))
+
+
+def test_sizes_and_numbers_read_when_the_code_runs_together() -> None:
+    """A range from a number to where it ends, and a size as a number, repeated as often as another says."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (int64 first, float[S] w, int64[1] often) => (int64[R] y, int64[Q] z) <int64 last = {5}, int64 one = {1}>
+        { r = Range(first, last, one)  y = Neg(r)  s = Shape(w)  e = Expand(s, often)  z = Neg(e) }"""
+    feeds = [(1, 4, 3), (5, 1, 1), (-2, 0, 0)]
+    check_for_machine(
+        text, *({"first": np.array(a), "w": np.zeros(b, np.float32), "often": np.array([c])} for a, b, c in feeds)
+    )
+
+
 def test_a_sum_over_what_a_mask_selects() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float s) <float threshold = {0}>
         { m = Greater(x, threshold)  at = NonZero(m)  rows = Transpose(at)  chosen = GatherND(x, rows)

@@ -1,4 +1,4 @@
-"""Activations of one number a channel, spread over rows."""
+"""Activations with one parameter per channel, spread over rows."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ class ConvWorkload(Workload):
     """One convolution whose result is channel-blocked, with all its sizes.
 
     `space` are the spatial extents of the input, `batch` is None where it is not known, `blocked` says how the input
-    lies in memory, and `lanes` is v.
+    lies in memory, and `lanes` is v. `usual_weight`: no element of the weight is infinite, NaN or close to overflow, so
+    that sums of a few of them are numbers.
     """
 
     spec: ConvSpec
@@ -47,12 +48,14 @@ class ConvWorkload(Workload):
     lanes: int
     blocked: bool = True
     dtypes: Dtypes = FLOAT32
+    usual_weight: bool = True
 
     @property
     def key(self) -> str:
         """See `Workload.key`."""
         numbers = f"n{self.batch or '?'} {describe(self.spec, self.space)} v{self.lanes}"
-        return f"conv {numbers} {self.dtypes}{' blocked' if self.blocked else ''}"
+        blocked = " blocked" if self.blocked else ""
+        return f"conv {numbers} {self.dtypes}{blocked}{'' if self.usual_weight else ' unusual weight'}"
 
     @property
     def flops(self) -> int:
@@ -127,7 +130,7 @@ class ConvWorkload(Workload):
         return first, -(-(last // outputs + 1) * inputs // self.lanes) - first
 
     def numbers(self) -> list[int]:
-        """As integers for an annotation."""
+        """As integers for an annotation: all that matters once a family is chosen."""
         spec = self.spec
         fixed = [self.batch or 0, self.lanes, int(self.blocked), spec.out_channels, spec.in_channels, spec.groups]
         return [*fixed, *self.geometry.numbers()]

@@ -15,6 +15,8 @@ layers of 16 to 1024 input channels, with inputs of either sign, after ReLU, of 
 
 F(4, 3) at the usual points 0, +-1, +-2 deviates three times as much as at those of `toom_cook`. F(6, 3) deviates by 1
 to 3e-5 and takes at most a fifth fewer products than F(4, 3), on large images only: it is left out.
+
+What is not finite, and what is so large that its neighbours would be lost beside it, is computed directly (`rescue`).
 """
 
 from __future__ import annotations

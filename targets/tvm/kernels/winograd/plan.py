@@ -15,6 +15,8 @@ STRIP_BYTES = 4 << 20
 
 WORTH = 0.85
 """Part of the cycles of a direct convolution up to which the loss of accuracy pays."""
+NEARLY = 1.05
+"""Estimated cycles relative to the fewest up to which F(2, 3) is chosen, whose weights are less than half as large."""
 BYTES_PER_CYCLE = 4
 """Of weights from memory, that one core gets; measured 13 GB/s at 3.4 GHz. Two cores use up the bandwidth."""
 
@@ -80,17 +82,25 @@ def out_space(workload: ConvWorkload) -> tuple[int, int]:
 
 
 def applies(workload: ConvWorkload) -> bool:
-    """A 3x3 convolution of blocked data with stride, dilation and group 1, all of its sizes known and positive."""
+    """A 3x3 convolution of blocked data with stride, dilation and group 1, all of its sizes known and positive.
+
+    Not for a weight whose transform would not be finite.
+    """
     spec = workload.spec
     plain = (spec.kernel, spec.strides, spec.dilations, spec.groups) == ((TAPS, TAPS), (1, 1), (1, 1), 1)
-    if not plain or not workload.blocked or not workload.batch or min(spec.in_channels, spec.out_channels) < 1:
+    if not plain or not workload.blocked or not workload.usual_weight or not workload.batch:
+        return False
+    if min(spec.in_channels, spec.out_channels) < 1:
         return False
     return min(spec.pads_begin + spec.pads_end) >= 0 and min(out_space(workload)) > 0
 
 
 def plan_winograd(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
-    """The plan that needs the fewest cycles by `cycles`; None where the algorithm does not apply."""
-    return min(_plans(workload, machine), key=lambda plan: cycles(workload, plan, machine), default=None)
+    """Return the plan that needs the fewest cycles, or nearly so with smaller weights; None if none applies."""
+    estimates = {plan: cycles(workload, plan, machine) for plan in _plans(workload, machine)}
+    fewest = min(estimates.values(), default=0.0)
+    nearly = [plan for plan, estimate in estimates.items() if estimate <= NEARLY * fewest]
+    return min(nearly, key=lambda plan: (plan.frequencies, estimates[plan]), default=None)
 
 
 def worth(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:

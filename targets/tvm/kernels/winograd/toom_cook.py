@@ -38,6 +38,14 @@ class Transforms:
     weight: Matrix
     input: Matrix
 
+    @property
+    def taps(self) -> tuple[Fraction, Fraction, Fraction]:
+        """What gives g back from u = G @ g, for points that begin with 0, p and -p.
+
+        g is u[0], u[1] - u[2] and u[-1], each times its factor.
+        """
+        return 1 / self.weight[0][0], 1 / (2 * self.weight[1][1]), 1 / self.weight[-1][-1]
+
 
 @lru_cache(maxsize=8)
 def transforms(outputs: int) -> Transforms:
