@@ -1,4 +1,4 @@
-"""Activations with one parameter per channel, spread over rows: TVM's vectorizer fails on their Lets."""
+"""Activations with one parameter per channel, spread over rows."""
 
 from __future__ import annotations
 
