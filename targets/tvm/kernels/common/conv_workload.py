@@ -120,7 +120,7 @@ class ConvWorkload(Workload):
         return self.group_in * math.prod(self.spec.kernel)
 
     def band(self, block: Any) -> tuple[Any, Any]:
-        """Return the first input block, and their number, that contain all channels of the groups in an output block."""
+        """Return the first input block and their number, for all channels of the groups in an output block."""
         inputs, outputs = (size // self.spec.groups for size in (self.spec.in_channels, self.spec.out_channels))
         last = (block + 1) * self.lanes - 1
         if self.spec.out_channels % self.lanes:
