@@ -1,4 +1,4 @@
-"""Winograd convolution against a plain one in float64, over shapes whose tiles stick out of the image everywhere."""
+"""Winograd convolution against a plain one in float64, with shapes whose tiles extend beyond the image everywhere."""
 
 from __future__ import annotations
 
@@ -231,3 +231,28 @@ def test_a_weight_that_is_not_finite_is_left_to_others() -> None:
     assert not planning.applies(unusual)
     assert not planning.candidates(unusual, AVX2)
     assert unusual.key != workload.key
+
+
+@pytest.mark.parametrize(
+    ("side", "cores", "outputs"),
+    [(28, 2, 4), (14, 2, 2), (14, 8, 2)],
+    ids=[
+        "F(4, 3) is clearly faster",
+        "F(2, 3) needs 3% more cycles and less than half of the weights",
+        "F(2, 3) is faster",
+    ],
+)
+def test_smaller_weights_decide_between_plans_that_are_about_as_fast(side: int, cores: int, outputs: int) -> None:
+    workload, machine = workload_of(512, 512, (side, side)), Machine(32, 16, cores, 32 << 10, 1 << 20)
+    fewest = {
+        each: min(
+            planning.cycles(workload, p, machine) for p in planning.candidates(workload, machine) if p.outputs == each
+        )
+        for each in POINTS
+    }
+    chosen = planning.worth(workload, machine)
+    assert chosen is not None
+    assert chosen.outputs == outputs
+    assert planning.cycles(workload, chosen, machine) == fewest[outputs]
+    if (side, cores) == (14, 2):
+        assert fewest[4] < fewest[2] < planning.NEARLY * fewest[4]

@@ -15,6 +15,8 @@ STRIP_BYTES = 4 << 20
 
 WORTH = 0.85
 """Part of the cycles of a direct convolution up to which the loss of accuracy pays."""
+NEARLY = 1.05
+"""Estimated cycles relative to the fewest up to which F(2, 3) is chosen, whose weights are less than half as large."""
 BYTES_PER_CYCLE = 4
 """Of weights from memory, that one core gets; measured 13 GB/s at 3.4 GHz. Two cores use up the bandwidth."""
 
@@ -94,8 +96,11 @@ def applies(workload: ConvWorkload) -> bool:
 
 
 def plan_winograd(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
-    """The plan that needs the fewest cycles by `cycles`; None where the algorithm does not apply."""
-    return min(_plans(workload, machine), key=lambda plan: cycles(workload, plan, machine), default=None)
+    """Return the plan that needs the fewest cycles, or nearly so with smaller weights; None if none applies."""
+    estimates = {plan: cycles(workload, plan, machine) for plan in _plans(workload, machine)}
+    fewest = min(estimates.values(), default=0.0)
+    nearly = [plan for plan, estimate in estimates.items() if estimate <= NEARLY * fewest]
+    return min(nearly, key=lambda plan: (plan.frequencies, estimates[plan]), default=None)
 
 
 def worth(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
