@@ -235,9 +235,9 @@ class _Nest:
         with T.If(norms.are_usual()):
             with T.Then():
                 self._store(tile)
-            with T.Else():
-                where = [self.workload.geometry.position(tile.row, tile.column + position) for position in positions]
-                store_own_groups(self.fused, self.workload, tile.band.image, tile.block, tile.size, where)
+            with T.Else(), nest.serial(tile.run.length) as position:
+                where = self.workload.geometry.position(tile.row, T.bind(tile.column + position))
+                store_own_groups(self.fused, self.workload, tile.band.image, (tile.block, tile.size), where)
 
     def _exchange(self, tile: Tile, *, load: bool) -> None:
         """Load the partial sums, or store them."""

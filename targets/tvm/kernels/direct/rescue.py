@@ -24,20 +24,21 @@ SCRATCH = 512
 
 
 def store_own_groups(
-    fused: Fused, workload: ConvWorkload, image: Any, first: Any, size: int, positions: Sequence[Sequence[Any]]
+    fused: Fused, workload: ConvWorkload, image: Any, blocks: tuple[Any, int], where: Sequence[Any]
 ) -> None:
-    """Emit the outputs of a tile at `positions`, for `size` blocks of channels from `first` on.
+    """Emit the outputs at a position for the blocks of a tile, given by the first of them and their number.
 
     All blocks of a tile read the band of the first one.
     """
+    first, size = blocks
+    where = [T.bind(index) for index in where]
     sums = T.alloc_buffer((max(SCRATCH, workload.lanes),), "float32")
-    for where in positions:
-        with serial(size) as vector:
-            with serial(workload.lanes) as lane:
-                T.buffer_store(sums, tirx.const(0, "float32"), [lane])
-                _add_group(fused, workload, image, (first, size, vector, lane), where, sums)
-            with vectorized(workload.lanes) as lane:
-                fused.store([image, first + vector, *where, lane], sums[lane])
+    with serial(size) as vector:
+        with serial(workload.lanes) as lane:
+            T.buffer_store(sums, tirx.const(0, "float32"), [lane])
+            _add_group(fused, workload, image, (first, size, vector, lane), where, sums)
+        with vectorized(workload.lanes) as lane:
+            fused.store([image, first + vector, *where, lane], sums[lane])
 
 
 def _add_group(
