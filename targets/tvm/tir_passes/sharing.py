@@ -1,23 +1,24 @@
 """Expressions as directed graphs: a value that is used several times is computed once.
 
-TIR's expressions are trees: what is fused after a kernel is substituted into its readers, so a value that is read k
-times is written out k times, and chains of activations multiply that. `Sharing` numbers the values of a tree, equal
-ones alike, and takes it apart into bindings of those that are used more than once (and of all `Let` values that
-are), and a rest that reads them. Code then grows with the number of different values.
+TIR's expressions are trees, in which `let` gives a name to what is read several times. `Sharing` numbers the values of
+a tree, equal ones alike, and takes it apart into bindings of those that are used more than once, and a rest that reads
+them. Code then grows with the number of different values.
 
 A value that only one side of a condition needs is not moved before the condition where computing it there could
-fail (it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, as a `Let`.
+fail (it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, by a `let`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import prim
+
+from graphopt.targets.tvm.tir_passes import let
 
 Expr = Any
 
@@ -58,8 +59,8 @@ class _Node:
     operands: tuple[int, ...]
     safe: bool
     """Computing it cannot fail, whatever its operands are."""
-    variables: tuple[tirx.Var, ...] | None = None
-    """Of an expression that is left as it is: the variables that its operands are the values of."""
+    reads: tuple[int, ...] | None = None
+    """Of an expression that is left as it is: the numbers of the lets around it that its operands are the values of."""
     uses: int = 0
     scope: int | None = None
 
@@ -86,8 +87,8 @@ class Sharing:
     _lets: dict[int, int] = field(default_factory=dict)
     _branches: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def split(self, value: Expr) -> tuple[list[tuple[tirx.Var, Expr]], Expr]:
-        """The bindings, each of which reads only earlier ones, and what is left of `value`."""
+    def split(self, value: Expr) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
+        """The bindings (the read of each, its value), each of which reads only earlier ones, and what is left."""
         root = self._number(value)
         self._find_scopes(root)
         bound = [n for n, node in enumerate(self._nodes) if self._is_bound(n, node, root)]
@@ -96,30 +97,53 @@ class Sharing:
     # --- numbering
 
     def _number(self, expr: Expr) -> int:
-        """The number of a value; equal values have one number."""
-        if isinstance(expr, tirx.Let):
-            self._lets[hash(expr.var)] = self._number(expr.value)
-            self._alive.append(expr)
-            return self._number(expr.body)
+        """The number of a value; equal values have one number.
+
+        No recursion: what is fused may be hundreds of operators deep.
+        """
+        steps, answer = [self._steps(expr)], None
+        while steps:
+            try:
+                operand = steps[-1].send(answer)
+            except StopIteration as done:
+                answer = done.value
+                steps.pop()
+            else:
+                steps.append(self._steps(operand))
+                answer = None
+        assert answer is not None
+        return answer
+
+    def _steps(self, expr: Expr) -> Generator[Expr, Any, int]:
+        """Ask for the numbers of operands, one after the other, and return that of `expr`."""
+        if let.is_let(expr):
+            name, outer = let.number_of(expr), self._lets.get(let.number_of(expr))
+            self._lets[name] = yield expr.args[1]
+            body = yield expr.args[2]
+            if outer is not None:  # a copy of this let surrounds it
+                self._lets[name] = outer
+            return int(body)
+        if let.is_read(expr):
+            return self._lets[let.number_of(expr)]
         if isinstance(expr, tirx.Var):
-            if hash(expr) in self._lets:
-                return self._lets[hash(expr)]
             return self._node(("var", hash(expr)), expr, (), safe=True)
         children = operands_of(expr)
         if children is None:
             return self._opaque(expr)
-        numbers = tuple(self._number(child) for child in children)
-        return self._node((_label(expr), *numbers), expr, numbers, safe=self._is_safe(expr))
+        numbers = []
+        for child in children:
+            number = yield child
+            numbers.append(number)
+        return self._node((_label(expr), *numbers), expr, tuple(numbers), safe=self._is_safe(expr))
 
     def _opaque(self, expr: Expr) -> int:
-        """A constant, or an expression of a kind that is left as it is: only the `Let`s around it are its operands."""
+        """A constant, or an expression of a kind that is left as it is: only the lets around it are its operands."""
         if isinstance(expr, tirx.IntImm | tirx.FloatImm | ir.StringImm):
             return self._node(_constant_key(expr), expr, (), safe=True)
-        variables: list[tirx.Var] = []
-        tvm_ffi.structural_walk(expr, [(tirx.Var, variables.append)])
-        outer = {hash(var): var for var in variables if hash(var) in self._lets}
-        number = self._node(("other", hash(expr)), expr, tuple(self._lets[address] for address in outer), safe=False)
-        self._nodes[number].variables = tuple(outer.values())
+        expr = let.written_out(expr)
+        outer = tuple(dict.fromkeys(let.number_of(read) for read in let.reads_of(expr)))
+        number = self._node(("other", hash(expr)), expr, tuple(self._lets[name] for name in outer), safe=False)
+        self._nodes[number].reads = outer
         self._alive.append(expr)
         return number
 
@@ -152,7 +176,7 @@ class Sharing:
         for number in reversed(range(len(self._nodes))):
             node = self._nodes[number]
             if node.scope is None:
-                continue  # a Let that nothing reads
+                continue  # a let that nothing reads
             for position, operand in enumerate(node.operands):
                 child = self._nodes[operand]
                 child.uses += 1
@@ -212,12 +236,12 @@ class Sharing:
             seen.update(node.operands)
         return False
 
-    def _written(self, root: int, bound: list[int]) -> tuple[list[tuple[tirx.Var, Expr]], Expr]:
+    def _written(self, root: int, bound: list[int]) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
         """Expressions for all values in their order; those `bound` at the top become bindings."""
-        names = {n: tirx.Var("v", str(self._nodes[n].expr.ty.dtype)) for n in bound}
+        names = {n: let.reference(str(self._nodes[n].expr.ty.dtype)) for n in bound}
         made: dict[int, Expr] = {}
-        top: list[tuple[tirx.Var, Expr]] = []
-        inner: dict[int, list[tuple[tirx.Var, Expr]]] = {}
+        top: list[tuple[ir.Call, Expr]] = []
+        inner: dict[int, list[tuple[ir.Call, Expr]]] = {}
         for number, node in enumerate(self._nodes):
             if node.scope is None:
                 continue
@@ -228,19 +252,19 @@ class Sharing:
                 if branch is not None:
                     value = _wrapped(value, inner.pop(branch, []))
                 operands.append(value)
-            if node.variables is None:
+            if node.reads is None:
                 expr = rebuilt(node.expr, operands)
             else:
-                expr = _replaced(node.expr, node.variables, operands)
+                expr = let.replace_reads(node.expr, dict(zip(node.reads, operands, strict=True)))
             if number in names:
                 (top if node.scope == _TOP else inner.setdefault(node.scope, [])).append((names[number], expr))
             made[number] = expr
         return top, made[root]
 
 
-def _wrapped(value: Expr, bindings: list[tuple[tirx.Var, Expr]]) -> Expr:
-    for var, bound in reversed(bindings):
-        value = tirx.Let(var, bound, value)
+def _wrapped(value: Expr, bindings: list[tuple[ir.Call, Expr]]) -> Expr:
+    for read, bound in reversed(bindings):
+        value = let.let_as(read, bound, value)
     return value
 
 
@@ -309,13 +333,6 @@ def _label(expr: Expr) -> Any:
 def _constant_key(expr: Expr) -> Any:
     value = float(expr.value).hex() if isinstance(expr, tirx.FloatImm) else str(expr.value)
     return (type(expr).__name__, str(expr.ty), value)
-
-
-def _replaced(expr: Expr, variables: Sequence[tirx.Var], values: Sequence[Expr]) -> Expr:
-    pairs = list(zip(variables, values, strict=True))
-    return tvm_ffi.structural_map(
-        expr, (tirx.Var, lambda var: next((value for old, value in pairs if old.same_as(var)), var)), order="post"
-    )
 
 
 def _is_integer(expr: Expr) -> bool:

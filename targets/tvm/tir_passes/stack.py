@@ -35,8 +35,11 @@ def keep_locals_on_stack() -> tvm.transform.Pass:
 
 
 def _marked(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
-    if not _is_small_local(alloc):
-        return alloc
+    return on_stack(alloc) if _is_small_local(alloc) else alloc
+
+
+def on_stack(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
+    """The allocation as one on the stack."""
     return tirx.AllocBuffer(alloc.buffer, annotations={**dict(alloc.annotations), _KEEP: tirx.IntImm("bool", 1)})
 
 

@@ -1,4 +1,4 @@
-"""Winograd convolution against a plain one in float64, over shapes whose tiles stick out of the image everywhere."""
+"""Winograd convolution against a plain one in float64, with shapes whose tiles extend beyond the image everywhere."""
 
 from __future__ import annotations
 

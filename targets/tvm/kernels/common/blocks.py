@@ -17,6 +17,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.tir_passes import let
 from graphopt.targets.tvm.tir_passes.peel import PEEL
 
 SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
@@ -99,7 +100,7 @@ def describe(sch: Schedule, block: SBlockRV) -> BlockInfo | None:
     if not stmt.writes:
         return None
     _fill_accesses(stmt, axes)
-    return BlockInfo(block, stmt.name_hint, axes, _cost(stmt), str(stmt.writes[0].source.dtype))
+    return BlockInfo(block, stmt.name_hint, axes, cost(stmt), str(stmt.writes[0].source.dtype))
 
 
 def is_identity(indices: Sequence[Any], axes: Sequence[Any]) -> bool:
@@ -193,7 +194,7 @@ def step_within(load: ir.TensorLoad, var: tirx.Var, size: int) -> int | None:
     return _coefficient(load.source, indices, part)
 
 
-def _cost(stmt: s_tir.SBlock) -> int:
+def cost(stmt: s_tir.SBlock) -> int:
     """A rough count of scalar operations in a block's body."""
     count = 1
 
@@ -203,7 +204,8 @@ def _cost(stmt: s_tir.SBlock) -> int:
 
     def call(node: Any) -> None:
         nonlocal count
-        count += 1 if getattr(node.op, "name", "").endswith((".if_then_else", ".likely")) else 10
+        if not let.is_let(node) and not let.is_read(node):
+            count += 1 if getattr(node.op, "name", "").endswith((".if_then_else", ".likely")) else 10
 
     kinds: list[Any] = [(kind, arithmetic) for kind in (tirx.Add, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)]
     tvm_ffi.structural_walk(stmt.body, [*kinds, (ir.Call, call)])

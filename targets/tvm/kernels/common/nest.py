@@ -10,7 +10,8 @@ schedule primitives. What Relax fused after its anchor comes with it:
     return put_together(fused, nest)
 
 `fused.store` writes one element of the result: the anchor's value, after bias, residual, activation and whatever else
-is computed element by element from it. Blocks that read the result in another way keep a generic schedule.
+is computed element by element from it; `fused.store_tile` writes a tile of registers. Blocks that read the result in
+another way keep a generic schedule.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from graphopt.targets.tvm.kernels.common import blocks as facts
 from graphopt.targets.tvm.kernels.common import statements
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.machine import Machine
+
+UNROLLED_COST = 40
+"""Operations of an epilogue above which it is not written out for each vector of a register tile."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,28 @@ class Fused:
                 self._renamed(body.value, places, value),
                 [self._renamed(index, places, value) for index in body.indices],
             )
+
+    def store_tile(self, vectors: Sequence[tuple[int, ...]], lanes: int, place: Any, value: Any) -> None:
+        """Emit the stores of a tile of registers: `lanes` elements for each of `vectors`, the indices of a whole grid.
+
+        `place(*vector, lane)` gives the indices of an element in the result, `value(*vector, lane)` the anchor's value.
+        The stores are written out for each vector, or else are a loop over a copy of the tile: code of long epilogues
+        would grow with the tile, and a loop over the registers themselves would keep these in memory all the time.
+        """
+        if len(vectors) == 1 or sum(facts.cost(block) for block in self.finals) <= UNROLLED_COST:
+            for vector in vectors:
+                with vectorized(lanes) as lane:
+                    self.store(place(*vector, lane), value(*vector, lane))
+            return
+        shape = tuple(max(axis) + 1 for axis in zip(*vectors, strict=True))
+        copy = T.alloc_buffer((*shape, lanes), str(self.output.dtype))
+        for vector in vectors:
+            with vectorized(lanes) as lane:
+                T.buffer_store(copy, value(*vector, lane), [*map(long, vector), lane])
+        with T.grid(*map(long, shape)) as index:
+            index = index if len(shape) > 1 else [index]
+            with vectorized(lanes) as lane:
+                self.store(place(*index, lane), copy[(*index, lane)])
 
     def _renamed(self, expr: Any, places: dict[Any, Any], value: Any) -> Any:
         def load(node: ir.TensorLoad) -> Any:

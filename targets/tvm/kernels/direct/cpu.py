@@ -208,11 +208,17 @@ class _Nest:
 
     def _store(self, tile: Tile) -> None:
         """Write the finished tile, with the fused epilogue."""
-        for vector, position in tile.pairs(tuple(range(tile.run.length))):
+
+        def place(vector: Any, position: Any, lane: Any) -> list[Any]:
             where = self.workload.geometry.position(tile.row, tile.column + position)
-            with nest.vectorized(tile.lanes) as lane:
-                index = [tile.band.image, tile.block + vector, *where, lane]
-                self.fused.store(index, tile.buffer[tile.at(vector, position, lane)])
+            return [tile.band.image, tile.block + vector, *where, lane]
+
+        self.fused.store_tile(
+            tile.pairs(tuple(range(tile.run.length))),
+            tile.lanes,
+            place,
+            lambda vector, position, lane: tile.buffer[tile.at(vector, position, lane)],
+        )
 
     def _exchange(self, tile: Tile, *, load: bool) -> None:
         """Load the partial sums, or store them."""
