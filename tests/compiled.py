@@ -1,4 +1,4 @@
-"""A small model, compiled once a test run for each target, for tests of what comes out of the compiler."""
+"""A small model, compiled once per test run for each target, for tests of the compiler's output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inputs(rows: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def expected(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the model computes for these inputs."""
+    """Return what the model computes for these inputs."""
     h = given["x"] @ WEIGHT
     return {"y": np.maximum(h + given["bias"], 0), "h": h}
 

@@ -1,7 +1,7 @@
-"""How passes are tested.
+"""Checks for tests of passes.
 
-`check_pass(pass_, before, after, ...)` runs a pass on a small model and, whatever the test itself asks,
-always checks that
+`check_pass(pass_, before, after, ...)` runs a pass on a small model and, whatever the test itself asks, always checks
+that
 
 - the result is structurally valid, and every graph output still has its name, dtype and shape;
 - the numbers agree with ONNX Runtime's on generated inputs (an EXACT pass: to the bit, also with zeros of both signs,
@@ -11,11 +11,11 @@ always checks that
 - the caller's model and tensors are untouched;
 - the pass prints as pipeline text and parses back to an equal pass.
 
-`check_declines(pass_, before, reason)` checks that nothing was changed, and that the near miss was counted
-by that reason.
+`check_declines(pass_, before, reason)` checks that nothing was changed, and that the near miss was counted by that
+reason.
 
-Models are text in ONNX's syntax. Without a `<ir_version...>` header the newest opset (`OPSET`) is meant.
-Names that are used but never defined must be given as keyword `weights`:
+Models are text in ONNX's syntax. Without a `<ir_version...>` header the newest opset (`OPSET`) is meant. Names that are
+used but never defined must be given as keyword `weights`:
 
     check_pass(
         FuseMatmulAdd(),
@@ -25,8 +25,8 @@ Names that are used but never defined must be given as keyword `weights`:
         counts={"rewritten": 1},
     )
 
-In `after`, a name that is defined nowhere and is not in `weights` stands for any constant: `Conv(X, W2,
-b2)` says that some weight and some bias are there, whose contents the numbers check.
+In `after`, a name that is defined nowhere and is not in `weights` stands for any constant: `Conv(X, W2, b2)` says that
+some weight and some bias are there, whose contents the numbers check.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def check_declines(
 
 
 def ops(model: Model) -> Counter[str]:
-    """How often each operator occurs, nested graphs and functions included, `Constant` aside."""
+    """Count each operator, including nested graphs and functions, but without `Constant`."""
     roots = [model.graph, *(function.graph for function in model.functions.values())]
     return Counter(node.op for root in roots for node in root.all_nodes() if node.op != "Constant")
 

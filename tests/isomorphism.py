@@ -1,4 +1,4 @@
-"""Whether two graphs are the same up to the names of nodes, intermediate values and constants."""
+"""Isomorphism of graphs, up to the names of nodes, intermediate values and constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small lossy pass, as a user would write one: weights rounded to few levels, where the budget allows it."""
+"""A small lossy pass, as a user would write it: weights rounded to few levels, if the budget allows it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Deliberately wrong passes, each with the mistake that its name says: the checks must catch every one.
+"""Deliberately wrong passes, each with the mistake in its name: the checks must catch every one.
 
-Each rewrites only the node named `GUILTY` wrongly and the others rightly, so that naming the pass is not enough.
+Each rewrites only the node named `GUILTY` wrongly and the others correctly, so that naming the pass is not enough.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Random networks out of the motifs that passes look for, right and almost right, wired as real models are.
+"""Random networks of the motifs that passes look for, exact and near misses, wired as in real models.
 
-Weights are shared, values in the middle of a pattern are graph outputs or have second users, sizes may be symbolic,
-constants are initializers or `Constant` nodes. The same seed makes the same network.
+Weights are shared, intermediate values of a pattern are graph outputs or have second users, sizes may be symbolic,
+constants are initializers or `Constant` nodes. The same seed gives the same network.
 """
 
 from __future__ import annotations

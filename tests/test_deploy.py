@@ -1,4 +1,4 @@
-"""The C++ program of docs/cpp, built and run with the very commands of docs/deploy.md: here, and emulated for ARM."""
+"""The C++ program of docs/cpp, built and run with the commands of docs/deploy.md, on the host and emulated for ARM."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_the_program_knows_every_feature_that_a_manifest_may_name():
 
 
 def arm_runtime_is_cached() -> bool:
-    """Whether a compilation for ARM can bundle its runtime without the network."""
+    """Return whether a compilation for ARM can bundle its runtime without the network."""
     arm = Target.load("arm").machine
     libraries = (bundle._FFI_LIBRARY, bundle._RUNTIME_LIBRARY)
     return cpu.machine() == arm or all(bundle.cached(library, arm).is_file() for library in libraries)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tvm  # noqa: F401  (before a guide loads a bundled runtime: TVM aborts if it is loaded after another copy of it)
 
 from graphopt import registry
 from graphopt.cli.demo import MODEL
@@ -112,7 +113,7 @@ def test_the_readme_works_for_a_new_user(where: str, tmp_path: Path) -> None:
 
 
 def installed(place: Path) -> None:
-    """What the README's first line leaves at `place`: this interpreter's environment."""
+    """Create what the README's first line leaves at `place`: this interpreter's environment."""
     place.mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         if (Path(sys.prefix) / name).exists():

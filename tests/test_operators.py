@@ -1,4 +1,4 @@
-"""The meanings of graphopt's own operators, run by ONNX Runtime and compared with numpy."""
+"""The definitions of graphopt's own operators, run by ONNX Runtime and compared with numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is handed out: a wheel and a source distribution that hold all that is needed, and a record of changes."""
+"""The release: a wheel and a source distribution with everything that is needed, and a changelog."""
 
 from __future__ import annotations
 

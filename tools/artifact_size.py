@@ -1,11 +1,11 @@
-"""How large artifacts are, and how much memory compiling takes, beside the models that they are made of.
+"""Measure the size of artifacts, and the memory that compiling takes, relative to the models.
 
     python -m tools.artifact_size [MODEL ...] [--target x86] [--compact] [-o FILE.json]
 
-MODEL is a name of the suite or an ONNX file; without any, the names in DEFAULT. Each is compiled by a
-`graphopt compile` of its own. Its memory is the most that this process and all that it starts have at one time, shared
-pages counted once (the sum of the proportional set sizes); what is mapped from files counts too. The compiler takes
-some hundred megabytes of it, whatever the model.
+MODEL is a name of the suite or an ONNX file; the default are the names in DEFAULT. Each is compiled by a separate
+`graphopt compile`. Its memory is the peak of that process and all its children together, with shared pages counted once
+(the sum of the proportional set sizes), including memory-mapped files. The compiler itself takes some hundred megabytes
+of it, whatever the model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COMMAND = "import sys; from graphopt.cli.app import main; sys.exit(main())"
 
 @dataclass(frozen=True)
 class Row:
-    """Bytes: of the model's file, of its weights, of the artifact, and of memory at the most."""
+    """Sizes in bytes: of the model's file, of its weights, of the artifact, and of peak memory."""
 
     name: str
     model: int
@@ -46,12 +46,13 @@ class Row:
     def text(self) -> str:
         """The row of the printed table."""
         sizes = (format_bytes(size) for size in (self.model, self.artifact))
-        ratios = f"{self.artifact / self.model:.2f}", format_bytes(self.memory), f"{self.memory / self.weights:.2f}"
+        of_weights = f"{self.memory / self.weights:.2f}" if self.weights else "-"  # "-": all in nodes Constant
+        ratios = f"{self.artifact / self.model:.2f}", format_bytes(self.memory), of_weights
         return "".join(f"{cell:>12}" for cell in (*sizes, *ratios))
 
 
 def measure(name: str, options: Sequence[str]) -> Row:
-    """Compile one model and watch it. Raises CalledProcessError where it does not compile."""
+    """Compile one model and measure it. Raises CalledProcessError if it does not compile."""
     with tempfile.TemporaryDirectory(prefix="graphopt-size-") as folder:
         path, out = Path(name), Path(folder) / "model.gopt"
         if path.suffix != ".onnx":
@@ -66,7 +67,7 @@ def measure(name: str, options: Sequence[str]) -> Row:
 
 
 def _watched(command: list[str]) -> int:
-    """Run a command; returns the most memory that it and its children had together."""
+    """Run a command; return the peak memory of it and its children together."""
     most = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         watched = psutil.Process(process.pid)
@@ -79,7 +80,7 @@ def _watched(command: list[str]) -> int:
 
 
 def _memory(process: psutil.Process) -> int:
-    """Bytes that a process and its children have in memory now, pages that they share counted once."""
+    """Return the memory of a process and its children in bytes, with shared pages counted once."""
     total = 0
     try:
         family = [process, *process.children(recursive=True)]

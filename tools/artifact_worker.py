@@ -1,8 +1,8 @@
-"""An artifact of any version of graphopt, run by turns in the environment of that version (see `bench_worker`).
+"""A worker that runs an artifact of any version of graphopt in the environment of that version (see `bench_worker`).
 
     PYTHON tools/artifact_worker.py NAME FOLDER THREADS CLOCK
 
-FOLDER holds NAME.gopt and feed.npz. Nothing of this checkout is imported but `bench_turns`, which is beside this file.
+FOLDER contains NAME.gopt and feed.npz. Only `bench_turns`, which is next to this file, is imported from this checkout.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Measure compiled models against ONNX Runtime and OpenVINO, in turns within one run, and draw the result.
+"""Measure compiled models against ONNX Runtime and OpenVINO, interleaved in one run, and draw the result.
 
     python tools/bench.py [MODEL ...] [--batches 1 8] [--threads 1 2] [-o bench] [--resume]
 
-MODEL is a name of the suite or an ONNX file of fixed shapes (which has one batch: its own); all of the suite by
-default. Float32 arithmetic in all three, which get the same file. Each one's outputs are compared with the model's
-before it is timed. What counts is the ratio: the latency of the better of the two others over that of graphopt, medians
-of the runs. Writes FILE.json, after each model, and FILE.svg.
-Exit status: 0 all measured, 1 a model failed or its outputs differ, 2 a model is not to be had.
+MODEL is a name of the suite or an ONNX file with fixed shapes (which is measured at its own batch size); the default is
+the whole suite. All three use float32 arithmetic and get the same file. The outputs of each are compared with the
+model's before it is timed. The result is the ratio: the median latency of the faster of the other two divided by that
+of graphopt. Writes FILE.json, after each model, and FILE.svg. Exit status: 0 all measured, 1 a model failed or its
+outputs differ, 2 a model is not available.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PACKAGES = ("graphopt", "onnxruntime", "openvino", "apache-tvm", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what was measured."""
+    """Return where and with which versions the measurements were made."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -59,7 +59,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Median times of all, how many times faster graphopt is than the better of the others, and what compiling took."""
+    """Return median times of all, the ratio of the faster of the others to graphopt, and the cost of compiling."""
     names = tuple(LABELS[name] for name in RUNNERS)
     columns = ("model", "batch", "threads", *names, "ratio", "error", "memory", "compiled in", "with")
     result = Table("median latency; peak memory of running and of compiling", columns, right=frozenset(columns[1:]))
@@ -85,7 +85,7 @@ def _cell(value: Any, text: Callable[[Any], str]) -> str:
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """For each thread count the geometric mean of the ratios, and the worst model."""
+    """Return, for each thread count, the geometric mean of the ratios, and the worst model."""
     columns = ("threads", "batch", "models", "geometric mean", "least", "of", "below 1")
     result = Table("ratio: latency of the better of ONNX Runtime and OpenVINO / of graphopt", columns)
     result.right = frozenset(columns) - {"of"}
@@ -101,7 +101,7 @@ def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`old` rows with those measured again in their places, and the others after them."""
+    """Return `old` rows with newly measured ones in their places, followed by the other new ones."""
     rows = {_key(row): row for row in old}
     rows.update({_key(row): row for row in new})
     return list(rows.values())
@@ -112,7 +112,7 @@ def _key(row: dict[str, Any]) -> tuple[str, int, int]:
 
 
 def _jobs(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[Job]:
-    """What is left to measure: also what failed before."""
+    """Return what is left to measure, including what failed before."""
     known = {_key(row) for row in done if not row["failures"]}
     jobs = []
     for name in options.models or SUITE:
@@ -125,7 +125,7 @@ def _jobs(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[J
 
 
 def _failed(job: Job, message: str) -> list[dict[str, Any]]:
-    """Rows of a case whose process died."""
+    """Return the rows of a case whose process crashed."""
     empty: dict[str, Any] = {"timings": {}, "errors": {}, "compile": None, "memory": {}, "failures": {OURS: message}}
     return [{"model": job.name, "batch": job.batch, "threads": threads, **empty} for threads in job.threads]
 
@@ -133,7 +133,7 @@ def _failed(job: Job, message: str) -> list[dict[str, Any]]:
 def _measure(
     jobs: Sequence[Job], rows: list[dict[str, Any]], about: dict[str, Any], output: Path
 ) -> list[dict[str, Any]]:
-    """Measure what is left; the file is written after each case, so that a run that is stopped can go on."""
+    """Measure what is left; the file is written after each case, so that an interrupted run can be continued."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="graphopt-bench-") as work:
         for index, job in enumerate(jobs):
@@ -169,20 +169,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"names or files; names: {', '.join(SUITE)}")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--runs", type=int, default=200, help="timed runs of each at most (default: 200)")
-    parser.add_argument("--seconds", type=float, default=15, help="no new round after so long (default: 15)")
+    parser.add_argument("--runs", type=int, default=200, help="maximal timed runs of each (default: 200)")
+    parser.add_argument(
+        "--seconds", type=float, default=15, help="seconds after which no new round starts (default: 15)"
+    )
     parser.add_argument("--target", default="host")
     parser.add_argument(
-        "--tune", default="off", help="off (default): untuned; records: as measured before; or a budget, as 5m"
+        "--tune", default="off", help="off (default): untuned; records: use existing records; or a budget such as 5m"
     )
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
         default="wall",
-        help="cpu: the process's time on processors, which other programs do not lengthen; for one thread alone",
+        help="cpu: the CPU time of the process, which other programs do not affect; only for one thread",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="keep what FILE.json has; measure what it lacks or failed"
+        "--resume", action="store_true", help="keep the results in FILE.json; measure what is missing or failed"
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("bench"), help="FILE, without its suffix")
     return parser

@@ -1,6 +1,6 @@
-"""One case of the benchmark: a model at a batch, compiled once, measured at each thread count beside its peers.
+"""One case of the benchmark: a model at a batch size, compiled once, measured at each thread count against its peers.
 
-Run by `tools/bench.py` in a process of its own, so that its peak of memory is its own and a crash costs one case:
+`tools/bench.py` runs it in a separate process, so that its peak memory is its own and a crash costs one case:
 
     python tools/bench_case.py JOB.json RESULT.json
 """
@@ -35,11 +35,11 @@ from tools.bench_worker import Worker, peak_bytes, take_turns
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure. `model`: a name of the suite or a file (whose own shapes are kept then, and `batch` is 1).
+    """A job of the benchmark. `model`: a name of the suite or a file (with its own shapes; `batch` is then 1).
 
-    `runs`: timed runs of each runtime at most; `seconds`: no new round after so long. `clock`: "wall", or "cpu" for
-    the processor time of each process. `tune`: "off" for the closed forms alone, "records" for the measurements at
-    hand, or a budget.
+    `runs`: maximal timed runs of each runtime; `seconds`: no new round starts after this time. `clock`: "wall", or
+    "cpu" for the CPU time of each process. `tune`: "off" for closed-form plans, "records" for existing records, or a
+    budget.
     """
 
     model: str
@@ -53,12 +53,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What tables call the model."""
+        """The name of the model in tables."""
         return self.model if self.model in suite.SUITE else Path(self.model).stem
 
 
 def measure(job: Job) -> list[dict[str, Any]]:
-    """A row for each thread count: times, errors relative to the oracle, failures, compiling, memory."""
+    """Return a row for each thread count: times, errors relative to the oracle, failures, compile time, memory."""
     with tempfile.TemporaryDirectory(prefix="graphopt-bench-") as name:
         folder = Path(name)
         path = folder / "model.onnx"
@@ -85,7 +85,7 @@ def measure(job: Job) -> list[dict[str, Any]]:
 
 
 def _compile(path: Path, artifact: Path, job: Job, failures: dict[str, str]) -> dict[str, Any] | None:
-    """Seconds and peak memory (bytes, of the largest process) of compiling; None if that failed."""
+    """Return the seconds and peak memory (bytes, of the largest process) of compiling; None if that failed."""
     start = time.perf_counter()
     try:
         tune = None if job.tune == "records" else job.tune
@@ -100,7 +100,7 @@ def _compile(path: Path, artifact: Path, job: Job, failures: dict[str, str]) -> 
 
 
 def _timed(job: Job, folder: Path, wanted: Any, threads: int, failed: Mapping[str, str]) -> dict[str, Any]:
-    """Every runtime that gives the right outputs, timed by turns."""
+    """Time all runtimes whose outputs are correct, interleaved."""
     errors, failures = {}, dict(failed)
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
@@ -123,7 +123,7 @@ def _timed(job: Job, folder: Path, wanted: Any, threads: int, failed: Mapping[st
 
 
 def run(job: Job, work: Path) -> list[dict[str, Any]]:
-    """`measure` in a process of its own. Raises RuntimeError with the end of what it said if it died."""
+    """Run `measure` in a separate process. Raises RuntimeError with the end of its output if it crashed."""
     given, result = work / "job.json", work / "result.json"
     given.write_text(json.dumps(asdict(job)), encoding="utf-8")
     result.unlink(missing_ok=True)

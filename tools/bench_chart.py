@@ -1,4 +1,4 @@
-"""The benchmark as a picture: a bar for each model and batch, the fastest first, a column for each thread count."""
+"""The benchmark as a picture: a bar for each model and batch size, fastest first, a column for each thread count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FASTER, _SLOWER = "#2f7d5b", "#c8643c"
 
 
 def draw(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
-    """The picture as the text of an SVG file. `about`: the machine, versions and date, as the JSON file has them."""
+    """Return the picture as the text of an SVG file. `about`: the machine, versions and date, as in the JSON file."""
     counts = sorted({row["threads"] for row in rows})
     columns = [_sorted(rows, count) for count in counts]
     longest = max((value for column in columns for value, _ in column), default=1.0)

@@ -1,4 +1,4 @@
-"""What the benchmark's rows add up to: how many times faster graphopt is than the better of its peers."""
+"""Summaries of the benchmark's rows: how many times faster graphopt is than the better of its peers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Summary:
 
 
 def ratio(row: dict[str, Any]) -> float | None:
-    """The latency of the better peer over graphopt's, medians; None where graphopt or every peer is missing."""
+    """Return the median latency of the better peer divided by graphopt's; None if graphopt or every peer is missing."""
     timings = row["timings"]
     others = [timings[name]["p50"] for name in PEERS if name in timings]
     return float(min(others) / timings[OURS]["p50"]) if OURS in timings and others else None
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> Summary | None:
-    """Of the rows that have a ratio; None if none has."""
+    """Summarize the rows that have a ratio; None if there are none."""
     pairs = [(value, row) for row in rows if (value := ratio(row)) is not None]
     if not pairs:
         return None

@@ -1,7 +1,7 @@
-"""What the process of a runtime under measurement does: runs when it is told to, and stands still meanwhile.
+"""The loop of a process that measures a runtime: it runs on request, and is stopped in between.
 
-Standard library only, and not part of a package: the worker of another version of graphopt, in an environment of its
-own, uses it too.
+Standard library only, and not part of a package, because workers of other versions of graphopt, in their own
+environments, use it too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-_TURN = 0.02  # seconds that a turn lasts about: quick models are run several times in it
+_TURN = 0.02  # the approximate seconds of a turn: fast models are run several times in it
 _MOST = 10
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def runs_in_a_turn(seconds: float) -> int:
-    """How many runs of so many seconds are timed in one turn."""
+    """Return how many runs of `seconds` each are timed in one turn."""
     return max(1, min(_MOST, int(_TURN / max(seconds, 1e-9))))
 
 
@@ -39,10 +39,10 @@ def serve(run: Callable[[], Any], clock: str, lines: Any, answer: Any) -> None:
 
 
 def end_with_parent() -> None:
-    """Have this process killed when its parent ends, however that comes: a stopped one would stay for ever."""
+    """Have this process killed when its parent ends for any reason: a stopped process would stay forever."""
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def answer(what: Any) -> None:
-    """Write a line for the parent, marked so that it differs from what libraries print."""
+    """Write a line for the parent, marked to distinguish it from the output of libraries."""
     print(f"@{json.dumps(what)}", flush=True)

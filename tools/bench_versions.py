@@ -1,11 +1,11 @@
-"""Compare two versions of graphopt: the code that each makes of a model, run by turns within one run.
+"""Compare two versions of graphopt: the code that each generates for a model, interleaved in one run.
 
     python tools/bench_versions.py --baseline PYTHON [MODEL ...] [--batch 1] [--threads 1] [--tune off] [-o FILE.json]
 
 PYTHON is the interpreter of an environment in which the other version is installed. MODEL is a name of the benchmark's
-suite; all of them by default. Each version compiles the model and runs it in its own environment. Prints medians, the
-time of the baseline over that of this version (above 1: this one is faster), what compiling took, and the sizes.
-Exit status: 0 all measured, 1 a version failed or the outputs differ, 2 a model is not to be had.
+suite; the default are all. Each version compiles and runs the model in its own environment. Prints medians, the time of
+the baseline divided by that of this version (above 1: this one is faster), the compile times, and the sizes. Exit
+status: 0 all measured, 1 a version failed or the outputs differ, 2 a model is not available.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BEFORE, AFTER = "baseline", "graphopt"
 
 
 def measure(name: str, pythons: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
-    """One model: seconds (median), compile seconds, bytes and the error, by version. Raises RuntimeError."""
+    """Measure one model: median seconds, compile seconds, bytes and error, by version. Raises RuntimeError."""
     with tempfile.TemporaryDirectory(prefix="graphopt-bench-") as place:
         folder = Path(place)
         path = folder / "model.onnx"
@@ -65,7 +65,7 @@ def measure(name: str, pythons: dict[str, str], options: argparse.Namespace) -> 
 
 def _compile(python: str, model: Path, artifact: Path, tune: str) -> dict[str, Any]:
     start = time.perf_counter()
-    # -P: a graphopt folder in the current directory is not the installed package.
+    # -P: a folder named graphopt in the current directory must not replace the installed package.
     script = "import sys, graphopt; graphopt.compile(sys.argv[1], tune=sys.argv[3] or None).save(sys.argv[2])"
     command = [python, "-P", "-c", script, str(model), str(artifact), "" if tune == "records" else tune]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -76,7 +76,7 @@ def _compile(python: str, model: Path, artifact: Path, tune: str) -> dict[str, A
 
 
 def ratio(row: dict[str, Any]) -> float:
-    """The baseline's time over this version's."""
+    """Return the baseline's time divided by this version's."""
     versions = row["versions"]
     return float(versions[BEFORE]["seconds"] / versions[AFTER]["seconds"])
 
@@ -104,8 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", required=True, metavar="PYTHON", help="interpreter of the other version")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=200, help="timed runs of each at most (default: 200)")
-    parser.add_argument("--seconds", type=float, default=15, help="no new round after so long (default: 15)")
+    parser.add_argument("--runs", type=int, default=200, help="maximal timed runs of each (default: 200)")
+    parser.add_argument(
+        "--seconds", type=float, default=15, help="seconds after which no new round starts (default: 15)"
+    )
     parser.add_argument("--tune", default="off", help="off (default), or records")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("-o", "--output", type=Path, help="also write the rows as JSON")

@@ -1,11 +1,11 @@
-"""A runtime in a process of its own, that runs a model when it is told to and stands still meanwhile.
+"""A runtime in a separate process, which runs a model on request and is stopped in between.
 
-Worker threads of ONNX Runtime and of TVM go on spinning for hundreds of milliseconds after a run. In one process they
-would take the processor from whichever runtime comes next; here the processes of all others are stopped (SIGSTOP).
+Worker threads of ONNX Runtime and of TVM keep spinning for hundreds of milliseconds after a run. In a single process
+they would take the CPU from the next runtime; here the processes of all others are stopped (SIGSTOP).
 
     python tools/bench_worker.py RUNTIME FOLDER THREADS CLOCK
 
-FOLDER holds model.onnx, model.gopt and feed.npz. The outputs of a first run are written there; then each line on
+FOLDER contains model.onnx, model.gopt and feed.npz. The outputs of a first run are written there; then each line on
 standard input is answered by a line with the seconds of some runs.
 """
 
@@ -31,16 +31,16 @@ from tools.bench_turns import answer, end_with_parent, serve
 
 
 class Worker:
-    """The parent's end: starts the process, which loads the model and runs it once.
+    """The parent's side: starts the process, which loads the model and runs it once.
 
     Arguments:
         name: of the runtime; the files `name.txt` (messages) and `name.npz` (outputs) are written into `folder`.
         folder: where the model and its inputs are.
         threads: for the runtime to use.
         clock: "wall" or "cpu".
-        command: what to start in place of this file; it is given the other arguments and behaves like `main`.
+        command: what to start instead of this file; it gets the other arguments and behaves like `main`.
 
-    Raises RuntimeError with what it said if it could not.
+    Raises RuntimeError with its messages if it fails.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Worker:
             return dict(file)
 
     def turn(self) -> list[float]:
-        """Seconds of some runs, after one that does not count; all other time the process stands still."""
+        """Return the seconds of some runs, after one that is not timed; the process is stopped at all other times."""
         self._process.send_signal(signal.SIGCONT)
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
@@ -113,7 +113,7 @@ class Worker:
 
 
 def take_turns(workers: dict[str, Worker], runs: int, seconds: float) -> dict[str, Timing]:
-    """Times of some `runs` runs of each worker, by turns; after three rounds none starts once `seconds` are over."""
+    """Time about `runs` runs of each worker, interleaved; after three rounds, none starts once `seconds` are over."""
     taken: dict[str, list[float]] = {name: [] for name in workers}
     names = list(workers)
     start = time.perf_counter()
@@ -127,7 +127,7 @@ def take_turns(workers: dict[str, Worker], runs: int, seconds: float) -> dict[st
 
 
 def peak_bytes(process: int | str = "self") -> int:
-    """The most memory that a process has had. (What `getrusage` says of oneself begins with what the parent had.)"""
+    """The peak memory of a process. (What `getrusage` returns includes what the parent had.)"""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 

@@ -13,14 +13,14 @@ Shape = Sequence[int | str]
 
 
 class Builder:
-    """Collects nodes and weights; methods return the name of the value made, which must be new."""
+    """Collects nodes and weights; methods return the name of the new value, which must be unique."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, np.ndarray] = {}
 
     def weight(self, name: str, array: np.ndarray) -> str:
-        """An initializer; one name may be given twice, and then keeps its newest content."""
+        """Add an initializer; a name may be used again, and then has the newest contents."""
         self.weights[name] = array
         return name
 
@@ -29,7 +29,7 @@ class Builder:
         return name
 
     def constant(self, value: Any, dtype: type[np.generic], name: str) -> str:
-        """A Constant node, as exporters write the numbers that stand in a program's text."""
+        """Add a Constant node, as exporters write literal numbers."""
         return self.op("Constant", [], name, value=numpy_helper.from_array(np.array(value, dtype)))
 
     def model(
@@ -40,7 +40,7 @@ class Builder:
         *,
         opset: int = 18,
     ) -> onnx.ModelProto:
-        """The model of all that was collected, not checked."""
+        """Return the model of everything that was collected, unchecked."""
 
         def infos(values: Mapping[str, tuple[type[np.generic], Shape]]) -> list[onnx.ValueInfoProto]:
             number = helper.np_dtype_to_tensor_dtype

@@ -1,4 +1,4 @@
-"""The models that benchmarks and checks are run on: where each is, and the input sizes it is run at."""
+"""The catalogue of models for benchmarks and checks: their files and input sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.light import LIGHT, make_light
 Shapes = dict[str, tuple[int, ...]]
 
 ENCODERS: dict[str, dict[str, int]] = {"bert": {}, "minilm": {"layers": 6, "hidden": 384}}
-"""Transformer encoders with random weights, by what differs from BERT-base."""
+"""Transformer encoders with random weights, by their differences from BERT-base."""
 
 _BERT = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -35,17 +35,17 @@ SIZES: dict[str, tuple[Shapes, ...]] = {
     "bert": tuple(dict.fromkeys(_BERT, shape) for shape in ((1, 128), (2, 16), (3, 77))),
     "minilm": tuple(dict.fromkeys(_BERT, shape) for shape in ((1, 32), (2, 16), (3, 77))),
 }
-"""Input shapes for each model with dynamic dimensions; the first are those of benchmarks."""
+"""The input shapes for each model with dynamic dimensions; the first ones are those of benchmarks."""
 
 LACKING = {"silero-vad": "LSTM"}
-"""Models that are fetched for graphopt's passes over them, and cannot be compiled yet: the operator that is lacking."""
+"""Models that are used to test passes but cannot be compiled yet: the operator that is not supported."""
 
 NAMES = ("fashion", *(name for name in MODELS if name not in LACKING), *LIGHT, *ENCODERS)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model's name, its file, and the input shapes to run it at ({} where its own are fixed)."""
+    """A model's name, its file, and the input shapes to run it with ({} if its own are fixed)."""
 
     name: str
     path: Path
@@ -53,9 +53,9 @@ class Entry:
 
 
 def entry(name: str) -> Entry:
-    """The model of that name, or the file of that path; fetched or made first if it is not in the cache.
+    """Return the model of that name, or the file with that path; fetched or generated first if it is not in the cache.
 
-    Raises FetchError where it cannot be had, FileNotFoundError where it is neither a name nor a file.
+    Raises FetchError if it is not available, FileNotFoundError if it is neither a name nor a file.
     """
     return Entry(name if name in SIZES or name in NAMES else Path(name).stem, _path(name), SIZES.get(name, ({},)))
 

@@ -39,7 +39,7 @@ SYSROOT = Path("/usr/aarch64-linux-gnu")
 
 
 def build_program(libraries: Path, program: Path) -> None:
-    """The C++ program for AArch64, linked with the runtime libraries in a folder; it looks for them in `model.gopt`."""
+    """Build the C++ program for AArch64, with the runtime libraries in a folder; it loads them from `model.gopt`."""
     command = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu.2.28", "-std=c++17", "-O2"]
     command += [str(ROOT / "docs" / "cpp" / "run.cc"), "-o", str(program)]
     command += ["-I", tvm_ffi.libinfo.find_include_path(), "-I", tvm_ffi.libinfo.find_dlpack_include_path()]
@@ -48,7 +48,7 @@ def build_program(libraries: Path, program: Path) -> None:
 
 
 def run(emulator: str, folder: Path, artifact: Artifact, sample: inputs.Sample, threads: int) -> Comparison:
-    """One run of the program in `folder`, compared with what the oracle computed."""
+    """Run the program in `folder` once, and compare with what the oracle computed."""
     given = []
     for index, (name, array) in enumerate(sample.inputs.items()):
         np.save(folder / f"input{index}.npy", array)
@@ -60,7 +60,7 @@ def run(emulator: str, folder: Path, artifact: Artifact, sample: inputs.Sample, 
 
 
 def check(model: Entry, target: str, emulator: str, threads: int) -> bool:
-    """Return whether one model agrees at all its sizes; says how near it was."""
+    """Check one model at all its sizes, and print the errors; return whether it agrees."""
     start = time.perf_counter()
     artifact = graphopt.compile(model.path, target, bundle_runtime=True)
     seconds = time.perf_counter() - start
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if emulator is None or not SYSROOT.is_dir():
-        print(f"qemu-aarch64-static or {SYSROOT} is not here", file=sys.stderr)
+        print(f"qemu-aarch64-static or {SYSROOT} is missing", file=sys.stderr)
         return 2
     try:
         entries = [entry(name) for name in options.models]

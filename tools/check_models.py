@@ -49,7 +49,7 @@ class _Keeper(Observer):
 
 
 def check(model: Entry, passes: str | None, verify: bool) -> Row:
-    """What became of one model: what compiling it took, the largest error at each size, or what failed where."""
+    """Return the results for one model: the cost of compiling, the largest error at each size, or what failed where."""
     row: Row = {"model": model.name, "errors": [], "failure": None, "declined": None}
     try:
         _compare(model, _compile(model, passes, verify, row), row)
@@ -57,7 +57,7 @@ def check(model: Entry, passes: str | None, verify: bool) -> Row:
         lacks = LACKING.get(model.name)
         expected = isinstance(error, UnsupportedError) and lacks is not None and lacks in str(error)
         row["declined" if expected else "failure"] = f"{type(error).__name__}: {error}"
-    except Exception:  # a bug in graphopt: shown whole, and the other models are still checked
+    except Exception:  # a bug in graphopt: it is shown in full, and the other models are still checked
         row["failure"] = traceback.format_exc()
     return row
 

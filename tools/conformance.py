@@ -39,7 +39,7 @@ def cases(text: str = "") -> list[TestCase]:
 
 
 def run_case(case: TestCase) -> tuple[str, str]:
-    """`pass`, `oracle`, `constant`, `unsupported` or `fail`, and why."""
+    """Return `pass`, `oracle`, `constant`, `unsupported` or `fail`, and why."""
     try:
         return _run(case, case.model, "pass")
     except UnsupportedError as error:
@@ -67,20 +67,20 @@ def _run(case: TestCase, model: onnx.ModelProto, success: str) -> tuple[str, str
 
 
 def _oracle_agrees(case: TestCase, outputs: list[np.ndarray]) -> bool:
-    """Return whether ONNX Runtime, too, gives these outputs and not those that the test expects."""
+    """Return whether ONNX Runtime also returns these outputs and not those that the test expects."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(case.model.SerializeToString(), options)
         given = zip((value.name for value in session.get_inputs()), case.data_sets[0][0])
         wanted = session.run(None, {name: array_of(value) for name, value in given})
-    except Exception:  # ONNX Runtime has many kinds of errors; all mean that it cannot be asked
+    except Exception:  # ONNX Runtime has many kinds of errors; with any of them there is no oracle
         return False
     return all(not difference(a, b, case.rtol, case.atol) for a, b in zip(outputs, wanted, strict=True))
 
 
 def with_constants(case: TestCase) -> onnx.ModelProto:
-    """The test's model with every input but the first as an initializer that holds the test's data."""
+    """Return the test's model with every input but the first as an initializer with the test's data."""
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
     tensors = [isinstance(value, np.ndarray | np.generic | onnx.TensorProto) for value in case.data_sets[0][0]]
@@ -93,12 +93,12 @@ def with_constants(case: TestCase) -> onnx.ModelProto:
 
 
 def array_of(value: Any) -> np.ndarray:
-    """A test's datum as an array."""
+    """Return a test's datum as an array."""
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
 def difference(output: np.ndarray, wanted: np.ndarray, rtol: float, atol: float) -> str:
-    """What differs between an output and what it should be; empty if nothing does."""
+    """Return what differs between an output and the expected one; empty if nothing does."""
     if output.dtype != wanted.dtype:
         return f"element type {output.dtype} instead of {wanted.dtype}"
     if output.shape != wanted.shape:
@@ -120,7 +120,7 @@ def _work(names: list[str], connection: Connection) -> None:
     for name in names:
         try:
             result = run_case(by_name[name])
-        except Exception as error:  # a test that raises has failed; its message is the finding
+        except Exception as error:  # a test that raises has failed; its message is the result
             text = f"{type(error).__name__}: {error}".strip()
             result = "fail", text.splitlines()[0][:300] if text else ""
         connection.send((name, *result))
@@ -128,7 +128,7 @@ def _work(names: list[str], connection: Connection) -> None:
 
 
 def run_all(names: list[str], on_result: Any = None) -> dict[str, tuple[str, str]]:
-    """The result of each named test; a test at which the child process dies has failed."""
+    """Return the result of each named test; a test during which the child process crashes has failed."""
     results: dict[str, tuple[str, str]] = {}
     while len(results) < len(names):
         rest = [name for name in names if name not in results]

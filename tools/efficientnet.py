@@ -35,7 +35,7 @@ _Sizes = tuple[int, ...]
 
 
 class _Storage:
-    """A run of numbers that tensors are views of; its bytes come after the pickles."""
+    """An array of numbers that tensors are views of; its bytes come after the pickles."""
 
     def __init__(self, dtype: np.dtype[Any], size: int) -> None:
         self.dtype, self.size = dtype, size
@@ -43,7 +43,7 @@ class _Storage:
 
 
 class _View:
-    """What the pickle says of a tensor: kept until the storages have been read."""
+    """The pickle's description of a tensor, kept until the storages have been read."""
 
     def __init__(self, storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
@@ -52,7 +52,7 @@ class _View:
         data = self.storage.data[self.offset :]
         last = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if min((*self.shape, *self.stride, self.offset, 0)) < 0 or last >= len(data):
-            raise ValueError("a tensor lies outside its storage")
+            raise ValueError("a tensor is outside its storage")
         steps = tuple(s * data.itemsize for s in self.stride)
         return np.lib.stride_tricks.as_strided(data, self.shape, steps).copy()
 
@@ -62,7 +62,7 @@ def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], stride: tup
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles ordered dicts, tensors and float or int64 storages; anything else is refused."""
+    """Unpickles ordered dicts, tensors and float or int64 storages; rejects anything else."""
 
     ALLOWED = {
         ("collections", "OrderedDict"): OrderedDict,
@@ -77,7 +77,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"a state dict holds no {module}.{name}")
+            raise pickle.UnpicklingError(f"a state dict contains no {module}.{name}")
         return self.ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -89,7 +89,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a PyTorch state dict in the older form (not a zip file); ValueError otherwise."""
     with path.open("rb") as file:
         if _Reader(file).load() != MAGIC:
-            raise ValueError(f"{path} is no PyTorch state dict of the older form")
+            raise ValueError(f"{path} is not a PyTorch state dict of the older form")
         _Reader(file).load()  # the protocol's version
         _Reader(file).load()  # byte order and sizes
         reader = _Reader(file)

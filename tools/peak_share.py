@@ -1,11 +1,11 @@
-"""What part of the processor's peak the heavy kernels of the suite's models reach, compiled for a target.
+"""Measure the share of the processor's peak that the compute-bound kernels of the suite's models reach.
 
     python -m tools.peak_share [MODEL ...] [--target x86] [--threads 1] [-o FILE.json]
 
-Each model is compiled, its outputs are compared with ONNX Runtime's, and it is profiled; the peak is a measured loop of
-multiply-adds with the target's own instructions, timed before and after. Prints for each kind of kernel its part of the
-time and of the peak: the operations of the layers (for Winograd, those of the convolution that it stands for) by time
-and peak. Exit status 1 if a model's outputs differ.
+Each model is compiled for a target, its outputs are compared with ONNX Runtime's, and it is profiled; the peak is a
+measured loop of multiply-adds with the target's own instructions, timed before and after. Prints, for each kind of
+kernel, its share of the time and of the peak: the FLOPs of the layers (for Winograd, those of the convolution that it
+replaces) divided by time and peak. Exit status 1 if a model's outputs differ.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from graphopt.proof.tolerance import compare
 from tools import suite
 
 KINDS = ("direct convolution", "Winograd", "depthwise convolution", "matmul")
-"""How the names of the schedules begin that the table has columns for."""
+"""The prefixes of the names of schedules that the table has columns for."""
 
 
 def by_kind(calls: Iterable[Call], peak: Peak) -> dict[str, dict[str, float]]:
-    """For each kind of kernel that occurs: `seconds`, and the part of the peak that its operations reach."""
+    """Return, for each kind of kernel that occurs, its `seconds` and the share of the peak that it reaches."""
     sums: dict[str, tuple[float, float]] = {}
     for call in calls:
         kind = next((kind for kind in KINDS if call.kernel.schedule.startswith(kind)), None)
@@ -50,7 +50,7 @@ def by_kind(calls: Iterable[Call], peak: Peak) -> dict[str, dict[str, float]]:
 
 
 def measure(name: str, target: Target, threads: int) -> dict[str, Any]:
-    """One model's row: the error against ONNX Runtime, whether it is within tolerance, and the kinds of its kernels."""
+    """Return one model's row: the error against ONNX Runtime, whether it is tolerable, and its kinds of kernels."""
     with tempfile.TemporaryDirectory(prefix="graphopt-peak-") as folder:
         path, made = Path(folder) / "model.onnx", Path(folder) / "model.gopt"
         onnx.save(suite.fixed(name, 1), path)
@@ -74,7 +74,7 @@ def measure(name: str, target: Target, threads: int) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as Markdown: for each kind its share of the time and its part of the peak, in percent."""
+    """Return the rows as Markdown: for each kind its share of the time and of the peak, in percent."""
     lines = ["| model | error | " + " | ".join(KINDS) + " |", "|---|--:|" + "--:|" * len(KINDS)]
     for row in rows:
         cells = [row["kinds"].get(kind) for kind in KINDS]

@@ -1,7 +1,7 @@
-"""The runtimes that are measured beside each other. Each gets the same fixed-shape ONNX file, float32, so many threads.
+"""The runtimes that are compared. Each gets the same fixed-shape ONNX file, in float32, and the same number of threads.
 
-A peer is used as its makers advise for latency: all of ONNX Runtime's optimizations, OpenVINO's latency mode, no copies
-of inputs or outputs where its interface lets one avoid them.
+A peer is used as its makers recommend for latency: all of ONNX Runtime's optimizations, OpenVINO's latency mode, and no
+copies of inputs or outputs if its interface allows it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Feed = Mapping[str, np.ndarray]
 
 
 def available() -> tuple[str, ...]:
-    """Those of RUNNERS that are installed."""
+    """Return those of RUNNERS that are installed."""
     return tuple(name for name in RUNNERS if name == OURS or importlib.util.find_spec(name))
 
 
 def make(name: str, model: Path, artifact: Path, feed: Feed, threads: int) -> Runner:
-    """A function that runs the model once on `feed` and gives its outputs by name. Raises what the peer raises."""
+    """Return a function that runs the model once on `feed` and returns its outputs. Raises what the peer raises."""
     if name == OURS:
         session = runtime.load(artifact, threads=threads)
         return lambda: session.run(feed)
@@ -56,7 +56,7 @@ def _openvino(model: Path, feed: Feed, threads: int) -> Runner:
     core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
-        # Where weights are compressed it would otherwise quantize activations too.
+        # With compressed weights, it would otherwise quantize activations too.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -75,7 +75,7 @@ def _openvino(model: Path, feed: Feed, threads: int) -> Runner:
 
 
 def _output_names(model: Path) -> list[str]:
-    """The outputs' names in ONNX; OpenVINO keeps their order and may give them others."""
+    """Return the outputs' names in ONNX; OpenVINO keeps their order but may rename them."""
     import onnx
 
     return [output.name for output in onnx.load(model, load_external_data=False).graph.output]

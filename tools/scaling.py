@@ -1,8 +1,8 @@
-"""How the default pipeline's time grows with the size of the graph: a table, and a picture with --plot.
+"""Measure how the default pipeline's time grows with the size of the graph: a table, and a picture with --plot.
 
     python tools/scaling.py --sizes 1000,10000,100000 --plot scaling.png
 
-Checks are off; reading (with onnx.checker) and the pipeline are timed apart. The exponent is the slope between the
+Checks are off; reading (with onnx.checker) and the pipeline are timed separately. The exponent is the slope between the
 last two sizes in logarithms: 1 is linear.
 """
 

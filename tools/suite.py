@@ -1,4 +1,4 @@
-"""The models that graphopt's speed is judged by, at the input sizes and batches of the published benchmark."""
+"""The models of the published benchmark, with their input sizes and batch sizes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shapes(name: str, batch: int) -> Shapes:
 
 
 def fixed(name: str, batch: int) -> onnx.ModelProto:
-    """The model with all input shapes fixed, so that every runtime may plan for them.
+    """Return the model with all input shapes fixed, so that every runtime can plan for them.
 
     The architectures of the onnx package are written for one image; for more, `rebatched` rewrites them.
     """
@@ -54,7 +54,7 @@ def fixed(name: str, batch: int) -> onnx.ModelProto:
 
 
 def with_shapes(model: onnx.ModelProto, sizes: Shapes) -> onnx.ModelProto:
-    """`model`, changed: its inputs have these shapes."""
+    """Return `model` after giving its inputs these shapes."""
     for value in model.graph.input:
         if value.name in sizes:
             dims = value.type.tensor_type.shape.dim
@@ -64,17 +64,18 @@ def with_shapes(model: onnx.ModelProto, sizes: Shapes) -> onnx.ModelProto:
 
 
 def rebatched(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """`model`, changed: written for a batch of one, it takes `batch` samples along the first axis of all inputs.
+    """Return `model`, written for batch size 1, after changing it to take `batch` samples in all inputs.
 
-    Constant shapes of Reshape that keep a first axis of 1 get the new one; recorded shapes inside are dropped. Whether
-    that is all there is to it, `check_rebatched` finds out. Raises ValueError where an input's first size is not 1.
+    The first axis of each input becomes `batch`. Constant shapes of Reshape that keep a first axis of 1 get the new
+    one; recorded shapes inside are dropped. `check_rebatched` checks that nothing else is needed. Raises ValueError if
+    an input's first size is not 1.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for value in model.graph.input:
         dim = value.type.tensor_type.shape.dim[0]
         if value.name not in constants:
             if dim.dim_value != 1:
-                raise ValueError(f"input {value.name} is not written for a batch of one")
+                raise ValueError(f"input {value.name} is not written for batch size 1")
             dim.dim_value = batch
     for index, node in enumerate(model.graph.node):
         if node.op_type == "Reshape" and node.input[1] in constants:

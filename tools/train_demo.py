@@ -51,7 +51,7 @@ def load_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     def find(kind: str) -> Path:
         found = sorted(folder.rglob(f"{split}-{kind}-ubyte*"))
         if not found:
-            sys.exit(f"{folder} holds no {split}-{kind}-ubyte: install dataset-fashion-mnist or give --data")
+            sys.exit(f"{folder} contains no {split}-{kind}-ubyte: install dataset-fashion-mnist or use --data")
         return found[0]
 
     return read_idx(find("images-idx3")), read_idx(find("labels-idx1"))
@@ -95,7 +95,7 @@ class Net(nn.Module):
 
 
 def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image mirrored at random; the batch moved by up to two pixels."""
+    """Mirror each image at random; shift the batch by up to two pixels."""
     flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
     images = torch.where(flip, images.flip(3), images)
     dy, dx = (int(v) for v in torch.randint(0, 5, (2,), generator=generator))
@@ -110,7 +110,7 @@ def accuracy(net: Net, images: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def train(folder: Path, epochs: int, batch: int, seed: int) -> Net:
-    """The network after `epochs` of SGD with a one-cycle rate; progress is printed each epoch."""
+    """Train for `epochs` of SGD with a one-cycle rate; print progress after each epoch."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     images, labels = (torch.from_numpy(a.copy()) for a in load_split(folder, "train"))
@@ -200,10 +200,10 @@ def main() -> None:
     content = Exporter(net.state_dict()).network(net).SerializeToString()
     print(f"accuracy on {len(labels)} test images: {reached:.4f}; ONNX: {len(content):,} bytes")
     if reached < NEEDED or len(content) >= MAX_BYTES:
-        sys.exit(f"not written: the demo wants at least {NEEDED:.0%} and less than {MAX_BYTES:,} bytes")
+        sys.exit(f"not written: the demo needs at least {NEEDED:.0%} and less than {MAX_BYTES:,} bytes")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "fashion.onnx").write_bytes(content)
-    # The first thousand in the test set's own order: a choice that cannot flatter.
+    # The first thousand in the order of the test set, so that the choice cannot be biased.
     np.savez_compressed(options.out / "test_images.npz", images=images[:1000], labels=labels[:1000])
 
 

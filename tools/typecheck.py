@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def build_farm() -> None:
-    """Links in the installed shape, made anew: a module that was deleted must not linger."""
+    """Create links in the installed shape from scratch: a module that was deleted must not linger."""
     package = FARM / "source" / "graphopt"
     shutil.rmtree(FARM / "source", ignore_errors=True)
     package.mkdir(parents=True)

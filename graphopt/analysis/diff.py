@@ -150,12 +150,12 @@ def _node_changes(before: Model, after: Model) -> list[Change]:
         if not found:
             gone.append(Change(name, node.op, ""))
         elif len(found) > 1 or _described(found[0]) != _described(node):
-            became = dict.fromkeys(_what(heir, node) for heir in found)
+            became = dict.fromkeys(_described_change(heir, node) for heir in found)
             changed.append(Change(name, node.op, ", ".join(became)))
     return changed + added + gone
 
 
-def _what(heir: Node, node: Node) -> str:
+def _described_change(heir: Node, node: Node) -> str:
     """Describe the new node; if the operator is the same, by the attributes that changed."""
     if heir.op != node.op:
         return heir.label

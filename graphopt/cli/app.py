@@ -87,21 +87,25 @@ def _show_version(wanted: bool) -> None:
     raise typer.Exit
 
 
+VersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version",
+        help="Print the versions of graphopt and TVM and the detected processor, and exit.",
+        callback=_show_version,
+        is_eager=True,
+    ),
+]
+ShowTracebackOption = Annotated[
+    bool,
+    typer.Option("--traceback", help="Print the Python traceback of errors.", envvar=TRACEBACK_VARIABLE),
+]
+
+
 @app.callback()
 def common(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            help="Print the versions of graphopt and TVM and the detected processor, and exit.",
-            callback=_show_version,
-            is_eager=True,
-        ),
-    ] = False,
-    show_traceback: Annotated[
-        bool,
-        typer.Option("--traceback", help="Print the Python traceback of errors.", envvar=TRACEBACK_VARIABLE),
-    ] = False,
+    version: VersionOption = False,
+    show_traceback: ShowTracebackOption = False,
 ) -> None:
     if show_traceback:
         os.environ[TRACEBACK_VARIABLE] = "1"

@@ -27,33 +27,40 @@ BASELINES = ("onnxruntime", "none")
 _LABELS = {"graphopt": "graphopt", "onnxruntime": "ONNX Runtime"}
 
 
+ArtifactArgument = Annotated[Path, typer.Argument(help="The compiled model.", metavar="MODEL.gopt", show_default=False)]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The model for the baseline; by default the one in the artifact, if compiled with --keep-model.",
+        metavar="MODEL.onnx",
+        show_default=False,
+    ),
+]
+ThreadsOption = Annotated[int, typer.Option(help="Threads for each runtime.", min=1)]
+BaselineOption = Annotated[str, typer.Option(help="What to compare with: onnxruntime or none.")]
+RunsOption = Annotated[int, typer.Option(help="Timed runs of each runtime.", min=1)]
+SecondsOption = Annotated[float, typer.Option(help="Start no further runs after this many seconds.", min=0)]
+ProfiledOption = Annotated[bool, typer.Option("--profile", help="Also show where the time goes, kernel by kernel.")]
+TopOption = Annotated[int, typer.Option(help="How many kernels --profile lists; --json lists all.", min=1)]
+PictureOption = Annotated[
+    Path | None,
+    typer.Option(help="Draw the profile into this file, one bar per kernel.", metavar="FILE.svg", show_default=False),
+]
+
+
 def bench(
-    artifact: Annotated[Path, typer.Argument(help="The compiled model.", metavar="MODEL.gopt", show_default=False)],
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="The model for the baseline; by default the one in the artifact, if compiled with --keep-model.",
-            metavar="MODEL.onnx",
-            show_default=False,
-        ),
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads for each runtime.", min=1)] = 1,
-    baseline: Annotated[str, typer.Option(help="What to compare with: onnxruntime or none.")] = "onnxruntime",
-    runs: Annotated[int, typer.Option(help="Timed runs of each runtime.", min=1)] = 50,
-    seconds: Annotated[float, typer.Option(help="Start no further runs after this many seconds.", min=0)] = 30.0,
+    artifact: ArtifactArgument,
+    model: ModelOption = None,
+    threads: ThreadsOption = 1,
+    baseline: BaselineOption = "onnxruntime",
+    runs: RunsOption = 50,
+    seconds: SecondsOption = 30.0,
     shapes: InputShapes = None,
     inputs: InputFile = None,
     seed: Seed = 0,
-    profiled: Annotated[
-        bool, typer.Option("--profile", help="Also show where the time goes, kernel by kernel.")
-    ] = False,
-    top: Annotated[int, typer.Option(help="How many kernels --profile lists; --json lists all.", min=1)] = 20,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw the profile into this file, one bar per kernel.", metavar="FILE.svg", show_default=False
-        ),
-    ] = None,
+    profiled: ProfiledOption = False,
+    top: TopOption = 20,
+    picture: PictureOption = None,
     as_json: Json = False,
 ) -> None:
     """Time a compiled model against ONNX Runtime.

@@ -15,24 +15,28 @@ if TYPE_CHECKING:
     from graphopt.proof.checks import Check
 
 
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", "-t", help="The target that passes may specialize for.", show_default=False),
+]
+CheckOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A command that checks a model: exit status 0 means good, any other bad. {model} stands for the path "
+        "of the model. By default, the numbers are compared with ONNX Runtime.",
+        metavar="COMMAND",
+        show_default=False,
+    ),
+]
+
+
 def bisect(
     model: options.Model,
     passes: options.Passes = None,
     level: options.Level = None,
     shapes: options.InputShapes = None,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", "-t", help="The target that passes may specialize for.", show_default=False),
-    ] = None,
-    check: Annotated[
-        str | None,
-        typer.Option(
-            help="A command that checks a model: exit status 0 means good, any other bad. {model} stands for the path "
-            "of the model. By default, the numbers are compared with ONNX Runtime.",
-            metavar="COMMAND",
-            show_default=False,
-        ),
-    ] = None,
+    target: TargetOption = None,
+    check: CheckOption = None,
     inputs: options.InputFile = None,
     seed: options.Seed = 0,
     tolerance: options.ErrorAllowed = None,

@@ -20,26 +20,61 @@ if TYPE_CHECKING:
     from graphopt.rewriting.report import Report
     from graphopt.runtime.artifact import Artifact
 
+    from .watch import ReportKeeper
+
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Where to write the compiled model; by default the model's name with .gopt.",
+        metavar="OUT.gopt",
+        show_default=False,
+    ),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option("--target", "-t", help="The target to compile for; `graphopt targets` lists all."),
+]
+BundleRuntimeOption = Annotated[
+    bool,
+    typer.Option("--bundle-runtime", help="Include the runtime libraries for the target."),
+]
+CompactOption = Annotated[
+    bool,
+    typer.Option(
+        "--compact",
+        help="Avoid kernels whose packed weights are larger than the original ones: a smaller but slower result.",
+    ),
+]
+KeepModelOption = Annotated[
+    bool,
+    typer.Option("--keep-model", help="Include the optimized model in the result, as model.onnx."),
+]
+TimeLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit",
+        metavar="TIME",
+        help="Stop with an error after this time, e.g. 90s, 5m or 1h.",
+        show_default=False,
+    ),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Show the time of each stage, and of the kernels with the slowest code generation."
+    ),
+]
 
 _SLOWEST = 10  # kernels that --verbose shows
 
 
 def compile_(
     model: options.Model,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Where to write the compiled model; by default the model's name with .gopt.",
-            metavar="OUT.gopt",
-            show_default=False,
-        ),
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option("--target", "-t", help="The target to compile for; `graphopt targets` lists all."),
-    ] = "host",
+    out: OutOption = None,
+    target: TargetOption = "host",
     passes: options.Passes = None,
     level: options.Level = None,
     shapes: options.InputShapes = None,
@@ -55,40 +90,15 @@ def compile_(
     rpc: options.Rpc = None,
     rpc_key: options.RpcKey = None,
     records: options.Records = None,
-    bundle_runtime: Annotated[
-        bool,
-        typer.Option("--bundle-runtime", help="Include the runtime libraries for the target."),
-    ] = False,
-    compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact",
-            help="Avoid kernels whose packed weights are larger than the original ones: a smaller but slower result.",
-        ),
-    ] = False,
-    keep_model: Annotated[
-        bool,
-        typer.Option("--keep-model", help="Include the optimized model in the result, as model.onnx."),
-    ] = False,
-    time_limit: Annotated[
-        str | None,
-        typer.Option(
-            "--time-limit",
-            metavar="TIME",
-            help="Stop with an error after this time, e.g. 90s, 5m or 1h.",
-            show_default=False,
-        ),
-    ] = None,
+    bundle_runtime: BundleRuntimeOption = False,
+    compact: CompactOption = False,
+    keep_model: KeepModelOption = False,
+    time_limit: TimeLimitOption = None,
     pass_limit: options.PassLimit = None,
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
     load: options.Load = None,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Show the time of each stage, and of the kernels with the slowest code generation."
-        ),
-    ] = False,
+    verbose: VerboseOption = False,
     as_json: options.Json = False,
 ) -> None:
     """Optimize a model and compile it to native code.
@@ -111,15 +121,13 @@ def compile_(
     from .watch import ReportKeeper, observers
 
     options.check_inputs_are_used(inputs, verify, samples)
-    options.check_data_is_used(samples, validate, metric, max_drop, preprocess)
+    evaluation = options.evaluation(samples, validate, metric, max_drop, preprocess)
     options.load_modules(load)
     output, chosen = Output(as_json), options.choose_tuning(tune, records, rpc, rpc_key)
     place = out or model.with_suffix(".gopt")
     check_replaceable(place)
     before = io.load(model)
     data = generated.load_npz(inputs, before) if inputs else None
-    evaluation: dict[str, Any] = {"samples": samples, "validation": validate, "metric": metric}
-    evaluation.update(budget=max_drop, preprocess=preprocess)
     watcher = ReportKeeper()
     with output.progress() as progress:
         artifact = graphopt.compile(
@@ -143,21 +151,20 @@ def compile_(
         artifact.save(place)
     show_report(output, watcher.report)
     _show(output, artifact, model, place, watcher.report, _SLOWEST if verbose else 0)
-    output.result(
-        {
-            "artifact": str(place),
-            "bytes": artifact.nbytes,
-            "nodes": {"before": watcher.nodes_before, "after": watcher.nodes_after},
-            "manifest": _facts(artifact),
-            "report": watcher.report.to_json(),
-        }
-    )
+    output.result(_document(artifact, place, watcher))
 
 
-def _facts(artifact: Artifact) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(artifact.manifest.to_json())
-    del facts["weights"]
-    return facts
+def _document(artifact: Artifact, place: Path, watcher: ReportKeeper) -> dict[str, Any]:
+    """Return what `--json` prints: the manifest without the list of weights, and the report."""
+    manifest: dict[str, Any] = json.loads(artifact.manifest.to_json())
+    del manifest["weights"]
+    return {
+        "artifact": str(place),
+        "bytes": artifact.nbytes,
+        "nodes": {"before": watcher.nodes_before, "after": watcher.nodes_after},
+        "manifest": manifest,
+        "report": watcher.report.to_json(),
+    }
 
 
 def _show(output: Output, artifact: Artifact, model: Path, place: Path, report: Report, slowest: int) -> None:

@@ -37,13 +37,18 @@ def load_images() -> tuple[np.ndarray, np.ndarray]:
         return images, file["labels"].astype(np.int64)
 
 
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Keep the compiled model.", metavar="DEMO.gopt", show_default=False),
+]
+ThreadsOption = Annotated[int, typer.Option(help="Threads for each runtime when they are timed.", min=1)]
+RunsOption = Annotated[int, typer.Option(help="Timed runs of each runtime.", min=1)]
+
+
 def demo(
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Keep the compiled model.", metavar="DEMO.gopt", show_default=False),
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads for each runtime when they are timed.", min=1)] = 1,
-    runs: Annotated[int, typer.Option(help="Timed runs of each runtime.", min=1)] = 200,
+    out: OutOption = None,
+    threads: ThreadsOption = 1,
+    runs: RunsOption = 200,
     as_json: Json = False,
 ) -> None:
     """Compile a small network that comes with graphopt, and time it.

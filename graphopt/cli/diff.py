@@ -13,11 +13,15 @@ from .models import open_model
 from .options import Json
 from .output import Output
 
+BeforeArgument = Annotated[Path, typer.Argument(help="The first model (.onnx or .gopt).", show_default=False)]
+AfterArgument = Annotated[Path, typer.Argument(help="The second model (.onnx or .gopt).", show_default=False)]
+LimitOption = Annotated[int, typer.Option(help="Rows per table, 0 for all.", min=0)]
+
 
 def diff(
-    before: Annotated[Path, typer.Argument(help="The first model (.onnx or .gopt).", show_default=False)],
-    after: Annotated[Path, typer.Argument(help="The second model (.onnx or .gopt).", show_default=False)],
-    limit: Annotated[int, typer.Option(help="Rows per table, 0 for all.", min=0)] = 20,
+    before: BeforeArgument,
+    after: AfterArgument,
+    limit: LimitOption = 20,
     as_json: Json = False,
 ) -> None:
     """Show what changed between two models.

@@ -19,20 +19,26 @@ if TYPE_CHECKING:
     from graphopt.runtime.manifest import Manifest, Memory
 
 
+ModelArgument = Annotated[Path, typer.Argument(help="A model (.onnx) or a compiled model (.gopt).", show_default=False)]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Also list the nodes that cannot be compiled for this target; exit status 1 if there are any.",
+        show_default=False,
+    ),
+]
+LayersOption = Annotated[bool, typer.Option("--layers", help="List every layer, in the order of the model.")]
+TopOption = Annotated[int, typer.Option(help="How many layers to list, those with the most FLOPs first.", min=0)]
+
+
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A model (.onnx) or a compiled model (.gopt).", show_default=False)],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target",
-            "-t",
-            help="Also list the nodes that cannot be compiled for this target; exit status 1 if there are any.",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelArgument,
+    target: TargetOption = None,
     shapes: InputShapes = None,
-    layers: Annotated[bool, typer.Option("--layers", help="List every layer, in the order of the model.")] = False,
-    top: Annotated[int, typer.Option(help="How many layers to list, those with the most FLOPs first.", min=0)] = 5,
+    layers: LayersOption = False,
+    top: TopOption = 5,
     load: Load = None,
     as_json: Json = False,
 ) -> None:

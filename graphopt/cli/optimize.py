@@ -16,18 +16,23 @@ if TYPE_CHECKING:
     from graphopt.rewriting.report import Report
 
 
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Where to write the result.", metavar="OUT.onnx", show_default=False)
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", "-t", help="The target that passes may specialize for.", show_default=False),
+]
+ExternalDataOption = Annotated[bool, typer.Option("--external-data", help="Write the weights into a separate file.")]
+
+
 def optimize(
     model: options.Model,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where to write the result.", metavar="OUT.onnx", show_default=False)
-    ],
+    out: OutOption,
     passes: options.Passes = None,
     level: options.Level = None,
     shapes: options.InputShapes = None,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", "-t", help="The target that passes may specialize for.", show_default=False),
-    ] = None,
+    target: TargetOption = None,
     verify: options.Verify = False,
     inputs: options.InputFile = None,
     samples: options.Samples = None,
@@ -40,9 +45,7 @@ def optimize(
     print_changed: options.PrintChanged = False,
     reproducer: options.Reproducer = None,
     load: options.Load = None,
-    external_data: Annotated[
-        bool, typer.Option("--external-data", help="Write the weights into a separate file.")
-    ] = False,
+    external_data: ExternalDataOption = False,
     as_json: options.Json = False,
 ) -> None:
     """Run passes over a model and write it as ONNX again.
@@ -60,7 +63,7 @@ def optimize(
     from .watch import observers
 
     options.check_inputs_are_used(inputs, verify, samples)
-    options.check_data_is_used(samples, validate, metric, max_drop, preprocess)
+    evaluation = options.evaluation(samples, validate, metric, max_drop, preprocess)
     options.load_modules(load)
     output = Output(as_json)
     before = io.load(model)
@@ -73,11 +76,7 @@ def optimize(
             target=target,
             verify=verify,
             data=data,
-            samples=samples,
-            validation=validate,
-            metric=metric,
-            budget=max_drop,
-            preprocess=preprocess,
+            **evaluation,
             seed=seed,
             observers=observers(progress, 0.0, 1.0, pass_limit, print_changed),
             reproducer=reproducer,

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -244,14 +244,24 @@ def choose_pipeline(passes: str | None, level: int | None) -> str:
     return passes
 
 
-def check_data_is_used(
+def evaluation(
     samples: Path | None, validate: Path | None, metric: str | None, max_drop: str | None, preprocess: str | None
-) -> None:
-    """Raise InputError for an option about data without the data that it refers to."""
+) -> dict[str, Any]:
+    """Return the arguments of `optimize` and `compile` that say how lossy passes are evaluated.
+
+    Raises InputError for an option about data without the data that it refers to.
+    """
     if samples is None and validate is None:
         for option, value in (("--metric", metric), ("--max-drop", max_drop), ("--preprocess", preprocess)):
             if value is not None:
                 raise InputError(f"{option} needs data, and none is given", remedy="Add --samples or --validate.")
+    return {
+        "samples": samples,
+        "validation": validate,
+        "metric": metric,
+        "budget": max_drop,
+        "preprocess": preprocess,
+    }
 
 
 def check_inputs_are_used(inputs: Path | None, verify: bool, samples: Path | None = None) -> None:

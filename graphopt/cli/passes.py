@@ -14,12 +14,14 @@ from graphopt.util.tables import Table
 from .options import Json, Load, load_modules
 from .output import Output
 
+NameArgument = Annotated[
+    str | None,
+    typer.Argument(help="Show one pass or named pipeline in full.", metavar="[NAME]", show_default=False),
+]
+
 
 def passes(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Show one pass or named pipeline in full.", metavar="[NAME]", show_default=False),
-    ] = None,
+    name: NameArgument = None,
     load: Load = None,
     as_json: Json = False,
 ) -> None:

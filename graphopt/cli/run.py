@@ -17,19 +17,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+ArtifactArgument = Annotated[Path, typer.Argument(help="The compiled model.", metavar="MODEL.gopt", show_default=False)]
+InputsOption = Annotated[
+    Path,
+    typer.Option(help="One array per input of the model, by name.", metavar="FILE.npz", show_default=False),
+]
+OutputsOption = Annotated[
+    Path | None,
+    typer.Option(help="Where to write the outputs.", metavar="FILE.npz", show_default=False),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads to use; all cores by default.", min=1, show_default=False)
+]
+
+
 def run(
-    artifact: Annotated[Path, typer.Argument(help="The compiled model.", metavar="MODEL.gopt", show_default=False)],
-    inputs: Annotated[
-        Path,
-        typer.Option(help="One array per input of the model, by name.", metavar="FILE.npz", show_default=False),
-    ],
-    outputs: Annotated[
-        Path | None,
-        typer.Option(help="Where to write the outputs.", metavar="FILE.npz", show_default=False),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads to use; all cores by default.", min=1, show_default=False)
-    ] = None,
+    artifact: ArtifactArgument,
+    inputs: InputsOption,
+    outputs: OutputsOption = None,
+    threads: ThreadsOption = None,
     as_json: Json = False,
 ) -> None:
     """Run a compiled model on inputs from a file.

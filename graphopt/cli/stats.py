@@ -19,40 +19,46 @@ if TYPE_CHECKING:
     from graphopt.compression.statistics import ActivationStatistics
 
 
+SamplesOption = Annotated[
+    Path,
+    typer.Option(
+        "--samples", metavar="DATA", help="Real inputs, as for `graphopt optimize --samples`.", show_default=False
+    ),
+]
+ValueOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--value", metavar="NAME", help="Only values with this name or pattern, e.g. '*relu*'. May be repeated."
+    ),
+]
+KindOption = Annotated[
+    list[str] | None,
+    typer.Option("--kind", help="range, moments, histogram or channels. May be repeated.  [default: the first three]"),
+]
+MemoryOption = Annotated[
+    str, typer.Option(help="How much memory the observed values of one run may take.", metavar="SIZE")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Save the statistics in this file.", metavar="FILE.npz|FILE.json", show_default=False
+    ),
+]
+PictureOption = Annotated[
+    Path | None,
+    typer.Option("--picture", help="Draw the histograms.", metavar="FILE.svg", show_default=False),
+]
+
+
 def stats(
     model: options.Model,
-    samples: Annotated[
-        Path,
-        typer.Option(
-            "--samples", metavar="DATA", help="Real inputs, as for `graphopt optimize --samples`.", show_default=False
-        ),
-    ],
+    samples: SamplesOption,
     preprocess: options.PreprocessRule = None,
-    value: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--value", metavar="NAME", help="Only values with this name or pattern, e.g. '*relu*'. May be repeated."
-        ),
-    ] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--kind", help="range, moments, histogram or channels. May be repeated.  [default: the first three]"
-        ),
-    ] = None,
-    memory: Annotated[
-        str, typer.Option(help="How much memory the observed values of one run may take.", metavar="SIZE")
-    ] = "512MB",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Save the statistics in this file.", metavar="FILE.npz|FILE.json", show_default=False
-        ),
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option("--picture", help="Draw the histograms.", metavar="FILE.svg", show_default=False),
-    ] = None,
+    value: ValueOption = None,
+    kind: KindOption = None,
+    memory: MemoryOption = "512MB",
+    out: OutOption = None,
+    picture: PictureOption = None,
     as_json: options.Json = False,
 ) -> None:
     """Show ranges and histograms of the values inside a model while it runs on samples.

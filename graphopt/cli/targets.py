@@ -12,11 +12,13 @@ from graphopt.util.tables import Table
 from .options import Json
 from .output import Output
 
+NameArgument = Annotated[
+    str | None, typer.Argument(help="Show one target in full.", metavar="[NAME]", show_default=False)
+]
+
 
 def targets(
-    name: Annotated[
-        str | None, typer.Argument(help="Show one target in full.", metavar="[NAME]", show_default=False)
-    ] = None,
+    name: NameArgument = None,
     as_json: Json = False,
 ) -> None:
     """List the targets that can be compiled for.

@@ -19,19 +19,24 @@ if TYPE_CHECKING:
 _NUMBERS = ("calls", "default", "best", "gain", "measured", "failed")
 
 
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="The target to tune for; `graphopt targets` lists all.")
+]
+BudgetOption = Annotated[
+    str,
+    typer.Option("--budget", "-b", help="How much to spend: a time (60s, 5m) or a number of measurements (200)."),
+]
+SearchOption = Annotated[
+    bool,
+    typer.Option("--search", help="Also search for schedules of everything else: reductions, transposes, softmax."),
+]
+
+
 def tune(
     model: options.Model,
-    target: Annotated[
-        str, typer.Option("--target", "-t", help="The target to tune for; `graphopt targets` lists all.")
-    ] = "host",
-    budget: Annotated[
-        str,
-        typer.Option("--budget", "-b", help="How much to spend: a time (60s, 5m) or a number of measurements (200)."),
-    ] = DEFAULT_BUDGET,
-    search: Annotated[
-        bool,
-        typer.Option("--search", help="Also search for schedules of everything else: reductions, transposes, softmax."),
-    ] = False,
+    target: TargetOption = "host",
+    budget: BudgetOption = DEFAULT_BUDGET,
+    search: SearchOption = False,
     passes: options.Passes = None,
     level: options.Level = None,
     shapes: options.InputShapes = None,

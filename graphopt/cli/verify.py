@@ -23,20 +23,26 @@ if TYPE_CHECKING:
     from graphopt.proof.tolerance import Comparison, Difference
 
 
+CandidateArgument = Annotated[
+    Path, typer.Argument(help="What to check: a compiled model (.gopt) or a model (.onnx).", show_default=False)
+]
+OriginalArgument = Annotated[Path, typer.Argument(help="The original model.", metavar="MODEL.onnx", show_default=False)]
+SamplesOption = Annotated[
+    str, typer.Option(help="The number of generated inputs to compare, or a file or folder of real samples.")
+]
+ThreadsOption = Annotated[int, typer.Option(help="Threads to use.", min=1)]
+
+
 def verify(
-    candidate: Annotated[
-        Path, typer.Argument(help="What to check: a compiled model (.gopt) or a model (.onnx).", show_default=False)
-    ],
-    original: Annotated[Path, typer.Argument(help="The original model.", metavar="MODEL.onnx", show_default=False)],
+    candidate: CandidateArgument,
+    original: OriginalArgument,
     inputs: InputFile = None,
     shapes: InputShapes = None,
-    samples: Annotated[
-        str, typer.Option(help="The number of generated inputs to compare, or a file or folder of real samples.")
-    ] = "3",
+    samples: SamplesOption = "3",
     preprocess: PreprocessRule = None,
     seed: Seed = 0,
     tolerance: ErrorAllowed = None,
-    threads: Annotated[int, typer.Option(help="Threads to use.", min=1)] = 1,
+    threads: ThreadsOption = 1,
     as_json: Json = False,
 ) -> None:
     """Check that a model computes what its original does.

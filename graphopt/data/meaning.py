@@ -47,7 +47,7 @@ class Meaning:
 
 def meaning_of(value: Value) -> Meaning:
     """Return the most specific meaning that the uses of a graph input show; if there is none, judge by its name."""
-    found = [meaning for use in _real_uses(value, _hands_on) if (meaning := _read(use)) is not None]
+    found = [meaning for use in _real_uses(value, _keeps_elements) if (meaning := _read(use)) is not None]
     found = [_fit(meaning, value) for meaning in found]
     if not found and value.dtype is not None and value.dtype.is_integer:
         # Exporters wrap negative indices with arithmetic (`where(x < 0, x + rows, x)`) before the lookup.
@@ -88,7 +88,7 @@ def decides_sizes(value: Value) -> bool:
 _WRAPPING = ("Add", "Mul", "Where", "Max", "Min", "Clip")
 
 
-def _hands_on(use: Use) -> bool:
+def _keeps_elements(use: Use) -> bool:
     """Return whether the elements of an input are those of the result, in any arrangement."""
     facts = facts_of(use.node.op)
     return facts.keeps_values and facts.is_data(use.index)
@@ -97,7 +97,7 @@ def _hands_on(use: Use) -> bool:
 def _wraps(use: Use) -> bool:
     """Return whether an index may still be an index in the result."""
     facts = facts_of(use.node.op)
-    return _hands_on(use) or (use.node.op in _WRAPPING and use.index not in facts.roles)
+    return _keeps_elements(use) or (use.node.op in _WRAPPING and use.index not in facts.roles)
 
 
 def _real_uses(value: Value, passing: Callable[[Use], bool]) -> Iterator[Use]:

@@ -137,10 +137,10 @@ class _Facts:
                 continue
             self._hash.update(f"{name} {array.dtype} {array.shape}".encode())
             self._hash.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
-            self._look(name, array)
+            self._count_array(name, array)
         self.count += 1
 
-    def _look(self, name: str, array: np.ndarray) -> None:
+    def _count_array(self, name: str, array: np.ndarray) -> None:
         if array.dtype.kind not in "fV" or array.size == 0:
             return
         plain = array.astype(np.float32) if array.dtype.itemsize < 4 else array

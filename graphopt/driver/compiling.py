@@ -110,8 +110,7 @@ def compile(
     Temporary files are removed after an error or an interruption.
     """
     tell, deadline = Stages(progress), Deadline(time_limit)
-    made_for = load_target(target)
-    tuning = Tuning.of(tune)
+    made_for, tuning = load_target(target), Tuning.of(tune)
     tuning = dataclasses.replace(tuning, compact=compact or tuning.compact)
     tell("reading the model", 0.0)
     original = io.load(model)
@@ -140,10 +139,7 @@ def compile(
             gc.collect()
             built = _build(path, made_for, folder, tuning, lambda what, done: tell(what, 0.2 + 0.7 * done), deadline)
         tell("writing the artifact", 0.9)
-        _write_report(report, folder / REPORT)
-        runtime = backend.load().bundle(made_for, folder) if bundle_runtime else ()
-        write_manifest(folder, _manifest(made_for, built, report, runtime))
-        result = Artifact(folder, temporary=True)
+        result = _completed(folder, made_for, built, report, bundle_runtime)
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
             every = evaluation.samples if data is None and evaluation.samples is not None else feeds
@@ -153,6 +149,14 @@ def compile(
         tell("done", 1.0)
         report.code = Code(tell.seconds, built.code)
     return result
+
+
+def _completed(folder: Path, target: Target, built: backend.Built, report: Report, bundle_runtime: bool) -> Artifact:
+    """Write what is missing in the folder of a built model; return it as an artifact."""
+    _write_report(report, folder / REPORT)
+    runtime = backend.load().bundle(target, folder) if bundle_runtime else ()
+    write_manifest(folder, _manifest(target, built, report, runtime))
+    return Artifact(folder, temporary=True)
 
 
 @contextmanager

@@ -50,7 +50,9 @@ def build(
     Raises graphopt's own errors as the backend raised them, and CompileError if the child exited in any other way or
     did not finish by the `deadline`; it is then killed together with its child processes.
     """
-    answer = _ask(_job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)), deadline)
+    answer = _run_job(
+        _job("build", model, target, tuning, folder), progress, (str(folder), str(model.parent)), deadline
+    )
     return decode(Built, answer["built"])
 
 
@@ -58,7 +60,7 @@ def tune(
     model: Path, target: Target, progress: Progress, tuning: Tuning, deadline: Deadline | None = None
 ) -> list[Tuned]:
     """Measure which kernels are fastest for the model in the file `model` on `target`. Raises what `build` raises."""
-    answer = _ask(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),), deadline)
+    answer = _run_job(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),), deadline)
     return decode(list[Tuned], answer["tuned"])
 
 
@@ -67,7 +69,9 @@ def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -
     return {"do": what, **paths, "target": encode(target), "tuning": encode(tuning)}
 
 
-def _ask(job: dict[str, Any], progress: Progress, hidden: tuple[str, ...], deadline: Deadline | None) -> dict[str, Any]:
+def _run_job(
+    job: dict[str, Any], progress: Progress, hidden: tuple[str, ...], deadline: Deadline | None
+) -> dict[str, Any]:
     """Run a job and return the child's answer; log its warnings, and remove the folders `hidden` from errors."""
     with scratch("job") as work:
         (work / _JOB).write_text(json.dumps(job), encoding="utf-8")
@@ -102,7 +106,7 @@ def _run(work: Path, progress: Progress, deadline: Deadline) -> tuple[int, str]:
         )
         try:
             assert process.stdout is not None
-            with _killed_at(deadline, process):
+            with _killed_after(deadline, process):
                 doing = _follow(process.stdout, progress)
             deadline.check(doing)
             # Until somebody asks for its status, the number of its process group cannot be reused.
@@ -121,7 +125,7 @@ def _same_code() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _killed_at(deadline: Deadline, process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _killed_after(deadline: Deadline, process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Kill the child and its children once the time is over; they have not been waited for yet."""
     left = deadline.left()
     if left is None:
@@ -196,7 +200,7 @@ def main(work: Path) -> None:
         channel.write(json.dumps({"step": what, "done": done}) + "\n")
         channel.flush()
 
-    heard = _Heard()
+    heard = _WarningCollector()
     logging.getLogger("graphopt").addHandler(heard)
     job = json.loads((work / _JOB).read_text(encoding="utf-8"))
     folder = Path(job["folder"])
@@ -204,14 +208,14 @@ def main(work: Path) -> None:
     try:
         answer = _do(job, progress)
     except GraphOptError as error:
-        answer = {"error": _told(error)}
+        answer = {"error": _encoded_error(error)}
     except OSError as error:
         told = CompileError(f"cannot write {error.filename or folder}: {error.strerror}", remedy=ROOM)
-        answer = {"error": _told(told)}
+        answer = {"error": _encoded_error(told)}
     except Exception as error:  # TVM raises exceptions of all kinds; the caller gets one message for any of them
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or ["no message"]
         summary = " ".join(dict.fromkeys([lines[0], lines[-1]]))[:_TAIL]
-        answer = {"error": _told(CompileError(f"{type(error).__name__}: {summary}", remedy=_REPORT))}
+        answer = {"error": _encoded_error(CompileError(f"{type(error).__name__}: {summary}", remedy=_REPORT))}
     (work / _RESULT).write_text(json.dumps({**answer, "warnings": list(heard.messages)}), encoding="utf-8")
 
 
@@ -223,7 +227,7 @@ def _do(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {"built": encode(backend.build(model, target, Path(job["folder"]), progress, tuning))}
 
 
-class _Heard(logging.Handler):
+class _WarningCollector(logging.Handler):
     """A handler that collects the warnings of graphopt's loggers, each once."""
 
     def __init__(self) -> None:
@@ -234,7 +238,7 @@ class _Heard(logging.Handler):
         self.messages[record.getMessage()] = None
 
 
-def _told(error: GraphOptError) -> dict[str, str]:
+def _encoded_error(error: GraphOptError) -> dict[str, str]:
     """Encode an error for the parent, with the child's traceback for those who ask for one."""
     return {
         "class": type(error).__name__,

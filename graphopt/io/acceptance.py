@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 
-def complaint_of_checker(proto: onnx.ModelProto) -> tuple[str, str]:
+def checker_complaint(proto: onnx.ModelProto) -> tuple[str, str]:
     """Return what onnx.checker finds wrong with a model, and where in it; empty texts if nothing."""
     try:
         onnx.checker.check_model(proto)

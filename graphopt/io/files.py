@@ -21,7 +21,7 @@ from graphopt.ir.tensor_proto import decode_raw, raw_data, write_tensor
 from graphopt.ir.write_proto import write_model, write_value
 from graphopt.util.files import replacing
 
-from .acceptance import complaint_of_checker, runtime_loads
+from .acceptance import checker_complaint, runtime_loads
 from .weightless import lacks_nested
 from .wire import MAPPED_BYTES, length_delimited, without_weights
 
@@ -118,8 +118,8 @@ def _read(proto: onnx.ModelProto, folder: Path | None, where: str) -> Model:
     notes: list[str] = []
     model = read_model(proto, folder, where, notes.append)
     notes += correct_declared_types(model)
-    light = _light_proto(model)
-    complaint, place = ("", "") if lacks_nested(proto) else complaint_of_checker(light)
+    light = _proto_without_weights(model)
+    complaint, place = ("", "") if lacks_nested(proto) else checker_complaint(light)
     if complaint and not runtime_loads(light):
         raise ModelError(
             f"onnx.checker finds it invalid: {complaint}",
@@ -133,7 +133,7 @@ def _read(proto: onnx.ModelProto, folder: Path | None, where: str) -> Model:
     return model
 
 
-def _light_proto(model: Model) -> onnx.ModelProto:
+def _proto_without_weights(model: Model) -> onnx.ModelProto:
     """Return the model with the large initializers of the main graph as inputs: the checker needs no weights.
 
     Tensors were checked when they were read.

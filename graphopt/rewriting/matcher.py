@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from graphopt.ir import DType, Node, Value
-from graphopt.ir.facts import Trait, facts_of
+from graphopt.ir.facts import Kind, Trait, facts_of
 
 from .expressions import AnyOf, Arithmetic, Capture, Expression, Number, Op, Optional
 from .match import State
 from .passes import Miss
 from .polynomial import MAX_NODES, OPERATORS, Polynomial, PolynomialOf, expression
-from .values import close, number, tolerance
+from .values import close, fits_beside, number, tolerance
 
 MOST_STEPS = 1_000
 """The limit on comparisons per attempt, which patterns with many commutative operators need."""
 
 
-Reason = str | tuple[Expression, Value | None]
+Reason = str | tuple[Expression | None, Value | None]
 """A text, or what was expected and what was found, which is formatted only if it is reported."""
 
 
@@ -93,7 +93,7 @@ class Search:
             case Arithmetic():
                 yield from self._arithmetic(part, value, state)
 
-    def _differs(self, part: Expression, value: Value, state: State) -> None:
+    def _differs(self, part: Expression | None, value: Value | None, state: State) -> None:
         self.fail(len(state.nodes), (part, value))
 
     def _capture(self, part: Capture, value: Value, state: State) -> Iterator[State]:
@@ -142,6 +142,9 @@ class Search:
             inner, operand = next((pair for pair in pairs if not _may_be(*pair)), (None, None))
             if inner is not None:
                 pairs = [(inner, operand)]  # determines the reason
+            elif wide := [pair for pair in pairs if _is_too_wide(node, *pair)]:
+                self._differs(*wide[0], state)
+                continue
             yield from self._all(pairs, state)
 
     def _all(self, pairs: list[tuple[Expression | None, Value | None]], state: State) -> Iterator[State]:
@@ -245,6 +248,13 @@ def _may_be(part: Expression | None, value: Value | None) -> bool:
         case Optional():
             return producer in part.links or _may_be(part.inner, value)
     return True
+
+
+def _is_too_wide(node: Node, part: Expression | None, value: Value | None) -> bool:
+    """Return whether the constant for a number gives a broadcast result more axes than the other operands have."""
+    if value is None or not isinstance(part, Number) or facts_of(node.op).kind is not Kind.BROADCAST:
+        return False
+    return not any(fits_beside(value, other) for other in node.inputs if other is not None and other is not value)
 
 
 def _coefficients(

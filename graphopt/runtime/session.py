@@ -5,6 +5,7 @@ session = graphopt.runtime.load("model.gopt", threads=2) outputs = session.run({
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -178,7 +179,7 @@ def _load_runtime(folder: Path, manifest: Manifest) -> None:
     for name in names:
         if name in _loaded:
             continue
-        path = member(folder, name) if name in manifest.runtime else _installed(name)
+        path = _mapped(name) or (member(folder, name) if name in manifest.runtime else _installed(name))
         if path is None:
             raise ArtifactError(
                 f"{name} is missing",
@@ -189,6 +190,16 @@ def _load_runtime(folder: Path, manifest: Manifest) -> None:
             _loaded[name] = ctypes.CDLL(str(path.resolve()), ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise ArtifactError(f"{name} cannot be loaded: {error}", where=str(folder)) from error
+
+
+def _mapped(name: str) -> Path | None:
+    """Return the copy of a library that this process has loaded already: with a second one, TVM aborts the process."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            path = Path(line[line.find("/") :])
+            if path.name == name:
+                return path
+    return None
 
 
 def _installed(name: str) -> Path | None:

@@ -8,21 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphopt.ir import DType, Node, TensorType, Value
-from graphopt.passes.matching.match import operands, produced_by
+from graphopt.passes.matching.match import NOTHING, operands, produced_by
 from graphopt.passes.matching.means import Nodes
 from graphopt.rewriting.passes import Miss, PassContext, Rewriter
-from graphopt.rewriting.values import ESCAPES, escapes, fits_beside, number, number_beside
-
-
-@dataclass(frozen=True)
-class Inverse:
-    """`1 / sqrt(variance + epsilon)`: multiply by `value`, or divide by it if `divides`."""
-
-    value: Value
-    divides: bool
-    variance: Value
-    epsilon: float
-    nodes: tuple[Node, ...]
+from graphopt.rewriting.pattern import Capture, Expression, Match, Pattern, any_of, constant, op
+from graphopt.rewriting.values import ESCAPES, escapes, fits_beside, number_beside
 
 
 @dataclass(frozen=True)
@@ -42,65 +32,45 @@ class Norm:
         return replace(self, root=root, nodes=(*self.nodes, root), **changes)  # type: ignore[arg-type]
 
 
-def inverse_root(node: Node) -> Inverse | None:
-    """Return the inverse root that a `Sqrt`, or a `Pow` with 0.5 or -0.5, is part of; None if it is not one."""
-    radicand = node.inputs[0]
-    assert radicand is not None
-    power = 0.5 if node.op == "Sqrt" else number(node.input(1))
-    add = produced_by(radicand, "Add")
-    if power not in (0.5, -0.5) or add is None:
-        return None
-    for variance, epsilon in operands(add):
-        amount = number_beside(epsilon, variance)
-        if amount is not None and amount >= 0:
-            break
-    else:
-        return None
-    nodes: tuple[Node, ...] = (add, node)
-    user = node.output.sole_user
-    if power < 0 or user is None:
-        return Inverse(node.output, power > 0, variance, amount, nodes)
-    if user.op == "Reciprocal" or (user.op == "Div" and user.inputs[1] is node.output and _is_one(user)):
-        return Inverse(user.output, False, variance, amount, (*nodes, user))
-    return Inverse(node.output, True, variance, amount, nodes)
+def root_patterns(
+    shape: Callable[[Expression, Expression], Expression], check: Callable[[Match], Miss | None]
+) -> dict[str, Pattern]:
+    """Return patterns, by their anchor, that `shape` makes of a root of `variance + epsilon` and of its inverse.
 
-
-def _is_one(div: Node) -> bool:
-    first, second = div.inputs[:2]
-    return first is not None and second is not None and number_beside(first, second) == 1
-
-
-def normalized(
-    inverse: Inverse, data: Value, axis: int, nodes: tuple[Node, ...], dividend: Callable[[Value], Nodes | None]
-) -> Norm | Miss:
-    """Return the product of the data and the inverse root, with the scale already between them or not.
-
-    `dividend` returns the nodes that turn the data into the value to normalize (the data minus its mean), or None if
-    the value is something else. `nodes` are those of the variance.
+    Only the reasons of `check` are reported: most roots have nothing to do with a normalization.
     """
-    user = inverse.value.sole_user
-    if user is None:
-        return Miss(ESCAPES)
-    nodes = (*nodes, *inverse.nodes, user)
-    if inverse.divides:
-        first, second = user.inputs[:2] if user.op == "Div" else (None, None)
-        made = dividend(first) if first is not None and second is inverse.value else None
-        if made is None:
-            return Miss("the root does not divide what it was computed from")
-        return Norm(user, data, axis, inverse.epsilon, (*nodes, *made))
-    if user.op != "Mul":
-        return Miss("the inverse root does not multiply what it was computed from")
-    other = next(b for a, b in operands(user) if a is inverse.value)
-    made = dividend(other)
-    if made is not None:
-        return Norm(user, data, axis, inverse.epsilon, (*nodes, *made))
-    # (1/root * scale) * data: the scale comes first.
-    outer = user.output.sole_user
-    if outer is not None and outer.op == "Mul" and fits_scale(other, data, axis):
-        made = dividend(next(b for a, b in operands(outer) if a is user.output))
-    if made is None or outer is None:
-        return Miss("the inverse root does not multiply what it was computed from")
-    return Norm(outer, data, axis, inverse.epsilon, (*nodes, outer, *made), scale=other)
+    radicand = op.Add(Capture("variance"), constant("epsilon"))
+    patterns = {}
+    for at, root in (("Sqrt", op.Sqrt(radicand)), ("Pow", op.Pow(radicand, 0.5))):
+        power = [op.Pow(radicand, -0.5)] if at == "Pow" else []
+        inverse = any_of(op.Reciprocal(root), op.Div(1, root), *power)
+        patterns[at] = Pattern(shape(root, inverse), at, shared=True, check=check, near=99)
+    return patterns
+
+
+def normalized(root: Expression, inverse: Expression) -> Expression:
+    """Return a pattern for a dividend that is divided by a root, where a scale may come before it."""
+    dividend = Capture("dividend")
+    scaled = op.Mul(op.Mul(inverse, Capture("scale")), dividend)
+    return any_of(op.Div(dividend, root), scaled, op.Mul(dividend, inverse))
+
+
+def norm_of(found: Match, data: Value, axis: int, nodes: Nodes, centring: Nodes | None) -> Norm | Miss:
+    """Return the match of a pattern as a normalization of `data`.
+
+    `nodes` are those of the variance, `centring` those that turn the data into the value to normalize (the data minus
+    its mean); None if the match divides something else.
+    """
+    epsilon, scale = number_beside(found["epsilon"], found["variance"]), found.values.get("scale")
+    if epsilon is None or epsilon < 0:
+        return NOTHING
+    if centring is None or (scale is not None and not fits_scale(scale, data, axis)):
+        return Miss(
+            "the root does not divide what it was computed from"
+            if found.root.op == "Div"
+            else "the inverse root does not multiply what it was computed from"
+        )
+    return Norm(found.root, data, axis, epsilon, (*nodes, *found.nodes, *centring), scale)
 
 
 def with_scale_and_bias(norm: Norm, has_bias: bool) -> Norm:

@@ -41,12 +41,12 @@ class FoldBnIntoGemm(RewritePass):
         if data.rank != 2:
             return Miss("the batch-norm's input is not known to be a matrix")
         if before is not None and data.sole_user is node:
-            return self._behind(before, affine, node)
+            return self._fold_after(before, affine, node)
         if after is not None:
-            return self._before(after, affine, node)
+            return self._fold_before(after, affine, node)
         return Miss("the product's result is used elsewhere too")
 
-    def _behind(self, product: Node, affine: Affine, root: Node) -> Folded | Miss:
+    def _fold_after(self, product: Node, affine: Affine, root: Node) -> Folded | Miss:
         weight = _weight(product)
         if isinstance(weight, Miss):
             return weight
@@ -55,7 +55,7 @@ class FoldBnIntoGemm(RewritePass):
             return bias
         return _finished(product, root, weight * affine.scale, bias * affine.scale + affine.shift)
 
-    def _before(self, product: Node, affine: Affine, node: Node) -> Folded | Miss:
+    def _fold_before(self, product: Node, affine: Affine, node: Node) -> Folded | Miss:
         weight = _weight(product)
         if isinstance(weight, Miss):
             return weight

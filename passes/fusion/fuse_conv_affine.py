@@ -10,8 +10,8 @@ from graphopt.passes.matching.affine import (
     CONVOLUTIONS,
     Folded,
     elementwise,
+    fold_after,
     fold_before,
-    fold_behind,
     input_channels,
     output_channels,
     replace_convolution,
@@ -45,7 +45,7 @@ class FuseConvAffine(RewritePass):
             elif data.sole_user is not node:
                 reason = Miss("the convolution's result is used elsewhere too")
             else:
-                return fold_behind(conv, affine, node)
+                return fold_after(conv, affine, node)
         found = self._before(node)
         return reason if found is NOTHING else found
 

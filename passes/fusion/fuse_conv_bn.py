@@ -10,8 +10,8 @@ from graphopt.passes.matching.affine import (
     CONVOLUTIONS,
     Folded,
     batch_norm,
+    fold_after,
     fold_before,
-    fold_behind,
     replace_convolution,
 )
 from graphopt.passes.matching.match import produced_by
@@ -38,7 +38,7 @@ class FuseConvBn(RewritePass):
         assert data is not None
         before = produced_by(data, *CONVOLUTIONS)
         if before is not None and data.sole_user is node:
-            return fold_behind(before, affine, node)
+            return fold_after(before, affine, node)
         after = node.output.sole_user
         if after is not None and after.op in CONVOLUTIONS and after.inputs[0] is node.output:
             return fold_before(after, affine, data)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from graphopt.ir import Node, Value
 from graphopt.passes.fusion._normalization import (
-    Inverse,
     Norm,
     check,
     fits_scale,
-    inverse_root,
+    norm_of,
     normalized,
     replace_norm,
+    root_patterns,
     with_scale_and_bias,
 )
 from graphopt.passes.matching.match import NOTHING, below_opset, operands, produced_by
-from graphopt.passes.matching.means import Mean, behind_views, last_axes, mean, same_axes, square
+from graphopt.passes.matching.means import Mean, before_views, last_axes, mean, same_axes, square
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
+from graphopt.rewriting.pattern import Capture, Expression, Match, any_of, op
 from graphopt.rewriting.values import number_beside
 
 
@@ -28,6 +29,37 @@ class _Variance:
 
     mean: Mean
     nodes: tuple[Node, ...]
+
+
+def _multiplied_out(root: Expression, inverse: Expression) -> Expression:
+    """Return a pattern for `x * f + (bias - mean * f)` with f = scale / root, as Keras writes layer normalization."""
+    factor = any_of(op.Mul(inverse, Capture("scale")), inverse)
+    return op.Add(op.Mul(Capture("data"), factor), op.Sub(Capture("bias"), op.Mul(Capture("mean"), factor)))
+
+
+def _norm(found: Match) -> Norm | Miss:
+    variance = _variance(found["variance"])
+    if variance is None:
+        return NOTHING
+    data = variance.mean.data
+    axis = last_axes(variance.mean.axes, data.rank)
+    if axis is None:
+        return Miss("not the last axes are normalized")
+    if "dividend" in found.values:
+        return norm_of(found, data, axis, variance.nodes, _centring(found["dividend"], variance.mean))
+    subtracted, bias = _mean_of(found["mean"], variance.mean), found["bias"]
+    nodes = subtracted if found["data"] is data and fits_scale(bias, data, axis) else None
+    norm = norm_of(found, data, axis, variance.nodes, nodes)
+    return norm if isinstance(norm, Miss) else replace(norm, bias=bias)
+
+
+def _objection(found: Match) -> Miss | None:
+    norm = _norm(found)
+    return norm if isinstance(norm, Miss) else None
+
+
+_NORMALIZED = root_patterns(normalized, _objection)
+_MULTIPLIED_OUT = root_patterns(_multiplied_out, _objection)
 
 
 @dataclass(frozen=True)
@@ -44,21 +76,15 @@ class FuseLayerNorm(RewritePass):
     ops: ClassVar[tuple[str, ...]] = ("Sqrt", "Pow")
 
     def match(self, node: Node, context: PassContext) -> Norm | Miss:
-        inverse = inverse_root(node)
-        variance = None if inverse is None else _variance(inverse.variance)
-        if inverse is None or variance is None:
-            return NOTHING
-        if (old := below_opset(context)) is not None:
-            return old
-        data = variance.mean.data
-        axis = last_axes(variance.mean.axes, data.rank)
-        if axis is None:
-            return Miss("not the last axes are normalized")
-        multiplied_out = _multiplied_out(inverse, variance, axis)
-        if multiplied_out is not None:
-            return check(multiplied_out, context)
-        norm = normalized(inverse, data, axis, variance.nodes, lambda value: _centring(value, variance.mean))
-        return norm if isinstance(norm, Miss) else check(with_scale_and_bias(norm, True), context)
+        found = _MULTIPLIED_OUT[node.op].match(node)
+        if isinstance(found, Miss):
+            found = _NORMALIZED[node.op].match(node)
+        if isinstance(found, Miss):
+            return found
+        norm = _norm(found)
+        if isinstance(norm, Miss):
+            return norm
+        return below_opset(context) or check(norm if norm.bias else with_scale_and_bias(norm, True), context)
 
     def rewrite(self, match: Norm, rewriter: Rewriter) -> None:
         replace_norm(match, "LayerNormalization", rewriter)
@@ -67,42 +93,22 @@ class FuseLayerNorm(RewritePass):
 def _centring(value: Value, wanted: Mean) -> tuple[Node, ...] | None:
     """Return the nodes that compute `value` as the data minus its mean; None if it is something else."""
     subtract = produced_by(value, "Sub")
-    found = None if subtract is None else mean(subtract.inputs[1])
-    if subtract is None or found is None or subtract.inputs[0] is not wanted.data:
+    nodes = None if subtract is None else _mean_of(subtract.inputs[1], wanted)
+    if subtract is None or nodes is None or subtract.inputs[0] is not wanted.data:
         return None
-    if found.data is not wanted.data or not same_axes(found.axes, wanted.axes, wanted.data.rank):
-        return None
-    return (subtract, *found.nodes)
+    return (subtract, *nodes)
 
 
-def _multiplied_out(inverse: Inverse, variance: _Variance, axis: int) -> Norm | None:
-    """Match `x * f + (bias - mean * f)` with f = scale / root, as Keras writes batch and layer normalization."""
-    factor, scale, data = inverse.value, None, variance.mean.data
-    nodes = (*variance.nodes, *inverse.nodes)
-    scaling = None if inverse.divides else factor.sole_user
-    if scaling is not None and scaling.op == "Mul":
-        scale = next(b for a, b in operands(scaling) if a is factor)
-        factor, nodes = scaling.output, (*nodes, scaling)
-    products = [user for user in factor.users if user.op == "Mul"]
-    if inverse.divides or len(products) != 2 or (scale is not None and not fits_scale(scale, data, axis)):
+def _mean_of(value: Value | None, wanted: Mean) -> tuple[Node, ...] | None:
+    """Return the nodes that compute `value` as the mean of the same data over the same axes, or None."""
+    found = mean(value)
+    if found is None or found.data is not wanted.data:
         return None
-    for scaled, offset in (products, products[::-1]):
-        of_data, of_mean = (next(b for a, b in operands(node) if a is factor) for node in (scaled, offset))
-        found, shift, root = mean(of_mean), offset.output.sole_user, scaled.output.sole_user
-        if of_data is not data or found is None or shift is None or root is None or root.op != "Add":
-            continue
-        if found.data is not data or not same_axes(found.axes, variance.mean.axes, data.rank):
-            continue
-        bias = shift.inputs[0]
-        fits = shift.op == "Sub" and shift.inputs[1] is offset.output and shift.output.sole_user is root
-        if fits and bias is not None and fits_scale(bias, data, axis):
-            nodes = (*nodes, *found.nodes, scaled, offset, shift, root)
-            return Norm(root, data, axis, inverse.epsilon, nodes, scale, bias)
-    return None
+    return found.nodes if same_axes(found.axes, wanted.axes, wanted.data.rank) else None
 
 
 def _variance(value: Value) -> _Variance | None:
-    bare, views = behind_views(value)
+    bare, views = before_views(value)
     result = value if views else None
     maximum = produced_by(bare, "Max")
     if maximum is not None and len(maximum.inputs) == 2:

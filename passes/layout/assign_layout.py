@@ -90,7 +90,7 @@ def _assign(graph: Graph, context: PassContext, layout: Layout) -> None:
         done.append(node)
     for node in reversed(done):
         if not node.removed:
-            _let_go(node, context, layout)
+            _remove_plain(node, context, layout)
 
 
 def _remember(node: Node, layout: Layout) -> None:
@@ -100,7 +100,7 @@ def _remember(node: Node, layout: Layout) -> None:
         layout[node.output] = blocked
 
 
-def _let_go(node: Node, context: PassContext, layout: Layout) -> None:
+def _remove_plain(node: Node, context: PassContext, layout: Layout) -> None:
     """Remove a plain node; remaining consumers of its result read the conversion of the blocked one."""
     rewriter = context.rewriter(node.graph, node)
     values: list[Value | None] = []

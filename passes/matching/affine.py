@@ -111,7 +111,7 @@ def input_channels(conv: Node, weight_shape: tuple[int, ...]) -> int:
     return weight_shape[0] if conv.op == "ConvTranspose" else weight_shape[1] * conv.attr("group", 1)
 
 
-def fold_behind(conv: Node, affine: Affine, root: Node) -> Folded | Miss:
+def fold_after(conv: Node, affine: Affine, root: Node) -> Folded | Miss:
     """Fold `affine` after a convolution into its weights: scale each output channel, shift its bias."""
     found = parameters(conv)
     if isinstance(found, Miss):

@@ -28,7 +28,7 @@ def mean(value: Value | None, result: Value | None = None) -> Mean | None:
     """
     if value is None:
         return None
-    bare, nodes = behind_views(value)
+    bare, nodes = before_views(value)
     node = produced_by(bare, "ReduceMean", "Div", "Mul")
     if node is None:
         return None
@@ -39,7 +39,7 @@ def mean(value: Value | None, result: Value | None = None) -> Mean | None:
     for total, count in operands(node):
         if node.op == "Div" and total is not node.inputs[0]:
             continue
-        summed, views = behind_views(total)
+        summed, views = before_views(total)
         reduce, factor = produced_by(summed, "ReduceSum"), number_beside(count, total)
         inner = (*nodes, node, *views)
         found = None if reduce is None else _reduction(reduce, result, viewed or bool(views), inner)
@@ -70,7 +70,7 @@ def keeps_axes(shape: Shape | None, reduced: Shape | None, axes: tuple[int, ...]
     return same_shape(tuple(1 if axis in resolved else dim for axis, dim in enumerate(shape)), reduced)
 
 
-def behind_views(value: Value) -> tuple[Value, Nodes]:
+def before_views(value: Value) -> tuple[Value, Nodes]:
     """Return the value before nodes that only change its shape, if any, and those nodes."""
     nodes: list[Node] = []
     for _ in range(3):

@@ -10,8 +10,9 @@ import onnx
 
 from graphopt.ir import DType, Graph, Node
 from graphopt.ir.verify import RUNTIME_OPERATORS, find_schema
+from graphopt.passes.normalize import image_adapters, opset_adapters  # noqa: F401  (importing registers adapters)
+from graphopt.passes.normalize.adapting import ADAPTERS, Adapt, Decline
 from graphopt.passes.normalize.kernels import LACKING
-from graphopt.passes.normalize.opset_adapters import ADAPTERS, Adapt, Decline
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _OLDEST, _NEWEST = 7, 24

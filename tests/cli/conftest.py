@@ -1,4 +1,4 @@
-"""Running commands in the test's own process, in an empty folder, with small models at hand."""
+"""Run commands in the test's own process, in an empty folder, with small models available."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MLP = "mlp (float[N,4] x) => (float[N,3] y) { t = MatMul(x, w)  u = Add(t, b)  y
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did."""
+    """The result of a command."""
 
     status: int
     out: str

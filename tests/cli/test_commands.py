@@ -54,7 +54,7 @@ def test_no_command_prints_the_help_and_fails(run: Run) -> None:
 
 
 def test_version(run: Run) -> None:
-    """What a report of a fault has to say."""
+    """A bug report should contain the versions and the processor."""
     lines = run("--version").out.splitlines()
     assert lines[0] == f"graphopt {graphopt.__version__}"
     assert lines[1:3] == [f"{package} {metadata.version(package)}" for package in ("apache-tvm", "apache-tvm-ffi")]

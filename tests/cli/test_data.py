@@ -31,7 +31,7 @@ def net(run: Run) -> Path:
 
 
 def weights_of(path: str) -> dict[str, int]:
-    """How many different numbers each weight holds."""
+    """Return the number of distinct values of each weight."""
     model = io.load(path)
     return {name: len(np.unique(value.tensor.numpy())) for name, value in model.graph.initializers.items()}
 

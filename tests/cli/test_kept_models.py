@@ -1,4 +1,4 @@
-"""What the commands do with an artifact that keeps the model, and with one that keeps its graph alone."""
+"""Commands on an artifact that contains the model, and on one that contains only its graph."""
 
 from __future__ import annotations
 

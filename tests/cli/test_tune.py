@@ -29,7 +29,7 @@ def network(tmp_path: Path) -> str:
 
 
 def test_tuning_is_kept_and_used(run: Run, network: str) -> None:
-    """One workload is measured in three candidates; what is compiled then is tuned, right, and always the same."""
+    """Three candidates of one workload are measured; the tuned code is correct and always the same."""
     found = run("tune", network, "--budget", "3", "--records", "kept", "--json").json
     (workload,) = found["workloads"]
     assert workload["measured"] == 3
@@ -84,7 +84,7 @@ def test_a_search_is_kept_and_used(run: Run) -> None:
 
 
 def test_a_schedule_from_the_records_is_compiled(run: Run) -> None:
-    """One that no clock chose: it is used, and right; with `--tune off` it is not."""
+    """An artificial record is used and gives correct code; with `--tune off` it is ignored."""
     from graphopt.targets.tvm.codegen.build import tvm_target
     from graphopt.targets.tvm.cpu.pipeline import Cpu
     from graphopt.targets.tvm.device import fuse

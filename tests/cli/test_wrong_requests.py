@@ -1,4 +1,4 @@
-"""What is wrong with a request is said in one message, with exit status 2, and nothing is left half-written."""
+"""An invalid request ends with one message and exit status 2, and nothing is left half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sample sets and validation sets: every source, what is checked of them, and that only one sample is in memory."""
+"""Sample sets and validation sets: every source, the checks, and that only one sample is in memory."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_what_decides_sizes_and_places_is_left_alone(text: str) -> None:
 
 
 def test_what_the_oracle_does_not_survive_is_left_out() -> None:
-    """One infinity spoils all of a sum; nothing can be compared then."""
+    """An infinity makes a whole sum infinite; nothing can be compared then."""
     text = "g (float[N,8] X) => (float[N,8] Y) { s = ReduceSum(X) Y = Sub(X, s) }"
     assert all(np.isfinite(array).all() for array in arrays(text))
 

@@ -108,7 +108,7 @@ def test_built_twice_it_is_the_same_bytes(tmp_path, target):
 
 
 def test_the_model_in_the_artifact_is_for_any_runtime():
-    """What serves only the target's kernels is in the code and in the report, not in the model."""
+    """Steps of the target's pipeline are in the code and in the report, but not in the kept model."""
     weight = ",".join(["0.5"] * 64)
     text = f"""<ir_version: 10, opset_import: ["" : 21]>
         g (float[1,8,4,4] x) => (float[1,8,4,4] y) <float[8,8,1,1] w = {{{weight}}}> {{ y = Conv(x, w) }}"""

@@ -1,4 +1,4 @@
-"""Targets: what their files may say, how names are found, what the host is taken for."""
+"""Targets: valid files, lookup by name, detection of the host."""
 
 from __future__ import annotations
 

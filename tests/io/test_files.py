@@ -1,4 +1,4 @@
-"""Files to models and back: nothing is lost, nothing unsafe is believed."""
+"""Reading and writing model files: nothing is lost, and nothing unsafe is trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime loads and onnx.checker refuses is taken, means the same, and is warned of."""
+"""Models that ONNX Runtime loads but onnx.checker rejects are accepted with a warning, and mean the same."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_what_onnx_runtime_takes_is_taken(name: str) -> None:
 
 
 def test_a_saved_model_is_mended() -> None:
-    """What was taken with a warning is written as ONNX wants it: the result is loaded without one."""
+    """A model accepted with a warning is saved in conforming form: the result loads without a warning."""
     for name in ("an output of another rank", "a sparse initializer out of order", "a deprecated operator"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ModelWarning)

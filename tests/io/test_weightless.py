@@ -1,4 +1,4 @@
-"""A graph written without its weights: read again, it is the same but for what is in large tensors."""
+"""A graph saved without its weights: after reading, only the contents of large tensors are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only a Rewriter changes a graph: what is assigned past it is an error, whatever it is."""
+"""Only a Rewriter changes a graph: every other assignment is an error."""
 
 from __future__ import annotations
 

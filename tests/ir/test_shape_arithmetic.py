@@ -1,4 +1,4 @@
-"""Shape arithmetic on numbers is what ONNX Runtime computes, to the bit; on symbols it is what an algebra says."""
+"""Shape arithmetic: on numbers bit-identical to ONNX Runtime, on symbols as defined by an algebra."""
 
 from __future__ import annotations
 

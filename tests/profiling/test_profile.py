@@ -1,4 +1,4 @@
-"""Profiles: which kernel took how long, in a run; the numbers and the picture made of that."""
+"""Profiles: the time of each kernel in a run, and the resulting numbers and picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics over many samples, and what is lost of each."""
+"""Metrics over many samples, and their losses."""
 
 from __future__ import annotations
 

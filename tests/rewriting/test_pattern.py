@@ -1,4 +1,4 @@
-"""The pattern language: what matches, what is remembered, and what a miss says."""
+"""The pattern language: matches, captures, and the reasons of misses."""
 
 from __future__ import annotations
 
@@ -61,6 +61,16 @@ def test_one_name_is_one_value() -> None:
     pattern = Pattern(op.Sub(op.Neg(X), X))
     assert matched(pattern, "a = Neg(Z) Y = Sub(a, Z)")["x"].name == "Z"
     assert reason(pattern, "a = Neg(X) Y = Sub(a, Z)") == "expected x, found input 'Z'"
+
+
+def test_a_number_gives_the_result_no_axes() -> None:
+    """A constant of shape [1, 1, 1] would make three axes of two."""
+    pattern = Pattern(op.Max(op.Neg(X), Number("bound")))
+    assert matched(pattern, "a = Neg(X) Y = Max(a, three)").numbers == {"bound": 3}
+    assert reason(Pattern(pattern.root, near=1), "a = Neg(X) Y = Max(a, wide)") == (
+        "expected bound, found a constant 'wide'"
+    )
+    assert isinstance(Pattern(op.Clip(X, Number("low"), ...)).match(find(model("Y = Clip(X, one)"), "Y")), Match)
 
 
 @pytest.mark.parametrize("body", ["a = Neg(X) Y = Add(a, Z)", "a = Neg(X) Y = Add(Z, a)"])

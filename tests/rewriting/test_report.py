@@ -1,4 +1,4 @@
-"""Reports add up what steps did, and come back from JSON as they were; tables are aligned."""
+"""Reports sum up the results of steps and survive the conversion to JSON; tables are aligned."""
 
 from __future__ import annotations
 

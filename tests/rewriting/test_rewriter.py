@@ -1,4 +1,4 @@
-"""The Rewriter: what it keeps right while it changes a graph."""
+"""The Rewriter: the invariants that it preserves while it changes a graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The artifact folder: what is in it, that it is written whole or not at all, and that damage is noticed."""
+"""The artifact folder: its contents, atomic writing, and the detection of damage."""
 
 from __future__ import annotations
 

@@ -66,6 +66,13 @@ importlib.util.find_spec = lambda name, *more: None if name == "tvm" else find(n
     assert run_script(hide + SCRIPT, str(folder)).strip() == "ran 1"
 
 
+def test_a_bundled_runtime_is_not_loaded_beside_another_one(tmp_path):
+    """TVM aborts a process that loads a second copy of it."""
+    folder = compiled(bundle_runtime=True).save(tmp_path / "bundled.gopt")
+    script = "import sys, tvm\nfrom graphopt import runtime\nprint('loaded', len(runtime.load(sys.argv[1]).inputs))"
+    assert run_script(script, str(folder)).strip() == f"loaded {len(runtime.load(folder).inputs)}"
+
+
 def test_without_a_runtime_it_says_where_to_get_one(tmp_path):
     script = """
 import importlib.util, sys

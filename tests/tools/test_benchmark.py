@@ -1,4 +1,4 @@
-"""The benchmark against other runtimes: what it measures, what it makes of that, and what it does about failures."""
+"""The benchmark against other runtimes: measurements, summaries, and the handling of failures."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_shapes_that_do_not_begin_with_the_batch_are_left(monkeypatch: pytest.Mo
 
 
 def test_a_model_for_more_than_one_sample_is_refused(small: Path) -> None:
-    with pytest.raises(ValueError, match="input x is not written for a batch of one"):
+    with pytest.raises(ValueError, match="input x is not written for batch size 1"):
         suite.rebatched(onnx.load(small), 8)
 
 
@@ -195,7 +195,7 @@ def test_going_on_means_what_is_lacking_and_what_failed(small: Path) -> None:
 
 
 def folder_of(small: Path, tmp_path: Path, *, compiled: bool = True) -> Path:
-    """What a worker needs."""
+    """Create what a worker needs."""
     folder = tmp_path / "case"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(small.read_bytes())

@@ -204,7 +204,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 def test_another_file_is_no_state_dict(tmp_path: Path) -> None:
     (tmp_path / "other.pth").write_bytes(pickle.dumps(1, 2))
-    with pytest.raises(ValueError, match="no PyTorch state dict"):
+    with pytest.raises(ValueError, match="not a PyTorch state dict"):
         read_state_dict(tmp_path / "other.pth")
 
 

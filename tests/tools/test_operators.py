@@ -1,4 +1,4 @@
-"""The models of single operators: valid, reproducible, and ONNX Runtime runs what their graphs promise."""
+"""The models of single operators: valid, reproducible, and with the outputs that their graphs declare."""
 
 from __future__ import annotations
 

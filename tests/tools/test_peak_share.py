@@ -1,4 +1,4 @@
-"""What part of the peak kinds of kernels reach, from a profile given."""
+"""The share of the peak that kinds of kernels reach, for a given profile."""
 
 from __future__ import annotations
 

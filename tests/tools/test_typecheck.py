@@ -1,4 +1,4 @@
-"""The type check covers the folders as they are installed, and notices what it did not cover."""
+"""The type check covers the folders in their installed shape, and detects what it did not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The codec: every form comes back equal, and what is not of the declared form is refused with its place."""
+"""The codec: every type survives the round trip, and invalid values are rejected with their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporary folders, and what killed processes leave of them."""
+"""Temporary folders, and the cleanup after killed processes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from tvm import te, tirx
 
 from graphopt.ir import DType, Value
 from graphopt.targets.tvm.converters.attention_bias import Bias, bias_of
-from graphopt.targets.tvm.converters.heads import HEADS_BEHIND, HeadView, joined_after, reader, view_of
+from graphopt.targets.tvm.converters.heads import HEADS_SWAPPED, HeadView, joined_after, reader, view_of
 from graphopt.targets.tvm.converters.matmul import agree, fast_matmul
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import concatenated, transposed
@@ -230,11 +230,32 @@ def _emit_blocked(c: Call, query: HeadView, key: HeadView, value: HeadView, bias
 
     operands = [query.operand, key.operand, value.operand, *bias.operands]
     result = c.ctx.statement(build, operands, shape, dtype, "attention")
-    if joined is not None:
-        c.ctx.define(joined, result)
-        split = reshape_to(c.ctx, result, [batch, queries, query.heads, value.size])
-        result = transposed(c.ctx, split, HEADS_BEHIND)
-    return result
+    if joined is None:
+        return result
+    c.ctx.define(joined, result)
+    return transposed(c.ctx, reshape_to(c.ctx, result, [batch, queries, query.heads, value.size]), HEADS_SWAPPED)
+
+
+def _mixed(c: Call, heads: Heads, weights: Operand, kind: str) -> Operand:
+    """Return the sums of the values, weighted by `weights`."""
+    dtype = c[0].dtype
+
+    def mix(p: te.Tensor, v: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, weights.shape[3]), "k")
+        shape = [*weights.shape[:3], heads.value.shape[3]]
+        total = define(
+            shape,
+            lambda b, h, i, d: te.sum(p(b, h, i, k) * v(b, _shared(h, heads.repeat), k, d).astype(kind), axis=k),
+            name="attention_mix",
+        )
+        if kind == dtype:
+            return total
+        return define(shape, lambda *i: total(*i).astype(dtype), name="attention_result")
+
+    result = None
+    if kind == dtype and heads.repeat == 1:
+        result = fast_matmul(c.ctx, weights, heads.value, dtype=dtype, name="attention_mix")
+    return result if result is not None else c.ctx.te(mix, weights, heads.value, name="attention_mix")
 
 
 @converter("Attention", since=23)
@@ -257,23 +278,7 @@ def attention(c: Call) -> list[Operand | None]:
     bias = bias_of(c, scores.shape, past, kind)
     weights = _weights(c, scores, bias, scale, softcap)[0]
 
-    def mix(p: te.Tensor, v: te.Tensor) -> te.Tensor:
-        k = te.reduce_axis((0, scores.shape[3]), "k")
-        shape = [*scores.shape[:3], heads.value.shape[3]]
-        total = define(
-            shape,
-            lambda b, h, i, d: te.sum(p(b, h, i, k) * v(b, _shared(h, heads.repeat), k, d).astype(kind), axis=k),
-            name="attention_mix",
-        )
-        if kind == dtype:
-            return total
-        return define(shape, lambda *i: total(*i).astype(dtype), name="attention_result")
-
-    result = None
-    if kind == dtype and heads.repeat == 1:
-        result = fast_matmul(c.ctx, weights, heads.value, dtype=dtype, name="attention_mix")
-    if result is None:
-        result = c.ctx.te(mix, weights, heads.value, name="attention_mix")
+    result = _mixed(c, heads, weights, kind)
     if c[0].rank == 3:
         batch, _, length, _ = result.shape
         width = int(result.shape[1]) * int(result.shape[3])

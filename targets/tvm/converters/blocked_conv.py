@@ -18,6 +18,9 @@ from graphopt.targets.tvm.lowering.kernel import kernel
 from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
+LARGEST_WEIGHT = 1e30
+"""Of a `usual_weight`: transforms of kernels multiply by less than ten."""
+
 
 @converter("graphopt::BlockedConv")
 def blocked_conv(c: Call) -> Operand:
@@ -60,7 +63,17 @@ def _workload(c: Call, blocked: bool) -> ConvWorkload:
     )
     batch = data.shape[0] if isinstance(data.shape[0], int) else None
     dtypes = Dtypes(data.dtype, weight.dtype, accumulator(data.dtype), data.dtype)
-    return ConvWorkload(spec, batch, tuple(int(size) for size in space), int(c.attr("block")), blocked, dtypes)
+    sizes = tuple(int(size) for size in space)
+    # Kernels of one tap are not transformed.
+    usual = max(spec.kernel) == 1 or _is_usual(weight)
+    return ConvWorkload(spec, batch, sizes, int(c.attr("block")), blocked, dtypes, usual)
+
+
+def _is_usual(weight: Operand) -> bool:
+    """See `ConvWorkload`."""
+    array = weight.array
+    assert array is not None
+    return bool(np.abs(array).max(initial=0) <= LARGEST_WEIGHT)
 
 
 def _subsampled(ctx: Context, data: Operand, work: ConvWorkload) -> tuple[Operand, ConvWorkload]:

@@ -172,16 +172,10 @@ def conv_transpose(c: Call) -> Operand:
             for i, size, r, k, e, s, d, low in zip(
                 index, data.shape[2:], steps, kernel, every, strides, dilations, begin
             ):
-                tap = r * e + tirx.floormod(i + low, int_expr(e)) if e > 1 else r
-                if k % e:
-                    inside.append(tap < int_expr(k))
-                reach = i + low - tap * d
-                if s > 1 and e == 1:
-                    inside.append(tirx.EQ(tirx.floormod(reach, int_expr(s)), int_expr(0)))
-                reach = tirx.floordiv(i + low, int_expr(s)) - r if e > 1 else tirx.floordiv(reach, int_expr(s))
-                inside += [reach >= int_expr(0), reach < int_expr(size)]
+                reach, tap, conditions = _reached(i + low, size, r, k, e, s, d)
                 place.append(reach)
                 taps.append(tap)
+                inside += conditions
             first = tirx.indexdiv(o, per_group) * depth + channel
             value = x(n, first, *place).astype(kind) * w(first, tirx.indexmod(o, per_group), *taps).astype(kind)
             return te.sum(where(all_of(inside), value, tirx.const(0, kind)), axis=[channel, *steps])
@@ -193,6 +187,21 @@ def conv_transpose(c: Call) -> Operand:
 
     result = c.ctx.te(transposed, data, weight, name=f"conv{rank}d_transpose")
     return add_bias(c.ctx, result, c.input(2))
+
+
+def _reached(
+    i: tirx.Expr, size: Dim, step: Any, kernel: int, every: int, stride: int, dilation: int
+) -> tuple[tirx.Expr, Any, list[tirx.Expr]]:
+    """Return the input that contributes to padded output `i` by one step of the sum, its tap, and conditions for it."""
+    conditions = []
+    tap = step * every + tirx.floormod(i, int_expr(every)) if every > 1 else step
+    if kernel % every:
+        conditions.append(tap < int_expr(kernel))
+    reach = i - tap * dilation
+    if stride > 1 and every == 1:
+        conditions.append(tirx.EQ(tirx.floormod(reach, int_expr(stride)), int_expr(0)))
+    reach = tirx.floordiv(i, int_expr(stride)) - step if every > 1 else tirx.floordiv(reach, int_expr(stride))
+    return reach, tap, [*conditions, reach >= int_expr(0), reach < int_expr(size)]
 
 
 def _transposed_geometry(

@@ -12,7 +12,7 @@ from graphopt.ir import Node, Value
 from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
 
-HEADS_BEHIND = [0, 2, 1, 3]
+HEADS_SWAPPED = [0, 2, 1, 3]
 """The permutation between (batch, head, position, element) and (batch, position, head, element)."""
 
 
@@ -52,7 +52,7 @@ def view_of(ctx: Context, value: Value, operand: Operand, heads: int) -> HeadVie
     if not isinstance(count, int) or not isinstance(size, int):
         return None
     before = _produced(ctx, value, "Transpose")
-    if before is None or list(before[0].attr("perm") or []) != HEADS_BEHIND:
+    if before is None or list(before[0].attr("perm") or []) != HEADS_SWAPPED:
         return HeadView(operand, "bhsd", count, size)
     _, middle, four = before
     reshape = _produced(ctx, middle, "Reshape")
@@ -92,7 +92,7 @@ def _side_by_side(ctx: Context, value: Value, operand: Operand, heads: int) -> H
 def joined_after(value: Value) -> Value | None:
     """Return the value in which the heads of an Attention's result are concatenated, if it has no other use."""
     transpose = value.sole_user
-    if transpose is None or transpose.op != "Transpose" or list(transpose.attr("perm") or []) != HEADS_BEHIND:
+    if transpose is None or transpose.op != "Transpose" or list(transpose.attr("perm") or []) != HEADS_SWAPPED:
         return None
     after = transpose.output
     reshape = after.sole_user

@@ -195,19 +195,7 @@ def einsum(c: Call) -> Operand:
     """Sum over every letter that the result lacks, as one reduction."""
     operands = [operand for operand in c.inputs if operand is not None]
     terms, result = _terms(str(c.attr("equation")), [operand.rank for operand in operands])
-    sizes: dict[str, Dim] = {}
-    for term, operand in zip(terms, operands):
-        for letter, size in zip(term, operand.shape):
-            if (
-                letter not in sizes
-                or (isinstance(sizes[letter], int) and sizes[letter] == 1)
-                or (isinstance(size, int) and size != 1)
-            ):
-                sizes[letter] = size
-    operands = [
-        c.ctx.require(o, [s if isinstance(s, int) and s == 1 else sizes[letter] for letter, s in zip(term, o.shape)])
-        for term, o in zip(terms, operands)
-    ]
+    sizes, operands = _letter_sizes(c, terms, operands)
     dtype = operands[0].dtype
     kind = wide(dtype)
     summed = [letter for letter in sizes if letter not in result]
@@ -236,6 +224,23 @@ def einsum(c: Call) -> Operand:
         return define(shape, lambda *i: total(*i).astype(dtype), name="einsum_result")
 
     return c.ctx.te(compute, *operands, name="einsum")
+
+
+def _letter_sizes(c: Call, terms: list[str], operands: list[Operand]) -> tuple[dict[str, Dim], list[Operand]]:
+    """Return the size of each letter, and the operands, checked to have these sizes or 1."""
+    sizes: dict[str, Dim] = {}
+    for term, operand in zip(terms, operands):
+        for letter, size in zip(term, operand.shape):
+            if (
+                letter not in sizes
+                or (isinstance(sizes[letter], int) and sizes[letter] == 1)
+                or (isinstance(size, int) and size != 1)
+            ):
+                sizes[letter] = size
+    return sizes, [
+        c.ctx.require(o, [s if isinstance(s, int) and s == 1 else sizes[letter] for letter, s in zip(term, o.shape)])
+        for term, o in zip(terms, operands)
+    ]
 
 
 def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,21 +138,6 @@ def average_pool(c: Call) -> Operand:
     kind = wide(data.dtype)
     counts_padding = bool(c.attr("count_include_pad", 0))
     sizes = [*data.shape[:2], *window.output]
-
-    def valid(index: Sequence[Any]) -> Any:
-        """Return how many elements of a window count: those of the data, and of the explicit padding if included."""
-        total: Any = None
-        for i, size, k, s, d, low, high in zip(
-            index, data.shape[2:], window.kernel, window.strides, window.dilations, asked.begin, asked.end
-        ):
-            first = i * s - low
-            bottom, top = (int_expr(0) - low, size + high) if counts_padding else (int_expr(0), int_expr(size))
-            skipped = tirx.max(int_expr(0), tirx.floordiv(bottom - first + (d - 1), int_expr(d)))
-            last = tirx.min(int_expr(k), tirx.floordiv(top - first + (d - 1), int_expr(d)))
-            count = last - skipped
-            total = count if total is None else total * count
-        return total
-
     geometry = _blocked(c, data, window)
 
     def pool(x: te.Tensor) -> te.Tensor:
@@ -165,18 +151,31 @@ def average_pool(c: Call) -> Operand:
                 lambda n, ch, *i: te.sum(source(n, ch, *_place(window, i, taps)).astype(kind), axis=taps),
                 name="pool_sum",
             )
-        whole = 1
-        for k in window.kernel:
-            whole *= k
         full = not is_padded(window) or (counts_padding and window.end == asked.end)
+        area = tirx.const(math.prod(window.kernel), kind)
 
         def mean(*index: tirx.Expr) -> tirx.Expr:
-            count = tirx.const(whole, kind) if full else valid(index[2:]).astype(kind)
+            count = area if full else _counted(index[2:], data.shape[2:], asked, counts_padding).astype(kind)
             return (total(*index) / count).astype(data.dtype)
 
         return define(sizes, mean, name="avg_pool")
 
     return c.ctx.te(pool, data, name=f"avg_pool{window.rank}d")
+
+
+def _counted(index: Sequence[Any], sizes: Sequence[Any], window: Window, counts_padding: bool) -> Any:
+    """Return how many elements of a window count: those of the data, and of the explicit padding if included."""
+    total: Any = None
+    for i, size, k, s, d, low, high in zip(
+        index, sizes, window.kernel, window.strides, window.dilations, window.begin, window.end
+    ):
+        first = i * s - low
+        bottom, top = (int_expr(0) - low, size + high) if counts_padding else (int_expr(0), int_expr(size))
+        skipped = tirx.max(int_expr(0), tirx.floordiv(bottom - first + (d - 1), int_expr(d)))
+        last = tirx.min(int_expr(k), tirx.floordiv(top - first + (d - 1), int_expr(d)))
+        count = last - skipped
+        total = count if total is None else total * count
+    return total
 
 
 @converter("LpPool")

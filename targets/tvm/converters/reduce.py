@@ -62,7 +62,7 @@ def reduced(
     axes = sorted(axes)
     sizes = [1 if i in axes else size for i, size in enumerate(data.shape) if keep or i not in axes]
     if any(isinstance(data.shape[axis], int) and data.shape[axis] == 0 for axis in axes):
-        return _of_nothing(ctx, sizes, data.dtype, reducer, after)
+        return _of_no_elements(ctx, sizes, data.dtype, reducer, after)
     open_sizes = [size for axis in axes if not ctx.symbols.is_positive(size := data.shape[axis])]
     is_empty = any_of([tirx.EQ(size, int_expr(0)) for size in open_sizes])
 
@@ -89,7 +89,7 @@ def reduced(
     return ctx.te(compute, data, name=name)
 
 
-def _of_nothing(
+def _of_no_elements(
     ctx: Context, sizes: Sequence[Dim], dtype: str, reducer: Reducer, after: Callable[[tirx.Expr], tirx.Expr] | None
 ) -> Operand:
     """Return the reduction of zero elements."""

@@ -9,20 +9,24 @@ are left unchanged. A rule may describe its choice in the attribute SCHEDULE, wh
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import tvm
 from tvm import tirx
 from tvm.s_tir import ScheduleError
 
+from graphopt.targets.tvm.cpu import apart
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.cpu import rows as rows_cpu
-from graphopt.targets.tvm.kernels.common import expand
+from graphopt.targets.tvm.kernels.common.expand import keep_special_values
+from graphopt.targets.tvm.kernels.common.merge import merge_elementwise
 from graphopt.targets.tvm.kernels.families import FAMILIES
 from graphopt.targets.tvm.kernels.family import Rule
 from graphopt.targets.tvm.kernels.lrn import cpu as lrn_cpu
 from graphopt.targets.tvm.kernels.pooling import cpu as pooling_cpu
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.tir_passes.code_size import code_size
 from graphopt.targets.tvm.tuning.searched import Searched, is_searchable
 
 _LOG = logging.getLogger(__name__)
@@ -51,8 +55,17 @@ def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = No
 
 
 def schedule_function(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """Schedule one function, with elementary functions expanded, and max and min that propagate NaN."""
-    return expand.keep_nan(expand.expand_functions(_apply_rules(func, machine)))
+    """Schedule one function; chains of elementwise blocks are merged before, max and min propagate NaN after.
+
+    A function of more operations than `apart.MOST_OPERATIONS` is scheduled as a kernel and a loop nest after it.
+    """
+    done = _apply_rules(merge_elementwise(func), machine)
+    if (size := code_size(done)) > apart.MOST_OPERATIONS and (parts := apart.take_apart(func)) is not None:
+        kernel = _apply_rules(parts.kernel, machine)
+        rest = _apply_rules(merge_elementwise(parts.rest), machine)
+        name = f"{kernel.attrs[SCHEDULE]}, epilogue apart: together {size:,} operations"
+        done = apart.join(func, replace(parts, kernel=kernel, rest=rest)).with_attr(SCHEDULE, name)
+    return keep_special_values(done)
 
 
 def is_scheduled(func: tirx.PrimFunc) -> bool:

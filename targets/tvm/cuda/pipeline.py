@@ -24,7 +24,7 @@ RULES: tuple[dlight.ScheduleRule, ...] = (
 """TVM's rules, from the most specific to the most general; a rule returns None for other functions."""
 
 
-class _GivesWay(dlight.ScheduleRule):
+class _Fallible(dlight.ScheduleRule):
     """A rule that returns None for a function that it fails on, like those for CPUs.
 
     TVM's rules assert their assumptions about a function, such as the order in which it reads.
@@ -57,7 +57,7 @@ class Cuda:
 
         Raises UnsupportedError if a function cannot be distributed over GPU threads.
         """
-        scheduled = dlight.ApplyDefaultSchedule(*map(_GivesWay, RULES))(mod)
+        scheduled = dlight.ApplyDefaultSchedule(*map(_Fallible, RULES))(mod)
         if serial := sorted(name.name_hint for name, func in scheduled.functions_items() if _is_serial(func)):
             raise UnsupportedError(
                 f"these parts of the model cannot run on a GPU yet: {', '.join(serial)}",

@@ -123,7 +123,7 @@ def _roots(bindings: list[relax.Binding], body: relax.SeqExpr) -> tuple[dict[rel
     for binding in bindings:
         if _op(binding) in _ALLOCATIONS:
             roots[binding.var] = frozenset({binding.var})
-        elif _op(binding) not in _ENDS and not _runs_a_kernel(binding.value):
+        elif _op(binding) not in _ENDS and not _is_kernel_call(binding.value):
             roots[binding.var] = _used(binding.value, roots)
     return roots, _used(body.body, roots)
 
@@ -134,7 +134,7 @@ def _used(expr: relax.Expr, roots: dict[relax.Var, Roots]) -> Roots:
     return frozenset(root for var in relax.analysis.free_vars(expr) for root in roots.get(var, ()))
 
 
-def _runs_a_kernel(value: relax.Expr) -> bool:
+def _is_kernel_call(value: relax.Expr) -> bool:
     """Return whether its result is not a tensor: what it computes is written into an argument."""
     return isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar)
 

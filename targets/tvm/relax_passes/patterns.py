@@ -22,14 +22,14 @@ def relax_broadcasts(mod: tvm.IRModule, context: tvm.transform.PassContext) -> t
     harmless: dict[ir.GlobalVar, bool] = {}
     for func in list(mod.functions.values()):
         if isinstance(func, relax.Function):
-            _look(func, mod, harmless)
+            _judge_calls(func, mod, harmless)
     for name, good in harmless.items():
         if good:
             mod.update_func(name, mod[name].with_attr("op_pattern", ELEMENTWISE))
     return mod
 
 
-def _look(func: relax.Function, mod: tvm.IRModule, harmless: dict[ir.GlobalVar, bool]) -> None:
+def _judge_calls(func: relax.Function, mod: tvm.IRModule, harmless: dict[ir.GlobalVar, bool]) -> None:
     """Check every call of a broadcasting kernel in a function."""
     first = int(func.attrs.get("num_input", len(func.params))) if func.attrs else len(func.params)
     weights = list(func.params[first:])

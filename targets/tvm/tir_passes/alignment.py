@@ -1,9 +1,9 @@
-"""Lets kernels read and write arrays at any address.
+"""Support for arrays at any address in kernels.
 
-TVM promises LLVM that every argument lies at a multiple of 64 bytes. numpy's arrays seldom do: each input would have to
-be copied first, or an aligned vector load would end the process. Without the promise LLVM emits loads and stores that
-take any address, which cost the same where the address is aligned (AVX and NEON alike); and it is: intermediate values,
-weights and results still begin at multiples of 64.
+TVM tells LLVM that every argument is aligned to 64 bytes, which numpy's arrays seldom are: each input would have to be
+copied first, or an aligned vector load would crash the process. Without this claim, LLVM emits unaligned loads and
+stores, which cost the same if the address happens to be aligned (with AVX and NEON alike). It usually is: intermediate
+values, weights and results are still aligned to 64 bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _any_address(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transfor
 
 
 def any_address() -> tvm.transform.Pass:
-    """The pass: to be run after `MakePackedAPI`, which writes the promises as `storage_alignment` of its arguments."""
+    """Return the pass; to be run after `MakePackedAPI`, which sets `storage_alignment` of arguments."""
     return _any_address
 
 

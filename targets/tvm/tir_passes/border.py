@@ -1,12 +1,12 @@
-"""Cuts a loop over a padded row where the padding begins and ends, so that neither part needs a test.
+"""Splitting of a loop over a padded row where the padding begins and ends, so that no part needs a test.
 
 In a loop that carries the annotation
 
     for x in range(n): store[x] = if_then_else(rows and x >= low and x < high, data[x - low], fill)
 
-the conditions on `x` become the bounds of three loops (fill, copy, fill), and the others are tested once before
-the copy. LLVM makes wide moves of each; the loop with its test becomes masked loads, and gathers where the row is read
-in strides. Bounds may be symbolic, and several conditions may bound one side.
+the conditions on `x` become the bounds of three loops (fill, copy, fill), and the others are tested once before the
+copy. LLVM makes wide moves of each; the loop with its test becomes masked loads, and gathers where the row is read in
+strides. Bounds may be symbolic, and several conditions may bound one side.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tvm_ffi
 from tvm import ir, sym, tirx
 
 BORDER = "graphopt_border"
-"""Annotation of a serial loop whose variable decides an `if_then_else`."""
+"""The annotation of a serial loop whose variable decides an `if_then_else`."""
 
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.SplitBorder")
@@ -28,13 +28,13 @@ def _split(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.Pass
 
 
 def split_border() -> tvm.transform.Pass:
-    """The pass: to be run on lowered loops, before they are vectorized."""
+    """Return the pass; to be run on lowered loops, before they are vectorized."""
     return _split
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """The condition of a loop: true for `low <= x < high`, as far as it depends on x, and if all of `rest` hold."""
+    """The condition of a loop: true for `low <= x < high`, as far as it depends on x, if all of `rest` hold."""
 
     condition: Any
     low: Any
@@ -61,7 +61,7 @@ def _visit(loop: tirx.For) -> tirx.Stmt:
 
 
 def _part(loop: tirx.For, low: Any, high: Any, body: tirx.Stmt) -> tirx.Stmt | None:
-    """`body` for `low <= x < high`, with variables of its own; None where that is nothing."""
+    """Return `body` for `low <= x < high`, with new variables; None if that is empty."""
     extent = sym.Analyzer().simplify(high - low)
     if isinstance(extent, tirx.IntImm) and int(extent) <= 0:
         return None
@@ -74,7 +74,7 @@ def _part(loop: tirx.For, low: Any, high: Any, body: tirx.Stmt) -> tirx.Stmt | N
 
 
 def _chosen(body: tirx.Stmt, condition: Any, branch: int) -> tirx.Stmt:
-    """`body` with one branch in place of every `if_then_else` of `condition` (1: where it holds, 2: where not)."""
+    """Return `body` with one branch in place of every `if_then_else` of `condition` (1: true, 2: false)."""
 
     def choose(call: ir.Call) -> Any:
         decided = _is_if(call) and tvm_ffi.structural_equal(call.args[0], condition)
@@ -88,7 +88,7 @@ def _is_if(call: ir.Call) -> bool:
 
 
 def _choice(loop: tirx.For) -> _Choice | None:
-    """The one condition in the loop's body that its variable decides; None where there is not exactly one."""
+    """Return the one condition in the loop's body that its variable decides; None if there is not exactly one."""
     calls: list[Any] = []
     inner: list[Any] = []
     tvm_ffi.structural_walk(loop.body, [(ir.Call, calls.append), (tirx.For, lambda f: inner.append(f.loop_var))])
@@ -123,7 +123,7 @@ def _conjuncts(condition: Any) -> list[Any]:
 
 
 def _bound(test: Any, var: tirx.Var) -> tuple[bool, Any] | None:
-    """`test` as (True, first x that passes) or (False, first x that no longer does); None for any other test."""
+    """Return `test` as (True, first x that passes) or (False, first x that fails); None for any other test."""
     less = isinstance(test, tirx.LT | tirx.LE)
     if not less and not isinstance(test, tirx.GT | tirx.GE):
         return None
@@ -134,7 +134,7 @@ def _bound(test: Any, var: tirx.Var) -> tuple[bool, Any] | None:
     factor, offset = int(linear[0]), linear[1]
     if factor < 0:
         factor, offset, less = -factor, tirx.const(0, str(var.ty.dtype)) - offset, not less
-    # factor * x + offset < 0 (or <=, >, >=): x up to or from the quotient, rounded to the side that passes.
+    # factor * x + offset < 0 (or <=, >, >=): x up to or from the quotient, rounded to the passing side.
     quotient = tirx.const(0, str(var.ty.dtype)) - offset
     if less == strict:  # x < q stops at, and x >= q starts at, the quotient rounded up
         return not less, tirx.floordiv(quotient + (factor - 1), tirx.const(factor, str(var.ty.dtype)))
@@ -148,7 +148,7 @@ def _uses(expr: Any, variables: list[Any]) -> bool:
 
 
 def _is_loaded(expr: Any) -> bool:
-    """Whether memory decides `expr`."""
+    """Return whether `expr` depends on memory."""
     loads: list[Any] = []
     tvm_ffi.structural_walk(expr, (ir.TensorLoad, loads.append))
     return bool(loads)

@@ -1,7 +1,7 @@
-"""Comparisons that are right for NaN, in a form that TVM makes vectors of.
+"""Comparisons that are correct for NaN, in a form that TVM vectorizes.
 
-TVM's vectorizer takes a loop with a call of `isnan` apart, one element at a time, and its simplifier knows `x != x` to
-be false. The bits of a NaN, without the sign, are those of a larger integer than the bits of infinity.
+TVM's vectorizer scalarizes a loop with a call of `isnan`, and its simplifier turns `x != x` into false. The bits of a
+NaN, without the sign, are a larger integer than the bits of infinity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _compare(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.Pa
 
 
 def compare_bits_for_nan() -> tvm.transform.Pass:
-    """The pass: to be run before loops are vectorized."""
+    """Return the pass; to be run before loops are vectorized."""
     return _compare
 
 

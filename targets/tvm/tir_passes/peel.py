@@ -1,4 +1,4 @@
-"""Splits the last partial vector off a loop over vectors, so that the others need no test.
+"""Splitting of the last partial vector from a loop over vectors, so that the others need no test.
 
 TVM's `LoopPartition` does more than that when it is given a hint: it also cuts loops where a `Select` in their body
 changes, with bounds that may depend on data, and then runs out of the loop's range (or never ends its search). Here
@@ -19,7 +19,7 @@ import tvm_ffi
 from tvm import sym, tirx
 
 PEEL = "graphopt_peel"
-"""Annotation of a loop over vectors whose last vector may be partial."""
+"""The annotation of a loop over vectors whose last vector may be partial."""
 
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.Peel")
@@ -28,7 +28,7 @@ def _peel(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassC
 
 
 def peel() -> tvm.transform.Pass:
-    """The pass: to be run on lowered loops, before they are vectorized."""
+    """Return the pass; to be run on lowered loops, before they are vectorized."""
     return _peel
 
 
@@ -59,7 +59,7 @@ def _for(loop: tirx.For, low: Any, extent: Any, body: tirx.Stmt, annotations: di
 
 
 def _vector_loops(body: tirx.Stmt) -> dict[Any, int]:
-    """The loops in `body` that become vectors or are unrolled: variable and extent."""
+    """Return the loops in `body` that become vectors or are unrolled: variable and extent."""
     found: dict[Any, int] = {}
 
     def visit(loop: tirx.For) -> None:
@@ -72,7 +72,7 @@ def _vector_loops(body: tirx.Stmt) -> dict[Any, int]:
 
 
 def _test(node: tirx.LT, outer: tirx.Var, vectors: dict[Any, int]) -> tuple[Any, Any, int, tirx.Var] | None:
-    """`node` as (base, end, lanes, variable of the vector) if it is the test of a partial vector, else None."""
+    """Return `node` as (base, end, lanes, variable of the vector) if it tests a partial vector, else None."""
     for var, lanes in vectors.items():
         linear = sym.detect_linear_equation(node.a, [outer, var])
         if len(linear) != 3 or _uses(node.b, outer) or _uses(node.b, var):
@@ -89,7 +89,7 @@ def _uses(expr: Any, var: tirx.Var) -> bool:
 
 
 def _bound(loop: tirx.For) -> tuple[Any, Any, int, list[tirx.Var]] | None:
-    """Base, end and lanes that all tests of partial vectors in the loop agree on, and the variables of these vectors.
+    """Return base, end and lanes common to all tests of partial vectors in the loop, and the vectors' variables.
 
     None if there are none.
     """
@@ -108,13 +108,13 @@ def _bound(loop: tirx.For) -> tuple[Any, Any, int, list[tirx.Var]] | None:
         t[2] == first[2] and tvm_ffi.structural_equal(t[0], first[0]) and tvm_ffi.structural_equal(t[1], first[1])
         for t in tests
     )
-    # `base` and `end` are evaluated before the loop, so nothing that the loop defines may occur in them.
+    # `base` and `end` are evaluated before the loop, so they must not depend on anything that the loop defines.
     inside = [var for var in _defined(loop) if _uses(first[0], var) or _uses(first[1], var)]
     return (*first[:3], [test[3] for test in tests]) if same and not inside else None
 
 
 def _is_guarded(body: tirx.Stmt, outer: tirx.Var) -> bool:
-    """Whether nothing is done in `body` but under a test of a partial vector."""
+    """Return whether everything in `body` is guarded by a test of a partial vector."""
     vectors = _vector_loops(body)
 
     def guarded(part: tirx.Stmt) -> bool:
@@ -130,7 +130,7 @@ def _is_guarded(body: tirx.Stmt, outer: tirx.Var) -> bool:
 
 
 def conjuncts(condition: Any) -> list[Any]:
-    """The conditions that must all hold for `condition` to hold."""
+    """Return the conditions that must all hold for `condition` to hold."""
     if isinstance(condition, tirx.And):
         return [*conjuncts(condition.a), *conjuncts(condition.b)]
     return [condition]
@@ -151,7 +151,7 @@ def _without_test(body: tirx.Stmt, outer: tirx.Var) -> tirx.Stmt:
 
 
 def _renewed(body: tirx.Stmt, tested: list[tirx.Var], replace: dict[Any, Any]) -> tirx.Stmt:
-    """`body` with variables replaced, the tested loops made serial, and all that it defines given new variables."""
+    """Return `body` with variables replaced, the tested loops made serial, and new variables for its definitions."""
     serial = tvm_ffi.structural_map(
         body,
         (

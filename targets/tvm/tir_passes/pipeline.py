@@ -1,10 +1,10 @@
 """The TIR pipeline for scheduled CPU functions: from blocks to vector loops, then TVM's own lowering.
 
 TVM's pipeline narrows indices to 32 bits before it partitions and vectorizes loops. In a function with symbolic
-extents, which stay 64 bits wide, that leaves additions of both widths (an error in `LoopPartition`) and vector
-indices that are no longer recognized as contiguous (a gather for every load). Here loops are partitioned and
-vectorized first, and only scalars are narrowed. Common subexpressions are left to LLVM: TVM's pass moves them in front
-of the variables they use.
+extents, which stay 64 bits wide, that leaves additions of both widths (an error in `LoopPartition`) and vector indices
+that are no longer recognized as contiguous (a gather for every load). Here loops are partitioned and vectorized first,
+and only scalars are narrowed. Common subexpressions are left to LLVM: TVM's pass moves them before the definitions of
+the variables they use.
 
 Importing this module registers the pipeline: `relax.build(mod, target, tir_pipeline=PIPELINE)`.
 """
@@ -15,11 +15,13 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
+from graphopt.targets.tvm.kernels.common.expand import expand_functions
 from graphopt.targets.tvm.tir_passes.alignment import any_address
 from graphopt.targets.tvm.tir_passes.bfloat16 import round_to_bfloat16
 from graphopt.targets.tvm.tir_passes.bind_values import bind_values
 from graphopt.targets.tvm.tir_passes.border import split_border
-from graphopt.targets.tvm.tir_passes.let_loops import serialize_refused_lets
+from graphopt.targets.tvm.tir_passes.compact import compact_buffers
+from graphopt.targets.tvm.tir_passes.hoist import hoist_indices
 from graphopt.targets.tvm.tir_passes.nan_tests import compare_bits_for_nan, unordered_not_equal
 from graphopt.targets.tvm.tir_passes.peel import peel
 from graphopt.targets.tvm.tir_passes.stack import keep_locals_on_stack
@@ -35,7 +37,7 @@ def _passes() -> list[tvm.transform.Pass]:
         blocks.LowerInitBlock(),
         blocks.PlanAndUpdateBufferAllocationLocation(),
         blocks.ConvertBlocksToOpaque(),
-        blocks.CompactBufferAllocation(),
+        compact_buffers(),
         blocks.LowerMatchBuffer(),
         blocks.StmtSimplify(),
         blocks.LowerOpaqueBlock(),
@@ -45,9 +47,9 @@ def _passes() -> list[tvm.transform.Pass]:
         split_border(),
         peel(),
         transpose_tiles(),
+        expand_functions(),
         compare_bits_for_nan(),
         bind_values(),
-        serialize_refused_lets(),
         loops.VectorizeLoop(True),
         loops.NarrowDataType(32),
         loops.StorageRewrite(),
@@ -56,6 +58,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.StmtSimplify(),
         loops.RemoveNoOp(),
         unordered_not_equal(),
+        hoist_indices(),
         blocks.RewriteUnsafeSelect(),
         loops.FP8ComputeLegalize(),
         loops.VerifyMemory(),

@@ -1,23 +1,24 @@
 """Expressions as directed graphs: a value that is used several times is computed once.
 
-TIR's expressions are trees: what is fused after a kernel is substituted into its readers, so a value that is read k
-times is written out k times, and chains of activations multiply that. `Sharing` numbers the values of a tree, equal
-ones alike, and takes it apart into bindings of those that are used more than once (and of all `Let` values that
-are), and a rest that reads them. Code then grows with the number of different values.
+TIR's expressions are trees, in which `let` gives a name to a value with several uses. `Sharing` numbers the values of a
+tree, equal ones alike, and decomposes it into bindings of those that are used more than once, and a rest that reads
+them. The size of code is then linear in the number of different values.
 
-A value that only one side of a condition needs is not moved before the condition where computing it there could
-fail (it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, as a `Let`.
+A value that only one side of a condition needs is not moved before the condition where computing it there could fail
+(it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, by a `let`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import prim
+
+from graphopt.targets.tvm.tir_passes import let
 
 Expr = Any
 
@@ -47,26 +48,26 @@ _BINARY = (
 )
 _DIVISIONS = (tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod)
 _TOP = 0
-"""The scope of what is computed in any case."""
+"""The scope of unconditional computations."""
 
 
 @dataclass
 class _Node:
-    """One value: its expression with operands replaced later, the numbers of its operands, where it is needed."""
+    """A value: its expression with operands replaced later, the numbers of its operands, where it is needed."""
 
     expr: Expr
     operands: tuple[int, ...]
     safe: bool
-    """Computing it cannot fail, whatever its operands are."""
-    variables: tuple[tirx.Var, ...] | None = None
-    """Of an expression that is left as it is: the variables that its operands are the values of."""
+    """Whether computing it cannot fail, whatever its operands are."""
+    reads: tuple[int, ...] | None = None
+    """Of an expression that is left as it is: the numbers of the lets around it that its operands are the values of."""
     uses: int = 0
     scope: int | None = None
 
 
 @dataclass
 class _Scope:
-    """What is evaluated only if a condition says so; `lazy`: it takes time that the other case saves."""
+    """A scope that is evaluated only under a condition; `lazy`: it takes time that the other case saves."""
 
     parent: int
     depth: int
@@ -75,7 +76,7 @@ class _Scope:
 
 @dataclass
 class Sharing:
-    """Takes one value apart; `place` is the element that it is stored to, which is known to exist."""
+    """Decomposes one value; `place` is the element that it is stored to, which is known to exist."""
 
     place: tuple[Any, Sequence[Expr]] | None = None
     _nodes: list[_Node] = field(default_factory=list)
@@ -86,8 +87,8 @@ class Sharing:
     _lets: dict[int, int] = field(default_factory=dict)
     _branches: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def split(self, value: Expr) -> tuple[list[tuple[tirx.Var, Expr]], Expr]:
-        """The bindings, each of which reads only earlier ones, and what is left of `value`."""
+    def split(self, value: Expr) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
+        """Return the bindings (the read of each, its value), each of which reads only earlier ones, and the rest."""
         root = self._number(value)
         self._find_scopes(root)
         bound = [n for n, node in enumerate(self._nodes) if self._is_bound(n, node, root)]
@@ -96,30 +97,53 @@ class Sharing:
     # --- numbering
 
     def _number(self, expr: Expr) -> int:
-        """The number of a value; equal values have one number."""
-        if isinstance(expr, tirx.Let):
-            self._lets[hash(expr.var)] = self._number(expr.value)
-            self._alive.append(expr)
-            return self._number(expr.body)
+        """Return the number of a value; equal values have the same number.
+
+        It does not recurse: fused functions may be hundreds of operators deep.
+        """
+        steps, answer = [self._steps(expr)], None
+        while steps:
+            try:
+                operand = steps[-1].send(answer)
+            except StopIteration as done:
+                answer = done.value
+                steps.pop()
+            else:
+                steps.append(self._steps(operand))
+                answer = None
+        assert answer is not None
+        return answer
+
+    def _steps(self, expr: Expr) -> Generator[Expr, Any, int]:
+        """Yield operands to get their numbers, one after the other, and return the number of `expr`."""
+        if let.is_let(expr):
+            name, outer = let.number_of(expr), self._lets.get(let.number_of(expr))
+            self._lets[name] = yield expr.args[1]
+            body = yield expr.args[2]
+            if outer is not None:  # a copy of this let surrounds it
+                self._lets[name] = outer
+            return int(body)
+        if let.is_read(expr):
+            return self._lets[let.number_of(expr)]
         if isinstance(expr, tirx.Var):
-            if hash(expr) in self._lets:
-                return self._lets[hash(expr)]
             return self._node(("var", hash(expr)), expr, (), safe=True)
         children = operands_of(expr)
         if children is None:
             return self._opaque(expr)
-        numbers = tuple(self._number(child) for child in children)
-        return self._node((_label(expr), *numbers), expr, numbers, safe=self._is_safe(expr))
+        numbers = []
+        for child in children:
+            number = yield child
+            numbers.append(number)
+        return self._node((_label(expr), *numbers), expr, tuple(numbers), safe=self._is_safe(expr))
 
     def _opaque(self, expr: Expr) -> int:
-        """A constant, or an expression of a kind that is left as it is: only the `Let`s around it are its operands."""
+        """Return the number of a constant or an unsupported expression, whose operands are only the lets around it."""
         if isinstance(expr, tirx.IntImm | tirx.FloatImm | ir.StringImm):
             return self._node(_constant_key(expr), expr, (), safe=True)
-        variables: list[tirx.Var] = []
-        tvm_ffi.structural_walk(expr, [(tirx.Var, variables.append)])
-        outer = {hash(var): var for var in variables if hash(var) in self._lets}
-        number = self._node(("other", hash(expr)), expr, tuple(self._lets[address] for address in outer), safe=False)
-        self._nodes[number].variables = tuple(outer.values())
+        expr = let.written_out(expr)
+        outer = tuple(dict.fromkeys(let.number_of(read) for read in let.reads_of(expr)))
+        number = self._node(("other", hash(expr)), expr, tuple(self._lets[name] for name in outer), safe=False)
+        self._nodes[number].reads = outer
         self._alive.append(expr)
         return number
 
@@ -147,12 +171,12 @@ class Sharing:
     # --- scopes
 
     def _find_scopes(self, root: int) -> None:
-        """Where each value is needed first: readers before their operands, which have smaller numbers."""
+        """Find where each value is needed first: readers come before their operands, which have smaller numbers."""
         self._nodes[root].scope, self._nodes[root].uses = _TOP, 1
         for number in reversed(range(len(self._nodes))):
             node = self._nodes[number]
             if node.scope is None:
-                continue  # a Let that nothing reads
+                continue  # a let that nothing reads
             for position, operand in enumerate(node.operands):
                 child = self._nodes[operand]
                 child.uses += 1
@@ -163,7 +187,7 @@ class Sharing:
                 node.scope = self._eager(node.scope)
 
     def _inside(self, number: int, position: int) -> int:
-        """The scope in which an operand of a value is evaluated."""
+        """Return the scope in which an operand of a value is evaluated."""
         node = self._nodes[number]
         assert node.scope is not None
         lazy = is_conditional(node.expr)
@@ -183,26 +207,26 @@ class Sharing:
         return a
 
     def _eager(self, scope: int) -> int:
-        """The scope itself, or what surrounds it as far as both sides of a Select are computed anyway."""
+        """Return the scope, or the one around it if both sides of a Select are computed anyway."""
         while scope != _TOP and not self._scopes[scope].lazy:
             scope = self._scopes[scope].parent
         return scope
 
     def _operands_at(self, node: _Node, scope: int) -> bool:
-        """Whether all operands of a value are there already at `scope`."""
+        """Return whether all operands of a value are available at `scope`."""
         scopes = (self._nodes[operand].scope for operand in node.operands)
         return all(at is not None and self._common(at, scope) == at for at in scopes)
 
     # --- writing
 
     def _is_bound(self, number: int, node: _Node, root: int) -> bool:
-        """Used more than once, worth a name, and no index, which vectors need to see through."""
+        """Return whether it is used repeatedly, worth a name, and not an index, which vectors need to see through."""
         if node.uses < 2 or number == root or not node.operands or _has_no_register(node.expr):
             return False
         return isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr) or self._reads(number)
 
     def _reads(self, number: int) -> bool:
-        """Whether a value of integers is computed from loaded or floating-point ones."""
+        """Return whether an integer value is computed from loaded or floating-point ones."""
         stack, seen = [number], {number}
         while stack:
             node = self._nodes[stack.pop()]
@@ -212,12 +236,12 @@ class Sharing:
             seen.update(node.operands)
         return False
 
-    def _written(self, root: int, bound: list[int]) -> tuple[list[tuple[tirx.Var, Expr]], Expr]:
-        """Expressions for all values in their order; those `bound` at the top become bindings."""
-        names = {n: tirx.Var("v", str(self._nodes[n].expr.ty.dtype)) for n in bound}
+    def _written(self, root: int, bound: list[int]) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
+        """Return expressions for all values in order; those `bound` at the top become bindings."""
+        names = {n: let.reference(str(self._nodes[n].expr.ty.dtype)) for n in bound}
         made: dict[int, Expr] = {}
-        top: list[tuple[tirx.Var, Expr]] = []
-        inner: dict[int, list[tuple[tirx.Var, Expr]]] = {}
+        top: list[tuple[ir.Call, Expr]] = []
+        inner: dict[int, list[tuple[ir.Call, Expr]]] = {}
         for number, node in enumerate(self._nodes):
             if node.scope is None:
                 continue
@@ -228,19 +252,19 @@ class Sharing:
                 if branch is not None:
                     value = _wrapped(value, inner.pop(branch, []))
                 operands.append(value)
-            if node.variables is None:
+            if node.reads is None:
                 expr = rebuilt(node.expr, operands)
             else:
-                expr = _replaced(node.expr, node.variables, operands)
+                expr = let.replace_reads(node.expr, dict(zip(node.reads, operands, strict=True)))
             if number in names:
                 (top if node.scope == _TOP else inner.setdefault(node.scope, [])).append((names[number], expr))
             made[number] = expr
         return top, made[root]
 
 
-def _wrapped(value: Expr, bindings: list[tuple[tirx.Var, Expr]]) -> Expr:
-    for var, bound in reversed(bindings):
-        value = tirx.Let(var, bound, value)
+def _wrapped(value: Expr, bindings: list[tuple[ir.Call, Expr]]) -> Expr:
+    for read, bound in reversed(bindings):
+        value = let.let_as(read, bound, value)
     return value
 
 
@@ -254,21 +278,21 @@ _PURE = frozenset({
     "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
 })
 # fmt: on
-"""Calls that compute a value from values, whatever these are."""
+"""The calls that compute a value from values, whatever these are."""
 
 
 def _name(call: ir.Call) -> str:
-    """An operator's name without the dialect's."""
+    """Return an operator's name without the dialect's."""
     return str(getattr(call.op, "name", "")).rpartition(".")[2]
 
 
 def is_conditional(expr: Expr) -> bool:
-    """`if_then_else`: only the chosen side is evaluated."""
+    """Return whether this is an `if_then_else`, of which only the chosen side is evaluated."""
     return isinstance(expr, ir.Call) and _name(expr) == "if_then_else"
 
 
 def operands_of(expr: Expr) -> list[Expr] | None:
-    """What an expression is computed from; None for constants, and for kinds that are left as they are."""
+    """Return the operands of an expression; None for constants, and for unsupported kinds."""
     if isinstance(expr, _BINARY):
         return [expr.a, expr.b]
     if isinstance(expr, tirx.Select):
@@ -285,7 +309,7 @@ def operands_of(expr: Expr) -> list[Expr] | None:
 
 
 def rebuilt(expr: Expr, operands: list[Expr]) -> Expr:
-    """`expr` with other operands."""
+    """Return `expr` with other operands."""
     if not operands:
         return expr
     if isinstance(expr, ir.TensorLoad):
@@ -298,7 +322,7 @@ def rebuilt(expr: Expr, operands: list[Expr]) -> Expr:
 
 
 def _label(expr: Expr) -> Any:
-    """What distinguishes expressions of equal operands."""
+    """Return what distinguishes expressions with equal operands."""
     if isinstance(expr, ir.TensorLoad):
         return ("load", hash(expr.source))
     if isinstance(expr, ir.Call):
@@ -311,17 +335,10 @@ def _constant_key(expr: Expr) -> Any:
     return (type(expr).__name__, str(expr.ty), value)
 
 
-def _replaced(expr: Expr, variables: Sequence[tirx.Var], values: Sequence[Expr]) -> Expr:
-    pairs = list(zip(variables, values, strict=True))
-    return tvm_ffi.structural_map(
-        expr, (tirx.Var, lambda var: next((value for old, value in pairs if old.same_as(var)), var)), order="post"
-    )
-
-
 def _is_integer(expr: Expr) -> bool:
     return str(expr.ty.dtype).startswith(("int", "uint", "bool"))
 
 
 def _has_no_register(expr: Expr) -> bool:
-    """Vectors of truth are no memory, and small floats are stored as integers: what they are made of is bound."""
+    """Return whether it cannot be stored: boolean vectors are no memory, and small floats are stored as integers."""
     return str(expr.ty.dtype).startswith(("bool", "bfloat16", "float8"))

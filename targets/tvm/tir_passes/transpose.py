@@ -1,14 +1,14 @@
-"""Turns square tiles whose elements lie in memory along the one axis, and are stored along the other, in registers.
+"""Transposition in registers of square tiles that are contiguous along one axis, and stored along the other.
 
 In a pair of loops whose outer one carries the annotation
 
     for i in range(T): for j in vectorized(T): if i0 + i < n and j0 + j < m: out[.. + j] = f(data[.. + i + stride * j])
 
-vectors along j would read one element at a time. Where the whole tile is inside, T vectors along i are loaded instead,
-turned by log2(T) rounds of shuffles of two vectors each, and `f` is computed of rows of the turned tile. A tile that
-an end cuts is moved back until it is whole, if the annotation allows that: addresses must grow with the axis in the
-same steps everywhere, which lowered code no longer tells. Otherwise it keeps the two loops; so it does where an
-`if_then_else` inside `f` is not decided in the same way for the whole tile.
+vectors along j would read one element at a time. If the whole tile is inside, T vectors along i are loaded instead and
+transposed by log2(T) rounds of shuffles of two vectors each, and `f` is applied to the rows of the transposed tile. A
+tile that is cut off by an end is shifted back until it is full, if the annotation allows that: addresses must be linear
+in the axis, which lowered code no longer shows. Otherwise the two loops are kept, also if an `if_then_else` inside `f`
+is not decided in the same way for the whole tile.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tvm import ir, sym, tirx
 from graphopt.targets.tvm.tir_passes.peel import conjuncts
 
 TRANSPOSE = "graphopt_transpose"
-"""Annotation of the outer loop of a tile to be transposed: which of its axes may be moved, a sum of these two."""
+"""The annotation of the outer loop of a tile to be transposed: which axes may be shifted, a sum of these two."""
 ROWS, COLUMNS = 1, 2
 UNIT_BYTES = 16
-"""Shuffles inside pieces of this size are one instruction each, also where vectors are longer."""
+"""The size of blocks within which a shuffle is one instruction, even if vectors are longer."""
 
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.TransposeTiles")
@@ -35,7 +35,7 @@ def _transpose(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.
 
 
 def transpose_tiles() -> tvm.transform.Pass:
-    """The pass: to be run on lowered loops over flat buffers, before they are vectorized."""
+    """Return the pass; to be run on lowered loops over flat buffers, before they are vectorized."""
     return _transpose
 
 
@@ -63,9 +63,10 @@ def _visit(loop: tirx.For) -> tirx.Stmt:
 def _moved_inside(
     store: tirx.BufferStore, tests: list[Any], tile: _Tile, movable: Sequence[tirx.Var], serial: tirx.Stmt
 ) -> tirx.Stmt | None:
-    """A tile that an end cuts is moved back to where it is whole; what was stored there is stored again.
+    """Shift a tile that is cut off by an end back until it is full; what was stored there is stored again.
 
-    None where there is nothing to turn. Tests that are no end of a movable axis have to hold in the whole tile.
+    None if there is nothing to transpose. Tests that are not the end of a shiftable axis have to hold in the whole
+    tile.
     """
     moves: list[tuple[tirx.Var, Any]] = []
     before: list[tirx.Stmt] = []
@@ -97,7 +98,7 @@ def _moved_inside(
 def _where_whole(
     store: tirx.BufferStore, tests: Sequence[Any], tile: _Tile, serial: tirx.Stmt, also: Sequence[Any]
 ) -> tirx.Stmt | None:
-    """The tile turned where all tests hold in all of it and `also` holds, `serial` elsewhere; None where it is not."""
+    """Return the tile transposed if all tests hold in all of it and `also` holds, else `serial`; None if impossible."""
     value, chosen = _decided(store.value, tile)
     everywhere = [tile.everywhere(test) for test in [*tests, *chosen]]
     turned = None if any(test is None for test in everywhere) else _turned(store, value, tile)
@@ -111,7 +112,7 @@ def _where_whole(
 
 
 class _Tile:
-    """`size` rows, numbered by `row`, of as many columns, numbered by `column`."""
+    """A tile of `size` rows, numbered by `row`, and as many columns, numbered by `column`."""
 
     def __init__(self, row: tirx.Var, column: tirx.Var, size: int) -> None:
         self.row, self.column, self.size = row, column, size
@@ -120,7 +121,7 @@ class _Tile:
             self.analyzer.bind(var, ir.Range(tirx.const(0, str(var.ty.dtype)), tirx.const(size, str(var.ty.dtype))))
 
     def at(self, node: Any, row: int | None = None, column: int | None = None) -> Any:
-        """`node` for one row or column or both."""
+        """Return `node` for one row or column or both."""
         places = [(var, number) for var, number in ((self.row, row), (self.column, column)) if number is not None]
 
         def place(var: tirx.Var) -> Any:
@@ -129,27 +130,27 @@ class _Tile:
         return tvm_ffi.structural_map(node, (tirx.Var, place), order="post")
 
     def varies(self, node: Any) -> bool:
-        """Whether `node` differs within the tile."""
+        """Return whether `node` differs within the tile."""
         found: list[tirx.Var] = []
         tvm_ffi.structural_walk(node, (tirx.Var, found.append))
         return any(var.same_as(self.row) or var.same_as(self.column) for var in found)
 
     def steps(self, index: Any) -> tuple[int | None, int | None]:
-        """By how much an index grows with each row and each column; None for steps that are no constant."""
+        """Return by how much an index grows per row and per column; None for steps that are not constant."""
         index = self.analyzer.simplify(index)
         row, column = (sym.detect_linear_equation(index, [var]) for var in (self.row, self.column))
         steps = (int(linear[0]) if linear and isinstance(linear[0], tirx.IntImm) else None for linear in (row, column))
         return next(steps), next(steps)
 
     def ended(self, test: Any) -> tirx.Var | None:
-        """The loop of the tile that `test` ends at a bound, `first + row < end`; None for any other test."""
+        """Return the loop of the tile that `test` ends at a bound, `first + row < end`; None for any other test."""
         if not isinstance(test, tirx.LT) or self.varies(test.b) or _is_loaded(test):
             return None
         steps = self.steps(test.a)
         return self.row if steps == (1, 0) else self.column if steps == (0, 1) else None
 
     def everywhere(self, test: Any) -> Any:
-        """A test that holds exactly where `test` does in the whole tile; None where none is found."""
+        """Return a test that holds exactly if `test` does in the whole tile; None if there is none."""
         if not self.varies(test):
             return test
         if not isinstance(test, tirx.LT | tirx.LE | tirx.GT | tirx.GE) or _is_loaded(test):
@@ -163,7 +164,7 @@ class _Tile:
 
 
 def _turned(store: tirx.BufferStore, value: Any, tile: _Tile) -> tirx.Stmt | None:
-    """The whole tile by vectors; None where it has nothing to turn, or is not stored along its columns."""
+    """Return the whole tile by vectors; None if it needs no transposition, or is not stored along its columns."""
     if len(store.indices) != 1 or tile.steps(store.indices[0])[1] != 1:
         return None
     loads: list[ir.TensorLoad] = []
@@ -200,7 +201,7 @@ def _turned(store: tirx.BufferStore, value: Any, tile: _Tile) -> tirx.Stmt | Non
 
 
 def _load_turned(load: ir.TensorLoad, buffer: tirx.Buffer, tile: _Tile) -> list[tirx.Stmt]:
-    """Statements that load the tile by vectors along its rows and store it in `buffer` by vectors along its columns."""
+    """Return statements that load the tile by vectors along rows and store it in `buffer` by vectors along columns."""
     statements: list[tirx.Stmt] = []
 
     def bound(value: Any) -> tirx.Var:
@@ -225,11 +226,11 @@ def _load_turned(load: ir.TensorLoad, buffer: tirx.Buffer, tile: _Tile) -> list[
 
 
 def _rounds(size: int, unit: int) -> list[list[tuple[int, int, list[int]]]]:
-    """The rounds of shuffles that transpose `size` vectors of `size` elements, both powers of two.
+    """Return the rounds of shuffles that transpose `size` vectors of `size` elements, both powers of two.
 
-    A round names, for each new vector, two old ones and which of their elements it takes. First the squares of `unit`
-    elements on a side are transposed, each vector interleaved with that half the squares' height below; then the
-    squares change places.
+    A round lists, for each new vector, two old ones and which of their elements it takes. First, squares of `unit`
+    elements on a side are transposed, each vector interleaved with the one half the square's height below; then the
+    squares swap places.
     """
     rounds = []
     for _ in range(unit.bit_length() - 1):
@@ -255,7 +256,7 @@ def _rounds(size: int, unit: int) -> list[list[tuple[int, int, list[int]]]]:
 
 
 def _decided(value: Any, tile: _Tile) -> tuple[Any, list[Any]]:
-    """`value` where every condition that varies within the tile holds, and these conditions."""
+    """Return `value` where every condition that varies within the tile holds, and these conditions."""
     tests: list[Any] = []
 
     def choose(call: ir.Call) -> Any:

@@ -1,4 +1,4 @@
-"""How much a PrimFunc that is not scheduled yet computes, reads and writes."""
+"""The amount of computation and data of an unscheduled PrimFunc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BYTES = "graphopt.bytes"
 
 
 def arithmetic(func: tirx.PrimFunc) -> float:
-    """Arithmetic operations of one call as TVM counts them; 0 where it cannot."""
+    """Return the arithmetic operations of one call as TVM counts them; 0 if it cannot."""
     try:
         return float(s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": func})))
     except (RuntimeError, ValueError, TypeError):
@@ -23,7 +23,7 @@ def arithmetic(func: tirx.PrimFunc) -> float:
 
 @tvm.transform.module_pass(opt_level=0)
 def measure_bytes(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """After FuseTIR and before schedules: notes at every function of known sizes what it reads and writes."""
+    """Record for every function of known sizes what it reads and writes, after FuseTIR and before scheduling."""
     for name, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc) and (size := bytes_moved(func)) is not None:
             mod.update_func(name, func.with_attr(BYTES, size))
@@ -31,9 +31,9 @@ def measure_bytes(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.
 
 
 def bytes_moved(func: tirx.PrimFunc) -> int | None:
-    """Bytes that one call must read and write: each element of its tensors once, of a table only the rows read.
+    """Return the bytes that one call must read and write: each tensor element once, of a table only the rows read.
 
-    None where a size is open.
+    None if a size is open.
     """
     reads, writes = _accesses(func)
     total = 0
@@ -58,7 +58,7 @@ def _product(sizes: Any) -> int | None:
 
 
 def _accesses(func: tirx.PrimFunc) -> tuple[dict[Any, int], dict[Any, int]]:
-    """How many elements the blocks load from and store to each buffer; buffers that other code touches are left out."""
+    """Return how many elements blocks load from and store to each buffer, except buffers that other code accesses."""
     reads: dict[Any, int] = {}
     writes: dict[Any, int] = {}
     blocks: list[s_tir.SBlock] = []

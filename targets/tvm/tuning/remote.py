@@ -36,7 +36,7 @@ def check_remote(remote: Remote) -> None:
     where = f"{remote.host}:{remote.port}"
     try:
         socket.create_connection((remote.host, remote.port), CONNECT_SECONDS).close()
-        with _impatient():
+        with _with_timeout():
             known = rpc.connect_tracker(remote.host, remote.port).summary()["server_info"]
         found = any(server["key"] == f"server:{remote.key}" for server in known)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:  # any kind of server may be there
@@ -55,7 +55,7 @@ def check_remote(remote: Remote) -> None:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _with_timeout() -> Iterator[None]:
     """Limit the time for connections within the context; TVM itself waits for a silent server forever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)

@@ -23,7 +23,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import Trace
 
 from graphopt.hardware.target import Target
-from graphopt.targets.tvm.kernels.common import expand
+from graphopt.targets.tvm.kernels.common.expand import keep_special_values
 from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.tuning.messages import last_line
 from graphopt.targets.tvm.tuning.records import SHIPPED, Database
@@ -166,8 +166,8 @@ def replay(func: tirx.PrimFunc, trace: Sequence[Any]) -> tirx.PrimFunc:
 
 
 def finished(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Return a scheduled function in the form in which it is compiled, like those scheduled by the rules for CPUs."""
-    return expand.keep_nan(expand.expand_functions(func)).with_attr("tirx.is_scheduled", True)
+    """A scheduled function as it is compiled: like those that the rules for CPUs schedule."""
+    return keep_special_values(func).with_attr("tirx.is_scheduled", True)
 
 
 def is_searchable(func: tirx.PrimFunc) -> bool:

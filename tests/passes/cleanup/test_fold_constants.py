@@ -16,7 +16,7 @@ TOO_LARGE = "the result is larger than its constants and the limit"
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many nodes each session evaluates."""
+    """Return the number of nodes that each session evaluates."""
     made: list[int] = []
 
     def counted(proto):

@@ -1,4 +1,4 @@
-"""The work of each cleanup pass grows with the size of the graph, not faster: counted in calls, not in time."""
+"""The work of each cleanup pass grows linearly with the size of the graph, counted in calls instead of time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def chain(blocks: int) -> Model:
 
 
 def calls(pipeline: Pipeline, model: Model) -> int:
-    """How many functions, Python's and C's, a run calls."""
+    """Return how many functions, in Python and C, a run calls."""
     count = 0
 
     def counted(frame: FrameType, event: str, argument: object) -> None:

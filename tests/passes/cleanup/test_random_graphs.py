@@ -1,4 +1,4 @@
-"""Random small graphs: cleaning them keeps every bit, whatever NaN, infinities and zeros of both signs flow through."""
+"""Random small graphs: cleanup passes keep every bit, including NaN, infinities and zeros of both signs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Builder:
         return self.constant(np.array(items, np.int64))
 
     def any_value(self) -> str:
-        """One of the latest values more often than not, so that chains form."""
+        """Return one of the latest values more often than not, so that chains form."""
         names = list(self.shapes)
         return self.random.choice(names[-1:] * 3 + names[-3:] + names)
 

@@ -106,7 +106,7 @@ def test_a_clip_behind_one_that_lets_more_through(inner, outer):
 
 
 def clips(inner, outer):
-    """One Clip after another, and the first of them alone; a bound may be omitted."""
+    """Test one Clip after another, and the first of them alone; a bound may be omitted."""
     weights, operands = [], []
     for kind, bounds in (("i", inner), ("o", outer)):
         pair = [bound.strip() for bound in bounds.split(",")]

@@ -19,7 +19,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def nodes(model: Model) -> dict[str, int]:
-    """How often each operator occurs in the main graph; functions, which hold the meanings, are left out."""
+    """Count each operator in the main graph, without functions, which define graphopt's own operators."""
     found: dict[str, int] = {}
     for node in model.graph.nodes:
         found[node.op] = found.get(node.op, 0) + 1

@@ -1,4 +1,4 @@
-"""Cutting, joining, padding and resizing blocked values."""
+"""Slicing, concatenating, padding and resizing blocked values."""
 
 from __future__ import annotations
 

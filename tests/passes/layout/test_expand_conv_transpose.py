@@ -1,4 +1,4 @@
-"""Transposed convolutions as pointwise ones, and where their channels go."""
+"""Transposed convolutions as ordinary ones, and the positions of their channels."""
 
 from __future__ import annotations
 

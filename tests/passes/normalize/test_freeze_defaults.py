@@ -1,4 +1,4 @@
-"""freeze-defaults: what callers may give becomes constant, and only when asked for."""
+"""freeze-defaults: inputs with defaults become constants, only on request."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_an_unused_output() -> None:
 
 @pytest.mark.parametrize(("written_for", "model_opset"), [(12, 17), (17, 12)])
 def test_a_body_of_another_opset_is_read_in_that_of_the_model(written_for: int, model_opset: int) -> None:
-    """So does ONNX Runtime, to which the numbers are compared; Softmax changed its meaning between the two."""
+    """Results are compared with ONNX Runtime, which does the same; Softmax changed its meaning between the opsets."""
     text = (
         HEADER.replace("22", str(model_opset)) + "g (float[2,3,4] X) => (float[2,3,4] Y) { Y = local.f(X) }"
         f'<domain: "local", opset_import: ["": {written_for}]> f (x) => (y) {{ y = Softmax(x) }}'

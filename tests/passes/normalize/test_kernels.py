@@ -1,4 +1,4 @@
-"""What raise-opset makes is loaded by ONNX Runtime, whatever operator, version and element type it began with."""
+"""ONNX Runtime loads the result of raise-opset, whatever the original operator, version and element type."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ CPU_TARGETS = [name for name in target.names() if Target.load(name).kind == "cpu
 
 @pytest.mark.parametrize("name", [name for name in CPU_TARGETS if name != "host"])
 def test_the_features_of_a_target_are_those_that_llvm_uses_for_it(name):
-    """One that LLVM uses but the file lacks would not be asked of the machine that runs the code."""
+    """A feature that LLVM uses but the file lacks would not be checked on the machine that runs the code."""
     import tvm
 
     described = Target.load(name)

@@ -1,4 +1,4 @@
-"""Compiling for CUDA needs no GPU; the artifact holds GPU code. Running is tried where there is a GPU."""
+"""Compiling for CUDA needs no GPU; the artifact contains GPU code, which is run if there is a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
 
 
 def gpu_is_here() -> bool:
-    """Whether a driver is installed and sees a device."""
+    """Return whether a driver is installed and sees a device."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""Functions are scheduled for a GPU without one, and without nvcc; a rule of TVM's that fails gives way."""
+"""Functions are scheduled for a GPU without one, and without nvcc; if a rule of TVM fails, the next one is used."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def lowered(text: str, weights: Arrays | None = None) -> tuple[Model, Lowered]:
 
 
 def expected(model: Model, inputs: Arrays) -> list[np.ndarray]:
-    """What ONNX Runtime computes without rewriting anything."""
+    """Return what ONNX Runtime computes without rewriting anything."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1

@@ -106,3 +106,20 @@ def test_random_networks(seed: int) -> None:
     run_passes(model, "default")
     channels = model.graph.inputs[0].shape[1]
     check(model, {"x": noise(2, channels, 8, 8)})
+
+
+@pytest.mark.parametrize(("groups", "channels", "outputs"), [(17, 17, 17), (2, 16, 32), (4, 56, 44)])
+def test_what_is_not_finite_stays_in_its_group(groups: int, channels: int, outputs: int) -> None:
+    text = f"""g (float[N,{channels},9,8] X) => (float[N,{outputs},9,8] Y) {{
+        a = Conv <group = {channels}> (X, v)  Y = Conv <group = {groups}, pads = [1,1,1,1]> (a, w) }}"""
+    data = noise(2, channels, 9, 8)
+    data[0, :, 4, 4], data[1, 0, 2, 3], data[1, -1, 7, 7] = 1e30, np.inf, np.nan
+    weights = {"v": noise(channels, 1, 1, 1), "w": noise(outputs, channels // groups, 3, 3)}
+    assert has(check(model_of(text, weights), {"X": data}), "BlockedConv")
+
+
+def test_weights_that_are_not_finite() -> None:
+    text = "g (float[1,64,28,28] X) => (float[1,64,26,26] Y) { Y = Conv (X, w) }"
+    weight = noise(64, 64, 3, 3)
+    weight[3, 5, 0, 1], weight[10, 63, 2, 2], weight[40, 0, 1, 0] = np.inf, np.nan, 1e38
+    check(model_of(text, {"w": weight}), {"X": noise(1, 64, 28, 28)})

@@ -1,4 +1,4 @@
-"""Operators made of elementary functions, as the machine's kernels compute them: special values and odd sizes."""
+"""Operators made of elementary functions, computed by generated kernels: special values and odd sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, -1e-30, 20.5, -20.5, 87.0,
 
 @pytest.mark.parametrize("op", ["Exp", "Sin", "Cos", "Softplus", "Mish", "Sigmoid", "Elu", "Swish"])
 def test_special_values(op: str) -> None:
-    """One at a time: beside infinity, an error of any other value would not show.
+    """Test one value at a time: next to infinity, an error of any other value would not show.
 
     ONNX Runtime's sigmoid is cut off at -18.
     """

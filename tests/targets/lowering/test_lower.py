@@ -1,4 +1,4 @@
-"""What lowering gives besides numbers: weights, names, messages about what it cannot do; and how deep it can go."""
+"""Lowering apart from numbers: weights, names, messages about unsupported nodes, and deep graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Padding by the machine's kernels, whose rows are cut where the padding begins and ends."""
+"""Padding by generated kernels, whose rows are split where the padding begins and ends."""
 
 from __future__ import annotations
 

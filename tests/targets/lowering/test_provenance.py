@@ -1,4 +1,4 @@
-"""That each call of a compiled kernel is known by the layers it computes, and how much work it is."""
+"""Provenance of each kernel call: the layers that it computes, and their FLOPs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cumulative sums and the k best elements by the machine's kernels: odd and open sizes, any axis, equals, NaN."""
+"""Cumulative sums and the k best elements by generated kernels: odd and open sizes, any axis, ties, NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight that several nodes read is stored once, packed once for each layout, and read when it is written."""
+"""A weight that several nodes read is stored once, packed once per layout, and read when it is written."""
 
 from __future__ import annotations
 

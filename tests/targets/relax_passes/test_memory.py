@@ -1,4 +1,4 @@
-"""Memory of the values between kernels: what is reported, and that a session keeps what it took, and no more."""
+"""Memory of intermediate values: what is reported, and that a session keeps exactly what it allocated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results in the place of operands: only where nothing reads those any more, and the same numbers."""
+"""Results that overwrite operands in place: only without later reads, and with the same numbers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _model(text: str) -> Model:
 
 
 def _in_place(model: Model) -> int:
-    """How many calls of the scheduled module write over an operand."""
+    """Return how many calls of the scheduled module overwrite an operand."""
     target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"})
     optimized, _ = optimize(model, "default,infer-shapes,layout,assign-layout{block=8}")
     main = fuse_and_schedule(lower(optimized).mod, target, Cpu(machine_of(target)))["main"]

@@ -1,4 +1,4 @@
-"""Loops over padded rows, cut where the padding begins and ends, against numpy."""
+"""Loops over padded rows, split where the padding begins and ends, against numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix products against numpy, over remainders, broadcasting and symbolic sizes."""
+"""Matmuls against numpy, with remainders, broadcasting and symbolic sizes."""
 
 from __future__ import annotations
 

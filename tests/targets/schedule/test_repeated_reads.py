@@ -1,4 +1,4 @@
-"""Values that a reader reads more than once: inlined where that is cheap, stored where it would grow without end."""
+"""Values with several reads: inlined if that is cheap, stored if code would grow without bound."""
 
 from __future__ import annotations
 

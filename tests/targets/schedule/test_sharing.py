@@ -13,6 +13,7 @@ from graphopt.ir.text import parse
 from graphopt.proof.oracle import Reference
 from graphopt.targets.tvm.kernels.common import math
 from graphopt.targets.tvm.tir_passes.bind_values import bind_values
+from graphopt.targets.tvm.tir_passes.let import holds_let, let
 from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 from graphopt.targets.tvm.tir_passes.sharing import Sharing
 
@@ -42,7 +43,7 @@ def test_a_value_used_twice_at_each_step_grows_by_one_step() -> None:
 
 def test_what_only_a_side_loads_is_not_loaded_in_front_of_the_condition() -> None:
     beyond = A[I - 1]
-    inside = math.let(beyond * beyond, lambda v: v * v + v)
+    inside = let(beyond * beyond, lambda v: v * v + v)
     bindings, _ = Sharing((B, [I])).split(tirx.if_then_else(I > 0, inside, math.f32(0)))
     assert not bindings
 
@@ -55,13 +56,11 @@ def test_an_index_is_not_hidden_in_a_variable() -> None:
 
 @pytest.mark.parametrize("kind", [tirx.ForKind.SERIAL, tirx.ForKind.VECTORIZED])
 def test_stores_read_what_was_computed_before(kind: tirx.ForKind) -> None:
-    value = math.let(A[I] * A[I], lambda v: v * v + v)
+    value = let(A[I] * A[I], lambda v: v * v + v)
     loop = tirx.For(I, tirx.IntImm("int64", 0), tirx.IntImm("int64", 64), kind, tirx.BufferStore(B, value, [I]))
     func = tirx.PrimFunc([A, B], loop).with_attr("global_symbol", "main")
     body = bind_values()(tvm.IRModule({"main": func}))["main"].body
-    lets: list[tirx.Let] = []
-    tvm_ffi.structural_walk(body, [(tirx.Let, lets.append)])
-    assert not lets
+    assert not holds_let(body)
     assert operations(body) <= 3 + 4  # the last ones are places within the buffer of values
     built = tvm.tirx.build(tvm.IRModule({"main": func}), target="llvm", pipeline=PIPELINE)
     given = np.linspace(-2, 2, 64, dtype=np.float32)

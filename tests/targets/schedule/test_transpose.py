@@ -1,4 +1,4 @@
-"""Transposed tiles against numpy: any permutation, size and type, what is computed on the way, and that it happens."""
+"""Transposed tiles against numpy: any permutation, size and type, fused computations, and that tiles are used."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Winograd convolution against a plain one in float64, over shapes whose tiles stick out of the image everywhere."""
+"""Winograd convolution against a plain one in float64, with shapes whose tiles extend beyond the image everywhere."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -41,16 +43,35 @@ def workload_of(
 def reference(data: np.ndarray, weight: np.ndarray, spec: ConvSpec) -> np.ndarray:
     pads = [(0, 0), (0, 0), *zip(spec.pads_begin, spec.pads_end, strict=True)]
     windows = sliding_window_view(np.pad(data.astype(np.float64), pads), (3, 3), axis=(2, 3))
-    return np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.float64), optimize=True)
+    with np.errstate(invalid="ignore"):
+        return np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.float64), optimize=True)
+
+
+def random_case(workload: ConvWorkload, mean: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Data and a weight for a workload."""
+    spec, rng = workload.spec, np.random.default_rng(5)
+    data = (rng.standard_normal((workload.batch, spec.in_channels, *workload.space)) + mean).astype(np.float32)
+    return data, rng.standard_normal((spec.out_channels, spec.in_channels, 3, 3)).astype(np.float32)
 
 
 def check(
     workload: ConvWorkload, plan: WinogradPlan, epilogue: bool = False, mean: float = 0.0, machine: Machine = AVX2
 ) -> None:
-    """Run a plan on random data, with NaN in the lanes that must not be read, and compare."""
-    spec, rng, v = workload.spec, np.random.default_rng(5), workload.lanes
-    data = (rng.standard_normal((workload.batch, spec.in_channels, *workload.space)) + mean).astype(np.float32)
-    weight = rng.standard_normal((spec.out_channels, spec.in_channels, 3, 3)).astype(np.float32)
+    """Run a plan on random data and compare."""
+    found, expected = run(workload, plan, *random_case(workload, mean), epilogue, machine)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def run(
+    workload: ConvWorkload,
+    plan: WinogradPlan,
+    data: np.ndarray,
+    weight: np.ndarray,
+    epilogue: bool = False,
+    machine: Machine = AVX2,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a plan computes, with NaN in the lanes that must not be read, and what it should."""
+    spec, rng, v = workload.spec, np.random.default_rng(6), workload.lanes
     expected = reference(data, weight, spec)
     x = placeholder(blocked(data, v, 0).shape, name="x")
     w = placeholder(family.packed_shape(workload, plan), name="w")
@@ -63,13 +84,12 @@ def check(
         r, b = placeholder(shape, name="r"), placeholder([shape[1], v], name="b")
         tensors += [r, b]
         arrays += [blocked(other, v, 0), blocked(bias.reshape(1, -1, 1, 1), v, 0).reshape(shape[1], v)]
-        biased = te.compute(shape, lambda n, c, h, w, lane: out(n, c, h, w, lane) + b(c, lane), name="biased")
-        added = te.compute(shape, lambda *i: biased(*i) + r(*i), name="added")
-        out = te.compute(shape, lambda *i: tirx.max(added(*i), tirx.const(0, "float32")), name="relu")
+        biased = te.compute(out.shape, lambda n, c, h, w, lane: out(n, c, h, w, lane) + b(c, lane), name="biased")
+        added = te.compute(out.shape, lambda *i: biased(*i) + r(*i), name="added")
+        out = te.compute(out.shape, lambda *i: tirx.max(added(*i), tirx.const(0, "float32")), name="relu")
         expected = np.maximum(expected + other + bias.reshape(1, -1, 1, 1), 0)
     (result,) = execute(scheduled([*tensors, out], machine), arrays, [np.zeros(shape, np.float32)])
-    found = plain(result, spec.out_channels)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    return plain(result, spec.out_channels), expected
 
 
 def plan_of(outputs: int, strips: int, columns: int, vectors: int, by_strips: bool) -> WinogradPlan:
@@ -169,3 +189,70 @@ def test_transforms_are_exact(outputs: int) -> None:
 )
 def test_worth(workload: ConvWorkload, expected: bool) -> None:
     assert (planning.worth(workload, AVX2) is not None) is expected
+
+
+SPECIAL = [np.inf, -np.inf, np.nan, 3e38, -1e30]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "by_strips", "epilogue"), [(4, False, True), (4, True, False), (2, False, False), (2, True, True)]
+)
+def test_what_is_not_finite_stays_where_it_is_read(outputs: int, by_strips: bool, epilogue: bool) -> None:
+    workload = workload_of(20, 24, (13, 30), (1, 0, 1, 2), batch=2)
+    data, weight = random_case(workload)
+    weight *= np.random.default_rng(7).random(weight.shape) < 0.5  # zero times infinity is NaN
+    places = [(0, 3, 0, 0), (1, 19, 12, 29), (0, 7, 6, 14), (0, 0, 5, 25), (1, 2, 2, 3)]
+    for place, number in zip(places, SPECIAL, strict=True):
+        data[place] = number
+    touched = reference((~(np.abs(data) < 1e9)).astype(np.float32), np.ones_like(weight), workload.spec) > 0
+    found, expected = run(workload, plan_of(outputs, 3, 5, 2, by_strips), data, weight, epilogue)
+    assert 0.01 < touched.mean() < 0.2
+    with np.errstate(over="ignore"):
+        expected = expected.astype(np.float32)
+    largest = np.abs(expected[~touched]).max()
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * largest)
+    assert not np.isfinite(found[touched]).all()
+    assert np.isfinite(found[~touched]).all()
+
+
+@pytest.mark.parametrize("outputs", POINTS)
+def test_kernels_come_back_from_their_transforms(outputs: int) -> None:
+    made = transforms(outputs)
+    kernel = [Fraction(3), Fraction(-1, 7), Fraction(5)]
+    first, second, third, *_, last = (sum(a * b for a, b in zip(row, kernel, strict=True)) for row in made.weight)
+    differences = (first, second - third, last)
+    assert [u * factor for u, factor in zip(differences, made.taps, strict=True)] == kernel
+
+
+def test_a_weight_that_is_not_finite_is_left_to_others() -> None:
+    workload = workload_of(64, 64, (56, 56))
+    unusual = replace(workload, usual_weight=False)
+    assert planning.applies(workload)
+    assert not planning.applies(unusual)
+    assert not planning.candidates(unusual, AVX2)
+    assert unusual.key != workload.key
+
+
+@pytest.mark.parametrize(
+    ("side", "cores", "outputs"),
+    [(28, 2, 4), (14, 2, 2), (14, 8, 2)],
+    ids=[
+        "F(4, 3) is clearly faster",
+        "F(2, 3) needs 3% more cycles and less than half of the weights",
+        "F(2, 3) is faster",
+    ],
+)
+def test_smaller_weights_decide_between_plans_that_are_about_as_fast(side: int, cores: int, outputs: int) -> None:
+    workload, machine = workload_of(512, 512, (side, side)), Machine(32, 16, cores, 32 << 10, 1 << 20)
+    fewest = {
+        each: min(
+            planning.cycles(workload, p, machine) for p in planning.candidates(workload, machine) if p.outputs == each
+        )
+        for each in POINTS
+    }
+    chosen = planning.worth(workload, machine)
+    assert chosen is not None
+    assert chosen.outputs == outputs
+    assert planning.cycles(workload, chosen, machine) == fewest[outputs]
+    if (side, cores) == (14, 2):
+        assert fewest[4] < fewest[2] < planning.NEARLY * fewest[4]

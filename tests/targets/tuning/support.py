@@ -1,4 +1,4 @@
-"""Workloads, records and a bench that gives times instead of measuring them."""
+"""Workloads, records and a bench that returns given times instead of measuring them."""
 
 from __future__ import annotations
 

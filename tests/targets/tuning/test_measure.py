@@ -74,7 +74,7 @@ def bench() -> Iterator[TvmBench]:
 
 
 def test_what_fails_costs_only_itself(bench: TvmBench) -> None:
-    """One that aborts, one that never ends, and one that cannot be built, between two good ones."""
+    """Test a candidate that aborts, one that hangs, and one that cannot be built, between two good ones."""
     functions = [kernel(), calling("abort"), calling("pause"), unbuildable(), kernel()]
     libraries = bench.build(functions)
     assert [library is None for library in libraries] == [False, False, False, True, False]
@@ -203,7 +203,7 @@ def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n", b"ab"], ids=str)
 def test_a_server_that_is_no_tracker(answer: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that says nothing, hangs up, says something else, or begins to."""
+    """Start a server that says nothing, disconnects, says something else, or starts to respond."""
     monkeypatch.setattr(remote, "CONNECT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -230,7 +230,7 @@ def test_a_server_that_is_no_tracker(answer: bytes | None, monkeypatch: pytest.M
 
 
 def test_tuning_ends_with_a_message_when_the_device_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was measured before is kept."""
+    """Earlier measurements are kept."""
     weight = np.ones((16, 16, 1, 1), np.float32)
     model = model_of("net (float[1,16,9,9] x) => (float[1,16,9,9] y) { y = Conv (x, w) }", {"w": weight})
     run_passes(model, "layout", target=HOST)

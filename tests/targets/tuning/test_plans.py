@@ -1,4 +1,4 @@
-"""Which family and plan a workload gets: a record's where it fits today's families, else the closed form's."""
+"""The family and plan of a workload: from a record if it fits the current families, else by the closed form."""
 
 from __future__ import annotations
 

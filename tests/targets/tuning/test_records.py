@@ -1,4 +1,4 @@
-"""The database of measurements: which record counts, and what happens to files that are shared, torn or wrong."""
+"""The database of measurements: which record counts, and the handling of shared, truncated and invalid files."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_wrong_line_is_passed_over_with_a_warning(
     file.write_text("\n".join([good[0], "", damage, good[1]]) + "\n")
     with caplog.at_level(logging.WARNING):
         assert len(list(read_folder(tmp_path, SUFFIX, Record.of_line))) == 2
-    assert f"{file}:3: not a record" in caplog.text
+    assert f"{file}:3: skipped, because it is not a tuning record" in caplog.text
 
 
 def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The search for schedules: MetaSchedule's own candidates, with times that a test gives."""
+"""The search for schedules: MetaSchedule's own candidates, with given times."""
 
 from __future__ import annotations
 

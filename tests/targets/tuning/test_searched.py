@@ -1,4 +1,4 @@
-"""Records of schedules: what is used again, and what is passed over."""
+"""Records of schedules: which ones are used, and which ones are skipped."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def found(**changes: Any) -> Found:
 
 
 def searched(folder: Path, *lines: str, target: Target = TARGET) -> Searched:
-    """What is read of a file with these lines."""
+    """Return the records read from a file with these lines."""
     folder.mkdir(exist_ok=True)
     (folder / f"mine{SUFFIX}").write_text("\n".join(lines) + "\n")
     return Searched(target, folder, folder / "none")

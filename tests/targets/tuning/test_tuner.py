@@ -1,4 +1,4 @@
-"""The tuner with times that a test gives: what wins, what is measured first, what a failure and a budget cost."""
+"""The tuner with given times: which plan wins, the order of measurements, the effects of failures and budgets."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What several kernel families share."""
+"""Code shared by several kernel families."""

@@ -1,4 +1,4 @@
-"""What the compute definitions of several kernel families share: extents, reduction axes, accumulators."""
+"""Helpers of compute definitions: extents, reduction axes, accumulators."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Any
 
 from tvm import sym, te, tirx
 
-OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused after it
+OUT_EWISE_FUSABLE = 4  # TOpPattern: elementwise consumers are fused into it
 
 
 def accumulator(dtype: str) -> str:
-    """Type in which products of `dtype` are summed."""
+    """Return the type in which products of `dtype` are summed."""
     if dtype in ("float16", "bfloat16"):
         return "float32"
     return "int32" if dtype in ("int8", "uint8", "int16", "uint16") else dtype
 
 
 def long(size: Any) -> Any:
-    """An extent as int64: symbolic extents are, and mixing widths leaves casts that defeat region analysis."""
+    """Return an extent as int64, as symbolic extents are: mixed widths leave casts that defeat region analysis."""
     return tirx.IntImm("int64", int(size)) if isinstance(size, int | tirx.IntImm) else size
 
 
 def reduce_axis(size: int, name: str) -> tirx.IterVar:
-    """A reduction axis with int64 index."""
+    """Return a reduction axis with an int64 index."""
     return te.reduce_axis((long(0), long(size)), name)
 
 
 def simplified(size: Any) -> Any:
-    """An extent in its simplest form."""
+    """Return an extent in its simplest form."""
     return long(size if isinstance(size, int | tirx.IntImm) else sym.Analyzer().simplify(size))

@@ -1,8 +1,11 @@
-"""Replaces what LLVM would not vectorize, or what forgets NaN, in scheduled functions.
+"""Replacement of what LLVM would not vectorize, or what loses NaN, in scheduled functions.
 
 LLVM has no vector exp, tanh, erf or log of its own: TVM's calls become one libm call per element. fp16 goes through
-float32; float64 keeps libm. TVM's own max(a, b) is `a > b ? a : b`, which forgets a NaN in `a`; ONNX operators pass it
-on.
+float32; float64 keeps libm. TVM's own max(a, b) is `a > b ? a : b`, which loses a NaN in `a`; ONNX operators propagate
+it.
+
+`keep_special_values` marks operations as soon as a function is scheduled; `expand_functions` expands them late: TVM's
+simplifiers take longer for a polynomial than LLVM for a whole kernel.
 """
 
 from __future__ import annotations
@@ -10,22 +13,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tvm
 import tvm_ffi
 from tvm import ir, tirx
 
 from graphopt.targets.tvm.kernels.common import math, trigonometry
+from graphopt.targets.tvm.tir_passes.let import let
 
 Expr = Any
 
 
-def maximum(a: Expr, b: Expr) -> Expr:
-    """The larger of two; NaN if either is."""
-    return math.let(a, lambda a: math.let(b, lambda b: tirx.Select(tirx.Or(a > b, tirx.isnan(a)), a, b)))
+_MAXIMUM, _MINIMUM = "graphopt.maximum", "graphopt.minimum"
+for _name in (_MAXIMUM, _MINIMUM):
+    ir.register_op_attr(_name, "TCallEffectKind", int(tirx.CallEffectKind.Pure.value))
+    ir.register_op_attr(_name, "TScriptPrinterName", _name)
 
 
-def minimum(a: Expr, b: Expr) -> Expr:
-    """The smaller of two; NaN if either is."""
-    return math.let(a, lambda a: math.let(b, lambda b: tirx.Select(tirx.Or(a < b, tirx.isnan(a)), a, b)))
+def _larger(a: Expr, b: Expr) -> Expr:
+    """Return the larger of two; NaN if either is."""
+    return let(a, lambda a: let(b, lambda b: tirx.Select(tirx.Or(a > b, tirx.isnan(a)), a, b)))
+
+
+def _smaller(a: Expr, b: Expr) -> Expr:
+    """Return the smaller of two; NaN if either is."""
+    return let(a, lambda a: let(b, lambda b: tirx.Select(tirx.Or(a < b, tirx.isnan(a)), a, b)))
 
 
 FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
@@ -41,36 +52,51 @@ FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
     "tirx.sin": trigonometry.sin,
     "tirx.cos": trigonometry.cos,
 }
+"""The elementary functions of float32."""
 
 
-def _expand_call(call: ir.Call) -> Expr:
-    name = getattr(call.op, "name", "")
-    if name == "tirx.nearbyint" and str(call.ty.dtype) == "float64":
-        return math.nearest(call.args[0])
-    make = FUNCTIONS.get(name)
-    if make is None:
-        return call
-    dtype = str(call.ty.dtype)
-    if dtype == "float32":
-        return make(call.args[0])
-    if dtype in ("float16", "bfloat16"):
-        return make(call.args[0].astype("float32")).astype(dtype)
-    return call
-
-
-def _is_float(value: Expr) -> bool:
-    return str(value.ty.dtype).startswith(("float", "bfloat"))
-
-
-def expand_functions(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`func` with elementary functions of float32 and fp16 replaced by polynomials."""
-    return func.with_body(tvm_ffi.structural_map(func.body, (ir.Call, _expand_call), order="post"))
-
-
-def keep_nan(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`func` with every floating-point max and min passing NaN on."""
+def keep_special_values(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Return `func` with max and min of floats that propagate NaN, and 16-bit functions computed in float32."""
     kinds = [
-        (tirx.Max, lambda node: maximum(node.a, node.b) if _is_float(node.a) else node),
-        (tirx.Min, lambda node: minimum(node.a, node.b) if _is_float(node.a) else node),
+        (tirx.Max, lambda node: _with_nan(_MAXIMUM, node)),
+        (tirx.Min, lambda node: _with_nan(_MINIMUM, node)),
+        (ir.Call, _widened),
     ]
     return func.with_body(tvm_ffi.structural_map(func.body, kinds, order="post"))
+
+
+def _with_nan(name: str, node: Expr) -> Expr:
+    dtype = str(node.ty.dtype)
+    return tirx.call_intrin(dtype, name, node.a, node.b) if dtype.startswith(("float", "bfloat")) else node
+
+
+def _widened(call: ir.Call) -> Expr:
+    dtype = str(call.ty.dtype) if getattr(call.op, "name", "") in FUNCTIONS else ""
+    if dtype not in ("float16", "bfloat16"):
+        return call
+    return tirx.call_intrin("float32", call.op, call.args[0].astype("float32")).astype(dtype)
+
+
+@tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.ExpandFunctions")
+def _expand(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
+    return func.with_body(tvm_ffi.structural_map(func.body, (ir.Call, _expanded), order="post"))
+
+
+def expand_functions() -> tvm.transform.Pass:
+    """Return the pass that replaces elementary functions by polynomials, and what `keep_special_values` marked.
+
+    It must run after all simplifiers that see loops, and before `bind_values`.
+    """
+    return _expand
+
+
+def _expanded(call: ir.Call) -> Expr:
+    name = getattr(call.op, "name", "")
+    if name == _MAXIMUM:
+        return _larger(*call.args)
+    if name == _MINIMUM:
+        return _smaller(*call.args)
+    dtype = str(call.ty.dtype) if name in FUNCTIONS else ""
+    if dtype == "float32":
+        return FUNCTIONS[name](call.args[0])
+    return math.nearest(call.args[0]) if (name, dtype) == ("tirx.nearbyint", "float64") else call

@@ -13,21 +13,13 @@ from typing import Any
 
 from tvm import tirx
 
+from graphopt.targets.tvm.tir_passes.let import let
+
 Expr = Any
 
 
 def f32(value: float) -> Expr:
     return tirx.const(value, "float32")
-
-
-def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """`body` of `value`, which is computed once.
-
-    An expression that holds a `Let` must not occur twice in another: TVM may simplify the two differently, and then
-    refuses one variable with two values.
-    """
-    var = tirx.Var("t", str(value.ty.dtype))
-    return tirx.Let(var, value, body(var))
 
 
 def _signed(value: Expr, x: Expr) -> Expr:

@@ -1,4 +1,4 @@
-"""Keeps the accumulators of a register tile out of memory."""
+"""Keeping of the accumulators of a register tile out of memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from graphopt.targets.tvm.kernels.common import blocks as facts
 def copy_tile(sch: Schedule, anchor: SBlockRV, at: LoopRV, lanes: int) -> None:
     """Move the anchor's finished tile, computed at loop `at`, to a buffer that the epilogue reads.
 
-    An epilogue that is not unrolled, as that of a partial tile, reads at addresses that vary. Were these the
-    accumulators themselves, LLVM would have to keep them in memory, and store each at every step of the reduction.
+    An epilogue that is not unrolled, like that of a partial tile, reads at variable addresses. If it read the
+    accumulators themselves, LLVM would have to keep them in memory and store each at every step of the reduction.
     """
     copy = sch.cache_write(anchor, 0, "local")
-    sch.set_scope(copy, 0, "global")  # of another scope than the accumulators, or TVM gives both one memory
+    sch.set_scope(copy, 0, "global")  # another scope than that of the accumulators, or TVM merges the two
     sch.compute_at(copy, at, preserve_unit_loops=True)
     *outer, last = sch.get_loops(copy)[-len(sch.get(copy).iter_vars) :]
     vectors, lane = sch.split(last, [None, lanes])

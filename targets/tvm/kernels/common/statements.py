@@ -16,7 +16,7 @@ def int64(value: int) -> tirx.IntImm:
 
 
 def block(*statements: tirx.Stmt | None) -> tirx.Stmt:
-    """The statements one after the other; None is left out."""
+    """Return the statements in sequence; None is omitted."""
     kept = [statement for statement in statements if statement is not None]
     return kept[0] if len(kept) == 1 else tirx.SeqStmt(kept)
 
@@ -24,7 +24,7 @@ def block(*statements: tirx.Stmt | None) -> tirx.Stmt:
 def loop(
     extent: int | Expr, body: Callable[[Expr], tirx.Stmt], name: str, kind: tirx.ForKind = tirx.ForKind.SERIAL
 ) -> tirx.Stmt:
-    """`body` for each index below `extent`; an extent of 1 makes no loop."""
+    """Return a loop with `body` for each index below `extent`; an extent of 1 needs no loop."""
     if isinstance(extent, int | tirx.IntImm) and int(extent) == 1:
         return body(int64(0))
     var = tirx.Var(name, "int64")
@@ -33,12 +33,12 @@ def loop(
 
 
 def vectors(lanes: int, body: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
-    """`body` for `lanes` elements at once."""
+    """Return `body` for `lanes` elements at once."""
     return loop(lanes, body, "lane", tirx.ForKind.VECTORIZED)
 
 
 def over(cover: Iterable[tuple[int, int]], body: Callable[[Expr], tirx.Stmt]) -> list[tirx.Stmt]:
-    """`body` for the elements that vectors cover, each given by its first element and its lanes."""
+    """Return `body` for the elements covered by vectors, each given by its first element and its lanes."""
 
     def one(first: int, lanes: int) -> tirx.Stmt:
         return vectors(lanes, lambda lane: body(first + lane))
@@ -47,22 +47,22 @@ def over(cover: Iterable[tuple[int, int]], body: Callable[[Expr], tirx.Stmt]) ->
 
 
 def parallel(extent: int | Expr, body: Callable[[Expr], tirx.Stmt], name: str, threads: bool) -> tirx.Stmt:
-    """`body` for each index, on several cores if `threads`."""
+    """Return a loop with `body` for each index, on several cores if `threads`."""
     return loop(extent, body, name, tirx.ForKind.PARALLEL if threads else tirx.ForKind.SERIAL)
 
 
 def buffer(shape: Sequence[int], dtype: str, name: str, scope: str = "local") -> tirx.Buffer:
-    """A buffer to be allocated: of scope "local" for what LLVM is to keep in registers, else "global"."""
+    """Return a buffer to be allocated: of scope "local" for what LLVM should keep in registers, else "global"."""
     return tirx.decl_buffer([int64(size) for size in shape], dtype, name, scope=scope, data_alignment=64, layout=None)
 
 
 def with_buffer(allocated: tirx.Buffer, *statements: tirx.Stmt | None) -> tirx.Stmt:
-    """The statements with the buffer allocated around them."""
+    """Return the statements with an allocation of the buffer around them."""
     return block(tirx.AllocBuffer(allocated), *statements)
 
 
 def replaced(node: Any, values: Mapping[Any, Expr]) -> Any:
-    """`node` with variables replaced."""
+    """Return `node` with variables replaced."""
     pairs = list(values.items())
     return tvm_ffi.structural_map(
         node,
@@ -72,25 +72,25 @@ def replaced(node: Any, values: Mapping[Any, Expr]) -> Any:
 
 
 FIRST_LEVEL, SECOND_LEVEL = 3, 2
-"""Caches to prefetch into, by the numbers of the instruction."""
+"""The caches to prefetch into, by the numbers of the instruction."""
 
 
 def prefetch(buffer: tirx.Buffer, indices: Sequence[Expr], level: int) -> tirx.Stmt:
-    """Ask for the cache line of an element, which may lie outside the buffer: nothing is read."""
+    """Prefetch the cache line of an element, which may be outside the buffer, because nothing is read."""
     address = tirx.address_of(tirx.BufferLoad(buffer, list(indices)))
     number = [tirx.const(value, "int32") for value in (0, level, 1)]
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *number))
 
 
 def loads(node: Any) -> list[ir.TensorLoad]:
-    """Every load in `node`."""
+    """Return every load in `node`."""
     found: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(node, [(ir.TensorLoad, found.append)])
     return found
 
 
 def uses(load: ir.TensorLoad, axis: tirx.Var) -> bool:
-    """Whether the place of the element that is read depends on `axis`."""
+    """Return whether the position of the element that is read depends on `axis`."""
     found: list[tirx.Var] = []
     for index in load.indices:
         tvm_ffi.structural_walk(index, [(tirx.Var, found.append)])
@@ -98,12 +98,12 @@ def uses(load: ir.TensorLoad, axis: tirx.Var) -> bool:
 
 
 def ceil_div(size: Expr, step: int) -> Expr:
-    """`size / step`, rounded up."""
+    """Return `size / step`, rounded up."""
     return sym.Analyzer().simplify((size + (step - 1)) // step)
 
 
 def product_of(sizes: Sequence[Expr]) -> Expr:
-    """The product of sizes."""
+    """Return the product of sizes."""
     total: Expr = int64(1)
     for size in sizes:
         total = total * size
@@ -111,7 +111,7 @@ def product_of(sizes: Sequence[Expr]) -> Expr:
 
 
 def unflatten(index: Expr, sizes: Sequence[Expr]) -> list[Expr]:
-    """The row-major index of a position."""
+    """Return the row-major index of a position."""
     place: list[Expr] = []
     for position, size in reversed(list(enumerate(sizes))):
         if _is_one(size):
@@ -128,7 +128,7 @@ def _is_one(size: Expr) -> bool:
 
 
 def pieces(count: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of the vectors, full ones and then powers of two, that cover `count` elements."""
+    """Yield offset and length of the vectors, full ones and then powers of two, that cover `count` elements."""
     at = 0
     while at < count:
         while lanes > count - at:
@@ -145,9 +145,9 @@ def register_tile(
     term: Callable[[int, Expr, Expr], Expr],
     store: Callable[[int, Expr, Expr], tirx.Stmt],
 ) -> tirx.Stmt:
-    """Sums of `height` rows by the columns that `cover` names, in registers until all is added.
+    """Return the sums of `height` rows by the columns in `cover`, kept in registers until everything is added.
 
-    `term(row, column, k)` is what step k adds; `sum_up(add)` makes the loop of these steps; `store(row, column, total)`
+    `term(row, column, k)` is what step k adds; `sum_up(add)` makes the loop over the steps; `store(row, column, total)`
     stores a finished sum.
     """
     first, width = cover[0][0], sum(lanes for _, lanes in cover)

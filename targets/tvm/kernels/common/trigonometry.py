@@ -1,4 +1,4 @@
-"""Sine and cosine of float32 that vectorize, right for arguments of any size."""
+"""Vectorizable sine and cosine of float32, accurate for arguments of any size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Expr = Any
 
 _TWO_OVER_PI = 0xA2F9836E4E441529FC2757D1F534DDC0DB6295993C439041FE51  # the first 208 bits after the point
 _WIDTH = 29
-"""Bits of a part of 2 / pi: its product with the 24 of a float32 fits the 53 of a float64."""
+"""The bits of a part of 2 / pi: its product with the 24 of a float32 fits into the 53 of a float64."""
 _LARGE = 5
-"""Parts whose products with a float32 may be whole turns."""
+"""The number of parts whose products with a float32 may be whole turns."""
 _SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
 _COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
 
 
 def _parts() -> list[float]:
-    """2 / pi as a sum of numbers of `_WIDTH` bits each, of which the last one counts for the largest float32."""
+    """Return 2 / pi as a sum of numbers of `_WIDTH` bits each, the last of which matters for the largest float32."""
     count = 208 // _WIDTH
     wholes = [_TWO_OVER_PI >> (208 - _WIDTH * (i + 1)) & ((1 << _WIDTH) - 1) for i in range(count)]
     return [math.ldexp(whole, -_WIDTH * (i + 1)) for i, whole in enumerate(wholes)]
@@ -32,9 +32,9 @@ def _f64(value: float) -> Expr:
 
 
 def _quarters(x: Expr) -> Expr:
-    """`x` in quarters of a turn, as float64, less whole turns.
+    """Return `x` in quarters of a turn, as float64, minus whole turns.
 
-    The product with every part of 2 / pi is exact, and so is what is left of it without its multiples of 4.
+    The product with every part of 2 / pi is exact, and so is its remainder modulo 4.
     """
     total: Expr = _f64(0)
     for i, part in enumerate(_parts()):
@@ -46,7 +46,7 @@ def _quarters(x: Expr) -> Expr:
 
 
 def _wave(x: Expr, ahead: int) -> Expr:
-    """The sine of `x` and `ahead` quarters of a turn."""
+    """Return the sine of `x` and `ahead` quarters of a turn."""
 
     def from_parts(turns: Expr, whole: Expr) -> Expr:
         r = ((turns - whole) * _f64(math.pi / 2)).astype("float32")
@@ -70,10 +70,10 @@ def _has(number: Expr, bit: int) -> Expr:
 
 
 def sin(x: Expr) -> Expr:
-    """The sine; NaN for infinities. Largest error 3 ulp."""
+    """Return the sine; NaN for infinities. Largest error 3 ulp."""
     return let(x, lambda x: _wave(x, 0))
 
 
 def cos(x: Expr) -> Expr:
-    """The cosine; NaN for infinities. Largest error 3 ulp."""
+    """Return the cosine; NaN for infinities. Largest error 3 ulp."""
     return let(x, lambda x: _wave(x, 1))

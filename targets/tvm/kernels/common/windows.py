@@ -1,7 +1,7 @@
-"""Windows that slide over rows of an image: which taps of which positions lie inside, and loops over just those.
+"""Sliding windows over rows of an image: which taps of which positions are inside, and loops over just those.
 
-Shared by convolutions and pooling. Rows clip the taps that lie above or below the image; the first and last tiles of a
-row leave out those beside it. So no element is copied for padding and no bound is tested inside the loops.
+Convolutions and pooling share them. Rows clip the taps above and below the image; the first and last tiles of a row
+leave out those to its left and right. So nothing is copied for padding and no bound is tested inside the loops.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.nest import even_split, serial
 
 UNROLLED_TAPS = 7
-"""Longer filters of one channel are left as loops: written out, they would not share more loads than registers hold."""
+"""The length of filters of one channel up to which they are unrolled: longer ones run out of registers."""
 
 Place = Callable[[int], list[Any]]
-"""The input position that a tap reads for a column of a tile, one index an axis."""
+"""Returns the input position that a tap reads for a column of a tile, one index per axis."""
 Visit = Callable[[Any, tuple[int, ...], Place], None]
-"""Does the work of one tap: its number over all axes, the columns for which it lies inside, and where it reads."""
+"""Emits one tap: given its number over all axes, the columns for which it is inside, and where it reads."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of a sliding window: one entry for each spatial axis in every tuple; `space` are the input's extents."""
+    """The sizes of a sliding window: one entry per spatial axis in every tuple; `space` are the input's extents."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -53,19 +53,19 @@ class Geometry:
 
     @property
     def is_pointwise(self) -> bool:
-        """Every output position reads one input position, the same one: all positions form one long row."""
+        """Whether each output position reads only the same input position: all positions form one long row."""
         plain = not any(self.begin) and not any(self.end)
         return plain and all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
 
     @property
     def is_subsampled(self) -> bool:
-        """Every output position reads one input position, but not every input position is read."""
+        """Whether every output position reads one input position, but not every input position is read."""
         alone = all(k == 1 for k in self.kernel) and not any(self.begin) and not any(self.end)
         return alone and any(s > 1 for s in self.strides)
 
     @property
     def axis(self) -> int:
-        """The axis that rows run along: the last one that is more than a single position under a single tap."""
+        """The axis along which rows run: the last one with more than a single position under a single tap."""
         axis = len(self.space) - 1
         while axis > 0 and (self.space[axis], self.kernel[axis], self.begin[axis], self.end[axis]) == (1, 1, 0, 0):
             axis -= 1
@@ -73,43 +73,43 @@ class Geometry:
 
     @property
     def rows(self) -> int:
-        """Rows of an output image."""
+        """The number of rows of an output image."""
         return 1 if self.is_pointwise else math.prod(self.out_space[: self.axis])
 
     @property
     def width(self) -> int:
-        """Positions in a row."""
+        """The number of positions in a row."""
         return math.prod(self.out_space) if self.is_pointwise else self.out_space[self.axis]
 
     def numbers(self) -> list[int]:
-        """As integers for an annotation."""
+        """Return the geometry as integers for an annotation."""
         each = (self.kernel, self.strides, self.dilations, self.begin, self.end, self.space)
         return [number for numbers in each for number in numbers]
 
     @staticmethod
     def of(numbers: list[int]) -> Geometry:
-        """What `numbers` wrote."""
+        """Decode what `numbers` returned."""
         rank = len(numbers) // 6
         return Geometry(*(tuple(numbers[i * rank : (i + 1) * rank]) for i in range(6)))
 
     # --- positions
 
     def row_indices(self, row: Any) -> list[Any]:
-        """The output indices of a row on all axes before its own."""
+        """Return the output indices of a row on all axes before its own."""
         return unflatten(row, self.out_space[: self.axis]) if self.axis > 0 and not self.is_pointwise else []
 
     def position(self, row: Any, column: Any) -> list[Any]:
-        """The output indices of a column of a row."""
+        """Return the output indices of a column of a row."""
         if self.is_pointwise:
             return unflatten(column, self.out_space)
         return [*self.row_indices(row), column, *self._behind()]
 
     def _behind(self) -> list[Any]:
-        """The only index of each axis after that of the rows."""
+        """Return the only index of each axis after that of the rows."""
         return [long(0)] * (len(self.space) - 1 - self.axis)
 
     def runs(self, columns: int) -> list[Run]:
-        """The tiles of a row from left to right, those that are alike together."""
+        """Return the tiles of a row from left to right, grouping equal ones."""
         tiles = [
             (first + i * length, length)
             for first, length, count in even_split(self.width, columns)
@@ -141,8 +141,10 @@ class Geometry:
         )
 
     def ahead(self, run: Run, row: Any, column: Any, step: int) -> Iterator[list[Any]]:
-        """Every `step`th input position of those that a later tile reads first: the next of a single row, else the one
-        in the row below; none where rows lie along more than two axes. May lie outside the image.
+        """Yield every `step`th input position that a later tile reads first, possibly outside the image.
+
+        That tile is the next one in a single row, else the one in the row below; none if rows extend over more than two
+        axes.
         """
         if self.is_pointwise:
             for offset in range(run.length, 2 * run.length, step):
@@ -164,9 +166,9 @@ class Geometry:
     # --- loops
 
     def visit_taps(self, run: Run, row: Any, column: Any, visit: Visit, *, unroll: bool = False) -> None:
-        """Emit loops over the taps that lie inside the image for the tile that begins at `column` of `row`.
+        """Emit loops over the taps inside the image for the tile that begins at `column` of `row`.
 
-        `unroll`: write the taps along the row out even where all of them are alike.
+        `unroll`: unroll the taps along the row even if all of them are alike.
         """
         if self.is_pointwise:
             visit(long(0), run.taps[0], lambda offset: unflatten(column + offset, self.space))
@@ -206,7 +208,7 @@ class Geometry:
                     one(first + index, positions)
 
     def _leading(self, axis: int, lead: list[Any], taps: list[Any], inner: Callable[[list[Any]], None]) -> None:
-        """Loops over the taps of all axes before the row's, cut to those inside the image."""
+        """Emit loops over the taps of all axes before the row's, clipped to those inside the image."""
         if axis == len(lead):
             inner(taps)
             return
@@ -215,7 +217,7 @@ class Geometry:
             self._leading(axis + 1, lead, [*taps, low + index], inner)
 
     def tap_range(self, axis: int, index: Any) -> tuple[Any, Any]:
-        """The taps of an axis that lie inside the image for an output index: first, and first that no longer does."""
+        """Return the taps of an axis inside the image for an output index: the first, and one past the last."""
         size, dilation = self.kernel[axis], self.dilations[axis]
         if not self.begin[axis] and not self.end[axis]:
             return 0, size
@@ -227,9 +229,9 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Run:
-    """Tiles of one length in a row that meet the image's edges alike.
+    """Tiles of one length in a row that meet the image's edges in the same way.
 
-    `taps[k]` holds the tile's columns for which tap k of the row's axis lies inside the image.
+    `taps[k]` are the tile's columns for which tap k of the row's axis is inside the image.
     """
 
     first: int
@@ -239,10 +241,9 @@ class Run:
 
 
 def _alike(taps: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Neighbouring taps of the same columns: the first, how many, the columns.
+    """Return runs of adjacent taps with the same columns: the first, the number, the columns.
 
-    They make a loop: written out, several taps are one block to LLVM, which shares their broadcasts and runs out of
-    registers.
+    Each is a loop: if several taps are unrolled, LLVM shares their broadcasts and runs out of registers.
     """
     groups = [(columns, [tap for tap, _ in group]) for columns, group in groupby(enumerate(taps), key=lambda t: t[1])]
     return [(members[0], len(members), columns) for columns, members in groups]
@@ -262,7 +263,7 @@ def for_tiles(runs: list[Run], piece: Any, pieces: int, emit: Callable[[Run, Any
 
 
 def unflatten(position: Any, sizes: tuple[int, ...]) -> list[Any]:
-    """A flat position as one index an axis; the first is not taken modulo its size."""
+    """Return a flat position as one index per axis; the first is not taken modulo its size."""
     index: list[Any] = []
     for size in reversed(sizes[1:]):
         index.insert(0, position % size)
@@ -273,7 +274,7 @@ def unflatten(position: Any, sizes: tuple[int, ...]) -> list[Any]:
 def read_inside(
     read: Callable[[Sequence[Any]], Any], geometry: Geometry, where: Sequence[Any], taps: Sequence[Any], fill: Any
 ) -> Any:
-    """`read` at the position that `taps` reach from the output position `where`; `fill` outside the image."""
+    """Return `read` at the position that `taps` reach from the output position `where`; `fill` outside the image."""
     places, inside = [], []
     for axis, (position, tap) in enumerate(zip(where, taps, strict=True)):
         place = position * geometry.strides[axis] + tap * geometry.dilations[axis] - geometry.begin[axis]

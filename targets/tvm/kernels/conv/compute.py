@@ -44,17 +44,13 @@ def conv(data: te.Tensor, weight: te.Tensor, plan: ConvPlan, out_space: Sequence
 
     `out_space` names the spatial extents of the result where they follow from unknown ones.
     """
-    spec = plan.spec
-    space = _sizes(data)
+    spec, space = plan.spec, _sizes(data)
     sizes = [spec.out_size(i, size) for i, size in enumerate(space)] if out_space is None else out_space
     out_space = [simplified(size) for size in sizes]
     out_shape = [data.shape[0], spec.out_channels, *out_space]
     step = plan.tile * (plan.lanes if plan.method == "rows" else 1)
-    if plan.flat:
-        lead, width = [], math.prod(space[1:], start=space[0])
-    else:
-        lead, width = out_space[:-1], out_space[-1]
-    width = simplified(width)
+    lead = [] if plan.flat else out_space[:-1]
+    width = simplified(math.prod(space[1:], start=space[0]) if plan.flat else out_space[-1])
     tiles = simplified((width + step - 1) // step)
     read = _reader(data, plan, lead, tiles * step)
     channels = [reduce_axis(plan.group_in, "rc")]

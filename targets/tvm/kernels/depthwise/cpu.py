@@ -56,7 +56,9 @@ def _tile(fused: Fused, workload: ConvWorkload, place: Sequence[Any], run: Run, 
     # Unrolled along the row, so that neighbouring positions share the data that they both read.
     unroll = workload.spec.kernel[geometry.axis] <= UNROLLED_TAPS
     geometry.visit_taps(run, row, column, products, unroll=unroll)
-    for position in range(run.length):
-        with nest.vectorized(lanes) as lane:
-            index = [*place, *geometry.position(row, column + position), lane]
-            fused.store(index, tile[long(position * lanes) + lane])
+    fused.store_tile(
+        [(position,) for position in range(run.length)],
+        lanes,
+        lambda position, lane: [*place, *geometry.position(row, column + position), lane],
+        lambda position, lane: tile[long(position * lanes) + lane],
+    )

@@ -54,7 +54,9 @@ def _tile(
                 T.buffer_store(tile, tirx.max(tile[at], value) if kind == MAX else tile[at] + value, [at])
 
     geometry.visit_taps(run, row, column, combine, unroll=geometry.kernel[geometry.axis] <= UNROLLED_TAPS)
-    for position in range(run.length):
-        with nest.vectorized(lanes) as lane:
-            index = [*place, *geometry.position(row, column + position), lane]
-            fused.store(index, tile[long(position * lanes) + lane])
+    fused.store_tile(
+        [(position,) for position in range(run.length)],
+        lanes,
+        lambda position, lane: [*place, *geometry.position(row, column + position), lane],
+        lambda position, lane: tile[long(position * lanes) + lane],
+    )

@@ -6,13 +6,12 @@ panel fit the second-level cache, and each weight is read once a strip, in the o
 
 The transforms run over the tiles of a row, first down, then across: neighbours share the columns on which they
 overlap, rows and columns outside the image are zeros of the first pass, and those beyond the result are left out of
-the second.
+the second (`winograd.outputs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -22,11 +21,13 @@ from graphopt.targets.tvm.kernels.common import nest
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.common.nest import Fused, even_split, serial, vectorized
+from graphopt.targets.tvm.kernels.common.norms import Registers, number
 from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL
 from graphopt.targets.tvm.kernels.winograd.compute import KERNEL, from_numbers, packed_shape
-from graphopt.targets.tvm.kernels.winograd.linear import Registers, multiply_by_columns, multiply_by_rows, number
-from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan, out_space, tiling
-from graphopt.targets.tvm.kernels.winograd.toom_cook import transforms
+from graphopt.targets.tvm.kernels.winograd.linear import multiply_by_rows
+from graphopt.targets.tvm.kernels.winograd.outputs import Outputs
+from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan
+from graphopt.targets.tvm.kernels.winograd.strips import Row, Strips
 from graphopt.targets.tvm.machine import Machine
 
 LINE = 64
@@ -44,35 +45,14 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     return made.with_attr("graphopt.schedule", text)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """The tiles of one row of tiles that belong to a strip."""
-
-    image: Any
-    top: Any
-    """First row of outputs."""
-    first: Any
-    """First of the tiles, counted across the image."""
-    count: Any
-    place: Any
-    """Number of the first tile within the strip."""
-
-
-class _Nest:
+class _Nest(Strips):
     """Emits one convolution."""
 
     def __init__(self, fused: Fused, workload: ConvWorkload, plan: WinogradPlan) -> None:
-        self.store = fused.store
-        self.data, self.weight = fused.inputs
-        self.plan, self.lanes, self.spec = plan, workload.lanes, workload.spec
-        self.height, self.width = workload.space
-        self.out_height, self.out_width = out_space(workload)
-        self.blocks = workload.blocks
+        super().__init__(fused, workload, plan)
         self.in_blocks = -(-workload.spec.in_channels // workload.lanes)
         self.panels = packed_shape(workload, plan)[0]
-        self.tiling = tiling(workload, plan.outputs)
-        self.length = -(-self.tiling.tiles // plan.strips)
-        self.matrices = transforms(plan.outputs)
+        self.outputs = Outputs(fused, workload, plan)
 
     def emit(self) -> None:
         if self.plan.by_strips:
@@ -96,38 +76,14 @@ class _Nest:
         """Frequencies x (vector of the panel, tile) x lanes."""
         return T.alloc_buffer((self.plan.frequencies, self.plan.vectors * self.length + 2, self.lanes), "float32")
 
-    def _alloc_halves(self, rows: int, columns: int) -> Any:
-        """What the first pass of a transform leaves to the second; more than 1 KiB, or LLVM would take it apart."""
-        return T.alloc_buffer((rows, max(columns, 1 + 256 // (rows * self.lanes)), self.lanes), "float32")
-
-    # --- strips
-
-    def _bounds(self, strip: Any) -> tuple[Any, Any]:
-        """The first tile of a strip and the first after it."""
-        tiles, strips = self.tiling.tiles, self.plan.strips
-        if tiles % strips == 0:
-            return strip * self.length, (strip + 1) * self.length
-        return strip * tiles // strips, (strip + 1) * tiles // strips
-
-    def _rows(self, strip: Any, emit: Callable[[_Row], None]) -> None:
-        """A loop over the rows of tiles that a strip reaches into."""
-        across, down = self.tiling.across, self.tiling.down
-        begin, end = self._bounds(strip)
-        with serial((end - 1) // across - begin // across + 1) as index:
-            row = begin // across + index
-            first = T.max(begin - row * across, long(0))
-            last = T.min(end - row * across, long(across))
-            top = row % down * self.plan.outputs
-            emit(_Row(row // down, top, first, last - first, row * across + first - begin))
-
     # --- first stage
 
     def _transform_inputs(self, inputs: Any, strip: Any, loop: Callable[[Any], Any]) -> None:
         size, m = self.plan.size, self.plan.outputs
         with loop(self.in_blocks) as block:
-            halves = self._alloc_halves(size, min(self.length, self.tiling.across) * m + 2)
+            halves = self.alloc_halves(size, self.across * m + 2)
 
-            def emit(row: _Row) -> None:
+            def emit(row: Row) -> None:
                 self._down(halves, block, row)
                 with serial(size) as i, serial(row.count) as tile:
                     place = block * self.length + row.place + tile
@@ -138,9 +94,9 @@ class _Nest:
                         lambda j, lane, value: T.buffer_store(inputs, value, [i * size + j, place, lane]),
                     )
 
-            self._rows(strip, emit)
+            self.rows(strip, emit)
 
-    def _down(self, halves: Any, block: Any, row: _Row) -> None:
+    def _down(self, halves: Any, block: Any, row: Row) -> None:
         """Transform the columns that the tiles of a row read."""
         size = self.plan.size
         top, left = row.top - self.spec.pads_begin[0], row.first * self.plan.outputs - self.spec.pads_begin[1]
@@ -207,7 +163,7 @@ class _Nest:
                             tile(index * longer, longer)
                         with T.Else():
                             tile(index * (longer - 1) + count, longer - 1)
-            self._transform_outputs(products, strip, panel)
+            self.outputs.emit(products, strip, panel)
 
     def _register_tile(
         self,
@@ -263,50 +219,3 @@ class _Nest:
             at = T.min(index * each + line, long(lines - 1)) * step
             place = [panel, frequency + 1, block * self.lanes + at // width, at % width]
             nest.prefetch(self.weight, place, FIRST_LEVEL)
-
-    # --- third stage
-
-    def _transform_outputs(self, products: Any, strip: Any, panel: Any) -> None:
-        size, m = self.plan.size, self.plan.outputs
-        across = min(self.length, self.tiling.across)
-        halves = self._alloc_halves(m, size * across)
-        vectors: Any = self.plan.vectors
-        if self.blocks % self.plan.vectors:
-            vectors = T.min(long(vectors), self.blocks - panel * vectors)
-        with serial(vectors) as vector:
-
-            def emit(row: _Row) -> None:
-                place = vector * self.length + row.place
-                with serial(size) as j, serial(row.count) as tile:
-                    multiply_by_columns(
-                        self.matrices.output,
-                        self.lanes,
-                        lambda i, lane: products[i * size + j, place + tile, lane],
-                        lambda i, lane, value: T.buffer_store(halves, value, [long(i), j * across + tile, lane]),
-                    )
-                self._across(halves, across, panel * self.plan.vectors + vector, row)
-
-            self._rows(strip, emit)
-
-    def _across(self, halves: Any, across: int, block: Any, row: _Row) -> None:
-        """The second pass: rows of the result, without what lies beyond it."""
-        m = self.plan.outputs
-        rest = self.out_width % m
-        rows = m if self.out_height % m == 0 else T.min(long(m), self.out_height - row.top)
-        whole = row.count if rest == 0 else T.min(row.count, self.out_width // m - row.first)
-        with serial(rows) as i:
-
-            def outputs(tile: Any, count: int) -> None:
-                left = (row.first + tile) * m
-                multiply_by_columns(
-                    self.matrices.output[:count],
-                    self.lanes,
-                    lambda j, lane: halves[i, j * across + tile, lane],
-                    lambda j, lane, value: self.store([row.image, block, row.top + i, left + j, lane], value),
-                )
-
-            with serial(whole) as tile:
-                outputs(tile, m)
-            if rest:
-                with T.If(whole < row.count), T.Then():
-                    outputs(whole, rest)

@@ -1,4 +1,4 @@
-"""Activations of one number a channel, spread over rows: TVM's vectorizer fails on the Lets in them."""
+"""Activations with one parameter per channel, spread over rows."""
 
 from __future__ import annotations
 
