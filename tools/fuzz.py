@@ -2,11 +2,10 @@
 
     python tools/fuzz.py [--seeds FIRST:LAST] [--jobs N] [--limit SECONDS] [--every-level] [--findings FOLDER]
 
-Each seed is a graph of two to twelve nodes of any operators, dtypes, attributes and opsets, with fixed or open sizes
-and now and then special numbers. It is optimized at -O0 to -O3 and each result is run in ONNX Runtime; it is compiled
-at one level (at all with --every-level) and run. Graphs that ONNX Runtime refuses are skipped, and what graphopt
-declares unsupported is counted. A failure is made small and written into a folder of its own. Exit status: 0 nothing
-was found, 1 something was.
+Each seed is a graph of two to twelve nodes with any operators, dtypes, attributes and opsets, with fixed or open sizes
+and sometimes special numbers. It is optimized at -O0 to -O3 and each result is run in ONNX Runtime; it is compiled at
+one level (at all with --every-level) and run. Graphs that ONNX Runtime rejects are skipped, and what graphopt declares
+unsupported is counted. A failure is reduced and written into a separate folder. Exit status: 0 no failure, 1 failures.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from tools.fuzzing.make import make
 from tools.fuzzing.shrink import shrink, write
 
 FRESH = 150
-"""Cases after which a process is replaced: every compiled library stays loaded in it."""
+"""The number of cases after which a process is replaced, because every compiled library stays loaded in it."""
 STARTING = 120.0
-"""Seconds that a new process may take beyond a case's limit: it loads the compiler."""
+"""The seconds that a new process may take in addition to a case's limit, because it loads the compiler."""
 
 
 def _work(connection: Connection) -> None:
-    """A child: answers (case or seed, levels) with a finding, until the pipe is closed."""
+    """Run a child: answer (case or seed, levels) with a finding, until the pipe is closed."""
     warnings.simplefilter("ignore")
     build_in_process()
     while True:
@@ -52,7 +51,7 @@ def _work(connection: Connection) -> None:
 
 
 class Worker:
-    """A process that checks cases one after the other. One that dies or takes too long is a finding."""
+    """A process that checks cases one after the other. A crash or a timeout is a finding."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
@@ -60,7 +59,7 @@ class Worker:
         self._done = 0
 
     def check(self, what: int | Case, optimize: Sequence[str], build: Sequence[str]) -> Finding:
-        """What became of the case, or of that of a seed."""
+        """Return the finding for a case, or for the case of a seed."""
         starting = self._ready()
         self._done += 1
         try:
@@ -105,7 +104,7 @@ def levels_of(seed: int, every: bool) -> tuple[str, ...]:
 
 
 def small(worker: Worker, seed: int, finding: Finding) -> tuple[Case, Finding]:
-    """The case of a seed that failed, made small."""
+    """Return the case of a seed that failed, reduced."""
     case = make(seed)
     kind, _, level = finding.stage.partition(" ")
     if kind == "crash":
@@ -115,7 +114,7 @@ def small(worker: Worker, seed: int, finding: Finding) -> tuple[Case, Finding]:
 
 
 def run(seeds: Sequence[int], jobs: int, limit: float, every: bool, findings: Path) -> collections.Counter[str]:
-    """Check seeds in some processes side by side, and print what is found; how many ended how."""
+    """Check seeds in some parallel processes, and print findings; return how many ended how."""
     counts: collections.Counter[str] = collections.Counter()
     unsupported: collections.Counter[str] = collections.Counter()
     rest: Iterator[int] = iter(seeds)
@@ -154,7 +153,7 @@ def _line(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    """A message without the names of the one graph."""
+    """Return a message without the names of one particular graph."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
     return re.sub(r"'?[a-zA-Z_]*\d+'?", "#", lines[1] if len(lines) > 1 else lines[0])[:160]
 
@@ -162,10 +161,10 @@ def _reason(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", default="0:3000", help="FIRST:LAST, or one seed (default: 0:3000)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for one graph (default: 60)")
     parser.add_argument("--every-level", action="store_true", help="compile each graph at -O0 to -O3, not at one")
-    parser.add_argument("--findings", type=Path, default=Path("findings"), help="folder of what fails")
+    parser.add_argument("--findings", type=Path, default=Path("findings"), help="folder for failing cases")
     options = parser.parse_args(arguments)
     first, colon, last = options.seeds.partition(":")
     seeds = range(int(first), int(last) if colon else int(first) + 1)

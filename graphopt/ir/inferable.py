@@ -1,6 +1,6 @@
-"""Models and nodes as ONNX's own inference takes them: without weights, and spelled so that it does not err.
+"""Models and nodes in a form that ONNX's own inference handles correctly: without weights, with bugs worked around.
 
-Where inference reads a node wrongly, it is given another spelling of the same node; the model itself keeps its own.
+If inference would misinterpret a node, it gets an equivalent form of the node; the model itself is not changed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from .verify import find_schema
 from .write_proto import write_model, write_node
 
 INLINE_BYTES = 1024
-"""Bytes up to which contents are shown to inference: it reads shapes, axes, pads and the like."""
+"""The size in bytes up to which contents are passed to inference, which reads shapes, axes, pads and the like."""
 _INLINE_INTEGER_BYTES = 64 * 1024
 _ANY_AXES = 11
-"""The opset from which on inference takes the axes of a Squeeze in any order, and negative ones."""
+"""The first opset whose inference accepts the axes of a Squeeze in any order, and negative ones."""
 _DOMAIN = "graphopt.inference"
 
 
 def write_inferable_model(model: Model) -> onnx.ModelProto:
-    """The proto of a model for inference: large weights only lend it their type."""
+    """Return the proto of a model for inference: of large weights only the type."""
     proto = write_model(model, _without_weights)
     version = model.opset
     stack = [proto.graph]
@@ -40,7 +40,7 @@ def write_inferable_model(model: Model) -> onnx.ModelProto:
 
 
 def write_inferable_node(node: Node) -> tuple[onnx.NodeProto, dict[str, int]]:
-    """The proto of a node for inference, and the opsets by whose rules its types are to be inferred."""
+    """Return the proto of a node for inference, and the opsets by whose rules its types are to be inferred."""
     opsets = dict(node.graph.model.opsets)
     proto = onnx.NodeProto()
     write_node(node, proto)
@@ -51,7 +51,7 @@ def write_inferable_node(node: Node) -> tuple[onnx.NodeProto, dict[str, int]]:
 
 
 def _without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
-    """A tensor for inference: its type, and its contents only if it is small enough to be a shape or the like."""
+    """Return a tensor for inference: its type, and its contents if it is small enough to be a shape or the like."""
     limit = _INLINE_INTEGER_BYTES if tensor.dtype.is_integer else INLINE_BYTES
     if tensor.nbytes <= limit:
         return write_tensor(tensor, name)
@@ -59,7 +59,7 @@ def _without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
 
 
 def _needs_newer_rules(node: onnx.NodeProto, version: int) -> bool:
-    """Whether an old node has axes that the inference of its opset reads wrongly, and ONNX Runtime rightly."""
+    """Return whether an old node has axes that the inference of its opset misinterprets, unlike ONNX Runtime."""
     if node.domain or node.op_type not in ("Squeeze", "Unsqueeze") or version >= _ANY_AXES:
         return False
     axes = [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
@@ -67,7 +67,7 @@ def _needs_newer_rules(node: onnx.NodeProto, version: int) -> bool:
 
 
 def _wrap(node: onnx.NodeProto, proto: onnx.ModelProto) -> None:
-    """Make a node a call of a function of its own, which imports the newer opset."""
+    """Turn a node into a call of a new function that imports the newer opset."""
     body = onnx.NodeProto()
     body.CopyFrom(node)
     body.input[:], body.output[:] = ["x"], ["y"]
@@ -76,13 +76,13 @@ def _wrap(node: onnx.NodeProto, proto: onnx.ModelProto) -> None:
     proto.functions.append(onnx.helper.make_function(_DOMAIN, name, ["x"], ["y"], [body], [opset]))
     node.domain, node.op_type = _DOMAIN, name
     del node.attribute[:]
-    proto.ir_version = max(proto.ir_version, 8)  # functions came with it
+    proto.ir_version = max(proto.ir_version, 8)  # functions need it
     if all(known.domain != _DOMAIN for known in proto.opset_import):
         proto.opset_import.add(domain=_DOMAIN, version=1)
 
 
 def _add_unseen_defaults(node: onnx.NodeProto, version: int) -> None:
-    """Write out default attributes that inference does not know within the body of a function of ONNX's."""
+    """Add default attributes that inference does not see within the body of one of ONNX's functions."""
     given = {attribute.name for attribute in node.attribute}
     defaults = () if node.domain else _unseen_defaults(node.op_type, version)
     node.attribute.extend(default for default in defaults if default.name not in given)
@@ -90,7 +90,7 @@ def _add_unseen_defaults(node: onnx.NodeProto, version: int) -> None:
 
 @functools.cache
 def _unseen_defaults(op_type: str, version: int) -> tuple[onnx.AttributeProto, ...]:
-    """Default attributes of an operator whose types are inferred through the body of its function alone."""
+    """Return the default attributes of an operator whose types are inferred only through its function body."""
     schema = find_schema(op_type, "", version)
     if schema is None or schema.has_type_and_shape_inference_function:
         return ()

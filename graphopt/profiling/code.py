@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from graphopt.util.tables import Table, format_bytes, format_seconds
 
+_WIDTH = 48  # of a name in a table
+
 
 @dataclass(frozen=True)
 class KernelCode:
@@ -59,13 +61,18 @@ class Code:
         table = Table(title, ("layers", "kernel", *numbers, "schedule"), right=frozenset(numbers))
         for kernel in self.slowest(number):
             table.add(
-                shortened(kernel.layers) or "-",
-                kernel.function,
+                _cut(shortened(kernel.layers)) or "-",
+                _cut(kernel.function),
                 format_seconds(kernel.seconds),
                 format_bytes(kernel.bytes),
                 kernel.schedule or "-",
             )
         return table
+
+
+def _cut(name: str) -> str:
+    """Return a name in at most `_WIDTH` characters: fusion and exporters make names of hundreds."""
+    return name if len(name) <= _WIDTH else f"{name[: _WIDTH - 3]}..."
 
 
 def shortened(layers: Sequence[str]) -> str:

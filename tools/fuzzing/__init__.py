@@ -1,1 +1,1 @@
-"""The parts of `tools/fuzz.py`: random graphs, how they are checked, and how a failing one is made small."""
+"""The parts of `tools/fuzz.py`: generation of random graphs, checks, and the reduction of failing ones."""

@@ -1,4 +1,4 @@
-"""Whether graphopt does right by a case: optimized at every level, and compiled, against ONNX Runtime."""
+"""The check of a case: optimized at every level, and compiled, against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEVELS = ("O0", "O1", "O2", "O3")
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of a case. `kind`: "ok", "skipped", "unsupported" or "failed"; `stage`: where, as "compile O2"."""
+    """The result for a case. `kind`: "ok", "skipped", "unsupported" or "failed"; `stage`: where, e.g. "compile O2"."""
 
     kind: str
     stage: str = ""
@@ -38,9 +38,9 @@ class Finding:
 
 
 def build_in_process() -> None:
-    """Have `compile` run the compiler in this process: starting one for each of thousands of graphs takes longer.
+    """Make `compile` run the compiler in this process: starting one for each of thousands of graphs takes longer.
 
-    What the compiler is asked and answers goes through JSON as it does otherwise.
+    Requests and answers of the compiler go through JSON as usual.
     """
 
     def ask(job: dict[str, Any], progress: Any, *_: Any) -> dict[str, Any]:
@@ -85,10 +85,10 @@ def _finding(stage: str, problem: BaseException | str) -> Finding:
 
 
 def _attempt(action: Any) -> BaseException | str:
-    """What went wrong, or an empty text."""
+    """Return what went wrong, or an empty text."""
     try:
         return str(action())
-    except Exception as error:  # whatever is raised is the finding
+    except Exception as error:  # any exception is the finding
         return error
 
 
@@ -113,12 +113,12 @@ def _compiled(case: Case, level: str, runs: Runs, tolerance: Tolerance) -> str:
 
 @functools.cache
 def _host() -> graphopt.Target:
-    """This machine; to find out which one it is takes a tenth of the time of compiling a small graph."""
+    """Return this machine; detecting it takes a tenth of the time of compiling a small graph."""
     return graphopt.Target.load("host")
 
 
 def tolerance_of(case: Case, wanted: Mapping[str, np.ndarray]) -> Tolerance:
-    """What a dtype allows, and what the case's own rounding adds to it."""
+    """Return the tolerance: what a dtype allows, plus the case's own rounding."""
     usual = Tolerance()
     return Tolerance(
         outputs={
@@ -129,16 +129,16 @@ def tolerance_of(case: Case, wanted: Mapping[str, np.ndarray]) -> Tolerance:
 
 
 def difference(wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], tolerance: Tolerance) -> str:
-    """What differs, or an empty text. Outputs without elements must have the same dtypes and shapes."""
+    """Return what differs, or an empty text. Outputs without elements must have the same dtypes and shapes."""
     try:
         comparison = compare(wanted, got, tolerance)
     except VerificationError:
-        return ""  # raised once all is found the same, where there are no elements
+        return ""  # raised after all was found equal, if there are no elements
     return "" if comparison.ok else str(comparison.worst)
 
 
 def _strange(outputs: Mapping[str, np.ndarray]) -> bool:
-    """Whether some output has a NaN or an infinity: at other sizes it may hang on a rounding."""
+    """Return whether some output has a NaN or an infinity: at other sizes it may depend on rounding."""
     return any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in outputs.values())
 
 

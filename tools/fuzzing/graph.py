@@ -1,8 +1,8 @@
-"""A graph that grows node by node, each evaluated by ONNX Runtime as it is added.
+"""A graph that grows node by node, each of which ONNX Runtime evaluates when it is added.
 
-So every value is known, with its dtype and shape, a node that ONNX Runtime refuses is not added, and neither is one
-whose result hangs on how earlier ones were rounded: beside the values themselves runs a second set, each off by a few
-roundings (`near`), and where the two part, no right implementation could be told from a wrong one.
+So every value is known, with its dtype and shape. A node that ONNX Runtime rejects is not added, nor one whose result
+depends on the rounding of earlier ones: in addition to the values, a second set of values is computed, each off by a
+few roundings (`near`), and where the two diverge, a correct implementation could not be distinguished from a wrong one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from graphopt.proof.oracle import Reference
 from tools.fuzzing import values
 
 LARGEST = 20_000
-"""Elements of the largest value of a graph."""
+"""The number of elements of the largest value of a graph."""
 PARTS = {"float32": 3e-3, "float64": 1e-5}
-"""How far a value and its neighbour may part, relative to the largest element, by dtype (else 5e-2)."""
+"""How far a value and its neighbour may diverge, relative to the largest element, by dtype (else 5e-2)."""
 
 EXACT = frozenset(
     values.words(
@@ -38,21 +38,21 @@ EXACT = frozenset(
         """
     )
 )
-"""Operators whose results are not rounded, or in one way only."""
+"""Operators whose results are not rounded, or in only one possible way."""
 
 
 class Refused(Exception):
-    """The node cannot be added: ONNX Runtime refuses it, or its result is not determined well enough."""
+    """The node cannot be added: ONNX Runtime rejects it, or its result is not determined well enough."""
 
 
 @dataclass
 class Value:
-    """A value of the graph: its name, what it holds, and the same a few roundings off."""
+    """A value of the graph: its name, its contents, and the same off by a few roundings."""
 
     name: str
     array: np.ndarray
     near: np.ndarray
-    free: bool = False  # an input whose sizes may be others
+    free: bool = False  # an input whose sizes may vary
 
     @property
     def dtype(self) -> str:
@@ -65,7 +65,7 @@ class Value:
 
 @dataclass
 class Case:
-    """A model with inputs for it, and how far each output may be off beyond what its dtype allows."""
+    """A model with inputs for it, and the tolerance of each output beyond what its dtype allows."""
 
     seed: int
     model: onnx.ModelProto
@@ -91,7 +91,7 @@ class Growing:
         self._count = 0
 
     def attempt(self, maker: Callable[[Growing], object]) -> None:
-        """Let `maker` add a node; where that is refused, what it made for it is forgotten."""
+        """Let `maker` add a node; if it is rejected, everything that was created for it is removed."""
         lists: tuple[list[Any], ...] = (self.values, self.inputs, self.initializers, self.nodes, self.made)
         lengths = [len(one) for one in lists]
         try:
@@ -116,7 +116,7 @@ class Growing:
         where: Callable[[Value], bool] | None = None,
         shape: Callable[[], tuple[int, ...]] | None = None,
     ) -> Value:
-        """A value of one of the dtypes with a rank in `low`..`high`: an earlier one, or else a new one."""
+        """Return a value of one of the dtypes with a rank in `low`..`high`: an earlier one, or else a new one."""
         fitting = [
             v for v in self.values if v.dtype in dtypes and low <= len(v.shape) <= high and (where is None or where(v))
         ]
@@ -131,7 +131,7 @@ class Growing:
         raise Refused("no such value")
 
     def fresh(self, dtype: str, shape: tuple[int, ...]) -> Value:
-        """A new input, or now and then a constant, of any numbers."""
+        """Return a new input, or sometimes a constant, with any numbers."""
         if self.flip(0.35):
             return self.constant(values.numbers(self.random, dtype, shape))
         return self.input(values.numbers(self.random, dtype, shape), free=True)
@@ -143,7 +143,7 @@ class Growing:
         return value
 
     def constant(self, array: Any, dtype: str | None = None) -> Value:
-        """A constant of these elements: an initializer or the output of a node."""
+        """Return a constant with these elements: an initializer or the output of a node."""
         array = np.asarray(array, None if dtype is None else values.numpy_dtype(dtype))
         value = Value(self._name("c"), array, array)
         tensor = helper.make_tensor(value.name, int(DType.of(array)), array.shape, array.tobytes(), raw=True)
@@ -155,12 +155,12 @@ class Growing:
         return value
 
     def parameter(self, array: Any, dtype: str = "int64") -> Value:
-        """An operand such as axes or sizes: a constant, as in real models, or rarely an input."""
+        """Return an operand such as axes or sizes: a constant, as in real models, or rarely an input."""
         made = np.asarray(array, values.numpy_dtype(dtype))
         return self.input(made) if self.flip(0.04) else self.constant(made)
 
     def broadcast(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A shape that broadcasts with `shape`."""
+        """Return a shape that broadcasts with `shape`."""
         made = [size if self.flip(0.7) else 1 for size in shape[self.random.randint(0, len(shape)) :]]
         if made and self.flip(0.1):
             made = [self.choice((2, 3)) if size == 1 else size for size in made]
@@ -185,8 +185,10 @@ class Growing:
         results: int | None = None,
         **attributes: Any,
     ) -> list[Value]:
-        """A node. `named` holds what is an attribute or an input, as the opset has it. Attributes that the opset
-        lacks, and those that are None, are left out. Raises Refused.
+        """Add a node. Raises Refused.
+
+        `named` are attributes or inputs, depending on the opset. Attributes that the opset lacks, and those that are
+        None, are omitted.
         """
         schema = self.schema(op)
         operands: list[Value | None] = list(inputs)
@@ -205,7 +207,7 @@ class Growing:
         return self.append(node, [v for v in operands if v])
 
     def append(self, node: onnx.NodeProto, operands: Sequence[Value]) -> list[Value]:
-        """A node that is made already, with the values that it or its branches read. Raises Refused."""
+        """Add a node that exists already, with the values that it or its branches read. Raises Refused."""
         arrays = evaluate(node, {v.name: v.array for v in operands}, self.opset)
         same = all(v.near is v.array for v in operands)
         nears = arrays if same else evaluate(node, {v.name: v.near for v in operands}, self.opset)
@@ -224,7 +226,7 @@ class Growing:
         return made
 
     def _results(self, schema: onnx.defs.OpSchema) -> int:
-        """How many outputs a node has: those it must have, and sometimes one more."""
+        """Return the number of outputs of a node: those that are required, and sometimes one more."""
         optional = onnx.defs.OpSchema.FormalParameterOption.Optional
         needed = sum(output.option != optional for output in schema.outputs)
         # Before opset 12, a Dropout's mask is all false in ONNX Runtime, and all true since.
@@ -238,7 +240,7 @@ class Growing:
 
 
 def evaluate(node: onnx.NodeProto, operands: Mapping[str, np.ndarray], opset: int) -> list[np.ndarray]:
-    """What ONNX Runtime computes for one node. Raises Refused if it does not."""
+    """Return what ONNX Runtime computes for one node. Raises Refused if it fails."""
     graph = helper.make_graph(
         [node],
         "node",
@@ -258,7 +260,7 @@ def evaluate(node: onnx.NodeProto, operands: Mapping[str, np.ndarray], opset: in
 
 
 def parted(array: np.ndarray, near: np.ndarray) -> float:
-    """How far two right results are apart, relative to the largest element; infinite where they are different."""
+    """Return how far two correct results are apart, relative to the largest element; infinite if they are different."""
     if array.shape != near.shape:
         return float("inf")
     if not values.is_float(array):

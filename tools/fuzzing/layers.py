@@ -1,4 +1,4 @@
-"""Makers of nodes that sum: reductions, normalizations, convolutions, pooling (see `tools/fuzzing/operators.py`)."""
+"""Generators of nodes that sum: reductions, normalizations, convolutions, pooling (see `tools/fuzzing/operators`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def floats(g: Growing, op: str) -> tuple[str, ...]:
 )
 def reduce(g: Growing, op: str) -> list[Value]:
     value = g.pick(dtypes_of(g, op), 0, 4)
-    # Of integers, ONNX Runtime rounds each exponential; by the function that ONNX gives, the result is rounded.
+    # For integers, ONNX Runtime rounds each exponential; by ONNX's function body, the result is rounded.
     exponentials = op == "ReduceLogSumExp" and not is_float(value.array)
     if exponentials or overflows(value, op) or (op in ("ReduceMax", "ReduceMin") and has_nan(value)):
         raise Refused("undefined")
@@ -37,9 +37,10 @@ def reduce(g: Growing, op: str) -> list[Value]:
 
 
 def overflows(value: Value, op: str) -> bool:
-    """Whether integers may overflow in a sum that is then divided, or taken the root or logarithm of.
+    """Return whether integers may overflow in a sum whose quotient, root or logarithm is computed.
 
-    A plain sum wraps around in any order. Of these, ONNX Runtime combines parts, each divided or rounded by itself.
+    A plain sum wraps around in any order. For these, ONNX Runtime combines parts that were divided or rounded
+    separately.
     """
     if is_float(value.array) or op not in ("ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"):
         return False
@@ -48,7 +49,7 @@ def overflows(value: Value, op: str) -> bool:
 
 
 def has_nan(value: Value) -> bool:
-    """Whether a value has a NaN: ONNX Runtime's maximum is one only where it comes first, or by vectors' places."""
+    """Return whether a value has a NaN: whether ONNX Runtime's maximum is NaN depends on its position."""
     return is_float(value.array) and bool(np.isnan(value.array.astype(np.float64)).any())
 
 
@@ -69,7 +70,7 @@ def along(g: Growing, op: str) -> list[Value]:
 
 @maker("MeanVarianceNormalization")
 def mean_variance(g: Growing, op: str) -> list[Value]:
-    """Over several numbers: of one, ONNX Runtime takes the root of a rounding, negative or not."""
+    """Generate with several numbers: for a single one, ONNX Runtime takes the root of a rounding error of any sign."""
     value = g.pick(floats(g, op), 4, 4)
     axes = g.choice((None, [0, 2, 3], [1], [2, 3]))
     if np.prod([value.shape[axis] for axis in axes or (0, 2, 3)]) < 3:
@@ -78,7 +79,7 @@ def mean_variance(g: Growing, op: str) -> list[Value]:
 
 
 def per_channel(g: Growing, value: Value, count: int, axis: int = 1) -> list[Value]:
-    """Weights for the channels: numbers, for ONNX Runtime multiplies them with one another first."""
+    """Return finite weights for the channels, because ONNX Runtime multiplies them with one another first."""
     made = [g.fresh(value.dtype, (value.shape[axis],)) for _ in range(count)]
     if not all(finite(one) for one in made):
         raise Refused("undefined")
@@ -118,14 +119,14 @@ def layer_norm(g: Growing, op: str) -> list[Value]:
 
 @maker("LRN")
 def lrn(g: Growing, op: str) -> list[Value]:
-    """Of numbers: ONNX Runtime sums along the channels, where a NaN stays in the sum beyond its window."""
+    """Generate with finite numbers: in ONNX Runtime's sum along the channels, a NaN stays beyond its window."""
     return g.add(
         op, g.pick(("float32",), 4, 4, where=finite), size=g.choice((1, 3, 5)), alpha=0.01, beta=g.choice((0.75, 0.5))
     )
 
 
 def window(g: Growing, spatial: tuple[int, ...], padded: bool = True) -> dict[str, object]:
-    """Kernel, strides, dilations and padding over some axes."""
+    """Return kernel, strides, dilations and padding over some axes."""
     rank = len(spatial)
     made: dict[str, object] = {"kernel_shape": [g.random.randint(1, min(3, max(1, n))) for n in spatial]}
     if g.flip():
@@ -142,7 +143,7 @@ def window(g: Growing, spatial: tuple[int, ...], padded: bool = True) -> dict[st
 
 
 def picture(g: Growing, dtypes: tuple[str, ...]) -> Value:
-    """Channels and one to three axes of space."""
+    """Return a value with channels and one to three spatial axes."""
 
     def shape() -> tuple[int, ...]:
         size = [g.choice((1, 3, 5, 8, 9)) for _ in range(g.choice((1, 2, 2, 2, 3)))]

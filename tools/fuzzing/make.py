@@ -18,7 +18,7 @@ from tools.fuzzing.operators import MAKERS
 from tools.fuzzing.values import words
 
 assert layers
-assert shaping  # whose makers register themselves
+assert shaping  # importing it registers its generators
 OPSETS = range(7, 26)
 COMMON = frozenset(
     words(
@@ -28,15 +28,15 @@ COMMON = frozenset(
         """
     )
 )
-"""Operators that are drawn more often, as they are in networks: what passes look for is made of them."""
+"""Operators that are drawn more often, because the patterns of passes consist of them."""
 TRIES = 40
-"""Nodes that may be refused before a graph stays as small as it is."""
+"""The number of rejected nodes after which a graph does not grow further."""
 SLACK = 16
-"""How many times the distance of two right results an output may be off."""
+"""The tolerance of an output in multiples of the distance of two correct results."""
 
 
 def make(seed: int) -> Case:
-    """The case of a seed; the same on every machine with the same ONNX Runtime."""
+    """Return the case of a seed; the same on every machine with the same ONNX Runtime."""
     rng = random.Random(seed)
     opset = rng.choice(OPSETS)
     grown = Growing(seed, opset)
@@ -51,11 +51,11 @@ def make(seed: int) -> Case:
 
 
 INTEGER_PRODUCTS = frozenset({"MatMulInteger", "QLinearMatMul"})
-"""Operators whose sums of no terms ONNX Runtime leaves as memory was."""
+"""Operators whose empty sums ONNX Runtime leaves uninitialized."""
 
 
 def other_sizes(case: Case, count: int = 2) -> Iterator[dict[str, np.ndarray]]:
-    """Further inputs of a model with open sizes, at other sizes that ONNX Runtime takes."""
+    """Yield further inputs of a model with open sizes, at other sizes that ONNX Runtime accepts."""
     positive = not INTEGER_PRODUCTS.isdisjoint(node.op_type for node in case.model.graph.node)
     rng = random.Random(case.seed + 1)
     symbols = sorted({d.dim_param for i in case.model.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param})
@@ -73,9 +73,9 @@ def other_sizes(case: Case, count: int = 2) -> Iterator[dict[str, np.ndarray]]:
 
 
 def fits(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
-    """Whether inputs of these sizes are valid for a model by ONNX's own inference of shapes.
+    """Return whether inputs of these sizes are valid for a model by ONNX's own shape inference.
 
-    ONNX Runtime takes more: it joins anything to a tensor without elements.
+    ONNX Runtime accepts more: it concatenates anything to a tensor without elements.
     """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
@@ -97,7 +97,7 @@ def _has(op: str, opset: int) -> bool:
 
 
 def _results(grown: Growing) -> list[Value]:
-    """The outputs: what no node reads, and rarely what one does."""
+    """Return the outputs: values that no node reads, and rarely others."""
     read = {name for node in grown.nodes for name in node.input}
     read |= {n for node in grown.nodes for a in node.attribute for inner in a.g.node for n in inner.input}
     return [v for v in grown.made if v.name not in read or grown.flip(0.1)]
@@ -129,7 +129,7 @@ def _model(grown: Growing, rng: random.Random) -> onnx.ModelProto:
 
 
 def expected(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """What ONNX Runtime computes; None if it refuses the model or these inputs."""
+    """Return what ONNX Runtime computes; None if it rejects the model or these inputs."""
     try:
         with Reference(model) as reference:
             results: dict[str, np.ndarray] = reference.run(inputs)

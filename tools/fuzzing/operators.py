@@ -1,7 +1,7 @@
-"""How a node of each operator is made: operands of fitting dtypes and shapes, and any of its attributes' values.
+"""Generators of nodes of each operator: operands of fitting dtypes and shapes, and any values of its attributes.
 
-ONNX Runtime refuses what does not fit, so that a maker need not be exact; it must only hit often enough. What is
-undefined (an integer divided by zero, a NaN cast to an integer) is not made.
+ONNX Runtime rejects what does not fit, so a generator need not be exact; it must only succeed often enough. Undefined
+results (an integer divided by zero, a NaN cast to an integer) are not generated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NUMBERS = (*FLOATS, *INTEGERS)
 
 
 def maker(*ops: str) -> Callable[[Callable[[Growing, str], list[Value]]], Callable[[Growing, str], list[Value]]]:
-    """Register a function as what makes a node of each of these operators."""
+    """Register a function as the generator of nodes of each of these operators."""
 
     def register(function: Callable[[Growing, str], list[Value]]) -> Callable[[Growing, str], list[Value]]:
         for op in ops:
@@ -32,7 +32,7 @@ def maker(*ops: str) -> Callable[[Callable[[Growing, str], list[Value]]], Callab
 
 
 def dtypes_of(g: Growing, op: str, index: int = 0) -> tuple[str, ...]:
-    """The dtypes that the schema of an operator takes for an input."""
+    """Return the dtypes that the schema of an operator allows for an input."""
     kinds = g.schema(op).inputs[index].types
     texts = {kind.removeprefix("tensor(").removesuffix(")") for kind in kinds}
     names = {"float": "float32", "double": "float64"}
@@ -40,7 +40,7 @@ def dtypes_of(g: Growing, op: str, index: int = 0) -> tuple[str, ...]:
 
 
 def of_shape(g: Growing, dtype: str, shape: tuple[int, ...]) -> Value:
-    """A value of that dtype and shape, an earlier one or a new one."""
+    """Return a value of that dtype and shape, an earlier one or a new one."""
     return g.pick((dtype,), where=lambda v: v.shape == shape, shape=lambda: shape)
 
 
@@ -68,7 +68,7 @@ def axes_of(g: Growing, value: Value) -> list[int]:
     )
 )
 def unary(g: Growing, op: str) -> list[Value]:
-    """Whatever has one input; attributes by their kind."""
+    """Generate an operator with one input, with attributes by their kind."""
     value = g.pick(dtypes_of(g, op))
     attributes: dict[str, object] = {}
     for name, attribute in g.schema(op).attributes.items():
@@ -92,7 +92,7 @@ def unary(g: Growing, op: str) -> list[Value]:
     )
 )
 def binary(g: Growing, op: str) -> list[Value]:
-    """Two operands that broadcast, in either order, or one twice."""
+    """Generate an operator with two operands that broadcast, in either order, or the same one twice."""
     left = g.pick(dtypes_of(g, op))
     if op in ("Div", "Mod") and not is_float(left.array):
         divisor = g.random.randint(1, 7) * np.ones(g.broadcast(left.shape))
@@ -119,7 +119,7 @@ def power(g: Growing, base: Value) -> Value:
 
 
 def finite(value: Value) -> bool:
-    """Whether a value holds numbers alone, no NaN and no infinity."""
+    """Return whether a value has only finite numbers."""
     return not is_float(value.array) or bool(np.isfinite(value.array.astype(np.float64)).all())
 
 
@@ -132,7 +132,7 @@ def fits(a: Value, b: Value) -> bool:
 
 
 def neutral(g: Growing, value: Value) -> Value:
-    """A new operand that broadcasts: often of the numbers that rewrites look for."""
+    """Return a new operand that broadcasts, often with numbers that rewrites look for."""
     shape = g.broadcast(value.shape)
     if value.dtype == "bool" or g.flip():
         return g.fresh(value.dtype, shape)
@@ -210,7 +210,7 @@ def gemm(g: Growing, op: str) -> list[Value]:
 
 @maker("MatMulInteger", "QLinearMatMul")
 def matmul_integer(g: Growing, op: str) -> list[Value]:
-    """Of one term or more: ONNX Runtime leaves sums of no terms as memory was."""
+    """Generate with at least one term: ONNX Runtime leaves empty sums uninitialized."""
     a = g.pick(("uint8", "int8"), 2, 3, where=lambda v: v.shape[-1] > 0)
     if not a.shape[-1]:
         raise Refused("undefined")
@@ -259,7 +259,7 @@ def einsum(g: Growing, op: str) -> list[Value]:
 
 @maker("If")
 def condition(g: Growing, op: str) -> list[Value]:
-    """A branch of one node each, which reads a value of the outer graph."""
+    """Generate branches of one node each, which read a value of the outer graph."""
     value = g.pick(("float32", "int64"))
     chosen = g.pick(("bool",), where=lambda v: v.array.size == 1 and len(v.shape) < 2, shape=lambda: ())
     branches = {}

@@ -1,4 +1,4 @@
-"""Makers of nodes that move, choose or repeat elements (see `tools/fuzzing/operators.py`)."""
+"""Generators of nodes that move, choose or repeat elements (see `tools/fuzzing/operators.py`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.fuzzing.values import any_size, is_float
 
 
 def splits(g: Growing, size: int) -> tuple[int, ...]:
-    """A shape of `size` elements."""
+    """Return a shape of `size` elements."""
     shape = []
     for divisor in (2, 3, 4):
         if size and size % divisor == 0 and g.flip(0.4):
@@ -98,7 +98,7 @@ def slice_(g: Growing, op: str) -> list[Value]:
         size = value.shape[axis]
         steps.append(g.choice((1, 1, 1, 2, 3, -1, -2)) if g.opset >= 10 else 1)
         starts.append(g.random.randint(-size - 1, size + 1))
-        # The end of all, in the step's direction: for the other one, ONNX Runtime and the specification differ.
+        # The end of the axis in the step's direction: for the other one, ONNX Runtime and the specification differ.
         far = (2**31 - 1, 2**63 - 1) if steps[-1] > 0 else (-(2**31), -(2**63))
         ends.append(g.choice((g.random.randint(-size - 1, size + 1), *far, 0)))
     if g.opset < 10:
@@ -110,7 +110,7 @@ def slice_(g: Growing, op: str) -> list[Value]:
 
 
 def indices(g: Growing, size: int, shape: tuple[int, ...]) -> Value:
-    """Indices into an axis of that size, from both ends: a constant or an input."""
+    """Return indices into an axis of that size, from both ends: a constant or an input."""
     if size == 0 and int(np.prod(shape)):
         raise Refused("nothing to index")
     source = np.random.default_rng(g.random.getrandbits(32))
@@ -150,7 +150,7 @@ def points(g: Growing, value: Value, shape: tuple[int, ...], depth: int) -> Valu
 
 @maker("ScatterElements", "ScatterND")
 def scatter(g: Growing, op: str) -> list[Value]:
-    """Different places each, unless what lands on one is summed in any order."""
+    """Generate distinct positions, unless updates of the same position are summed in any order."""
     value = g.pick((*NUMBERS, "bool"), 1, 3, where=lambda v: 0 not in v.shape)
     how = g.choice(("none", "none", "add", "max", "min", "mul")) if g.opset >= 18 else None
     if op == "ScatterElements":
@@ -250,7 +250,7 @@ def non_zero(g: Growing, op: str) -> list[Value]:
 
 @maker("TopK")
 def top_k(g: Growing, op: str) -> list[Value]:
-    """Of different elements: which of two equal ones comes first is not said."""
+    """Generate with distinct elements, because the order of equal ones is undefined."""
     value = g.pick(dtypes_of(g, op), 1, 3, where=lambda v: v.array.size > 0 and v.dtype != "bool")
     axis = axis_of(g, value)
     wide = value.array.astype(np.float64)

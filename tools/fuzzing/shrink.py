@@ -1,4 +1,4 @@
-"""A failing case made small, and written down so that anybody can run it."""
+"""Reduction of a failing case, and its storage in a form that anybody can run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(compare(expected, graphopt.compile(here / "model.onnx", "host", level).run
 
 
 def shrink(case: Case, finding: Finding, fails: Fails) -> tuple[Case, Finding]:
-    """The smallest case found that fails at the same stage: nodes cut away from both ends, symbols made sizes."""
+    """Return the smallest case that fails at the same stage: with nodes removed from both ends and fixed sizes."""
     changed = True
     while changed:
         changed = False
@@ -55,7 +55,7 @@ def shrink(case: Case, finding: Finding, fails: Fails) -> tuple[Case, Finding]:
 
 
 def write(case: Case, finding: Finding, folder: Path) -> Path:
-    """Write the model, its inputs, what ONNX Runtime makes of them, and a script that shows the failure."""
+    """Write the model, its inputs, ONNX Runtime's results, and a script that shows the failure."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(case.model, folder / "model.onnx")
     np.savez(folder / "inputs_0.npz", **_plain(case.inputs))
@@ -70,12 +70,12 @@ def write(case: Case, finding: Finding, folder: Path) -> Path:
 
 
 def _plain(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays that a file of numpy can hold: bfloat16 is not one of its types, and goes as float32."""
+    """Return arrays that a numpy file can store: bfloat16 is not one of its types, and becomes float32."""
     return {name: a if a.dtype.kind != "V" else a.astype(np.float32) for name, a in arrays.items()}
 
 
 def _smaller(case: Case) -> Iterator[Case]:
-    """Cases with one thing less, those that cut most first."""
+    """Yield cases with one thing less, those that remove most first."""
     graph = case.model.graph
     if len(graph.output) > 1:
         for output in graph.output:
@@ -97,7 +97,7 @@ def _copy(case: Case) -> Case:
 
 
 def _pruned(case: Case, outputs: list[onnx.ValueInfoProto]) -> Case:
-    """The part of a model that these outputs need."""
+    """Return the part of a model that these outputs need."""
     made = _copy(case)
     graph = made.model.graph
     keep = [onnx.ValueInfoProto.FromString(output.SerializeToString()) for output in outputs]
@@ -119,18 +119,18 @@ def _pruned(case: Case, outputs: list[onnx.ValueInfoProto]) -> Case:
 
 
 def _values(case: Case, names: list[str]) -> dict[str, np.ndarray] | None:
-    """What some values inside the model are."""
+    """Return some values inside the model."""
     probe = _copy(case).model
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
         return Reference(probe).run(case.inputs)
-    except Exception:  # a type that is not told
+    except Exception:  # an unknown type
         return None
 
 
 def _cut(case: Case, node: onnx.NodeProto) -> Case | None:
-    """The model with a node's results as inputs instead."""
+    """Return the model with a node's results as inputs instead."""
     names = [name for name in node.output if name]
     results = {output.name for output in case.model.graph.output}
     if results & set(names):
@@ -149,7 +149,7 @@ def _cut(case: Case, node: onnx.NodeProto) -> Case | None:
 
 
 def _moved_up(case: Case, node: onnx.NodeProto) -> Iterator[Case]:
-    """The model that ends at an operand of its last node."""
+    """Yield models that end at an operand of the last node."""
     produced = {name for other in case.model.graph.node for name in other.output}
     for name in dict.fromkeys(node.input):
         if name not in produced:

@@ -16,7 +16,7 @@ _SIZES = (1, 2, 3, 4, 5, 7, 8, 16)
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text, for long lists of names."""
+    """Return the words of a text, for long lists of names."""
     return tuple(text.split())
 
 
@@ -25,12 +25,12 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def is_float(array: np.ndarray) -> bool:
-    """Whether the elements are floating-point numbers, those of ml_dtypes included."""
+    """Return whether the elements are floating-point numbers, including those of ml_dtypes."""
     return array.dtype.kind == "f" or array.dtype == numpy_dtype("bfloat16")
 
 
 def any_dtype(rng: random.Random, among: tuple[str, ...] = DTYPES) -> str:
-    """One of the dtypes, float32 more often than others."""
+    """Return one of the dtypes, float32 more often than others."""
     return rng.choices(among, [_WEIGHTS.get(name, 1) for name in among])[0]
 
 
@@ -39,7 +39,7 @@ def any_size(rng: random.Random) -> int:
 
 
 def any_shape(rng: random.Random, low: int = 0, high: int = 4) -> tuple[int, ...]:
-    """A shape whose rank is in `low`..`high`, of at most 2,048 elements."""
+    """Return a shape whose rank is in `low`..`high`, of at most 2,048 elements."""
     shape: list[int] = []
     for _ in range(rng.randint(low, high)):
         size = any_size(rng)
@@ -48,7 +48,7 @@ def any_shape(rng: random.Random, low: int = 0, high: int = 4) -> tuple[int, ...
 
 
 def numbers(rng: random.Random, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of that dtype and shape: now and then of special numbers among ordinary ones."""
+    """Return an array of that dtype and shape, sometimes with special numbers among ordinary ones."""
     source = np.random.default_rng(rng.getrandbits(32))
     special = rng.random() < 0.15
     if dtype == "bool":
@@ -68,9 +68,9 @@ def numbers(rng: random.Random, dtype: str, shape: tuple[int, ...]) -> np.ndarra
 
 
 def neighbour(rng: random.Random, array: np.ndarray, sums: bool) -> np.ndarray:
-    """`array` as another right implementation might have computed it: off by roundings.
+    """Return `array` as another correct implementation might have computed it: off by roundings.
 
-    With `sums`, the error is relative to the largest element too, as that of a sum of such terms is.
+    With `sums`, the error is also relative to the largest element, like that of a sum of such terms.
     """
     if not is_float(array) or not array.size:
         return array

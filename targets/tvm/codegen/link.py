@@ -23,7 +23,7 @@ GLIBC = "2.28"  # what TVM's wheels (manylinux_2_28) need anyway
 def link(objects: Sequence[Path], library: Path, machine: str) -> None:
     """Link `objects` into the shared `library` for `machine` ("x86_64" or "aarch64"). Raises CompileError."""
     command = [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{GLIBC}", "-shared", "-fPIC"]
-    command += ["-s", "-Wl,--build-id=none", f"-Wl,-soname,{library.name}", "-o", str(library)]
+    command += ["-s", "-Wl,--build-id=none", "-Wl,--gc-sections", f"-Wl,-soname,{library.name}", "-o", str(library)]
     command += [str(path) for path in objects] + ["-lm"]
     with tempfile.TemporaryDirectory(prefix="graphopt-link-") as scratch:
         env = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": _cache() or scratch, "ZIG_LOCAL_CACHE_DIR": scratch}

@@ -1,4 +1,4 @@
-"""How much code a scheduled function becomes, told before any is generated."""
+"""An estimate of the size of a scheduled function's code, before code generation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import tvm_ffi
 from tvm import ir, s_tir, tirx
 
 FUNCTION = 20
-"""Operations that an elementary function counts for: about what its polynomial takes."""
+"""The number of operations of an elementary function, about those of its polynomial."""
 
 _OPERATIONS = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min, tirx.Select, tirx.Cast, ir.TensorLoad)
 _FUNCTIONS = frozenset(("exp", "sigmoid", "tanh", "cosh", "sinh", "erf", "log", "log1p", "sin", "cos", "pow"))
 
 
 def code_size(func: tirx.PrimFunc) -> int:
-    """Operations in the code of `func`, those in an unrolled loop as often as it is written out.
+    """Return the operations in the code of `func`, with those in an unrolled loop counted for each iteration.
 
-    Operations of vectors count as those of numbers do. Time to generate code grows with it: some 10,000 operations
-    take a second.
+    Vector operations count like scalar ones. The time of code generation is proportional: some 10,000 operations take a
+    second.
     """
     return _of_statement(func.body)
 
@@ -35,7 +35,7 @@ def _of_statement(statement: tirx.Stmt) -> int:
 
 
 def _parts(statement: tirx.Stmt) -> Iterator[tirx.Stmt]:
-    """The statements that a statement is made of."""
+    """Return the statements that a statement consists of."""
     if isinstance(statement, tirx.SeqStmt):
         yield from statement
     elif isinstance(statement, tirx.IfThenElse):

@@ -1,4 +1,4 @@
-"""Shrinks the buffers of scheduled blocks to what is used of them at a time."""
+"""Shrinking of the buffers of scheduled blocks to what is in use at a time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def _compact(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.Pa
 
 
 def compact_buffers() -> tvm.transform.Pass:
-    """Return the pass: TVM's `CompactBufferAllocation`, but for loop nests that a family has written without blocks.
+    """Return the pass: TVM's `CompactBufferAllocation`, except for loop nests that a family has written without blocks.
 
-    Those allocate what they need. TVM would make an expression of hundreds of operations of a buffer's open size.
+    Those allocate what they need. TVM would turn a buffer's open size into an expression of hundreds of operations.
     """
     return _compact

@@ -1,15 +1,16 @@
-"""Computes the index arithmetic of open sizes once, in the outermost loop that determines it.
+"""Hoisting of the index arithmetic of open sizes to the outermost loop that determines it.
 
-Where sizes are known, an index is a few additions and shifts. Where they are not, it holds products of sizes and
-divisions by them, and every access of an unrolled tile repeats it: LLVM would find all that is common to them, and
-takes a quarter of a minute over a matrix product of three open sizes. Here each such expression is computed at the
-beginning of the loop, or of the side of a condition, on whose variables it depends, but inside the parallel loop.
+With known sizes, an index is a few additions and shifts. With open ones, it contains products of sizes and divisions by
+them, and every access of an unrolled tile repeats it: LLVM would find all common subexpressions, but takes a quarter of
+a minute for a matmul of three open sizes. Here each such expression is computed at the beginning of the loop, or of the
+branch, on whose variables it depends, but inside the parallel loop.
 
-Results are kept in buffers that LLVM makes registers of. A variable (`Bind`) would not do: analyses of TVM replace it
-by its value, up to code generation, and what is computed in small steps becomes a tree that grows exponentially.
+Results are stored in buffers that LLVM turns into registers. A variable (`Bind`) would not work: TVM's analyses
+substitute its value, up to code generation, and what is computed in small steps becomes a tree that grows
+exponentially.
 
-A division that is moved may then be carried out where it was not before, such as before a loop of no iterations: a
-divisor of zero is replaced by one.
+A hoisted division may be executed where it was not before, such as before a loop of no iterations: a divisor of zero is
+replaced by one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from graphopt.targets.tvm.tir_passes.stack import on_stack
 Expr = Any
 
 WORTH_MOVING = 2
-"""Operations from which an expression is moved out of a loop."""
+"""The number of operations from which an expression is hoisted out of a loop."""
 WORTH_SHARING = 6
 """Operations from which an expression that depends on the innermost loop is bound; its products and quotients are."""
 
@@ -44,13 +45,13 @@ def _hoist(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.Pass
 
 
 def hoist_indices() -> tvm.transform.Pass:
-    """Return the pass. It must run after all simplifiers: they replace a variable by its value again."""
+    """Return the pass. It must run after all simplifiers, which would substitute values for variables again."""
     return _hoist
 
 
 @dataclass
 class _Scope:
-    """The body of a loop, or of something that is carried out only in some cases."""
+    """The body of a loop, or of a statement that is executed conditionally."""
 
     results: dict[int, Expr] = field(default_factory=dict)
     """What has been computed here, by its number."""
@@ -59,7 +60,7 @@ class _Scope:
 
 @dataclass(frozen=True)
 class _Index:
-    """A scalar of integers: the depth of the innermost scope that it depends on, its operations, its number."""
+    """An integer scalar: the depth of the innermost scope that it depends on, its operations, its number."""
 
     depth: int
     operations: int
@@ -80,7 +81,7 @@ class _Hoisting:
     # --- statements
 
     def inside(self, body: tirx.Stmt, loop_var: tirx.Var | None = None, apart: bool = False) -> tirx.Stmt:
-        """A statement as a scope of its own, with what is computed at its beginning; `apart`, as a function."""
+        """Return a statement as a separate scope, with what is computed at its beginning; `apart`, as a function."""
         scope, surrounding = _Scope(), self.outermost
         self.scopes.append(scope)
         depth = len(self.scopes) - 1
@@ -130,12 +131,12 @@ class _Hoisting:
     # --- expressions
 
     def expression(self, expr: Expr) -> Expr:
-        """The expression with what can be computed before it replaced by variables."""
+        """Return the expression with variables for what can be computed earlier."""
         made, index = self._visit(expr)
         return made if index is None else self._bound(made, index, WORTH_SHARING)
 
     def _visit(self, expr: Expr) -> tuple[Expr, _Index | None]:
-        """An expression with its operands replaced, and what is known of it, if it is an index."""
+        """Return an expression with its operands replaced, and its facts if it is an index."""
         if isinstance(expr, tirx.IntImm):
             return expr, _Index(0, 0, self._number(("constant", str(expr.ty), int(expr.value))))
         if isinstance(expr, tirx.Var):
@@ -154,7 +155,7 @@ class _Hoisting:
         return _rebuilt(expr, [m if i is None else self._bound(m, i, WORTH_SHARING) for m, i in visited]), None
 
     def _combined(self, expr: Expr, operands: list[Expr], known: list[_Index]) -> tuple[Expr, _Index]:
-        """An index made of indices; those that need less of the loops than it does are bound where they belong."""
+        """Return an index made of indices; those that depend on fewer loops are bound where they belong."""
         depth = max(index.depth for index in known)
         operands = [
             self._bound(operand, index, WORTH_MOVING) if index.depth < depth else operand
@@ -169,7 +170,7 @@ class _Hoisting:
         return self._bound(made, index, 1), _Index(depth, 0, index.number)
 
     def _bound(self, expr: Expr, index: _Index, worth: int) -> Expr:
-        """What stands for an index that has been computed before, or the index itself where that is not worth it."""
+        """Return the variable of an index that was computed before, or the index itself if that is not worth it."""
         depth = max(index.depth, self.outermost)
         scope = self.scopes[depth]
         if index.number in scope.results:
@@ -192,7 +193,7 @@ def _is_index(expr: Expr) -> bool:
 
 
 def _operands(expr: Expr) -> list[Expr]:
-    """What an expression is computed from, as far as it may be replaced."""
+    """Return the operands of an expression that may be replaced."""
     if isinstance(expr, tirx.Ramp):
         return [expr.base]
     if isinstance(expr, tirx.Broadcast):
@@ -211,7 +212,7 @@ def _rebuilt(expr: Expr, operands: Sequence[Expr]) -> Expr:
 
 
 def _safe(expr: Expr) -> Expr:
-    """The expression with divisions that do not fail."""
+    """Return the expression with divisions that cannot fail."""
     if isinstance(expr, tirx.Var | tirx.IntImm | ir.TensorLoad):
         return expr
     operands = [_safe(operand) for operand in _operands(expr)]

@@ -1,10 +1,10 @@
 """The TIR pipeline for scheduled CPU functions: from blocks to vector loops, then TVM's own lowering.
 
 TVM's pipeline narrows indices to 32 bits before it partitions and vectorizes loops. In a function with symbolic
-extents, which stay 64 bits wide, that leaves additions of both widths (an error in `LoopPartition`) and vector
-indices that are no longer recognized as contiguous (a gather for every load). Here loops are partitioned and
-vectorized first, and only scalars are narrowed. Common subexpressions are left to LLVM: TVM's pass moves them in front
-of the variables they use.
+extents, which stay 64 bits wide, that leaves additions of both widths (an error in `LoopPartition`) and vector indices
+that are no longer recognized as contiguous (a gather for every load). Here loops are partitioned and vectorized first,
+and only scalars are narrowed. Common subexpressions are left to LLVM: TVM's pass moves them before the definitions of
+the variables they use.
 
 Importing this module registers the pipeline: `relax.build(mod, target, tir_pipeline=PIPELINE)`.
 """

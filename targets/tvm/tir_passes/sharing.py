@@ -1,11 +1,11 @@
 """Expressions as directed graphs: a value that is used several times is computed once.
 
-TIR's expressions are trees, in which `let` gives a name to what is read several times. `Sharing` numbers the values of
-a tree, equal ones alike, and takes it apart into bindings of those that are used more than once, and a rest that reads
-them. Code then grows with the number of different values.
+TIR's expressions are trees, in which `let` gives a name to a value with several uses. `Sharing` numbers the values of a
+tree, equal ones alike, and decomposes it into bindings of those that are used more than once, and a rest that reads
+them. The size of code is then linear in the number of different values.
 
-A value that only one side of a condition needs is not moved before the condition where computing it there could
-fail (it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, by a `let`.
+A value that only one side of a condition needs is not moved before the condition where computing it there could fail
+(it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, by a `let`.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ _BINARY = (
 )
 _DIVISIONS = (tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod)
 _TOP = 0
-"""The scope of what is computed in any case."""
+"""The scope of unconditional computations."""
 
 
 @dataclass
 class _Node:
-    """One value: its expression with operands replaced later, the numbers of its operands, where it is needed."""
+    """A value: its expression with operands replaced later, the numbers of its operands, where it is needed."""
 
     expr: Expr
     operands: tuple[int, ...]
     safe: bool
-    """Computing it cannot fail, whatever its operands are."""
+    """Whether computing it cannot fail, whatever its operands are."""
     reads: tuple[int, ...] | None = None
     """Of an expression that is left as it is: the numbers of the lets around it that its operands are the values of."""
     uses: int = 0
@@ -67,7 +67,7 @@ class _Node:
 
 @dataclass
 class _Scope:
-    """What is evaluated only if a condition says so; `lazy`: it takes time that the other case saves."""
+    """A scope that is evaluated only under a condition; `lazy`: it takes time that the other case saves."""
 
     parent: int
     depth: int
@@ -76,7 +76,7 @@ class _Scope:
 
 @dataclass
 class Sharing:
-    """Takes one value apart; `place` is the element that it is stored to, which is known to exist."""
+    """Decomposes one value; `place` is the element that it is stored to, which is known to exist."""
 
     place: tuple[Any, Sequence[Expr]] | None = None
     _nodes: list[_Node] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Sharing:
     _branches: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def split(self, value: Expr) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
-        """The bindings (the read of each, its value), each of which reads only earlier ones, and what is left."""
+        """Return the bindings (the read of each, its value), each of which reads only earlier ones, and the rest."""
         root = self._number(value)
         self._find_scopes(root)
         bound = [n for n, node in enumerate(self._nodes) if self._is_bound(n, node, root)]
@@ -97,9 +97,9 @@ class Sharing:
     # --- numbering
 
     def _number(self, expr: Expr) -> int:
-        """The number of a value; equal values have one number.
+        """Return the number of a value; equal values have the same number.
 
-        No recursion: what is fused may be hundreds of operators deep.
+        It does not recurse: fused functions may be hundreds of operators deep.
         """
         steps, answer = [self._steps(expr)], None
         while steps:
@@ -115,7 +115,7 @@ class Sharing:
         return answer
 
     def _steps(self, expr: Expr) -> Generator[Expr, Any, int]:
-        """Ask for the numbers of operands, one after the other, and return that of `expr`."""
+        """Yield operands to get their numbers, one after the other, and return the number of `expr`."""
         if let.is_let(expr):
             name, outer = let.number_of(expr), self._lets.get(let.number_of(expr))
             self._lets[name] = yield expr.args[1]
@@ -137,7 +137,7 @@ class Sharing:
         return self._node((_label(expr), *numbers), expr, tuple(numbers), safe=self._is_safe(expr))
 
     def _opaque(self, expr: Expr) -> int:
-        """A constant, or an expression of a kind that is left as it is: only the lets around it are its operands."""
+        """Return the number of a constant or an unsupported expression, whose operands are only the lets around it."""
         if isinstance(expr, tirx.IntImm | tirx.FloatImm | ir.StringImm):
             return self._node(_constant_key(expr), expr, (), safe=True)
         expr = let.written_out(expr)
@@ -171,7 +171,7 @@ class Sharing:
     # --- scopes
 
     def _find_scopes(self, root: int) -> None:
-        """Where each value is needed first: readers before their operands, which have smaller numbers."""
+        """Find where each value is needed first: readers come before their operands, which have smaller numbers."""
         self._nodes[root].scope, self._nodes[root].uses = _TOP, 1
         for number in reversed(range(len(self._nodes))):
             node = self._nodes[number]
@@ -187,7 +187,7 @@ class Sharing:
                 node.scope = self._eager(node.scope)
 
     def _inside(self, number: int, position: int) -> int:
-        """The scope in which an operand of a value is evaluated."""
+        """Return the scope in which an operand of a value is evaluated."""
         node = self._nodes[number]
         assert node.scope is not None
         lazy = is_conditional(node.expr)
@@ -207,26 +207,26 @@ class Sharing:
         return a
 
     def _eager(self, scope: int) -> int:
-        """The scope itself, or what surrounds it as far as both sides of a Select are computed anyway."""
+        """Return the scope, or the one around it if both sides of a Select are computed anyway."""
         while scope != _TOP and not self._scopes[scope].lazy:
             scope = self._scopes[scope].parent
         return scope
 
     def _operands_at(self, node: _Node, scope: int) -> bool:
-        """Whether all operands of a value are there already at `scope`."""
+        """Return whether all operands of a value are available at `scope`."""
         scopes = (self._nodes[operand].scope for operand in node.operands)
         return all(at is not None and self._common(at, scope) == at for at in scopes)
 
     # --- writing
 
     def _is_bound(self, number: int, node: _Node, root: int) -> bool:
-        """Used more than once, worth a name, and no index, which vectors need to see through."""
+        """Return whether it is used repeatedly, worth a name, and not an index, which vectors need to see through."""
         if node.uses < 2 or number == root or not node.operands or _has_no_register(node.expr):
             return False
         return isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr) or self._reads(number)
 
     def _reads(self, number: int) -> bool:
-        """Whether a value of integers is computed from loaded or floating-point ones."""
+        """Return whether an integer value is computed from loaded or floating-point ones."""
         stack, seen = [number], {number}
         while stack:
             node = self._nodes[stack.pop()]
@@ -237,7 +237,7 @@ class Sharing:
         return False
 
     def _written(self, root: int, bound: list[int]) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
-        """Expressions for all values in their order; those `bound` at the top become bindings."""
+        """Return expressions for all values in order; those `bound` at the top become bindings."""
         names = {n: let.reference(str(self._nodes[n].expr.ty.dtype)) for n in bound}
         made: dict[int, Expr] = {}
         top: list[tuple[ir.Call, Expr]] = []
@@ -278,21 +278,21 @@ _PURE = frozenset({
     "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
 })
 # fmt: on
-"""Calls that compute a value from values, whatever these are."""
+"""The calls that compute a value from values, whatever these are."""
 
 
 def _name(call: ir.Call) -> str:
-    """An operator's name without the dialect's."""
+    """Return an operator's name without the dialect's."""
     return str(getattr(call.op, "name", "")).rpartition(".")[2]
 
 
 def is_conditional(expr: Expr) -> bool:
-    """`if_then_else`: only the chosen side is evaluated."""
+    """Return whether this is an `if_then_else`, of which only the chosen side is evaluated."""
     return isinstance(expr, ir.Call) and _name(expr) == "if_then_else"
 
 
 def operands_of(expr: Expr) -> list[Expr] | None:
-    """What an expression is computed from; None for constants, and for kinds that are left as they are."""
+    """Return the operands of an expression; None for constants, and for unsupported kinds."""
     if isinstance(expr, _BINARY):
         return [expr.a, expr.b]
     if isinstance(expr, tirx.Select):
@@ -309,7 +309,7 @@ def operands_of(expr: Expr) -> list[Expr] | None:
 
 
 def rebuilt(expr: Expr, operands: list[Expr]) -> Expr:
-    """`expr` with other operands."""
+    """Return `expr` with other operands."""
     if not operands:
         return expr
     if isinstance(expr, ir.TensorLoad):
@@ -322,7 +322,7 @@ def rebuilt(expr: Expr, operands: list[Expr]) -> Expr:
 
 
 def _label(expr: Expr) -> Any:
-    """What distinguishes expressions of equal operands."""
+    """Return what distinguishes expressions with equal operands."""
     if isinstance(expr, ir.TensorLoad):
         return ("load", hash(expr.source))
     if isinstance(expr, ir.Call):
@@ -340,5 +340,5 @@ def _is_integer(expr: Expr) -> bool:
 
 
 def _has_no_register(expr: Expr) -> bool:
-    """Vectors of truth are no memory, and small floats are stored as integers: what they are made of is bound."""
+    """Return whether it cannot be stored: boolean vectors are no memory, and small floats are stored as integers."""
     return str(expr.ty.dtype).startswith(("bool", "bfloat16", "float8"))

@@ -1,4 +1,4 @@
-"""Keeps accumulators on the stack of the function that uses them, from where LLVM moves them into registers."""
+"""Allocation of accumulators on the stack of the function that uses them, from where LLVM moves them into registers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tvm_ffi
 from tvm import ir, tirx
 
 MOST = 4096
-"""Bytes of a buffer that is kept on the stack: far more than all registers hold."""
+"""The size in bytes up to which a buffer is kept on the stack: far more than all registers hold."""
 
 _KEEP = "disable_lower_builtin"  # TVM's own name for "leave this allocation as it is"
 _SCOPE = "compute_scope"  # TVM's own name for "compile this statement as a function by itself"
@@ -23,13 +23,14 @@ def _keep(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassC
 
 
 def keep_locals_on_stack() -> tvm.transform.Pass:
-    """The pass: to be run after `StorageRewrite`, which makes allocations anew.
+    """Return the pass; to be run after `StorageRewrite`, which rewrites allocations.
 
-    TVM takes buffers of scope "local" from its heap of temporary memory (only small ones of scope "global" stay on
-    the stack). Heap memory is never taken apart: in a function that other threads run, LLVM stores the accumulators
-    in every round of the inner loop, which cost a convolution a fifth to a half of its speed.
+    TVM takes buffers of scope "local" from its heap of temporary memory (only small ones of scope "global" stay on the
+    stack). LLVM never splits heap memory into registers: in a function that other threads run, it stores the
+    accumulators in every iteration of the inner loop, which costs a convolution a fifth to a half of its speed.
 
-    What only a statement marked as a `compute_scope` uses is allocated there, as it is a function of its own.
+    A buffer that only a statement marked as a `compute_scope` uses is allocated there, because that is a separate
+    function.
     """
     return _keep
 
@@ -39,7 +40,7 @@ def _marked(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
 
 
 def on_stack(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
-    """The allocation as one on the stack."""
+    """Return the allocation as one on the stack."""
     return tirx.AllocBuffer(alloc.buffer, annotations={**dict(alloc.annotations), _KEEP: tirx.IntImm("bool", 1)})
 
 
@@ -83,7 +84,7 @@ def _is_scope(stmt: tirx.AttrStmt) -> bool:
 
 
 def _uses(stmt: tirx.Stmt) -> list[Any]:
-    """The buffers of all loads and stores."""
+    """Return the buffers of all loads and stores."""
     found: list[Any] = []
     tvm_ffi.structural_walk(
         stmt,

@@ -108,7 +108,7 @@ def test_random_networks(seed: int) -> None:
     check(model, {"x": noise(2, channels, 8, 8)})
 
 
-@pytest.mark.parametrize(("groups", "channels", "outputs"), [(17, 17, 17), (2, 16, 32)])
+@pytest.mark.parametrize(("groups", "channels", "outputs"), [(17, 17, 17), (2, 16, 32), (4, 56, 44)])
 def test_what_is_not_finite_stays_in_its_group(groups: int, channels: int, outputs: int) -> None:
     text = f"""g (float[N,{channels},9,8] X) => (float[N,{outputs},9,8] Y) {{
         a = Conv <group = {channels}> (X, v)  Y = Conv <group = {groups}, pads = [1,1,1,1]> (a, w) }}"""

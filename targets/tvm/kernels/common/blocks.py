@@ -1,7 +1,7 @@
-"""Read-only facts about the blocks of a PrimFunc, on which every schedule rule decides.
+"""Read-only facts about the blocks of a PrimFunc, on which all schedule rules are based.
 
-A block is described by how its memory accesses move with each of its loops: an access with coefficient 1 on a
-loop is contiguous along it, 0 is a broadcast, `None` means that the address is not linear in that loop.
+A block is described by how its memory accesses move with each of its loops: an access with coefficient 1 on a loop is
+contiguous along it, 0 is a broadcast, `None` means that the address is not linear in that loop.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from graphopt.targets.tvm.tir_passes.peel import PEEL
 SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
 REDUCE = 2  # ... of a commutative reduction
 SERIAL_WORK = 1 << 15
-"""Operations below which starting threads costs more than it saves (a launch takes some microseconds)."""
+"""The number of operations below which starting threads costs more than it saves (some microseconds)."""
 PARALLEL_PIECES = 64
-"""Iterations that a parallel loop should have, so that the static split over any usual number of cores is even."""
+"""The desired iterations of a parallel loop, so that the static split over any usual number of cores is even."""
 
 FEW_PIECES = 8
-"""Iterations of static loops that are preferred to a symbolic loop for running in parallel."""
+"""The number of iterations from which static loops are preferred to a symbolic loop for running in parallel."""
 
 
 def extent(value: Any) -> int | None:
-    """The loop or axis extent as an int, None where it is symbolic."""
+    """Return the loop or axis extent as an int, None if it is symbolic."""
     return int(value) if isinstance(value, tirx.IntImm | int) else None
 
 
 @dataclass
 class Axis:
-    """One loop of a block: its extent (None: symbolic), kind, and the coefficient of each access along it."""
+    """A loop of a block: its extent (None: symbolic), kind, and the coefficient of each access along it."""
 
     var: tirx.Var
     size: int | None
@@ -47,13 +47,13 @@ class Axis:
     loads: list[int | None] = field(default_factory=list)
     store: int | None = None
     branches: bool = False
-    """The loop's variable decides an `if_then_else`: vectors along it would fall apart."""
+    """Whether the loop's variable decides an `if_then_else`: vectors along it would be scalarized."""
     in_value: bool = False
-    """The loop's variable is used as a number (arange, one-hot), not only in addresses."""
+    """Whether the loop's variable is used as a number (arange, one-hot), not only in addresses."""
 
     @property
     def contiguous(self) -> bool:
-        """Vectors along this axis load and store contiguous (or broadcast) elements."""
+        """Whether vectors along this axis load and store contiguous (or broadcast) elements."""
         return not self.branches and self.store in (0, 1) and all(c in (0, 1) for c in self.loads)
 
 
@@ -73,21 +73,21 @@ class BlockInfo:
 
     @property
     def is_plain(self) -> bool:
-        """All axes are spatial or reductions, so loops may be reordered, split and fused."""
+        """Whether all axes are spatial or reductions, so that loops may be reordered, split and fused."""
         return all(axis.kind in (SPATIAL, REDUCE) for axis in self.axes)
 
     def work(self) -> int | None:
-        """Scalar operations of the whole block; None when an extent is symbolic."""
+        """The scalar operations of the whole block; None if an extent is symbolic."""
         return None if any(a.size is None for a in self.axes) else self.cost * math.prod(a.size or 0 for a in self.axes)
 
 
 def child_blocks(sch: Schedule) -> list[SBlockRV]:
-    """The blocks right below the root block, in program order."""
+    """Return the blocks directly below the root block, in program order."""
     return list(sch.get_child_blocks(sch.get_sblock("root")))
 
 
 def describe(sch: Schedule, block: SBlockRV) -> BlockInfo | None:
-    """The facts about `block`, None where its loops are not simply its axes (opaque or hand-written code)."""
+    """Return the facts about `block`, None if its loops are not simply its axes (opaque or hand-written code)."""
     stmt = sch.get(block)
     loops = [sch.get(loop) for loop in sch.get_loops(block)]
     if len(loops) != len(stmt.iter_vars):
@@ -104,7 +104,7 @@ def describe(sch: Schedule, block: SBlockRV) -> BlockInfo | None:
 
 
 def is_identity(indices: Sequence[Any], axes: Sequence[Any]) -> bool:
-    """The indices are the axes in their order; an axis of size one may be written as 0."""
+    """Return whether the indices are the axes in order; an axis of size one may be written as 0."""
     return len(indices) == len(axes) and all(
         index.same_as(axis.var) or (extent(axis.dom.extent) == 1 and extent(index) == 0)
         for index, axis in zip(indices, axes, strict=True)
@@ -136,7 +136,7 @@ def _fill_accesses(stmt: s_tir.SBlock, axes: list[Axis]) -> None:
 
 
 def variables(expr: Any) -> list[tirx.Var]:
-    """Every variable that occurs in `expr`."""
+    """Return every variable that occurs in `expr`."""
     found: list[tirx.Var] = []
     tvm_ffi.structural_walk(expr, [(tirx.Var, found.append)])
     return found
@@ -153,7 +153,7 @@ def _vars_outside_loads(value: Any) -> Iterable[tirx.Var]:
 
 
 def _coefficient(buffer: tirx.Buffer, indices: Any, var: tirx.Var) -> int | None:
-    """By how many elements the address moves when `var` grows by one."""
+    """Return by how many elements the address moves when `var` increases by one."""
     total = 0
     stride: Any = 1
     for index, size in zip(reversed(list(indices)), reversed(list(buffer.shape)), strict=True):
@@ -169,14 +169,14 @@ def _coefficient(buffer: tirx.Buffer, indices: Any, var: tirx.Var) -> int | None
 
 
 def loads_of(sch: Schedule, block: SBlockRV) -> list[ir.TensorLoad]:
-    """What a block's body loads, in the order of `Axis.loads`."""
+    """Return what a block's body loads, in the order of `Axis.loads`."""
     loads: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(sch.get(block).body, [(ir.TensorLoad, loads.append)])
     return loads
 
 
 def step_within(load: ir.TensorLoad, var: tirx.Var, size: int) -> int | None:
-    """By how many elements the address moves with `var` inside pieces of `size` that begin at its multiples.
+    """Return by how many elements the address moves with `var` inside pieces of `size` that begin at its multiples.
 
     That is more often linear than over the whole axis: `x[c // 8, h, c % 8]` moves by 1 with c in pieces of 8.
     """
@@ -195,7 +195,7 @@ def step_within(load: ir.TensorLoad, var: tirx.Var, size: int) -> int | None:
 
 
 def cost(stmt: s_tir.SBlock) -> int:
-    """A rough count of scalar operations in a block's body."""
+    """Return a rough count of scalar operations in a block's body."""
     count = 1
 
     def arithmetic(_: Any) -> None:
@@ -213,12 +213,12 @@ def cost(stmt: s_tir.SBlock) -> int:
 
 
 def is_unit(axis: Axis) -> bool:
-    """The axis has extent one: it can be fused with any neighbour."""
+    """Return whether the axis has extent one, so that it can be fused with any neighbour."""
     return axis.size == 1
 
 
 def fusible(left: Axis, right: Axis) -> bool:
-    """Whether fusing two neighbouring loops keeps every address linear in the fused variable."""
+    """Return whether fusing two adjacent loops keeps every address linear in the fused variable."""
     if is_unit(left) or is_unit(right):
         return True
     if left.kind != right.kind or left.branches or right.branches or left.in_value or right.in_value:
@@ -230,15 +230,15 @@ def fusible(left: Axis, right: Axis) -> bool:
 
 
 def trailing_group(axes: list[Axis], enough: int = 64) -> int:
-    """Index of the first axis of the longest run of trailing axes that can be fused into one linear loop.
+    """Return the index of the first axis of the longest run of trailing axes that can be fused into one linear loop.
 
-    A symbolic axis is taken in only while the run is shorter than `enough`: it serves better as a loop of its own.
+    A symbolic axis is included only while the run is shorter than `enough`: it is more useful as a separate loop.
     """
     start = len(axes) - 1
     while start > 0 and fusible(axes[start - 1], axes[start]):
         if axes[start - 1].size is None and (product(a.size for a in axes[start:]) or enough) >= enough:
             break
-        # A unit axis in between says nothing: compare with the nearest axis that is not one.
+        # A unit axis in between is irrelevant: compare with the nearest axis that is not one.
         if is_unit(axes[start]) and start + 1 < len(axes):
             wide = next((a for a in axes[start:] if not is_unit(a)), None)
             if wide is not None and not fusible(axes[start - 1], wide):
@@ -248,7 +248,7 @@ def trailing_group(axes: list[Axis], enough: int = 64) -> int:
 
 
 def product(sizes: Iterable[int | None]) -> int | None:
-    """Product of extents, None when one is symbolic."""
+    """Return the product of extents, None if one is symbolic."""
     total = 1
     for size in sizes:
         if size is None:
@@ -263,16 +263,16 @@ def fuse_all(sch: Schedule, loops: list[LoopRV]) -> LoopRV:
 
 
 def find_anchor(sch: Schedule, kernels: tuple[str, ...]) -> SBlockRV | None:
-    """The one block annotated as the anchor of one of these kernel families, None if there is none."""
+    """Return the one block annotated as the anchor of one of these kernel families, None if there is none."""
     found = [b for b in child_blocks(sch) if str(sch.get(b).annotations.get("kernel", "")) in kernels]
     return found[0] if len(found) == 1 else None
 
 
 def inline_around(sch: Schedule, anchor: SBlockRV, keep: tuple[str, ...]) -> SBlockRV:
-    """Inline the injective blocks around an anchor, except stages named in `keep`; returns the block to tile.
+    """Inline the injective blocks around an anchor, except stages named in `keep`; return the block to tile.
 
-    That is the last block of the epilogue if it has one element for each element that the anchor's own output
-    block has; otherwise (a consumer that broadcasts, or changes the order) the anchor's output block itself.
+    That is the last block of the epilogue if it has one element for each element of the anchor's own output block;
+    otherwise (a consumer that broadcasts, or changes the order) the anchor's output block itself.
     """
     own = sch.get_consumers(anchor)[0]
     shape = [axis.dom.extent for axis in sch.get(own).iter_vars]
@@ -301,13 +301,13 @@ def inline_around(sch: Schedule, anchor: SBlockRV, keep: tuple[str, ...]) -> SBl
 
 
 def index_of(sch: Schedule, block: SBlockRV) -> int:
-    """Position of a block below the root."""
+    """Return the position of a block below the root."""
     stmt = sch.get(block)
     return next(i for i, other in enumerate(child_blocks(sch)) if sch.get(other).same_as(stmt))
 
 
 def _followers(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
-    """The chain of blocks that each are the only reader of the one before."""
+    """Return the chain of blocks that each are the only consumer of the previous one."""
     chain: list[SBlockRV] = []
     while len(readers := sch.get_consumers(block)) == 1:
         block = readers[0]
@@ -316,10 +316,10 @@ def _followers(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
 
 
 def parallelize(sch: Schedule, loops: list[LoopRV], sizes: list[int | None]) -> None:
-    """Run the right one of these perfectly nested data-parallel loops (outermost first) in parallel.
+    """Run a suitable one of these perfectly nested data-parallel loops (outermost first) in parallel.
 
-    Static loops are fused until there are enough pieces. Symbolic ones are never fused: static loops with some
-    pieces come first, else the last symbolic loop (the first is usually a batch of one).
+    Static loops are fused until there are enough pieces. Symbolic ones are never fused: static loops with some pieces
+    are preferred, else the last symbolic loop (the first is usually a batch of one).
     """
     if not loops:
         return
@@ -343,13 +343,13 @@ def parallelize(sch: Schedule, loops: list[LoopRV], sizes: list[int | None]) -> 
 
 
 def is_symbolic(func: tirx.PrimFunc) -> bool:
-    """Whether an extent of a parameter is not known at compile time."""
+    """Return whether an extent of a parameter is not known at compile time."""
     buffers = [param for param in func.params if tirx.is_buffer_var(param)]
     return any(extent(size) is None for buffer in buffers for size in buffer.shape)
 
 
 def axes_of(sch: Schedule, block: SBlockRV) -> list[Axis]:
-    """The axes of a block, without its accesses: also where its loops have been changed."""
+    """Return the axes of a block, without its accesses, even if its loops have been changed."""
     axes = sch.get(block).iter_vars
     return [Axis(a.var, extent(a.dom.extent), int(a.iter_type), a.dom.extent) for a in axes]
 
@@ -374,8 +374,8 @@ def vectorize_store(
 ) -> None:
     """Vectorize the write of a register tile along rows of `width` elements; `before` are its other loops.
 
-    Whole tiles are unrolled. The last tile of a row that is not a multiple of `step` has its last partial vector
-    peeled off.
+    Full tiles are unrolled. The last tile of a row that is not a multiple of `step` has its last partial vector peeled
+    off.
     """
     size = extent(width)
     vectors, lane = sch.split(inner, [None, lanes])

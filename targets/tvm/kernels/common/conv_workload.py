@@ -1,4 +1,4 @@
-"""What the families of convolutions compute: the fixed numbers of one, and all its sizes where values are blocked."""
+"""Workloads of convolution families: the parameters of a convolution, and all its sizes if values are blocked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes, Workload
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution's fixed numbers, one entry per spatial dimension in the tuples."""
+    """The parameters of a convolution, one entry per spatial dimension in the tuples."""
 
     out_channels: int
     in_channels: int
@@ -28,18 +28,18 @@ class ConvSpec:
     groups: int = 1
 
     def out_size(self, axis: int, size: Any) -> Any:
-        """Extent of an output dimension for an input extent (an int or a TVM expression)."""
+        """Return the extent of an output dimension for an input extent (an int or a TVM expression)."""
         padded = size + self.pads_begin[axis] + self.pads_end[axis]
         return (padded - self.dilations[axis] * (self.kernel[axis] - 1) - 1) // self.strides[axis] + 1
 
 
 @dataclass(frozen=True)
 class ConvWorkload(Workload):
-    """One convolution whose result is channel-blocked, with all its sizes.
+    """A convolution whose result is channel-blocked, with all its sizes.
 
-    `space` are the spatial extents of the input, `batch` is None where it is not known, `blocked` says how the input
-    lies in memory, and `lanes` is v. `usual_weight`: no element of the weight is infinite, NaN or close to overflow, so
-    that sums of a few of them are numbers.
+    `space` are the spatial extents of the input, `batch` is None if it is not known, `blocked` is the layout of the
+    input, and `lanes` is v. `usual_weight`: no element of the weight is infinite, NaN or close to overflow, so that
+    sums of a few of them are finite.
     """
 
     spec: ConvSpec
@@ -77,7 +77,7 @@ class ConvWorkload(Workload):
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether every channel is convolved with a filter of its own."""
+        """Whether every channel has a separate filter."""
         return self.blocked and 1 < self.spec.groups == self.spec.in_channels == self.spec.out_channels
 
     @property
@@ -95,12 +95,12 @@ class ConvWorkload(Workload):
 
     @property
     def groups(self) -> int:
-        """Groups of whole blocks of channels."""
+        """The number of groups of whole blocks of channels."""
         return 1 if self.is_banded else self.spec.groups
 
     @property
     def group_in(self) -> int:
-        """Input channels that an output block is a sum over, or those of the widest band."""
+        """The number of input channels that an output block is a sum over, or of those in the widest band."""
         if self.is_banded:
             return self.lanes * max(count for _, count in map(self.band, range(self.blocks)))
         return self.spec.in_channels // self.groups
@@ -111,16 +111,16 @@ class ConvWorkload(Workload):
 
     @property
     def blocks(self) -> int:
-        """Vectors of output channels in a group."""
+        """The number of vectors of output channels in a group."""
         return -(-self.group_out // self.lanes)
 
     @property
     def depth(self) -> int:
-        """Products that make one output element; those with the zeros of a band count."""
+        """The number of products per output element, including those with the zeros of a band."""
         return self.group_in * math.prod(self.spec.kernel)
 
     def band(self, block: Any) -> tuple[Any, Any]:
-        """The first input block, and the number of them, that hold all channels of the groups in an output block."""
+        """Return the first input block and their number, for all channels of the groups in an output block."""
         inputs, outputs = (size // self.spec.groups for size in (self.spec.in_channels, self.spec.out_channels))
         last = (block + 1) * self.lanes - 1
         if self.spec.out_channels % self.lanes:
@@ -130,14 +130,14 @@ class ConvWorkload(Workload):
         return first, -(-(last // outputs + 1) * inputs // self.lanes) - first
 
     def numbers(self) -> list[int]:
-        """As integers for an annotation: all that matters once a family is chosen."""
+        """Return the workload as integers for an annotation: everything that matters once a family is chosen."""
         spec = self.spec
         fixed = [self.batch or 0, self.lanes, int(self.blocked), spec.out_channels, spec.in_channels, spec.groups]
         return [*fixed, *self.geometry.numbers()]
 
     @staticmethod
     def of(numbers: Sequence[int]) -> ConvWorkload:
-        """What `numbers` wrote."""
+        """Decode what `numbers` returned."""
         batch, lanes, blocked, outputs, inputs, groups, *rest = numbers
         shape = Geometry.of(rest)
         spec = ConvSpec(outputs, inputs, shape.kernel, shape.strides, shape.dilations, shape.begin, shape.end, groups)
@@ -145,7 +145,7 @@ class ConvWorkload(Workload):
 
 
 def describe(spec: ConvSpec, space: Sequence[int | None]) -> str:
-    """All numbers of a convolution of an input of extents `space` (None where not known), as in keys of records."""
+    """Return all numbers of a convolution of an input of extents `space` (None if unknown), as in keys of records."""
     return (
         f"i{_by(spec.in_channels, *space)} o{spec.out_channels} k{_by(*spec.kernel)} s{_by(*spec.strides)}"
         f" d{_by(*spec.dilations)} p{_by(*spec.pads_begin)}+{_by(*spec.pads_end)} g{spec.groups}"

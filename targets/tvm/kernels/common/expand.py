@@ -1,11 +1,11 @@
-"""Replaces what LLVM would not vectorize, or what forgets NaN, in scheduled functions.
+"""Replacement of what LLVM would not vectorize, or what loses NaN, in scheduled functions.
 
 LLVM has no vector exp, tanh, erf or log of its own: TVM's calls become one libm call per element. fp16 goes through
-float32; float64 keeps libm. TVM's own max(a, b) is `a > b ? a : b`, which forgets a NaN in `a`; ONNX operators pass it
-on.
+float32; float64 keeps libm. TVM's own max(a, b) is `a > b ? a : b`, which loses a NaN in `a`; ONNX operators propagate
+it.
 
-`keep_special_values` marks what is meant as soon as a function is scheduled; `expand_functions` writes it out late: the
-simplifiers of TVM take longer over a polynomial than LLVM over a whole kernel.
+`keep_special_values` marks operations as soon as a function is scheduled; `expand_functions` expands them late: TVM's
+simplifiers take longer for a polynomial than LLVM for a whole kernel.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ for _name in (_MAXIMUM, _MINIMUM):
 
 
 def _larger(a: Expr, b: Expr) -> Expr:
-    """The larger of two; NaN if either is."""
+    """Return the larger of two; NaN if either is."""
     return let(a, lambda a: let(b, lambda b: tirx.Select(tirx.Or(a > b, tirx.isnan(a)), a, b)))
 
 
 def _smaller(a: Expr, b: Expr) -> Expr:
-    """The smaller of two; NaN if either is."""
+    """Return the smaller of two; NaN if either is."""
     return let(a, lambda a: let(b, lambda b: tirx.Select(tirx.Or(a < b, tirx.isnan(a)), a, b)))
 
 
@@ -52,11 +52,11 @@ FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
     "tirx.sin": trigonometry.sin,
     "tirx.cos": trigonometry.cos,
 }
-"""Elementary functions of float32."""
+"""The elementary functions of float32."""
 
 
 def keep_special_values(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`func` with each floating-point max and min passing NaN on, and functions of 16 bits computed in float32."""
+    """Return `func` with max and min of floats that propagate NaN, and 16-bit functions computed in float32."""
     kinds = [
         (tirx.Max, lambda node: _with_nan(_MAXIMUM, node)),
         (tirx.Min, lambda node: _with_nan(_MINIMUM, node)),

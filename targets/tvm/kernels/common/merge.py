@@ -1,8 +1,8 @@
-"""Merges chains of elementwise blocks, in which a value that is read several times has a name.
+"""Merging of chains of elementwise blocks, in which a value that is read several times has a name.
 
-What Relax fuses is a block for each operator. Inlined one after the other (`compute_inline`), an operator that reads
-its operand k times copies all that comes before it k times, and six such operators make thousands of copies. Merged
-here, each operator is written once: a value that is read more than once is bound by a `let`, and schedules see one
+Relax fuses operators into one block each. If they are inlined one after the other (`compute_inline`), an operator that
+reads its operand k times copies everything before it k times, and six such operators make thousands of copies. Merged
+here, each operator is written once: a value that is read more than once is bound by a `let`, and schedules see a single
 block.
 """
 
@@ -22,9 +22,9 @@ Expr = Any
 
 
 def merge_elementwise(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`func` with each block merged into the one block that reads its result, where that reads it element by element.
+    """Merge each block of `func` into the one block that reads its result, if that reads it element by element.
 
-    Both have the same axes, all of them data parallel. A function that is not made of such blocks is left as it is.
+    Both have the same axes, all of them data parallel. A function that is not made of such blocks is left unchanged.
     """
     root = _root(func)
     if root is None:
@@ -54,7 +54,7 @@ def merge_elementwise(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 @dataclass
 class _Part:
-    """One statement below the root: the loops of a block, the block, and what it stores (None: not one plain store)."""
+    """A statement below the root: the loops of a block, the block, and what it stores (None: not one plain store)."""
 
     nest: tirx.Stmt
     block: s_tir.SBlock
@@ -70,7 +70,7 @@ class _Part:
         return list(self.block.iter_vars)
 
     def is_elementwise(self) -> bool:
-        """A store of each element, at its own indices, of what is computed from data-parallel axes."""
+        """Whether it stores each element, at its own indices, computed from data-parallel axes."""
         return (
             self.value is not None
             and all(int(axis.iter_type) == facts.SPATIAL for axis in self.axes)
@@ -78,12 +78,12 @@ class _Part:
         )
 
     def loads(self, buffer: tirx.Buffer) -> list[ir.TensorLoad]:
-        """What the block reads of a buffer."""
+        """Return what the block reads of a buffer."""
         everything = loads(self.block.body if self.value is None else self.value)
         return [load for load in everything if load.source.same_as(buffer)]
 
     def take(self, producer: _Part) -> None:
-        """Compute here what `producer` stores."""
+        """Compute what `producer` stores in this block."""
         assert producer.value is not None
         axes = {hash(old.var): new.var for old, new in zip(producer.axes, self.axes, strict=True)}
         value = tvm_ffi.structural_map(producer.value, (tirx.Var, lambda var: axes.get(hash(var), var)), order="post")
@@ -101,7 +101,7 @@ class _Part:
         self.changed = True
 
     def statement(self) -> tirx.Stmt:
-        """The loops around the block as it is now."""
+        """Return the loops around the block in its current form."""
         if not self.changed:
             return self.nest
         old = self.block
@@ -116,7 +116,7 @@ class _Part:
 
 
 def _root(func: tirx.PrimFunc) -> s_tir.SBlock | None:
-    """The block around all others, of a function with more than one."""
+    """Return the block around all others, for a function with more than one."""
     body = func.body
     if not isinstance(body, s_tir.SBlockRealize) or not isinstance(body.block.body, tirx.SeqStmt):
         return None
@@ -139,7 +139,7 @@ def _part(statement: tirx.Stmt) -> _Part | None:
 
 
 def _only_reader(part: _Part, later: list[_Part], root: s_tir.SBlock) -> _Part | None:
-    """The one later block that reads what `part` stores, if `part` can be merged into it."""
+    """Return the one later block that reads what `part` stores, if `part` can be merged into it."""
     if not part.is_elementwise() or not any(part.buffer.same_as(buffer) for buffer in root.alloc_buffers):
         return None
     readers = [other for other in later if other.loads(part.buffer)]

@@ -1,7 +1,7 @@
-"""Takes a fused function apart, and puts it together again around a loop nest of a kernel family's own.
+"""Decomposition of a fused function, and its reassembly around the loop nest of a kernel family.
 
-A family that knows every register and loop that it wants writes its nest as statements instead of asking for it by
-schedule primitives. What Relax fused after its anchor comes with it:
+A family that controls every register and loop writes its nest as statements instead of using schedule primitives. The
+epilogue that Relax fused after its anchor is included:
 
     fused = take_apart(func, "conv_direct", machine)     # None for a function of another family
     data, weight = fused.inputs
@@ -9,9 +9,9 @@ schedule primitives. What Relax fused after its anchor comes with it:
         with T.parallel(0, rows) as y: ...; fused.store([n, c, y, x, lane], value)
     return put_together(fused, nest)
 
-`fused.store` writes one element of the result: the anchor's value, after bias, residual, activation and whatever else
-is computed element by element from it; `fused.store_tile` writes a tile of registers. Blocks that read the result in
-another way keep a generic schedule.
+`fused.store` writes one element of the result: the anchor's value after bias, residual, activation and any other
+elementwise operation; `fused.store_tile` writes a register tile. Blocks that read the result in another way keep a
+generic schedule.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.machine import Machine
 
 UNROLLED_COST = 40
-"""Operations of an epilogue above which it is not written out for each vector of a register tile."""
+"""The number of operations above which an epilogue is not unrolled for each vector of a register tile."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused function with its anchor set free."""
+    """A fused function with its anchor separated."""
 
     func: tirx.PrimFunc
     anchor: s_tir.SBlock
-    """The anchor's block: its annotations hold the plan."""
+    """The anchor's block, whose annotations contain the plan."""
     inputs: tuple[tirx.Buffer, ...]
     """The buffers that the anchor reads, in the order of its compute definition."""
     output: tirx.Buffer
-    """What the anchor itself writes."""
+    """The buffer that the anchor itself writes."""
     finals: tuple[s_tir.SBlock, ...]
-    """The blocks that compute element by element what becomes of the anchor's result."""
+    """The elementwise blocks of the epilogue."""
     keeps_output: bool
-    """Something other than `finals` reads the anchor's own result."""
+    """Whether something other than `finals` reads the anchor's own result."""
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Extents of the anchor's result, which may be written into a part of something larger."""
+        """The extents of the anchor's result, which may be written into a part of something larger."""
         return tuple(axis.dom.extent for axis in self.anchor.iter_vars if int(axis.iter_type) == facts.SPATIAL)
 
     def plan(self) -> tuple[int, ...]:
-        """The numbers that the family put into the annotation `plan`."""
+        """Return the numbers that the family put into the annotation `plan`."""
         return tuple(int(number) for number in self.anchor.annotations["plan"])
 
     def store(self, indices: Sequence[Any], value: Any) -> None:
-        """Emit the stores of what follows from `value`, the anchor's result at `indices`."""
+        """Emit the epilogue's stores for `value`, the anchor's result at `indices`."""
         indices = [long(index) for index in indices]
         if self.keeps_output:
             axes = [axis for axis in self.anchor.iter_vars if int(axis.iter_type) == facts.SPATIAL]
@@ -81,11 +81,12 @@ class Fused:
             )
 
     def store_tile(self, vectors: Sequence[tuple[int, ...]], lanes: int, place: Any, value: Any) -> None:
-        """Emit the stores of a tile of registers: `lanes` elements for each of `vectors`, the indices of a whole grid.
+        """Emit the stores of a register tile: `lanes` elements for each of `vectors`, the indices of a whole grid.
 
-        `place(*vector, lane)` gives the indices of an element in the result, `value(*vector, lane)` the anchor's value.
-        The stores are written out for each vector, or else are a loop over a copy of the tile: code of long epilogues
-        would grow with the tile, and a loop over the registers themselves would keep these in memory all the time.
+        `place(*vector, lane)` returns the indices of an element in the result, `value(*vector, lane)` the anchor's
+        value. The stores are unrolled over the vectors, or else are a loop over a copy of the tile: the code of long
+        epilogues would grow with the tile, and a loop over the registers themselves would keep these in memory all the
+        time.
         """
         if len(vectors) == 1 or sum(facts.cost(block) for block in self.finals) <= UNROLLED_COST:
             for vector in vectors:
@@ -113,9 +114,9 @@ class Fused:
 
 
 def take_apart(func: tirx.PrimFunc, kernel: str, machine: Machine) -> Fused | None:
-    """The parts of a function whose anchor is annotated as `kernel`; None for any other one.
+    """Decompose a function whose anchor is annotated as `kernel`; return None for any other one.
 
-    Its result may have a first extent, the batch, that is not known.
+    The first extent of its result, the batch, may be unknown.
     """
     sch = Schedule(tvm.IRModule({"main": func}))
     anchor = facts.find_anchor(sch, (kernel,))
@@ -138,7 +139,7 @@ def take_apart(func: tirx.PrimFunc, kernel: str, machine: Machine) -> Fused | No
 
 
 def put_together(fused: Fused, nest: Callable[[], None]) -> tirx.PrimFunc:
-    """The function with the statements that `nest` emits in the place of the anchor and what `fused.store` covers."""
+    """Return the function with the statements that `nest` emits instead of the anchor and what `fused.store` covers."""
     with IRBuilder() as builder, T.prim_func():
         nest()
     made = builder.get().body
@@ -165,7 +166,7 @@ def put_together(fused: Fused, nest: Callable[[], None]) -> tirx.PrimFunc:
 
 
 def _finals(sch: Schedule, anchor: SBlockRV) -> list[SBlockRV]:
-    """Inline what is computed element by element from the anchor's result; the blocks of that kind that are left."""
+    """Inline what is computed element by element from the anchor's result; return the remaining blocks of that kind."""
     own = {str(sch.get(block).name_hint) for block in _elementwise(sch, anchor)}
     changed = True
     while changed:
@@ -184,13 +185,13 @@ def _finals(sch: Schedule, anchor: SBlockRV) -> list[SBlockRV]:
     ordered = [block for block in facts.child_blocks(sch) if str(sch.get(block).name_hint) in own]
     if not ordered:
         return []
-    # A block that is not one of them and stands between must not wait for the nest, nor the nest for it.
+    # Other blocks in between must not wait for the nest, nor the nest for them.
     first, last = facts.index_of(sch, anchor), facts.index_of(sch, ordered[-1])
     return ordered if last - first == len(ordered) else []
 
 
 def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
-    """The blocks after the anchor whose axes are its own, and that read its result, or what follows from it, there."""
+    """Yield the blocks after the anchor that have its axes and read its result, or what follows, elementwise."""
     shape = [axis.extent for axis in facts.axes_of(sch, anchor) if axis.kind == facts.SPATIAL]
     known = [sch.get(anchor).writes[0].source]
     for block in facts.child_blocks(sch)[facts.index_of(sch, anchor) + 1 :]:
@@ -212,7 +213,7 @@ def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
 
 
 def _reads(block: s_tir.SBlock) -> tuple[tirx.Buffer, ...]:
-    """The buffers that a reduction reads, without its own result, in the order in which its body loads them."""
+    """Return the buffers that a reduction reads, without its own result, in the order in which its body loads them."""
     loads: list[ir.TensorLoad] = []
     tvm_ffi.structural_walk(block.body, [(ir.TensorLoad, loads.append)])
     written = block.writes[0].source
@@ -235,37 +236,37 @@ def _block_names(part: tirx.Stmt) -> list[str]:
 
 
 def serial(extent: Any) -> Any:
-    """A loop from 0 with a 64-bit variable (context manager that gives the variable)."""
+    """Return a loop from 0 with a 64-bit variable (a context manager that returns the variable)."""
     return T.serial(long(0), long(extent))
 
 
 def parallel(extent: Any) -> Any:
-    """A loop from 0 whose iterations are spread over threads; a plain loop where there is only one iteration."""
+    """Return a loop from 0 whose iterations are distributed over threads; a plain loop for a single iteration."""
     alone = facts.extent(extent) in (0, 1)
     return serial(extent) if alone else T.parallel(long(0), long(extent))
 
 
 def spread(extent: Any, work: Any) -> Any:
-    """A loop from 0 that runs on several threads unless its `work`, in operations, is known to be too little."""
+    """Return a loop from 0 that runs on several threads unless its `work`, in operations, is known to be too little."""
     operations = facts.extent(work)
     few = operations is not None and operations < facts.SERIAL_WORK
     return serial(extent) if few else parallel(extent)
 
 
 def vectorized(lanes: int) -> Any:
-    """A loop from 0 that becomes one vector."""
+    """Return a loop from 0 that becomes one vector."""
     return T.vectorized(long(0), long(lanes))
 
 
 def prefetch(buffer: Any, index: Sequence[Any], level: int) -> None:
-    """Emit a request for the cache line of an element, which may lie outside the buffer."""
+    """Emit a prefetch of the cache line of an element, which may be outside the buffer."""
     T.evaluate(statements.prefetch(buffer, index, level).value)
 
 
 def even_split(size: int, most: int) -> list[tuple[int, int, int]]:
-    """`size` cut into as few pieces of at most `most` as possible, all equal or one less.
+    """Divide `size` into as few pieces of at most `most` as possible, all equal or one less.
 
-    Returns runs (first position, length of a piece, number of pieces), at most two.
+    Return runs (first position, length of a piece, number of pieces), at most two.
     """
     pieces = -(-size // most)
     short, longer = size // pieces, size % pieces

@@ -106,9 +106,12 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
             tap = tap * size + taps[axis]
         first, size = _tile_of(block, workload, plan)
         place = weight_index(workload, first, size, channel // step, tap, channel % step, block - first, lane)
-        return te.sum(
-            read_inside(read, geometry, where, taps, tirx.const(0, data.dtype)) * weight(place), axis=[channel, *taps]
-        )
+        product = read_inside(read, geometry, where, taps, tirx.const(0, data.dtype)) * weight(place)
+        if workload.is_banded:  # zero times infinity is not zero
+            inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+            own = source // inputs == tirx.min(block * lanes + lane, long(spec.out_channels - 1)) // outputs
+            product = tirx.Select(own, product, tirx.const(0, product.ty.dtype))
+        return te.sum(product, axis=[channel, *taps])
 
     shape = (data.shape[0], workload.groups * workload.blocks, *geometry.out_space, lanes)
     return te.compute(

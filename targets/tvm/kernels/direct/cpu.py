@@ -14,10 +14,12 @@ from graphopt.targets.tvm.kernels.common import nest
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.common.nest import Fused
+from graphopt.targets.tvm.kernels.common.norms import Norms
 from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL, SECOND_LEVEL
 from graphopt.targets.tvm.kernels.common.windows import Place, Run, for_tiles
 from graphopt.targets.tvm.kernels.direct.compute import KERNEL, from_numbers
 from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, tiles_of
+from graphopt.targets.tvm.kernels.direct.rescue import store_own_groups
 from graphopt.targets.tvm.machine import Machine
 
 LINE = 16
@@ -187,7 +189,10 @@ class _Nest:
         if part is None:
             self._clear(tile)
             self._reduce(tile)
-            self._store(tile)
+            if self.workload.is_banded:
+                self._store_band(tile)
+            else:
+                self._store(tile)
             return
         with T.If(part.index == 0):
             with T.Then():
@@ -219,6 +224,20 @@ class _Nest:
             place,
             lambda vector, position, lane: tile.buffer[tile.at(vector, position, lane)],
         )
+
+    def _store_band(self, tile: Tile) -> None:
+        """Write a tile of a band, which an infinity of another group may have spoiled."""
+        positions = tuple(range(tile.run.length))
+        norms = Norms(tile.lanes)
+        for vector, position in tile.pairs(positions):
+            with nest.vectorized(tile.lanes) as lane:
+                norms.add(position % 2, lane, tile.buffer[tile.at(vector, position, lane)])
+        with T.If(norms.are_usual()):
+            with T.Then():
+                self._store(tile)
+            with T.Else(), nest.serial(tile.run.length) as position:
+                where = self.workload.geometry.position(tile.row, T.bind(tile.column + position))
+                store_own_groups(self.fused, self.workload, tile.band.image, (tile.block, tile.size), where)
 
     def _exchange(self, tile: Tile, *, load: bool) -> None:
         """Load the partial sums, or store them."""

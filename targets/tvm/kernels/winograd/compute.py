@@ -1,20 +1,20 @@
-"""Winograd convolution of channel-blocked fp32 activations: 3x3 kernels, stride 1, 2.25 or 4 times fewer products.
+"""Winograd convolution of channel-blocked fp32 data: 3x3 kernels, stride 1, 2.25 or 4 times fewer multiplications.
 
     plan = worth(workload, machine)                  # None where a direct convolution is as fast, or it does not apply
     packed = pack_weight(weight, plan, workload)     # transformed in float64, rounded once
     out = winograd(data, packed, workload, plan)     # TE: the definition; `winograd.cpu` has the loop nest
 
-Outputs are computed in tiles of m x m from (m + 2) x (m + 2) inputs as F(m x m, 3 x 3) of Lavin and Gray
-(arXiv 1509.09308): the transformed inputs of a strip of tiles, one matrix product of tiles by channels for each of
-the (m + 2)**2 frequencies, and the transform of the products back.
+Outputs are computed in tiles of m x m from (m + 2) x (m + 2) inputs as F(m x m, 3 x 3) of Lavin and Gray (arXiv
+1509.09308): the transformed inputs of a strip of tiles, one matmul of tiles by channels for each of the (m + 2)**2
+frequencies, and the inverse transform of the products.
 
-What it costs in accuracy: the largest deviation from float64 over the largest output, of compiled kernels on random
-layers of 16 to 1024 input channels, with inputs of either sign, after ReLU, of large mean and with heavy tails:
+Accuracy: the largest deviation from float64 relative to the largest output, of compiled kernels on random layers of 16
+to 1024 input channels, with inputs of both signs, after ReLU, with a large mean and with heavy tails:
 
     direct sums 0.2 to 2.2e-6      F(2, 3) 0.2 to 1.2e-6      F(4, 3) 0.5 to 5.4e-6
 
 F(4, 3) at the usual points 0, +-1, +-2 deviates three times as much as at those of `toom_cook`. F(6, 3) deviates by 1
-to 3e-5 and takes at most a fifth fewer products than F(4, 3), on large images only: it is left out.
+to 3e-5 and needs at most a fifth fewer multiplications than F(4, 3), only on large images, so it is not used.
 
 What is not finite, and what is so large that its neighbours would be lost beside it, is computed directly (`rescue`).
 """
@@ -36,13 +36,13 @@ KERNEL = "conv_winograd"
 
 
 def packed_shape(workload: ConvWorkload, plan: WinogradPlan) -> tuple[int, int, int, int]:
-    """Panels of output channels, frequencies, input channels, channels of a panel."""
+    """Return panels of output channels, frequencies, input channels, channels of a panel."""
     panels = -(-workload.blocks // plan.vectors)
     return panels, plan.frequencies, workload.spec.in_channels, plan.vectors * workload.lanes
 
 
 def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: WinogradPlan) -> np.ndarray:
-    """`weight` (O, I, 3, 3) transformed and in `packed_shape`; channels beyond the last are zero."""
+    """Return `weight` (O, I, 3, 3) transformed and in `packed_shape`; channels beyond the last are zero."""
     panels, frequencies, depth, width = packed_shape(workload, plan)
     transformed = transform_weight(weight, plan.outputs)
     missing = panels * width - weight.shape[0]
@@ -51,9 +51,9 @@ def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: WinogradPlan) 
 
 
 def winograd(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: WinogradPlan) -> te.Tensor:
-    """The convolution of blocked `data` (N, I/v, H, W, v) with a packed weight: N, O/v, *out_space, v.
+    """Define the convolution of blocked `data` (N, I/v, H, W, v) with a packed weight: N, O/v, *out_space, v.
 
-    Written as one sum over frequencies, channels and the tile's inputs: the meaning, not the way to compute it.
+    It is written as one sum over frequencies, channels and the tile's inputs, which is not how it is computed.
     """
     m, size, lanes, spec = plan.outputs, plan.size, workload.lanes, workload.spec
     matrices = transforms(m)
@@ -89,7 +89,7 @@ def winograd(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: W
 
 
 def _entry(matrix: Matrix, row: Any, column: Any) -> Any:
-    """The element of a constant matrix at an index that varies."""
+    """Return the element of a constant matrix at a variable index."""
     value = tirx.const(0, "float32")
     for i, entries in enumerate(matrix):
         for j, entry in enumerate(entries):
@@ -99,6 +99,6 @@ def _entry(matrix: Matrix, row: Any, column: Any) -> Any:
 
 
 def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, WinogradPlan]:
-    """What `winograd` wrote into the annotation of its block."""
+    """Decode the numbers that `winograd` wrote into the annotation of its block."""
     outputs, strips, columns, vectors, by_strips, *rest = numbers
     return ConvWorkload.of(rest), WinogradPlan(outputs, strips, columns, vectors, bool(by_strips))

@@ -21,9 +21,10 @@ from graphopt.targets.tvm.kernels.common import nest
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.common.nest import Fused, even_split, serial, vectorized
+from graphopt.targets.tvm.kernels.common.norms import Registers, number
 from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL
 from graphopt.targets.tvm.kernels.winograd.compute import KERNEL, from_numbers, packed_shape
-from graphopt.targets.tvm.kernels.winograd.linear import Registers, multiply_by_rows, number
+from graphopt.targets.tvm.kernels.winograd.linear import multiply_by_rows
 from graphopt.targets.tvm.kernels.winograd.outputs import Outputs
 from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan
 from graphopt.targets.tvm.kernels.winograd.strips import Row, Strips

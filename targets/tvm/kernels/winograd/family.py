@@ -16,7 +16,7 @@ from graphopt.targets.tvm.machine import Machine
 
 
 class Winograd(Family):
-    """Convolution by a 3x3 kernel with fewer products, at some cost in accuracy (see `winograd.compute`)."""
+    """Convolution with a 3x3 kernel and fewer multiplications, at some cost in accuracy (see `winograd.compute`)."""
 
     name = "conv_winograd"
     version = 1

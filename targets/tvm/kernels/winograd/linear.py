@@ -10,36 +10,14 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from tvm import tirx
-from tvm.script.ir_builder import tirx as T
-
-from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.nest import vectorized
+from graphopt.targets.tvm.kernels.common.norms import Registers, number
 from graphopt.targets.tvm.kernels.winograd.toom_cook import Matrix
 
 Load = Callable[[int, Any], Any]
 """(element of the input, lane) -> its value."""
 Store = Callable[[int, Any, Any], None]
 """Takes (element of the result, lane, value)."""
-
-
-class Registers:
-    """`count` vectors of fp32 that live in registers; they must be written before they are read."""
-
-    def __init__(self, count: int, lanes: int) -> None:
-        self._lanes = lanes
-        self._buffer = T.alloc_buffer((count * lanes,), "float32", scope="local")
-
-    def load(self, index: int, lane: Any) -> Any:
-        return self._buffer[long(index * self._lanes) + lane]
-
-    def store(self, index: int, lane: Any, value: Any) -> None:
-        T.buffer_store(self._buffer, value, [long(index * self._lanes) + lane])
-
-
-def number(value: Fraction | int) -> Any:
-    """A constant of type float32."""
-    return tirx.const(float(value), "float32")
 
 
 def multiply_by_rows(matrix: Matrix, lanes: int, load: Load, store: Store) -> None:

@@ -9,8 +9,9 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.nest import serial, vectorized
+from graphopt.targets.tvm.kernels.common.norms import Norms, number
 from graphopt.targets.tvm.kernels.winograd import rescue
-from graphopt.targets.tvm.kernels.winograd.linear import multiply_by_columns, number
+from graphopt.targets.tvm.kernels.winograd.linear import multiply_by_columns
 from graphopt.targets.tvm.kernels.winograd.strips import Row, Strips
 from graphopt.targets.tvm.kernels.winograd.toom_cook import TAPS
 
@@ -28,7 +29,7 @@ class Outputs(Strips):
 
             def emit(row: Row) -> None:
                 place = vector * self.length + row.place
-                norms = rescue.Norms(self.lanes)
+                norms = Norms(self.lanes)
 
                 def keep(i: int, lane: Any, value: Any, at: Any) -> None:
                     T.buffer_store(halves, value, [long(i), at, lane])
@@ -84,7 +85,7 @@ class Outputs(Strips):
         values = self.alloc_halves(m * m, 1)
         with serial(row.count) as tile:
             left = T.bind((row.first + tile) * m)
-            norms = rescue.Norms(lanes)
+            norms = Norms(lanes)
 
             def keep(i: Any, k: int, lane: Any, value: Any) -> None:
                 T.buffer_store(values, value, [i * m + k, long(0), lane])

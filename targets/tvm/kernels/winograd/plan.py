@@ -1,4 +1,4 @@
-"""How a Winograd convolution is computed, and whether it is expected to be faster than a direct one."""
+"""Plans of a Winograd convolution, and the estimate whether it is faster than a direct one."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from graphopt.targets.tvm.kernels.winograd.toom_cook import POINTS, TAPS
 from graphopt.targets.tvm.machine import Machine
 
 STRIP_BYTES = 4 << 20
-"""Of transformed inputs of a strip, which should stay in the last cache: each weight is read once a strip."""
+"""The bytes of a strip's transformed inputs, which should stay in the last cache: weights are read once per strip."""
 
 WORTH = 0.85
-"""Part of the cycles of a direct convolution up to which the loss of accuracy pays."""
+"""The share of the cycles of a direct convolution up to which the loss of accuracy pays."""
 NEARLY = 1.05
-"""Estimated cycles relative to the fewest up to which F(2, 3) is chosen, whose weights are less than half as large."""
+"""The estimated cycles, relative to the best plan, up to which F(2, 3) is chosen for its much smaller weights."""
 BYTES_PER_CYCLE = 4
-"""Of weights from memory, that one core gets; measured 13 GB/s at 3.4 GHz. Two cores use up the bandwidth."""
+"""The bandwidth of one core for weights in memory; measured 13 GB/s at 3.4 GHz. Two cores use all of it."""
 
 MEETING = 5000
-"""Cycles for which threads wait for each other at the end of a parallel loop."""
+"""The cycles that threads wait for each other at the end of a parallel loop."""
 
 EXPOSED = 0.7
-"""Part of the time of reading weights from memory that is not hidden behind multiplying; measured 0.6 to 1."""
+"""The share of the time of reading weights from memory that does not overlap with arithmetic; measured 0.6 to 1."""
 
 
 @dataclass(frozen=True)
 class WinogradPlan:
-    """How a workload is computed.
+    """The plan of a workload.
 
-    `outputs` is m; the tiles of all images are cut into `strips` as equal as possible; a register tile holds
-    `columns` tiles by `vectors` vectors of output channels. With `by_strips` threads share the strips, otherwise the
+    `outputs` is m; the tiles of all images are divided into `strips` of nearly equal size; a register tile has
+    `columns` tiles by `vectors` vectors of output channels. With `by_strips`, threads share the strips, otherwise the
     channels of one strip after the other.
     """
 
@@ -47,7 +47,7 @@ class WinogradPlan:
 
     @property
     def size(self) -> int:
-        """Inputs of a tile along an axis."""
+        """The number of inputs of a tile along an axis."""
         return self.outputs + TAPS - 1
 
     @property
@@ -69,22 +69,22 @@ class Tiling:
 
 
 def tiling(workload: ConvWorkload, outputs: int) -> Tiling:
-    """The tiles of `outputs` x `outputs` positions that cover the result."""
+    """Return the tiles of `outputs` x `outputs` positions that cover the result."""
     assert workload.batch is not None
     height, width = out_space(workload)
     return Tiling(workload.batch, -(-height // outputs), -(-width // outputs))
 
 
 def out_space(workload: ConvWorkload) -> tuple[int, int]:
-    """Height and width of the result."""
+    """Return height and width of the result."""
     height, width = workload.geometry.out_space
     return height, width
 
 
 def applies(workload: ConvWorkload) -> bool:
-    """A 3x3 convolution of blocked data with stride, dilation and group 1, all of its sizes known and positive.
+    """Return whether this is a 3x3 convolution of blocked data with stride, dilation and group 1, and known sizes.
 
-    Not for a weight whose transform would not be finite.
+    A weight whose transform would not be finite is excluded.
     """
     spec = workload.spec
     plain = (spec.kernel, spec.strides, spec.dilations, spec.groups) == ((TAPS, TAPS), (1, 1), (1, 1), 1)
@@ -104,7 +104,7 @@ def plan_winograd(workload: ConvWorkload, machine: Machine) -> WinogradPlan | No
 
 
 def worth(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
-    """The plan, if it is expected to need clearly fewer cycles than a direct convolution, which is exact; else None."""
+    """Return the plan if it should need clearly fewer cycles than a direct, more accurate convolution; else None."""
     plan = plan_winograd(workload, machine)
     if plan is None or cycles(workload, plan, machine) > WORTH * direct_cycles(workload, machine):
         return None
@@ -112,7 +112,7 @@ def worth(workload: ConvWorkload, machine: Machine) -> WinogradPlan | None:
 
 
 def candidates(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
-    """The default and what else may be faster: both variants, the best register tiles, shorter and longer strips."""
+    """Return the default, then alternatives: both variants, the best register tiles, shorter and longer strips."""
     found = set()
     for outputs in POINTS:
         plans = [plan for plan in _plans(workload, machine) if plan.outputs == outputs]
@@ -124,7 +124,7 @@ def candidates(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
 
 
 def _plans(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
-    """Every register tile, threads sharing strips or channels; strips as long as the caches allow."""
+    """Return every register tile, with threads sharing strips or channels, and strips as long as the caches allow."""
     if not applies(workload):
         return []
     found = []
@@ -145,7 +145,7 @@ def _plans(workload: ConvWorkload, machine: Machine) -> list[WinogradPlan]:
 
 
 def _longest(workload: ConvWorkload, outputs: int, vectors: int, machine: Machine) -> int:
-    """Tiles of the longest strip whose inputs stay in the last cache and whose products in that of a core."""
+    """Return the tiles of the longest strip whose inputs fit the last cache and whose products fit a core's cache."""
     frequencies = (outputs + TAPS - 1) ** 2
     inputs = STRIP_BYTES // (4 * frequencies * workload.spec.in_channels)
     products = machine.l2_bytes // (4 * frequencies * vectors * workload.lanes)
@@ -153,10 +153,10 @@ def _longest(workload: ConvWorkload, outputs: int, vectors: int, machine: Machin
 
 
 def cycles(workload: ConvWorkload, plan: WinogradPlan, machine: Machine) -> float:
-    """Cycles that a plan needs on all cores of the machine, with weights that come from memory.
+    """Return the cycles of a plan on all cores of the machine, with weights that come from memory.
 
-    Two multiply-adds and two loads a cycle, results after four cycles. The transforms' share was measured for
-    F(4, 3), 160 and 115 cycles for a vector of tiles, and is taken to grow with the frequencies.
+    Two multiply-adds and two loads per cycle, results after four cycles. The transforms' share was measured for F(4,
+    3), 160 and 115 cycles for a vector of tiles, and is assumed to grow with the number of frequencies.
     """
     depth, lanes = workload.spec.in_channels, workload.lanes
     tiles = tiling(workload, plan.outputs).tiles
@@ -169,7 +169,7 @@ def cycles(workload: ConvWorkload, plan: WinogradPlan, machine: Machine) -> floa
     products = plan.frequencies * panels * plan.strips * strip
     transforming = plan.frequencies * tiles * (4.5 * -(-depth // lanes) + 3.2 * workload.blocks)
     weights = plan.frequencies * depth * panels * plan.vectors * lanes
-    # What does not fit the last cache comes from memory for every strip.
+    # What does not fit into the last cache is read from memory for every strip.
     reading = _memory_cycles(weights * (plan.strips if 4 * weights > STRIP_BYTES else 1), machine)
     pieces = plan.strips if plan.by_strips else panels
     uneven = -(-pieces // machine.cores) * machine.cores / pieces
@@ -183,12 +183,12 @@ def _step_cycles(columns: int, vectors: int, from_l2: bool) -> float:
 
 
 def _memory_cycles(weights: int, machine: Machine) -> float:
-    """Cycles that reading so many fp32 numbers from memory adds."""
+    """Return the cycles that reading so many fp32 numbers from memory adds."""
     return EXPOSED * 4 * weights / (BYTES_PER_CYCLE * min(machine.cores, 2))
 
 
 def direct_cycles(workload: ConvWorkload, machine: Machine) -> float:
-    """Cycles of a direct convolution at nine tenths of the peak."""
+    """Return the cycles of a direct convolution at 90 % of the peak."""
     height, width = out_space(workload)
     weights = TAPS**2 * workload.spec.in_channels * workload.blocks * workload.lanes
     products = TAPS**2 * workload.spec.in_channels * workload.blocks * (workload.batch or 1) * height * width

@@ -1,4 +1,4 @@
-"""How the tiles of a Winograd convolution are cut into strips, for all stages of the loop nest."""
+"""The division of the tiles of a Winograd convolution into strips, for all stages of the loop nest."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Row:
 
     image: Any
     top: Any
-    """First row of outputs."""
+    """The first row of outputs."""
     first: Any
-    """First of the tiles, counted across the image."""
+    """The first of the tiles, counted across the image."""
     count: Any
     place: Any
-    """Number of the first tile within the strip."""
+    """The number of the first tile within the strip."""
 
 
 class Strips:
-    """The numbers of one convolution, and loops over its tiles."""
+    """The sizes of one convolution, and loops over its tiles."""
 
     def __init__(self, fused: Fused, workload: ConvWorkload, plan: WinogradPlan) -> None:
         self.store = fused.store
@@ -45,22 +45,22 @@ class Strips:
 
     @property
     def across(self) -> int:
-        """The most tiles of a row that a strip holds."""
+        """The largest number of tiles of a row in a strip."""
         return min(self.length, self.tiling.across)
 
     def alloc_halves(self, rows: int, columns: int) -> Any:
-        """What the first pass of a transform leaves to the second; more than 1 KiB, or LLVM would take it apart."""
+        """Allocate the results of the first pass of a transform; more than 1 KiB, or LLVM would scalarize it."""
         return T.alloc_buffer((rows, max(columns, 1 + 256 // (rows * self.lanes)), self.lanes), "float32")
 
     def bounds(self, strip: Any) -> tuple[Any, Any]:
-        """The first tile of a strip and the first after it."""
+        """Return the first tile of a strip, and one past the last."""
         tiles, strips = self.tiling.tiles, self.plan.strips
         if tiles % strips == 0:
             return strip * self.length, (strip + 1) * self.length
         return strip * tiles // strips, (strip + 1) * tiles // strips
 
     def rows(self, strip: Any, emit: Callable[[Row], None]) -> None:
-        """A loop over the rows of tiles that a strip reaches into."""
+        """Emit a loop over the rows of tiles that a strip covers in part."""
         across, down = self.tiling.across, self.tiling.down
         begin, end = self.bounds(strip)
         with serial((end - 1) // across - begin // across + 1) as index:

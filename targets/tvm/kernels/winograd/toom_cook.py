@@ -1,10 +1,10 @@
 """The transforms of one-dimensional Winograd convolution F(m, 3), exact, for any interpolation points.
 
-F(m, 3) computes m outputs of a correlation with three taps from m + 2 inputs with m + 2 products:
+F(m, 3) computes m outputs of a correlation with three taps from m + 2 inputs with m + 2 multiplications:
 
     y = AT @ ((G @ g) * (BT @ d))
 
-(A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308). The points decide how
+(A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308). The points determine how
 much rounding is amplified (B. Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for
 Deep Neural Networks", arXiv 1803.10986). Points in pairs +p and -p share half of the work of both transforms.
 """
@@ -27,7 +27,7 @@ POINTS: dict[int, tuple[Fraction, ...]] = {
     2: (Fraction(0), Fraction(1), Fraction(-1)),
     4: (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
 }
-"""The finite points of each variant; the last point is infinity. All are exact in fp32, as are the matrices but G."""
+"""The finite points of each variant; the last point is infinity. They are exact in fp32, and so are AT and BT."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Transforms:
 
     @property
     def taps(self) -> tuple[Fraction, Fraction, Fraction]:
-        """What gives g back from u = G @ g, for points that begin with 0, p and -p.
+        """The factors that recover g from u = G @ g, for points that begin with 0, p and -p.
 
         g is u[0], u[1] - u[2] and u[-1], each times its factor.
         """
@@ -49,12 +49,12 @@ class Transforms:
 
 @lru_cache(maxsize=8)
 def transforms(outputs: int) -> Transforms:
-    """The transforms of F(`outputs`, 3) for its `POINTS`."""
+    """Return the transforms of F(`outputs`, 3) for its `POINTS`."""
     return transforms_at(POINTS[outputs])
 
 
 def transforms_at(points: Sequence[Fraction]) -> Transforms:
-    """The transforms for finite `points`, which must differ, and infinity: F(m, 3) takes m + 1 points."""
+    """Return the transforms for finite `points`, which must differ, and infinity: F(m, 3) takes m + 1 points."""
     outputs = len(points) - TAPS + 2
     zero, one = Fraction(0), Fraction(1)
     # Row i of AT evaluates x**i at the points; at infinity only the highest power counts.
@@ -71,7 +71,7 @@ def transforms_at(points: Sequence[Fraction]) -> Transforms:
 
 
 def transform_weight(weight: np.ndarray, outputs: int) -> np.ndarray:
-    """G w G^T of each kernel in float64, rounded once: (O, I, 3, 3) to fp32 ((outputs + 2) ** 2, I, O)."""
+    """Return G w G^T of each kernel in float64, rounded once: (O, I, 3, 3) to fp32 ((outputs + 2) ** 2, I, O)."""
     g = np.array(transforms(outputs).weight, np.float64)
     channels, depth = weight.shape[:2]
     taps = np.ascontiguousarray(weight.astype(np.float64).reshape(channels, depth, TAPS**2).transpose(2, 1, 0))
@@ -80,7 +80,7 @@ def transform_weight(weight: np.ndarray, outputs: int) -> np.ndarray:
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
-    """Coefficients, lowest power first, of the product of (x - root)."""
+    """Return the coefficients, lowest power first, of the product of (x - root)."""
     result = [Fraction(1)]
     for root in roots:
         raised, scaled = [Fraction(0), *result], [*(root * c for c in result), Fraction(0)]
