@@ -94,8 +94,8 @@ def test_the_program_computes_what_python_computes(here):
         ("model.gopt image=short.npy", "short.npy: is shorter than its header says"),
         ("model.gopt --out /nowhere image=image.npy", "/nowhere/logits.npy: cannot be written"),
         ("no.gopt image=image.npy", "no.gopt: is not an artifact: it has no manifest.json"),
-        ("other.gopt x=image.npy", "is compiled for aarch64, and this is x86_64"),
-        ("future.gopt x=image.npy", "needs the CPU feature avx9000, which is not here"),
+        ("other.gopt x=image.npy", "is compiled for aarch64, but this is x86_64"),
+        ("future.gopt x=image.npy", "needs the CPU feature avx9000, which this processor lacks"),
     ],
 )
 def test_the_program_refuses_what_is_wrong(here, arguments, problem):

@@ -48,11 +48,11 @@ json::Object read_manifest(const std::string& folder) {
     throw std::runtime_error(folder + ": has another format than this program reads");
   if (text(manifest, "device") != "cpu") throw std::runtime_error(folder + ": is not compiled for a CPU");
   if (text(manifest, "machine") != cpu::machine())
-    throw std::runtime_error(folder + ": is compiled for " + text(manifest, "machine") + ", and this is " +
+    throw std::runtime_error(folder + ": is compiled for " + text(manifest, "machine") + ", but this is " +
                              cpu::machine());
   for (const json::Value& feature : get(manifest, "features").cast<json::Array>()) {
     std::string name = feature.cast<ffi::String>();
-    if (!cpu::has(name)) throw std::runtime_error(folder + ": needs the CPU feature " + name + ", which is not here");
+    if (!cpu::has(name)) throw std::runtime_error(folder + ": needs the CPU feature " + name + ", which this processor lacks");
   }
   return manifest;
 }
