@@ -94,9 +94,14 @@ def dequantize_linear(c: Call) -> Operand:
 def dynamic_quantize_linear(c: Call) -> list[Operand | None]:
     data = c[0]
     axes = range(data.rank)
-    low = reduced(c.ctx, data, axes, te.min, keep=False, name="min")
-    high = reduced(c.ctx, data, axes, te.max, keep=False, name="max")
     nil, top = tirx.const(0, "float32"), tirx.const(255, "float32")
+
+    def number(x: tirx.Expr) -> tirx.Expr:
+        return tirx.Select(tirx.isnan(x), nil, x)
+
+    # As in ONNX Runtime, NaN does not count for the range, which includes 0, and becomes 0.
+    low = reduced(c.ctx, data, axes, te.min, keep=False, before=number, name="min")
+    high = reduced(c.ctx, data, axes, te.max, keep=False, before=number, name="max")
 
     def scale_of(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         # ONNX divides by zero where all elements are zero; ONNX Runtime takes a scale of 1 there.
@@ -104,13 +109,14 @@ def dynamic_quantize_linear(c: Call) -> list[Operand | None]:
         return tirx.Select(tirx.EQ(width, nil), tirx.const(1, "float32"), width / top)
 
     def zero_of(a: tirx.Expr, s: tirx.Expr) -> tirx.Expr:
-        return _saturated(tirx.nearbyint(nil - tirx.min(a, nil) / s), "uint8")
+        place = tirx.nearbyint(nil - tirx.min(a, nil) / s)
+        return _saturated(tirx.Select(tirx.isnan(place), top, place), "uint8")
 
     scale = elementwise(c.ctx, scale_of, [low, high], "float32", "scale")
     zero = elementwise(c.ctx, zero_of, [low, scale], "uint8", "zero_point")
 
     def quantize(x: tirx.Expr, s: tirx.Expr, z: tirx.Expr) -> tirx.Expr:
-        return _saturated(tirx.nearbyint(x / s) + z.astype("float32"), "uint8")
+        return _saturated(number(tirx.nearbyint(x / s) + z.astype("float32")), "uint8")
 
     return [elementwise(c.ctx, quantize, [data, scale, zero], "uint8", "quantize"), scale, zero]
 

@@ -253,6 +253,8 @@ def test_the_scale_of_zeros() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (uint8[N] y, float s, uint8 z)
         { y, s, z = DynamicQuantizeLinear(x) }"""
     check_for_machine(text, *({"x": np.array(x, np.float32)} for x in ([0, 0, 0], [0, 1, 2], [-3, 0, 5], [4, 4])))
+    special = ([np.nan, 1, 2], [-1, 2, np.nan], [np.inf, 1, 2], [-np.inf, 1])
+    check_for_machine(text, *({"x": np.array(x, np.float32)} for x in special))
 
 
 def test_sizes_and_numbers_read_when_the_code_runs_together() -> None:
