@@ -215,6 +215,9 @@ def _hard_sigmoid(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
 
 
 def _shrink(x: tirx.Expr, bias: float, lambd: float) -> tirx.Expr:
+    dtype = str(x.ty.dtype)
+    if not dtype.startswith(("float", "bfloat")):  # as in ONNX Runtime: `bias` and `lambd` may have a fraction
+        return _shrink(x.astype("float32"), bias, lambd).astype(dtype)
     high = select(x > const(lambd, x), x - const(bias, x), const(0, x))
     return select(x < const(-lambd, x), x + const(bias, x), high)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.targets.lowering.support import check_for_machine, noise
+from tests.targets.lowering.support import check, check_for_machine, noise
 
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, -1e-30, 20.5, -20.5, 87.0, -87.0, 1e30, -1e30]
 
@@ -30,3 +30,13 @@ def test_other_types(op: str, kind: str) -> None:
     text = f'<ir_version: 11, opset_import: ["" : 21]> g ({kind}[3, 7] x) => ({kind}[3, 7] y) {{ y = {op}(x) }}'
     x = 5 * noise(3, 7, dtype="float64" if kind == "double" else kind)
     check_for_machine(text, {"x": x}, tolerance=1e-3 if kind == "float16" else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8"])
+def test_integers_shrink_by_a_fraction(dtype: str) -> None:
+    """ONNX Runtime computes in floating point, and cuts the result to an integer."""
+    text = (
+        f'<ir_version: 10, opset_import: ["": 22]> g ({dtype}[n] x) => ({dtype}[?] y) '
+        "{ y = Shrink<bias = 0.7, lambd = 1.5>(x) }"
+    )
+    check(text, {"x": np.arange(0 if dtype == "uint8" else -6, 7).astype(dtype)})
