@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 
 from graphopt.targets.tvm.lowering.lower import Lowered
+from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 
 
 class Runner:
@@ -17,7 +18,7 @@ class Runner:
     def __init__(self, lowered: Lowered) -> None:
         target = tvm.target.Target({"kind": "llvm", "num-cores": 1})
         with target:
-            executable = tvm.compile(lowered.mod, target)
+            executable = tvm.compile(lowered.mod, target, tir_pipeline=PIPELINE)
         self._machine = relax.VirtualMachine(executable, tvm.cpu())
         self._params = [tvm.runtime.tensor(np.asarray(operand.array, order="C")) for _, operand in lowered.params]
 
