@@ -12,6 +12,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV
 
 from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common import steps
 from graphopt.targets.tvm.kernels.common.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.peel import PEEL
@@ -53,7 +54,7 @@ def reduce_columns(sch: Schedule, info: BlockInfo, machine: Machine, threads: bo
     """Schedule the whole block: [other axes, chunks of columns] in parallel."""
     outer, sizes, first = order_loops(sch, info, machine, list(zip(sch.get_loops(info.rv), info.axes, strict=True)))
     if threads:
-        facts.parallelize(sch, outer, sizes)
+        steps.parallelize(sch, outer, sizes)
     sch.vectorize(sch.get_loops(sch.decompose_reduction(info.rv, first))[-1])
 
 
@@ -72,7 +73,7 @@ def order_loops(
     columns, size = nest[last][0], nest[last][1].size
     sch.reorder(*(loop for loop, _ in others), columns, *(loop for loop, _ in reduced))
     group = facts.trailing_group([axis for _, axis in reduced])
-    rows = facts.fuse_all(sch, [loop for loop, _ in reduced[group:]])
+    rows = steps.fuse_all(sch, [loop for loop, _ in reduced[group:]])
     count = facts.product(axis.size for _, axis in reduced[group:])
     height = ROWS if count is None else min(ROWS, count)
     groups, row = sch.split(rows, [None, height])

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from operator import methodcaller
 
 import tvm
-import tvm_ffi
-from tvm import ir, tirx
+from tvm import tirx
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.cpu import columns as columns_cpu
 from graphopt.targets.tvm.cpu import transpose as transpose_cpu
 from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common import steps
 from graphopt.targets.tvm.kernels.common.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.border import BORDER
@@ -89,9 +89,7 @@ def _should_inline(sch: Schedule, block: SBlockRV) -> bool:
 def _loads(sch: Schedule, producer: SBlockRV, consumer: SBlockRV) -> int:
     """Return how often the consumer's body loads what the producer writes."""
     written = sch.get(producer).writes[0].source
-    loads: list[ir.TensorLoad] = []
-    tvm_ffi.structural_walk(sch.get(consumer).body, [(ir.TensorLoad, loads.append)])
-    return sum(load.source.same_as(written) for load in loads)
+    return sum(load.source.same_as(written) for load in facts.loads_of(sch, consumer))
 
 
 def _rereads(producer: BlockInfo, consumer: BlockInfo) -> bool:
@@ -150,7 +148,7 @@ def map_block(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
         return
     start = facts.trailing_group(info.axes)
     size = facts.product(axis.size for axis in info.axes[start:])
-    inner = facts.fuse_all(sch, loops[start:])
+    inner = steps.fuse_all(sch, loops[start:])
     branches = any(axis.branches for axis in info.axes[start:])
     vectorize_and_parallelize(sch, info, loops[:start], info.axes[:start], inner, size, machine, branches=branches)
 
@@ -200,16 +198,16 @@ def vectorize_and_parallelize(
         if size is None or size % lanes:
             sch.annotate(vectors, PEEL, 1)
     if threads:
-        facts.parallelize(sch, loops, sizes)
+        steps.parallelize(sch, loops, sizes)
 
 
 def _chunk(size: int | None, lanes: int, pieces: int) -> int | None:
     """Return the vectors per parallel iteration; None if the outer loops make enough iterations."""
     if size is None:
-        return CHUNK_VECTORS if pieces < facts.FEW_PIECES else None
-    if pieces >= facts.PARALLEL_PIECES:
+        return CHUNK_VECTORS if pieces < steps.FEW_PIECES else None
+    if pieces >= steps.PARALLEL_PIECES:
         return None
-    vectors, wanted = -(-size // lanes), max(1, facts.PARALLEL_PIECES // pieces)
+    vectors, wanted = -(-size // lanes), max(1, steps.PARALLEL_PIECES // pieces)
     return max(1, -(-vectors // wanted))
 
 
@@ -264,7 +262,7 @@ def reduce_row(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
     at = spatial[-1]
     sch.reverse_compute_at(final, at)
     if worth_threads(info):
-        facts.parallelize(sch, spatial, [axis.size for axis in axes])
+        steps.parallelize(sch, spatial, [axis.size for axis in axes])
     finish_row(sch, partial, final)
 
 
@@ -277,7 +275,7 @@ def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlock
     lanes = machine.lanes(info.dtype)
     spatial, axes, reduced, reduced_axes = split_kinds(sch, info)
     group = facts.trailing_group(reduced_axes)
-    inner = facts.fuse_all(sch, reduced[group:])
+    inner = steps.fuse_all(sch, reduced[group:])
     size = facts.product(axis.size for axis in reduced_axes[group:])
     _, vector = sch.split(inner, [None, lanes])
     final = info.rv

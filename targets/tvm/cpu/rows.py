@@ -16,6 +16,7 @@ from graphopt.targets.tvm.cpu import columns as columns_cpu
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.cpu.generic import attempt, vectorize_last
 from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common import steps
 from graphopt.targets.tvm.kernels.common.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.peel import PEEL
@@ -100,7 +101,7 @@ def _by_rows(sch: Schedule, infos: list[BlockInfo], shared: int, machine: Machin
             _vector_map(sch, info, shared, machine)
     if any(generic_cpu.worth_threads(info) for info in infos):
         rows = sch.get_loops(infos[-1].rv)[:shared]
-        facts.parallelize(sch, rows, [axis.size for axis in infos[-1].axes[:shared]])
+        steps.parallelize(sch, rows, [axis.size for axis in infos[-1].axes[:shared]])
     for block, loop in inits:
         init = sch.decompose_reduction(block, loop)
         vectorize_last(sch, init)
@@ -189,7 +190,7 @@ def _vector_map(sch: Schedule, info: BlockInfo, shared: int, machine: Machine) -
     if not axes:
         return
     start = facts.trailing_group(axes)
-    inner = facts.fuse_all(sch, loops[start:])
+    inner = steps.fuse_all(sch, loops[start:])
     size = facts.product(axis.size for axis in axes[start:])
     if not any(axis.branches for axis in axes[start:]):  # with branches, LLVM vectorizes the plain loop
         _split_vector(sch, inner, size, machine.lanes(info.dtype), [])

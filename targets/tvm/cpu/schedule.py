@@ -15,9 +15,9 @@ import tvm
 from tvm import tirx
 from tvm.s_tir import ScheduleError
 
-from graphopt.targets.tvm.cpu import apart
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.cpu import rows as rows_cpu
+from graphopt.targets.tvm.cpu import split
 from graphopt.targets.tvm.kernels.common.expand import keep_special_values
 from graphopt.targets.tvm.kernels.common.merge import merge_elementwise
 from graphopt.targets.tvm.kernels.families import FAMILIES
@@ -57,18 +57,18 @@ def schedule(mod: tvm.IRModule, machine: Machine, searched: Searched | None = No
 def schedule_function(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """Schedule one function; chains of elementwise blocks are merged before, max and min propagate NaN after.
 
-    A function of more operations than `apart.MOST_OPERATIONS` is scheduled as a kernel and a loop nest after it, if it
+    A function of more operations than `split.MOST_OPERATIONS` is scheduled as a kernel and a loop nest after it, if it
     is the epilogue that makes it so large.
     """
     done = _apply_rules(merge_elementwise(func), machine)
-    if (size := code_size(done)) > apart.MOST_OPERATIONS:
-        done = _taken_apart(func, size, machine) or done
+    if (size := code_size(done)) > split.MOST_OPERATIONS:
+        done = _split(func, size, machine) or done
     return keep_special_values(done)
 
 
-def _taken_apart(func: tirx.PrimFunc, size: int, machine: Machine) -> tirx.PrimFunc | None:
+def _split(func: tirx.PrimFunc, size: int, machine: Machine) -> tirx.PrimFunc | None:
     """Schedule a function as a kernel and a loop nest after it; None where that does not halve the code of `size`."""
-    parts = apart.take_apart(func)
+    parts = split.split(func)
     if parts is None:
         return None
     kernel = _apply_rules(parts.kernel, machine)
@@ -76,7 +76,7 @@ def _taken_apart(func: tirx.PrimFunc, size: int, machine: Machine) -> tirx.PrimF
     if 2 * (code_size(kernel) + code_size(rest)) > size:
         return None
     name = f"{kernel.attrs[SCHEDULE]}, epilogue apart: together {size:,} operations"
-    return apart.join(func, replace(parts, kernel=kernel, rest=rest)).with_attr(SCHEDULE, name)
+    return split.join(func, replace(parts, kernel=kernel, rest=rest)).with_attr(SCHEDULE, name)
 
 
 def is_scheduled(func: tirx.PrimFunc) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm.s_tir import Schedule
 
 from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common import steps
 from graphopt.targets.tvm.kernels.common.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.transpose import COLUMNS, ROWS, TRANSPOSE
@@ -67,8 +68,8 @@ def transpose(sch: Schedule, info: BlockInfo, found: Transposition, threads: boo
     loops, lanes = sch.get_loops(info.rv), found.lanes
     taken = {*found.read, *found.written}
     others = [i for i in range(len(loops)) if i not in taken]
-    read = facts.fuse_all(sch, [loops[i] for i in found.read])
-    written = facts.fuse_all(sch, [loops[i] for i in found.written])
+    read = steps.fuse_all(sch, [loops[i] for i in found.read])
+    written = steps.fuse_all(sch, [loops[i] for i in found.written])
     read_size = facts.product(info.axes[i].size for i in found.read)
     written_size = facts.product(info.axes[i].size for i in found.written)
     outer = [loops[i] for i in others]
@@ -85,7 +86,7 @@ def transpose(sch: Schedule, info: BlockInfo, found: Transposition, threads: boo
     if threads:
         sizes = [info.axes[i].size for i in others]
         counts = [facts.extent(sch.get(loop).extent) for loop in (bands, tiles)]
-        facts.parallelize(sch, [*outer, bands, tiles], [*sizes, *counts])
+        steps.parallelize(sch, [*outer, bands, tiles], [*sizes, *counts])
 
 
 def _is_linear(axis: Axis) -> bool:

@@ -8,11 +8,13 @@ from typing import Any
 import tvm_ffi
 from tvm import ir, s_tir, tirx
 
+from graphopt.targets.tvm.kernels.common.expand import FUNCTIONS
+
 FUNCTION = 20
 """The number of operations of an elementary function, about those of its polynomial."""
 
 _OPERATIONS = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min, tirx.Select, tirx.Cast, ir.TensorLoad)
-_FUNCTIONS = frozenset(("exp", "sigmoid", "tanh", "cosh", "sinh", "erf", "log", "log1p", "sin", "cos", "pow"))
+_FUNCTIONS = (FUNCTIONS.keys() | {"tirx.pow"}) - {"tirx.nearbyint"}  # rounding is one instruction
 
 
 def code_size(func: tirx.PrimFunc) -> int:
@@ -60,7 +62,7 @@ def _of_expression(value: Any) -> int:
 
     def call(node: ir.Call) -> None:
         nonlocal total
-        total += FUNCTION if str(getattr(node.op, "name", "")).rpartition(".")[2] in _FUNCTIONS else 1
+        total += FUNCTION if getattr(node.op, "name", "") in _FUNCTIONS else 1
 
     tvm_ffi.structural_walk(value, [(_OPERATIONS, count), (ir.Call, call)])
     return total

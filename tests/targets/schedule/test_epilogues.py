@@ -15,7 +15,7 @@ from graphopt.hardware.target import load
 from graphopt.ir.facts import FACTS, Kind, Trait
 from graphopt.proof.oracle import Reference
 from graphopt.targets.tvm.codegen.build import tvm_target
-from graphopt.targets.tvm.cpu import apart
+from graphopt.targets.tvm.cpu import split
 from graphopt.targets.tvm.cpu.pipeline import Cpu
 from graphopt.targets.tvm.device import fuse_and_schedule
 from graphopt.targets.tvm.lowering.lower import lower
@@ -121,7 +121,7 @@ def test_every_operator_after_every_family(family: str) -> None:
         target = MACHINES[number % len(MACHINES)]
         size = "5" if family == "winograd" or number // len(MACHINES) % 2 else "n"  # an open batch is not for Winograd
         func, made_for = kernel_of(family, operators, size, target)
-        assert code_size(func) < apart.MOST_OPERATIONS, (operators, target)
+        assert code_size(func) < split.MOST_OPERATIONS, (operators, target)
         with made_for:
             library = tvm.tirx.build(
                 tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), made_for, pipeline=PIPELINE
@@ -145,8 +145,8 @@ def test_long_epilogues_are_right(family: str) -> None:
     assert difference.max() < 0.1
 
 
-def test_a_function_of_too_much_code_is_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "MOST_OPERATIONS", 1000)
+def test_a_function_of_too_much_code_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "MOST_OPERATIONS", 1000)
     operators = ["Gelu", "Tanh", "Mish", "Erf", "Sin", "Exp"]
     func, _ = kernel_of("matmul", operators, "n", "x86:znver3")
     assert "matmul, epilogue apart: together" in str(func.attrs[SCHEDULE])
@@ -163,4 +163,4 @@ def test_what_has_no_kernel_stays_whole() -> None:
     x = placeholder((8, 16))
     y = te.compute(x.shape, lambda i, j: x(i, j) + x(i, j), name="y")
     z = te.compute(x.shape, lambda i, j: y(i, j) * y(i, j), name="z")
-    assert apart.take_apart(te.create_prim_func([x, z])) is None
+    assert split.split(te.create_prim_func([x, z])) is None

@@ -7,28 +7,22 @@ contiguous along it, 0 is a broadcast, `None` means that the address is not line
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import tvm_ffi
 from tvm import ir, s_tir, sym, tirx
 from tvm.s_tir import Schedule
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.s_tir.schedule import SBlockRV
 
-from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.kernels.common.statements import loads
 from graphopt.targets.tvm.tir_passes import let
-from graphopt.targets.tvm.tir_passes.peel import PEEL
 
 SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
 REDUCE = 2  # ... of a commutative reduction
 SERIAL_WORK = 1 << 15
 """The number of operations below which starting threads costs more than it saves (some microseconds)."""
-PARALLEL_PIECES = 64
-"""The desired iterations of a parallel loop, so that the static split over any usual number of cores is even."""
-
-FEW_PIECES = 8
-"""The number of iterations from which static loops are preferred to a symbolic loop for running in parallel."""
 
 
 def extent(value: Any) -> int | None:
@@ -170,9 +164,7 @@ def _coefficient(buffer: tirx.Buffer, indices: Any, var: tirx.Var) -> int | None
 
 def loads_of(sch: Schedule, block: SBlockRV) -> list[ir.TensorLoad]:
     """Return what a block's body loads, in the order of `Axis.loads`."""
-    loads: list[ir.TensorLoad] = []
-    tvm_ffi.structural_walk(sch.get(block).body, [(ir.TensorLoad, loads.append)])
-    return loads
+    return loads(sch.get(block).body)
 
 
 def step_within(load: ir.TensorLoad, var: tirx.Var, size: int) -> int | None:
@@ -257,89 +249,16 @@ def product(sizes: Iterable[int | None]) -> int | None:
     return total
 
 
-def fuse_all(sch: Schedule, loops: list[LoopRV]) -> LoopRV:
-    """Fuse neighbouring loops into one (a single loop is returned as it is)."""
-    return loops[0] if len(loops) == 1 else sch.fuse(*loops)
-
-
 def find_anchor(sch: Schedule, kernels: tuple[str, ...]) -> SBlockRV | None:
     """Return the one block annotated as the anchor of one of these kernel families, None if there is none."""
     found = [b for b in child_blocks(sch) if str(sch.get(b).annotations.get("kernel", "")) in kernels]
     return found[0] if len(found) == 1 else None
 
 
-def inline_around(sch: Schedule, anchor: SBlockRV, keep: tuple[str, ...]) -> SBlockRV:
-    """Inline the injective blocks around an anchor, except stages named in `keep`; return the block to tile.
-
-    That is the last block of the epilogue if it has one element for each element of the anchor's own output block;
-    otherwise (a consumer that broadcasts, or changes the order) the anchor's output block itself.
-    """
-    own = sch.get_consumers(anchor)[0]
-    shape = [axis.dom.extent for axis in sch.get(own).iter_vars]
-    after = _followers(sch, own)
-    chain = [own, *after]
-    final = own
-    if len(after) == len(child_blocks(sch)) - index_of(sch, own) - 1:
-        for block in after:
-            axes = sch.get(block).iter_vars
-            same = len(axes) == len(shape) and all(
-                int(a.iter_type) == SPATIAL and tvm_ffi.structural_equal(a.dom.extent, s)
-                for a, s in zip(axes, shape, strict=True)
-            )
-            if not same:
-                break
-            final = block
-    for block in chain[: next(i for i, b in enumerate(chain) if b is final)]:
-        sch.compute_inline(block)
-    for block in child_blocks(sch):
-        name = sch.get(block).name_hint
-        info = describe(sch, block)
-        before = index_of(sch, block) < index_of(sch, anchor)
-        if before and name.rstrip("_0123456789") not in keep and info is not None and not info.is_reduction:
-            sch.compute_inline(block)
-    return final
-
-
 def index_of(sch: Schedule, block: SBlockRV) -> int:
     """Return the position of a block below the root."""
     stmt = sch.get(block)
     return next(i for i, other in enumerate(child_blocks(sch)) if sch.get(other).same_as(stmt))
-
-
-def _followers(sch: Schedule, block: SBlockRV) -> list[SBlockRV]:
-    """Return the chain of blocks that each are the only consumer of the previous one."""
-    chain: list[SBlockRV] = []
-    while len(readers := sch.get_consumers(block)) == 1:
-        block = readers[0]
-        chain.append(block)
-    return chain
-
-
-def parallelize(sch: Schedule, loops: list[LoopRV], sizes: list[int | None]) -> None:
-    """Run a suitable one of these perfectly nested data-parallel loops (outermost first) in parallel.
-
-    Static loops are fused until there are enough pieces. Symbolic ones are never fused: static loops with some pieces
-    are preferred, else the last symbolic loop (the first is usually a batch of one).
-    """
-    if not loops:
-        return
-    if any(size is None for size in sizes):
-        static = [loop for loop, size in zip(loops, sizes, strict=True) if size is not None]
-        pieces = product(size for size in sizes if size is not None) or 1
-        if pieces >= FEW_PIECES:
-            rest = [loop for loop, size in zip(loops, sizes, strict=True) if size is None]
-            sch.reorder(*static, *rest)
-            loops, sizes = static, [size for size in sizes if size is not None]
-        else:
-            chosen = max(i for i, size in enumerate(sizes) if size is None)
-            sch.reorder(loops[chosen], *loops[:chosen], *loops[chosen + 1 :])
-            sch.parallel(loops[chosen])
-            return
-    count, taken = 1, 0
-    while taken < len(loops) and count < PARALLEL_PIECES:
-        count *= sizes[taken] or 1
-        taken += 1
-    sch.parallel(fuse_all(sch, loops[:taken]))
 
 
 def is_symbolic(func: tirx.PrimFunc) -> bool:
@@ -352,36 +271,3 @@ def axes_of(sch: Schedule, block: SBlockRV) -> list[Axis]:
     """Return the axes of a block, without its accesses, even if its loops have been changed."""
     axes = sch.get(block).iter_vars
     return [Axis(a.var, extent(a.dom.extent), int(a.iter_type), a.dom.extent) for a in axes]
-
-
-def schedule_others(
-    sch: Schedule,
-    done: list[SBlockRV],
-    machine: Machine,
-    schedule_block: Callable[[Schedule, BlockInfo, Machine], Schedule],
-) -> Schedule:
-    """Schedule the root-level blocks that a template has not touched (stages before and after its tile)."""
-    names = {str(sch.get(block).name_hint) for block in done}
-    for block in child_blocks(sch):
-        info = describe(sch, block) if str(sch.get(block).name_hint) not in names else None
-        if info is not None and info.is_plain:
-            sch = schedule_block(sch, info, machine)
-    return sch
-
-
-def vectorize_store(
-    sch: Schedule, before: list[LoopRV], inner: LoopRV, lanes: int, step: int, width: tirx.PrimExpr
-) -> None:
-    """Vectorize the write of a register tile along rows of `width` elements; `before` are its other loops.
-
-    Full tiles are unrolled. The last tile of a row that is not a multiple of `step` has its last partial vector peeled
-    off.
-    """
-    size = extent(width)
-    vectors, lane = sch.split(inner, [None, lanes])
-    sch.vectorize(lane)
-    if size is not None and size % step == 0:
-        for loop in (*before, vectors):
-            sch.unroll(loop)
-    else:
-        sch.annotate(vectors, PEEL, 1)

@@ -30,7 +30,7 @@ from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.kernels.common import blocks as facts
-from graphopt.targets.tvm.kernels.common import statements
+from graphopt.targets.tvm.kernels.common import statements, steps
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.machine import Machine
 
@@ -125,7 +125,7 @@ def take_apart(func: tirx.PrimFunc, kernel: str, machine: Machine) -> Fused | No
     output = sch.get(anchor).writes[0].source
     finals = _finals(sch, anchor)
     names = [str(sch.get(block).name_hint) for block in (anchor, *finals)]
-    sch = facts.schedule_others(sch, [anchor, *finals], machine, generic_cpu.schedule_block)
+    sch = steps.schedule_others(sch, [anchor, *finals], machine, generic_cpu.schedule_block)
     blocks = [sch.get(sch.get_sblock(name)) for name in names]
     free = tuple(blocks[1:])
     return Fused(
@@ -203,9 +203,7 @@ def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
         )
         if not same or not isinstance(stmt.body, tirx.BufferStore):
             continue
-        loads: list[ir.TensorLoad] = []
-        tvm_ffi.structural_walk(stmt.body, [(ir.TensorLoad, loads.append)])
-        read = [load for load in loads if any(load.source.same_as(buffer) for buffer in known)]
+        read = [load for load in statements.loads(stmt.body) if any(load.source.same_as(buffer) for buffer in known)]
         if read and all(facts.is_identity(load.indices, axes) for load in read):
             if facts.is_identity(stmt.body.indices, axes):
                 known.append(stmt.body.buffer)
@@ -214,11 +212,9 @@ def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
 
 def _reads(block: s_tir.SBlock) -> tuple[tirx.Buffer, ...]:
     """Return the buffers that a reduction reads, without its own result, in the order in which its body loads them."""
-    loads: list[ir.TensorLoad] = []
-    tvm_ffi.structural_walk(block.body, [(ir.TensorLoad, loads.append)])
     written = block.writes[0].source
     found: list[Any] = []
-    for load in loads:
+    for load in statements.loads(block.body):
         if not load.source.same_as(written) and not any(load.source.same_as(buffer) for buffer in found):
             found.append(load.source)
     return tuple(found)

@@ -9,7 +9,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.kernels.common import blocks as facts
-from graphopt.targets.tvm.kernels.common.registers import copy_tile
+from graphopt.targets.tvm.kernels.common import steps
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -21,11 +21,11 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     anchor = facts.find_anchor(sch, ("conv_channels", "conv_rows"))
     if anchor is None:
         return None
-    final = facts.inline_around(sch, anchor, keep=("pad",))
+    final = steps.inline_around(sch, anchor, keep=("pad",))
     if (rank := _crossed(sch, anchor, final)) > 1:
         sch, anchor, final = _flatten(sch, anchor, final, rank)
     _tile(sch, anchor, final)
-    return facts.schedule_others(sch, [anchor, final], machine, generic_cpu.schedule_block).mod["main"]
+    return steps.schedule_others(sch, [anchor, final], machine, generic_cpu.schedule_block).mod["main"]
 
 
 def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
@@ -47,12 +47,12 @@ def _tile(sch: Schedule, anchor: SBlockRV, final: SBlockRV) -> None:
     if kernel == "conv_rows" and size is not None and size % step == 0:
         sch.set_scope(anchor, 0, "local")
     else:
-        copy_tile(sch, anchor, order[-1], lanes)
+        steps.copy_tile(sch, anchor, order[-1], lanes)
     sch.compute_at(anchor, order[-1], preserve_unit_loops=True)
     first = _inner(sch, anchor, kernel, reduced, lanes)
-    facts.parallelize(sch, order, [facts.extent(sch.get(loop).extent) for loop in order])
+    steps.parallelize(sch, order, [facts.extent(sch.get(loop).extent) for loop in order])
     if kernel == "conv_rows":
-        facts.vectorize_store(sch, [c_in], x_in, lanes, step, width)
+        steps.vectorize_store(sch, [c_in], x_in, lanes, step, width)
     elif size is not None and size % step == 0:
         sch.vectorize(x_in)
     init = sch.get_loops(sch.decompose_reduction(anchor, first))

@@ -11,6 +11,7 @@ from tvm import ir, tirx
 from tvm.s_tir import Schedule
 
 from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common import steps
 from graphopt.targets.tvm.kernels.common.statements import Expr, loads, replaced, uses
 
 EXPENSIVE = 12
@@ -75,7 +76,7 @@ def read_product(func: tirx.PrimFunc) -> Product | None:
     anchor = facts.find_anchor(sch, ("matmul",))
     if anchor is None:
         return None
-    final = facts.inline_around(sch, anchor, keep=("pack",))
+    final = steps.inline_around(sch, anchor, keep=("pack",))
     stages = [_stage(sch, block) for block in facts.child_blocks(sch)]
     if not 2 <= len(stages) <= 3 or any(stage is None for stage in stages):
         return None

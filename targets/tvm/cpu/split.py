@@ -28,7 +28,7 @@ class Parts:
     rest: tirx.PrimFunc
 
 
-def take_apart(func: tirx.PrimFunc) -> Parts | None:
+def split(func: tirx.PrimFunc) -> Parts | None:
     """Split a function that is not scheduled after its kernel: up to what that stores, and all that follows.
 
     None for a function with another number of kernels than one, one in which nothing follows the kernel, or what
