@@ -13,7 +13,7 @@ from .model import Model
 from .node import Node
 from .tensor import Tensor
 from .tensor_proto import write_tensor
-from .verify import find_schema
+from .verify import RUNTIME_OPERATORS, find_schema
 from .write_proto import write_model, write_node
 
 INLINE_BYTES = 1024
@@ -21,6 +21,9 @@ INLINE_BYTES = 1024
 _INLINE_INTEGER_BYTES = 64 * 1024
 _ANY_AXES = 11
 """The first opset whose inference accepts the axes of a Squeeze in any order, and negative ones."""
+_CUTS_BY_INPUTS = 13
+"""An opset whose Slice reads its bounds from inputs."""
+_FAR = 1 << 62
 _DOMAIN = "graphopt.inference"
 
 
@@ -34,7 +37,9 @@ def write_inferable_model(model: Model) -> onnx.ModelProto:
         for node in graph.node:
             _add_unseen_defaults(node, version)
             if _needs_newer_rules(node, version):
-                _wrap(node, proto)
+                _wrap(node, [_in_terms_of_function(node)], _ANY_AXES, proto)
+            elif not node.domain and node.op_type in RUNTIME_OPERATORS and not find_schema(node.op_type, "", version):
+                _wrap(node, _alike(node), _CUTS_BY_INPUTS, proto)
             stack.extend(g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs))
     return proto
 
@@ -66,14 +71,40 @@ def _needs_newer_rules(node: onnx.NodeProto, version: int) -> bool:
     return axes != sorted(axes) or any(axis < 0 for axis in axes)
 
 
-def _wrap(node: onnx.NodeProto, proto: onnx.ModelProto) -> None:
-    """Turn a node into a call of a new function that imports the newer opset."""
+def _in_terms_of_function(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a copy of a node that reads the inputs of a function and gives its output."""
     body = onnx.NodeProto()
     body.CopyFrom(node)
-    body.input[:], body.output[:] = ["x"], ["y"]
+    body.input[:], body.output[:] = _parameters(node), ["y"]
+    return body
+
+
+def _alike(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return the body of a function with the types of a formerly experimental operator, which ONNX does not know."""
+    inputs = _parameters(node)
+    if node.op_type == "DynamicSlice":
+        return [onnx.helper.make_node("Slice", inputs, ["y"])]
+    if node.op_type != "Crop":
+        return [onnx.helper.make_node("Identity", inputs[:1], ["y"])]
+    given = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+    left, top, right, bottom = given.get("border") or (0, 0, 0, 0)
+    ends = [-bottom or _FAR, -right or _FAR]
+    if "scale" in given:
+        ends = [top + given["scale"][0], left + given["scale"][1]]
+    bounds = {"starts": [top, left], "ends": ends, "axes": [2, 3]}
+    constants = [onnx.helper.make_node("Constant", [], [name], value_ints=ints) for name, ints in bounds.items()]
+    return [*constants, onnx.helper.make_node("Slice", [inputs[0], *bounds], ["y"])]
+
+
+def _parameters(node: onnx.NodeProto) -> list[str]:
+    return [f"x{place}" for place in range(len(node.input))]
+
+
+def _wrap(node: onnx.NodeProto, body: list[onnx.NodeProto], version: int, proto: onnx.ModelProto) -> None:
+    """Turn a node into a call of a new function with a body of another opset."""
     name = f"{node.op_type}_{len(proto.functions)}"
-    opset = onnx.helper.make_opsetid("", _ANY_AXES)
-    proto.functions.append(onnx.helper.make_function(_DOMAIN, name, ["x"], ["y"], [body], [opset]))
+    opset = onnx.helper.make_opsetid("", version)
+    proto.functions.append(onnx.helper.make_function(_DOMAIN, name, _parameters(node), ["y"], body, [opset]))
     node.domain, node.op_type = _DOMAIN, name
     del node.attribute[:]
     proto.ir_version = max(proto.ir_version, 8)  # functions need it

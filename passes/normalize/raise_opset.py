@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx
 
-from graphopt.ir import DType, Graph, Node
+from graphopt.ir import DType, Graph, Node, infer_shapes
 from graphopt.ir.verify import RUNTIME_OPERATORS, find_schema
 from graphopt.passes.normalize import image_adapters, opset_adapters  # noqa: F401  (importing registers adapters)
 from graphopt.passes.normalize.adapting import ADAPTERS, Adapt, Decline
@@ -61,6 +61,8 @@ class RaiseOpset(Pass):
 
     def _goal(self, graph: Graph, opset: int, context: PassContext) -> int:
         """The newest opset up to `to` in which ONNX Runtime has as many kernels as in this one."""
+        if opset < self.to and any(node.op_type in LACKING and _decisive(node) is None for node in graph.all_nodes()):
+            infer_shapes(context.model)
         goal = self.to
         functions = [function.graph for function in context.model.functions.values()]
         for node in (n for g in (graph, *functions) for n in g.all_nodes() if n.domain == ""):
@@ -73,14 +75,20 @@ class RaiseOpset(Pass):
 
 def _last_with_kernel(node: Node, opset: int) -> int:
     """The newest opset for which ONNX Runtime has a kernel for a node, if it has one for `opset`."""
-    value = next((v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None), None)
-    name = None if value is None or value.dtype is None else _RUNTIME_NAMES.get(value.dtype, value.dtype.text)
+    dtype = _decisive(node)
+    name = None if dtype is None else _RUNTIME_NAMES.get(dtype, dtype.text)
     limits = [
         version - 1
         for version, dtypes in LACKING.get(node.op_type, {}).items()
         if version > opset and (name is None or name in dtypes)
     ]
     return min(limits, default=_NEWEST)
+
+
+def _decisive(node: Node) -> DType | None:
+    """The element type of a node's first input (or output), by which ONNX Runtime chooses a kernel, if it is known."""
+    value = next((v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None), None)
+    return None if value is None else value.dtype
 
 
 def plan_raising(graph: Graph, opset: int, to: int) -> tuple[list[tuple[Node, Adapt]], list[tuple[Node, str]]]:
