@@ -127,7 +127,7 @@ def reaches(node: Node, kernel: Sequence[int], sizes: Sequence[object]) -> list[
             more = full - begin - end
         else:
             if wanted is None:
-                more = 0
+                more = min(full, 0)  # a filter shorter than the stride leaves nothing to crop
             elif isinstance(size, int):
                 more = wanted[-rank:][index] - size * stride
             else:

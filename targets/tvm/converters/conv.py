@@ -223,10 +223,9 @@ def _transposed_geometry(
             begin.append(low)
             output.append(c.ctx.symbols.simplify(full - low - high))
             continue
-        size_out = int(wanted[-rank:][axis]) if wanted is not None else size * strides[axis]
-        total = full - size_out
+        total = full - (int(wanted[-rank:][axis]) if wanted is not None else size * strides[axis])
         total = max(total, 0) if isinstance(total, int) else tirx.max(total, int_expr(0))
         half = total // 2
         begin.append(c.ctx.symbols.simplify(half if mode == "SAME_UPPER" else total - half))
-        output.append(size_out)
+        output.append(int(wanted[-rank:][axis]) if wanted is not None else c.ctx.symbols.simplify(full - total))
     return begin, output

@@ -119,6 +119,7 @@ def test_convolution_over_axes_of_size_one(data: tuple[int, ...], kernel: tuple[
         "group = 2, pads = [1, 0, 0, 1], dilations = [2, 1]",
         "strides = [3, 2], output_shape = [14, 12]",
         'strides = [2, 2], auto_pad = "SAME_LOWER"',
+        'strides = [5, 2], auto_pad = "SAME_UPPER", output_padding = [1, 0]',
         "strides = [5, 3], pads = [1, 2, 0, 1]",
         "strides = [2, 3], dilations = [1, 2], output_padding = [1, 2]",
     ],
