@@ -43,11 +43,12 @@ def build_in_process() -> None:
     Requests and answers of the compiler go through JSON as usual.
     """
 
-    def ask(job: dict[str, Any], progress: Any, *_: Any) -> dict[str, Any]:
+    def run_here(job: dict[str, Any], progress: Any, *_: Any) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(json.dumps(worker._do(job, progress)))
         return answer
 
-    worker._ask = ask  # type: ignore[assignment]
+    assert callable(worker._run_job)
+    worker._run_job = run_here
 
 
 def check(case: Case, optimize: Iterable[str] = LEVELS, build: Iterable[str] = LEVELS) -> Finding:
