@@ -198,8 +198,10 @@ def _slice(call: Call) -> Elements | None:
     place = [slice(None)] * call.data.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis = _axis(axis, call.data.ndim)
-        backward_end = None if step < 0 and end < -call.data.shape[axis] else end
-        place[axis] = slice(start, backward_end, step)
+        if step < 0:
+            # Unlike in Python, a start before the data is its first element.
+            start, end = max(start, -call.data.shape[axis]), None if end < -call.data.shape[axis] else end
+        place[axis] = slice(start, end, step)
     return call.data[tuple(place)]
 
 
