@@ -198,10 +198,11 @@ def _slice(call: Call) -> Elements | None:
     place = [slice(None)] * call.data.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis = _axis(axis, call.data.ndim)
-        if step < 0:
-            # Unlike in Python, a start before the data is its first element.
-            start, end = max(start, -call.data.shape[axis]), None if end < -call.data.shape[axis] else end
-        place[axis] = slice(start, end, step)
+        size = call.data.shape[axis]
+        if step > 0:
+            place[axis] = slice(start, end, step)
+        else:  # unlike in Python, a start before the data is its first element
+            place[axis] = slice(max(start, -size), None if end < -size else end, step)
     return call.data[tuple(place)]
 
 
