@@ -59,14 +59,37 @@ def _softmax_as_matrix(node: Node, rewriter: Rewriter, axis: int, to: int) -> No
 
 @adapts("Clip")
 def _clip(node: Node, version: int, to: int) -> Answer:
-    if version >= 11 or to < 11:
+    if version >= 12 or to < 11:
         return None
-    bounds = {name: node.attr(name) for name in ("min", "max")}
     dtype = _dtype(node)
+    if version >= 11:
+        unbounded = node.input(1) is None or node.input(2) is None
+        clips = unbounded and dtype == np.float16 and to >= 12
+        return (lambda rewriter: _without_bounds(node, rewriter)) if clips else None
+    bounds = {name: node.attr(name) for name in ("min", "max")}
     if dtype is None:
         return Decline("the element type of its input is unknown")
     arrays = {name: None if value is None else np.array(value, dtype) for name, value in bounds.items()}
-    return lambda rewriter: move_to_inputs(node, rewriter, arrays, 1)
+
+    def adapt(rewriter: Rewriter) -> None:
+        move_to_inputs(node, rewriter, arrays, 1)
+        if dtype == np.float16 and to >= 12:
+            _without_bounds(node, rewriter)
+
+    return adapt
+
+
+def _without_bounds(node: Node, rewriter: Rewriter) -> None:
+    """Make the omitted bounds of a Clip of float16 infinite.
+
+    ONNX Runtime clips to the finite numbers of float16 since opset 12; before, it converts to float32 and back.
+    """
+    given = (*node.inputs, None, None)[1:3]
+    bounds = [
+        bound or rewriter.constant(np.array(limit, np.float16), f"{node.name or node.op_type}/{name}")
+        for bound, limit, name in zip(given, (-np.inf, np.inf), ("min", "max"), strict=True)
+    ]
+    rewriter.set_inputs(node, [node.inputs[0], *bounds])
 
 
 def _dtype(node: Node) -> np.dtype | None:

@@ -92,6 +92,24 @@ def test_softmax_of_no_elements() -> None:
         assert run_reference(model, {"X": np.zeros(shape, np.float32)})["Y"].shape == shape
 
 
+@pytest.mark.parametrize("opset", [8, 11])
+@pytest.mark.parametrize("given", [(), ("min",), ("max",), ("min", "max")])
+def test_infinities_in_a_clip_of_float16(opset: int, given: tuple[str, ...]) -> None:
+    """Since opset 12, ONNX Runtime clips float16 itself, and to its finite numbers where a bound is omitted."""
+    limits = {name: np.array(limit, np.float16) for name, limit in (("min", -0.5), ("max", 2.5)) if name in given}
+    attributes = ", ".join(f"{name} = {limit}" for name, limit in limits.items())
+    call = f"Clip <{attributes}> (X)" if limits else "Clip (X)"
+    if opset >= 11:
+        inputs = ["X", "min" if "min" in given else "", *(["max"] if "max" in given else [])]
+        call = f"Clip ({', '.join(inputs).removesuffix(', ')})"
+    model = model_of(header(opset, f"(float16[N] X) => (float16[N] Y) {{ Y = {call} }}"), limits if opset >= 11 else {})
+    x = {"X": np.array([np.inf, -np.inf, np.nan, 1, 65504, -65504, 3], np.float16)}
+    expected = run_reference(model, x)["Y"]
+    PassManager(Pipeline.of(RaiseOpset())).run(model)
+    assert model.opset > 12
+    assert run_reference(model, x)["Y"].tobytes() == expected.tobytes()
+
+
 def test_an_operator_that_is_a_function_to_the_runtime_until_its_body_changes() -> None:
     """Of int64, ONNX Runtime has no PRelu but what ONNX defines it by, whose CastLike is another one in opset 19."""
     body = "(int64[5] X) => (int64[5] Y) <int64[1] s = {3}> { Y = PRelu(X, s) }"
