@@ -133,30 +133,23 @@ def _cell(align: _Align, buffers: Any, index: Any) -> None:
     """Compute one element of the result."""
     data, rois, images, out = buffers
     roi, channel, *cell_index = index
-    sides = [[_stored(value) for value in align.begin_and_cell(rois, roi, side)] for side in (0, 1)]
-    counts = [_stored(align.samples(cell)) for _, cell in sides]
+    sides = [[nest.stored(value) for value in align.begin_and_cell(rois, roi, side)] for side in (0, 1)]
+    counts = [nest.stored(align.samples(cell)) for _, cell in sides]
     first = align.number(float("-inf")) if align.largest else align.number(0.0)
     T.buffer_store(out, first, index)
     with nest.serial(counts[0]) as sy, nest.serial(counts[1]) as sx:
         places = [
-            _stored(
+            nest.stored(
                 begin
                 + (i.astype(align.dtype) + (s.astype(align.dtype) + align.number(0.5)) / n.astype(align.dtype)) * cell
             )
             for (begin, cell), i, s, n in zip(sides, cell_index, (sy, sx), counts)
         ]
-        for term in align.terms(data, images[roi].astype("int64"), channel, *places, _stored):
-            value = _stored(term)
+        for term in align.terms(data, images[roi].astype("int64"), channel, *places, nest.stored):
+            value = nest.stored(term)
             T.buffer_store(out, tirx.max(out[*index], value) if align.largest else out[*index] + value, index)
-    total = _stored(counts[0] * counts[1])
+    total = nest.stored(counts[0] * counts[1])
     if align.largest:
         T.buffer_store(out, tirx.if_then_else(total == 0, align.number(0.0), out[*index]), index)
     else:
         T.buffer_store(out, out[*index] / tirx.max(total, long(1)).astype(align.dtype), index)
-
-
-def _stored(value: Expr) -> Expr:
-    """Return a value from a buffer that LLVM keeps in a register; TVM would put a bound one into every use again."""
-    place = T.alloc_buffer((1,), str(value.ty.dtype), scope="local")
-    T.buffer_store(place, value, [long(0)])
-    return place[long(0)]
