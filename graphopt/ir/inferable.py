@@ -6,9 +6,12 @@ If inference would misinterpret a node, it gets an equivalent form of the node; 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
+from typing import Any
 
 import onnx
 
+from .equivalents import newer_rules, simplify_pool
 from .model import Model
 from .node import Node
 from .tensor import Tensor
@@ -19,29 +22,39 @@ from .write_proto import write_model, write_node
 INLINE_BYTES = 1024
 """The size in bytes up to which contents are passed to inference, which reads shapes, axes, pads and the like."""
 _INLINE_INTEGER_BYTES = 64 * 1024
-_ANY_AXES = 11
-"""The first opset whose inference accepts the axes of a Squeeze in any order, and negative ones."""
 _CUTS_BY_INPUTS = 13
 """An opset whose Slice reads its bounds from inputs."""
 _FAR = 1 << 62
 _DOMAIN = "graphopt.inference"
+_Imports = Any  # a list of operator sets in a proto
 
 
 def write_inferable_model(model: Model) -> onnx.ModelProto:
     """Return the proto of a model for inference: of large weights only the type."""
     proto = write_model(model, _without_weights)
-    version = model.opset
-    stack = [proto.graph]
-    while stack:
-        graph = stack.pop()
-        for node in graph.node:
-            _add_unseen_defaults(node, version)
-            if _needs_newer_rules(node, version):
-                _wrap(node, [_in_terms_of_function(node)], _ANY_AXES, proto)
-            elif not node.domain and node.op_type in RUNTIME_OPERATORS and not find_schema(node.op_type, "", version):
-                _wrap(node, _alike(node), _CUTS_BY_INPUTS, proto)
-            stack.extend(g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs))
+    _adapt(proto.graph.node, proto.opset_import, proto)
+    for function in list(proto.functions):
+        _adapt(function.node, function.opset_import, proto)
     return proto
+
+
+def _adapt(nodes: Iterable[onnx.NodeProto], imports: _Imports, proto: onnx.ModelProto) -> None:
+    """Give nodes, including those of nested graphs, forms that inference handles correctly."""
+    version = next((known.version for known in imports if not known.domain), 0)
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        stack.extend(
+            inner for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs) for inner in g.node
+        )
+        if node.domain or any(a.ref_attr_name for a in node.attribute):
+            continue
+        _add_unseen_defaults(node, version)
+        simplify_pool(node)
+        if (newer := newer_rules(node, version)) != version:
+            _wrap(node, [_in_terms_of_function(node)], newer, imports, proto)
+        elif node.op_type in RUNTIME_OPERATORS and not find_schema(node.op_type, "", version):
+            _wrap(node, _alike(node), _CUTS_BY_INPUTS, imports, proto)
 
 
 def write_inferable_node(node: Node) -> tuple[onnx.NodeProto, dict[str, int]]:
@@ -49,9 +62,10 @@ def write_inferable_node(node: Node) -> tuple[onnx.NodeProto, dict[str, int]]:
     opsets = dict(node.graph.model.opsets)
     proto = onnx.NodeProto()
     write_node(node, proto)
-    _add_unseen_defaults(proto, opsets.get("", 0))
-    if _needs_newer_rules(proto, opsets.get("", 0)):
-        opsets[""] = _ANY_AXES
+    if not node.domain:
+        _add_unseen_defaults(proto, opsets.get("", 0))
+        simplify_pool(proto)
+        opsets[""] = newer_rules(proto, opsets.get("", 0))
     return proto, opsets
 
 
@@ -63,19 +77,11 @@ def _without_weights(tensor: Tensor, name: str) -> onnx.TensorProto:
     return onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape, raw_data=b"")
 
 
-def _needs_newer_rules(node: onnx.NodeProto, version: int) -> bool:
-    """Return whether an old node has axes that the inference of its opset misinterprets, unlike ONNX Runtime."""
-    if node.domain or node.op_type not in ("Squeeze", "Unsqueeze") or version >= _ANY_AXES:
-        return False
-    axes = [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
-    return axes != sorted(axes) or any(axis < 0 for axis in axes)
-
-
 def _in_terms_of_function(node: onnx.NodeProto) -> onnx.NodeProto:
-    """Return a copy of a node that reads the inputs of a function and gives its output."""
+    """Return a copy of a node that reads the inputs of a function and gives its outputs."""
     body = onnx.NodeProto()
     body.CopyFrom(node)
-    body.input[:], body.output[:] = _parameters(node), ["y"]
+    body.input[:], body.output[:] = _parameters(node), _results(node)
     return body
 
 
@@ -83,9 +89,9 @@ def _alike(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Return the body of a function with the types of a formerly experimental operator, which ONNX does not know."""
     inputs = _parameters(node)
     if node.op_type == "DynamicSlice":
-        return [onnx.helper.make_node("Slice", inputs, ["y"])]
+        return [onnx.helper.make_node("Slice", inputs, _results(node))]
     if node.op_type != "Crop":
-        return [onnx.helper.make_node("Identity", inputs[:1], ["y"])]
+        return [onnx.helper.make_node("Identity", inputs[:1], _results(node))]
     given = {attribute.name: list(attribute.ints) for attribute in node.attribute}
     left, top, right, bottom = given.get("border") or (0, 0, 0, 0)
     ends = [-bottom or _FAR, -right or _FAR]
@@ -93,29 +99,35 @@ def _alike(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         ends = [top + given["scale"][0], left + given["scale"][1]]
     bounds = {"starts": [top, left], "ends": ends, "axes": [2, 3]}
     constants = [onnx.helper.make_node("Constant", [], [name], value_ints=ints) for name, ints in bounds.items()]
-    return [*constants, onnx.helper.make_node("Slice", [inputs[0], *bounds], ["y"])]
+    return [*constants, onnx.helper.make_node("Slice", [inputs[0], *bounds], _results(node))]
 
 
 def _parameters(node: onnx.NodeProto) -> list[str]:
     return [f"x{place}" for place in range(len(node.input))]
 
 
-def _wrap(node: onnx.NodeProto, body: list[onnx.NodeProto], version: int, proto: onnx.ModelProto) -> None:
+def _results(node: onnx.NodeProto) -> list[str]:
+    return [f"y{place}" for place in range(len(node.output))]
+
+
+def _wrap(
+    node: onnx.NodeProto, body: list[onnx.NodeProto], version: int, imports: _Imports, proto: onnx.ModelProto
+) -> None:
     """Turn a node into a call of a new function with a body of another opset."""
     name = f"{node.op_type}_{len(proto.functions)}"
     opset = onnx.helper.make_opsetid("", version)
-    proto.functions.append(onnx.helper.make_function(_DOMAIN, name, _parameters(node), ["y"], body, [opset]))
+    proto.functions.append(onnx.helper.make_function(_DOMAIN, name, _parameters(node), _results(node), body, [opset]))
     node.domain, node.op_type = _DOMAIN, name
     del node.attribute[:]
     proto.ir_version = max(proto.ir_version, 8)  # functions need it
-    if all(known.domain != _DOMAIN for known in proto.opset_import):
-        proto.opset_import.add(domain=_DOMAIN, version=1)
+    if all(known.domain != _DOMAIN for known in imports):
+        imports.add(domain=_DOMAIN, version=1)
 
 
 def _add_unseen_defaults(node: onnx.NodeProto, version: int) -> None:
     """Add default attributes that inference does not see within the body of one of ONNX's functions."""
     given = {attribute.name for attribute in node.attribute}
-    defaults = () if node.domain else _unseen_defaults(node.op_type, version)
+    defaults = _unseen_defaults(node.op_type, version)
     node.attribute.extend(default for default in defaults if default.name not in given)
 
 

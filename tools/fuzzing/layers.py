@@ -125,7 +125,7 @@ def lrn(g: Growing, op: str) -> list[Value]:
     )
 
 
-def window(g: Growing, spatial: tuple[int, ...], padded: bool = True) -> dict[str, object]:
+def window(g: Growing, spatial: tuple[int, ...], padded: bool = True, dilated: bool = False) -> dict[str, object]:
     """Return kernel, strides, dilations and padding over some axes."""
     rank = len(spatial)
     made: dict[str, object] = {"kernel_shape": [g.random.randint(1, min(3, max(1, n))) for n in spatial]}
@@ -135,7 +135,8 @@ def window(g: Growing, spatial: tuple[int, ...], padded: bool = True) -> dict[st
         made["dilations"] = [g.choice((1, 2)) for _ in range(rank)]
     if g.flip(0.2):
         made["auto_pad"] = g.choice(("SAME_UPPER", "SAME_LOWER", "VALID"))
-        made.pop("dilations", None)
+        if not dilated:  # ONNX Runtime rejects dilated convolutions with automatic padding
+            made.pop("dilations", None)
     elif padded and g.flip(0.6):
         kernel = list(made["kernel_shape"])  # type: ignore[call-overload]
         made["pads"] = [g.random.randint(0, k - 1) for k in kernel * 2]
@@ -202,7 +203,7 @@ def pool(g: Growing, op: str) -> list[Value]:
     value = picture(g, dtypes_of(g, op))
     if op == "MaxPool" and has_nan(value):
         raise Refused("undefined")
-    how = window(g, value.shape[2:])
+    how = window(g, value.shape[2:], dilated=True)
     more = {"ceil_mode": g.choice((0, 1)), "count_include_pad": g.choice((0, 1)), "p": g.choice((1, 2))}
     return g.add(op, value, **how, **more)
 

@@ -33,21 +33,24 @@ def int_expr(value: Dim) -> tirx.Expr:
 
 
 def read_window(c: Call, data: Operand, kernel: Sequence[int]) -> Window:
-    """Return the window that a node's attributes describe over the spatial axes (from axis 2 on) of `data`."""
+    """Return the window that a node's attributes describe over the spatial axes (from axis 2 on) of `data`.
+
+    Like ONNX Runtime, which dilates no convolution with automatic padding, this pads for the window without dilation.
+    """
     rank = data.rank - 2
     if rank < 1 or len(kernel) != rank:
         raise Declined(f"a window of {len(kernel)} axes over data of rank {data.rank}")
     strides = tuple(int(s) for s in c.attr("strides") or [1] * rank)
     dilations = tuple(int(d) for d in c.attr("dilations") or [1] * rank)
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
-    begin, end = _pads(c, data.shape[2:], spans, strides)
+    begin, end = _pads(c, data.shape[2:], kernel, strides)
     output = []
     for size, span, stride, low, high in zip(data.shape[2:], spans, strides, begin, end):
         output.append(_positions(c, size, span, stride, low, high))
     return Window(tuple(kernel), strides, dilations, tuple(begin), tuple(end), c.ctx.shape(output))
 
 
-def _pads(c: Call, sizes: Sequence[Dim], spans: Sequence[int], strides: Sequence[int]) -> tuple[list[Dim], list[Dim]]:
+def _pads(c: Call, sizes: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int]) -> tuple[list[Dim], list[Dim]]:
     """Return the padding before and after each spatial axis."""
     mode, rank = c.attr("auto_pad", "NOTSET") or "NOTSET", len(sizes)
     if mode == "VALID":
@@ -59,8 +62,8 @@ def _pads(c: Call, sizes: Sequence[Dim], spans: Sequence[int], strides: Sequence
         raise Declined(f"auto_pad {mode!r}")
     begin: list[Dim] = []
     end: list[Dim] = []
-    for size, span, stride in zip(sizes, spans, strides):
-        total = (size + (stride - 1)) // stride * stride - stride + span - size
+    for size, taps, stride in zip(sizes, kernel, strides):
+        total = (size + (stride - 1)) // stride * stride - stride + taps - size
         total = max(total, 0) if isinstance(total, int) else tirx.max(total, int_expr(0))
         half = c.ctx.symbols.simplify(total // 2)
         rest = c.ctx.symbols.simplify(total - half)
@@ -73,6 +76,9 @@ def _positions(c: Call, size: Dim, span: int, stride: int, low: Dim, high: Dim) 
     """Return the number of positions of a window along one axis."""
     room = size + low + high - span
     if not c.attr("ceil_mode", 0):
+        if isinstance(room, int) and room < 0:
+            # Like ONNX Runtime: a pooling window longer than the data is cut if it ends within one more stride.
+            return int(room / stride) + 1
         return c.ctx.symbols.simplify(int_expr(room) // stride + 1)
     count = c.ctx.symbols.simplify((int_expr(room) + (stride - 1)) // stride + 1)
     # A last window that would begin in the padding at the end is dropped.

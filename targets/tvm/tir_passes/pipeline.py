@@ -21,6 +21,7 @@ from graphopt.targets.tvm.tir_passes.bfloat16 import round_to_bfloat16
 from graphopt.targets.tvm.tir_passes.bind_values import bind_values
 from graphopt.targets.tvm.tir_passes.border import split_border
 from graphopt.targets.tvm.tir_passes.compact import compact_buffers
+from graphopt.targets.tvm.tir_passes.exact import restore_exact
 from graphopt.targets.tvm.tir_passes.hoist import hoist_indices
 from graphopt.targets.tvm.tir_passes.nan_tests import compare_bits_for_nan, unordered_not_equal
 from graphopt.targets.tvm.tir_passes.peel import peel
@@ -57,6 +58,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.UnrollLoop(),
         loops.StmtSimplify(),
         loops.RemoveNoOp(),
+        restore_exact(),
         unordered_not_equal(),
         hoist_indices(),
         blocks.RewriteUnsafeSelect(),

@@ -18,7 +18,7 @@ import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import prim
 
-from graphopt.targets.tvm.tir_passes import let
+from graphopt.targets.tvm.tir_passes import exact, let
 
 Expr = Any
 
@@ -159,7 +159,7 @@ class Sharing:
             return self._is_stored_place(expr)
         if isinstance(expr, _DIVISIONS):
             return not _is_integer(expr) or isinstance(expr.b, tirx.IntImm)
-        return not isinstance(expr, ir.Call) or _name(expr) in _PURE
+        return not isinstance(expr, ir.Call) or _is_pure(expr)
 
     def _is_stored_place(self, load: ir.TensorLoad) -> bool:
         if self.place is None:
@@ -278,12 +278,17 @@ _PURE = frozenset({
     "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
 })
 # fmt: on
-"""The calls that compute a value from values, whatever these are."""
+"""The calls of TVM that compute a value from values, whatever these are."""
 
 
 def _name(call: ir.Call) -> str:
     """Return an operator's name without the dialect's."""
     return str(getattr(call.op, "name", "")).rpartition(".")[2]
+
+
+def _is_pure(call: ir.Call) -> bool:
+    """Return whether a call computes a value from values, whatever these are."""
+    return _name(call) in _PURE or str(getattr(call.op, "name", "")) in exact.CALLS
 
 
 def is_conditional(expr: Expr) -> bool:
@@ -303,7 +308,7 @@ def operands_of(expr: Expr) -> list[Expr] | None:
         return [expr.a]
     if isinstance(expr, ir.TensorLoad):
         return list(expr.indices)
-    if isinstance(expr, ir.Call) and _name(expr) in _PURE:
+    if isinstance(expr, ir.Call) and _is_pure(expr):
         return list(expr.args)
     return None
 

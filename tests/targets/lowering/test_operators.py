@@ -84,6 +84,22 @@ def test_max_pooling_in_ceil_mode_with_indices() -> None:
     check(text, {"x": noise(2, 3, 7, 8)})
 
 
+@pytest.mark.parametrize("op", ["AveragePool", "LpPool", "MaxPool"])
+@pytest.mark.parametrize("ceil", [0, 1])
+def test_dilated_pooling_with_automatic_padding(op: str, ceil: int) -> None:
+    """ONNX Runtime pads for the window without its dilation, and gives fewer rows than ONNX's inference expects."""
+    text = f"""g (float[1, 3, H, 8] x) => (float[1, 3, A, B] z) {{ z = {op} <kernel_shape = [3, 3], ceil_mode = {ceil},
+        strides = [2, 2], dilations = [2, 1], auto_pad = "SAME_LOWER"> (x) }}"""
+    check(text, {"x": noise(1, 3, 7, 8)}, {"x": noise(1, 3, 10, 8)})
+
+
+@pytest.mark.parametrize("op", ["AveragePool", "LpPool", "MaxPool"])
+def test_pooling_windows_longer_than_the_data(op: str) -> None:
+    text = f"""g (float[1, 3, 2, 4] x) => (float[1, 3, A, B] z)
+        {{ z = {op} <kernel_shape = [3, 6], strides = [2, 3]> (x) }}"""
+    check(text, {"x": noise(1, 3, 2, 4)})
+
+
 @pytest.mark.parametrize("pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 def test_convolution_with_automatic_padding(pad: str) -> None:
     text = f"""g (float[N, 4, H, 9] x, float[6, 2, 3, 2] w, float[6] b) => (float[N, 6, A, B] z)

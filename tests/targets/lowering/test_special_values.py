@@ -54,6 +54,25 @@ def test_zero_times_anything_is_what_ieee_says(product: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("a = Add(x, large)  y = Sub(a, large)", "float"),
+        ("a = Add(large, x)  y = Sub(large, a)", "float"),
+        ("a = Sub(large, x)  b = Add(a, x)  y = Sub(b, large)", "float"),
+        ("a = Neg(x)  b = Neg(x)  y = Sub(a, b)", "float"),
+        ("a = Neg(x)  b = Add(x, a)  y = Sub(a, b)", "float"),
+        ("a = Cast<to = 11>(x)  b = Add(a, a)  c = Sub(b, a)  d = Sub(c, a)  y = Cast<to = 1>(d)", "float"),
+        ("a = Neg(x)  b = Neg(x)  y = Equal(a, b)", "bool"),
+        ("a = Neg(x)  b = Neg(x)  y = GreaterOrEqual(a, b)", "bool"),
+        ("a = Neg(x)  b = Greater(a, x)  c = Less(a, x)  y = Or(b, c)", "bool"),
+        ("a = Neg(x)  b = Greater(a, x)  c = Less(a, x)  d = Or(b, c)  y = Not(d)", "bool"),
+    ],
+)
+def test_sums_are_rounded_before_they_are_taken_apart_again(body: str, kind: str) -> None:
+    bits(float_model(body, f"{kind}[N] y", weights="float large = {1e8}"))
+
+
+@pytest.mark.parametrize(
     ("result", "wanted"),
     [
         ("Mul(x, z)", [0.0, -0.0]),

@@ -17,7 +17,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import SBlockRV
 
 from graphopt.targets.tvm.kernels.common.statements import loads
-from graphopt.targets.tvm.tir_passes import let
+from graphopt.targets.tvm.tir_passes import exact, let
 
 SPATIAL = 0  # IterVar.iter_type of a data-parallel axis
 REDUCE = 2  # ... of a commutative reduction
@@ -196,8 +196,9 @@ def cost(stmt: s_tir.SBlock) -> int:
 
     def call(node: Any) -> None:
         nonlocal count
-        if not let.is_let(node) and not let.is_read(node):
-            count += 1 if getattr(node.op, "name", "").endswith((".if_then_else", ".likely")) else 10
+        name = getattr(node.op, "name", "")
+        if not let.is_let(node) and not let.is_read(node) and name not in exact.CALLS:
+            count += 1 if name.endswith((".if_then_else", ".likely")) else 10
 
     kinds: list[Any] = [(kind, arithmetic) for kind in (tirx.Add, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)]
     tvm_ffi.structural_walk(stmt.body, [*kinds, (ir.Call, call)])

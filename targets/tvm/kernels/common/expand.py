@@ -18,6 +18,7 @@ import tvm_ffi
 from tvm import ir, tirx
 
 from graphopt.targets.tvm.kernels.common import math, trigonometry
+from graphopt.targets.tvm.tir_passes.exact import keep_exact
 from graphopt.targets.tvm.tir_passes.let import let
 
 Expr = Any
@@ -56,13 +57,16 @@ FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
 
 
 def keep_special_values(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Return `func` with max and min of floats that propagate NaN, and 16-bit functions computed in float32."""
+    """Return `func` with float arithmetic that no simplifier changes, and 16-bit functions computed in float32.
+
+    Maxima and minima propagate NaN.
+    """
     kinds = [
         (tirx.Max, lambda node: _with_nan(_MAXIMUM, node)),
         (tirx.Min, lambda node: _with_nan(_MINIMUM, node)),
         (ir.Call, _widened),
     ]
-    return func.with_body(tvm_ffi.structural_map(func.body, kinds, order="post"))
+    return func.with_body(keep_exact(tvm_ffi.structural_map(func.body, kinds, order="post")))
 
 
 def _with_nan(name: str, node: Expr) -> Expr:
@@ -79,7 +83,7 @@ def _widened(call: ir.Call) -> Expr:
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.ExpandFunctions")
 def _expand(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
-    return func.with_body(tvm_ffi.structural_map(func.body, (ir.Call, _expanded), order="post"))
+    return func.with_body(keep_exact(tvm_ffi.structural_map(func.body, (ir.Call, _expanded), order="post")))
 
 
 def expand_functions() -> tvm.transform.Pass:

@@ -11,6 +11,7 @@ from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.kernels.common import blocks as facts
 from graphopt.targets.tvm.kernels.common import steps
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.tir_passes.exact import keep_exact
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
@@ -82,7 +83,8 @@ def _flatten(sch: Schedule, anchor: SBlockRV, final: SBlockRV, rank: int) -> tup
     names = [str(sch.get(block).name_hint) for block in (anchor, final)]
     sch.transform_block_layout(final, tirx.IndexMap.from_func(index_map, ndim=len(axes), index_dtype="int64"))
     # After simplification, p // w * w + p % w is p, and the region that a tile reads is exact.
-    sch = Schedule(s_tir.transform.StmtSimplify()(sch.mod))
+    mod = tvm.IRModule({name: func.with_body(keep_exact(func.body)) for name, func in sch.mod.functions_items()})
+    sch = Schedule(s_tir.transform.StmtSimplify()(mod))
     return sch, sch.get_sblock(names[0]), sch.get_sblock(names[1])
 
 
