@@ -108,7 +108,8 @@ def _fixed(align: _Align, sizes: Any, data: te.Tensor, rois: te.Tensor, images: 
             step = (tap.astype(align.dtype) + align.number(0.5)) * cell / align.number(align.ratio)
             places.append(begin + index.astype(align.dtype) * cell + step)
         # An index that is a named value would hide from TVM which part of the image is read.
-        a, b, c, d = align.terms(data, images[roi].astype("int64"), channel, *places, keep=lambda value: value)
+        y, x = places
+        a, b, c, d = align.terms(data, images[roi].astype("int64"), channel, y, x, lambda value: value)
         return te.sum((a + b + c + d) / align.number(align.ratio**2), axis=taps)
 
     return define(sizes, element, name="roi_align")
@@ -145,7 +146,8 @@ def _cell(align: _Align, buffers: Any, index: Any) -> None:
             )
             for (begin, cell), i, s, n in zip(sides, cell_index, (sy, sx), counts)
         ]
-        for term in align.terms(data, images[roi].astype("int64"), channel, *places, nest.stored):
+        y, x = places
+        for term in align.terms(data, images[roi].astype("int64"), channel, y, x, nest.stored):
             value = nest.stored(term)
             T.buffer_store(out, tirx.max(out[*index], value) if align.largest else out[*index] + value, index)
     total = nest.stored(counts[0] * counts[1])

@@ -43,6 +43,16 @@ def test_slices(starts: str, ends: str, steps: str) -> None:
     )
 
 
+@pytest.mark.parametrize("start", [-12, -9, -7, -2147483648, 0, 12, 9223372036854775807])
+@pytest.mark.parametrize(("end", "step"), [(-9223372036854775808, -1), (-12, -3), (0, -1), (2, -2)])
+def test_slices_backwards_begin_at_the_first_element_at_the_earliest(start: int, end: int, step: int) -> None:
+    for size in ("N", "8"):
+        text = f"""g (float[{size}, 2] x) => (float[M, 2] z)
+            <int64[1] s = {{{start}}}, int64[1] e = {{{end}}}, int64[1] a = {{0}}, int64[1] p = {{{step}}}>
+            {{ z = Slice(x, s, e, a, p) }}"""
+        check(text, *({"x": noise(n, 2)} for n in ((0, 1, 3, 8, 9) if size == "N" else (8,))))
+
+
 def test_slice_of_a_dynamic_axis_is_clamped() -> None:
     text = """g (float[N] x) => (float[M] z) <int64[1] s = {-5}, int64[1] e = {100}, int64[1] a = {0}>
         { z = Slice(x, s, e, a) }"""
