@@ -201,7 +201,7 @@ def _slice(call: Call) -> Elements | None:
         size = call.data.shape[axis]
         if step > 0:
             place[axis] = slice(start, end, step)
-        else:  # unlike Python, ONNX returns the first element of a slice backwards from before it
+        else:  # unlike in Python, a start before the data is its first element
             place[axis] = slice(max(start, -size), None if end < -size else end, step)
     return call.data[tuple(place)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class Finding:
 def build_in_process() -> None:
     """Make `compile` run the compiler in this process: starting one for each of thousands of graphs takes longer.
 
-    Requests and answers of the compiler go through JSON as usual.
+    Requests and answers of the compiler go through JSON as usual. A schedule that fails, and is replaced by a simpler
+    one, is a finding.
     """
 
     def run_here(job: dict[str, Any], progress: Any, *_: Any) -> dict[str, Any]:
@@ -49,6 +51,14 @@ def build_in_process() -> None:
 
     assert callable(worker._run_job)
     worker._run_job = run_here
+    logging.getLogger("graphopt.targets.tvm.cpu").addHandler(_Raise(logging.WARNING))
+
+
+class _Raise(logging.Handler):
+    """Raises what is logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise GraphOptError(record.getMessage())
 
 
 def check(case: Case, optimize: Iterable[str] = LEVELS, build: Iterable[str] = LEVELS) -> Finding:

@@ -50,13 +50,10 @@ def _slice_lists(c: Call) -> tuple[list[Any], list[Any], list[int] | None, list[
 
 
 def _slice_range(ctx: Context, extent: Dim, start: Any, end: Any, step: int) -> tuple[Dim, Dim]:
-    """Return the first index and the count of a slice, both clamped as ONNX clamps them.
-
-    Python differs: backwards from before the first element it returns nothing, ONNX the first element.
-    """
+    """Return the first index and the count of a slice, clamped to the data; backward, a start before it is 0."""
     low, high = (0, extent) if step > 0 else (-1, extent - 1)
     first = _clamped(ctx, start, extent, 0, high)
-    last = _clamped(ctx, end, extent, low, high if step < 0 else extent)
+    last = _clamped(ctx, end, extent, low, high)
     distance = last - first
     if step > 0:
         count = (int_expr(distance) + (step - 1)) // step

@@ -8,6 +8,7 @@ keep one vector of partial results (`rfactor`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from operator import methodcaller
 
@@ -24,6 +25,9 @@ from graphopt.targets.tvm.kernels.common.blocks import Axis, BlockInfo
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.border import BORDER
 from graphopt.targets.tvm.tir_passes.peel import PEEL
+from graphopt.targets.tvm.tuning.messages import last_line
+
+_LOG = logging.getLogger(__name__)
 
 EXPENSIVE = 10
 """The number of operations above which a value with several reads is stored instead of recomputed."""
@@ -31,14 +35,26 @@ CHUNK_VECTORS = 16
 """The number of vectors per parallel iteration if the extent is not known at compile time."""
 
 
+FAILURES = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""What schedules raise for functions that they do not expect: TVM's rejections, and what is wrong in a schedule."""
+
+
 def attempt(sch: Schedule, change: Callable[[Schedule], None]) -> Schedule | None:
-    """Return the schedule after `change`, or None if TVM rejects that change (`sch` is then still usable)."""
+    """Return the schedule after `change`, or None if that change fails (`sch` is then still usable)."""
     trial = sch.copy()
     try:
         change(trial)
-    except ScheduleError:
+    except FAILURES as error:
+        note_failure("a step", error)
         return None
     return trial
+
+
+def note_failure(what: str, error: Exception) -> None:
+    """Log why a more general schedule is tried: as a warning unless TVM rejected a step, which is to be expected."""
+    level = logging.DEBUG if isinstance(error, ScheduleError) else logging.WARNING
+    reason = f"{type(error).__name__}: {last_line(str(error))}"
+    _LOG.log(level, "%s failed, trying a more general schedule: %s", what, reason)
 
 
 def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
@@ -260,10 +276,12 @@ def reduce_row(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
     """Schedule a reduction along the contiguous axis: one vector of partial results per element, then their sum."""
     partial, final, spatial, axes = factor_row(sch, info, machine)
     at = spatial[-1]
+    reduced = sch.get_loops(partial)[len(spatial)]
     sch.reverse_compute_at(final, at)
     if worth_threads(info):
         steps.parallelize(sch, spatial, [axis.size for axis in axes])
-    finish_row(sch, partial, final)
+    vectorize_last(sch, sch.decompose_reduction(partial, reduced))
+    sch.decompose_reduction(final, sch.get_loops(final)[-1])
 
 
 def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlockRV, SBlockRV, list[LoopRV], list[Axis]]:
@@ -285,11 +303,3 @@ def factor_row(sch: Schedule, info: BlockInfo, machine: Machine) -> tuple[SBlock
     if size is None or size % lanes:
         sch.annotate(loops[-2], PEEL, 1)
     return partial, final, list(loops[: len(spatial)]), axes
-
-
-def finish_row(sch: Schedule, partial: SBlockRV, final: SBlockRV) -> None:
-    """Split initializations off both halves of a factored row reduction."""
-    reduced = sum(int(axis.iter_type) == facts.REDUCE for axis in sch.get(partial).iter_vars)
-    init = sch.decompose_reduction(partial, sch.get_loops(partial)[-1 - reduced])
-    vectorize_last(sch, init)
-    sch.decompose_reduction(final, sch.get_loops(final)[-1])

@@ -8,12 +8,10 @@ are left unchanged. A rule may describe its choice in the attribute SCHEDULE, wh
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import tvm
 from tvm import tirx
-from tvm.s_tir import ScheduleError
 
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.cpu import rows as rows_cpu
@@ -28,8 +26,6 @@ from graphopt.targets.tvm.lowering.provenance import SCHEDULE
 from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.tir_passes.code_size import code_size
 from graphopt.targets.tvm.tuning.searched import Searched, is_searchable
-
-_LOG = logging.getLogger(__name__)
 
 CPU_RULES: tuple[Rule, ...] = (
     *(family.schedules["cpu"] for family in FAMILIES if "cpu" in family.schedules),
@@ -88,8 +84,8 @@ def _apply_rules(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     for rule in CPU_RULES:
         try:
             done = rule(func, machine)
-        except ScheduleError as error:
-            _LOG.debug("%s does not apply, trying a more general schedule: %s", rule.__module__, error)
+        except generic_cpu.FAILURES as error:
+            generic_cpu.note_failure(rule.__module__, error)
             continue
         if done is not None:
             return done if done.attrs and SCHEDULE in done.attrs else done.with_attr(SCHEDULE, _family(rule))

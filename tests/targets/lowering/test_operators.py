@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.targets.lowering.support import check, noise
+from graphopt.errors import UnsupportedError
+from tests.targets.lowering.support import check, lowered, noise
 
 
 @pytest.mark.parametrize("op", ["Max", "Min", "Relu", "Clip"])
@@ -32,7 +33,10 @@ def test_remainders_take_the_sign_they_should(fmod: int) -> None:
 
 @pytest.mark.parametrize(
     ("starts", "ends", "steps"),
-    [("1", "9223372036854775807", "2"), ("-1", "-9223372036854775808", "-1"), ("-3", "-1", "1"), ("6", "1", "-2")],
+    [
+        *(("1", "9223372036854775807", "2"), ("-1", "-9223372036854775808", "-1"), ("-3", "-1", "1"), ("6", "1", "-2")),
+        *(("-9", "-9223372036854775808", "-1"), ("-9", "3", "-1")),
+    ],
 )
 def test_slices(starts: str, ends: str, steps: str) -> None:
     check(
@@ -57,6 +61,13 @@ def test_slice_of_a_dynamic_axis_is_clamped() -> None:
     text = """g (float[N] x) => (float[M] z) <int64[1] s = {-5}, int64[1] e = {100}, int64[1] a = {0}>
         { z = Slice(x, s, e, a) }"""
     check(text, *({"x": noise(n)} for n in (2, 5, 9)))
+
+
+@pytest.mark.parametrize("start", ["-5", "-9223372036854775808", "2"])
+def test_slice_backward_from_before_a_dynamic_axis(start: str) -> None:
+    text = f"""g (float[N] x) => (float[M] z) <int64[1] s = {{{start}}}, int64[1] e = {{-9223372036854775808}},
+        int64[1] a = {{0}}, int64[1] p = {{-1}}> {{ y = Slice(x, s, e, a, p)  z = Concat <axis = 0> (y, y, x) }}"""
+    check(text, *({"x": noise(n)} for n in (1, 2, 5, 9, 0)))
 
 
 @pytest.mark.parametrize("axis", range(-3, 4))
@@ -108,6 +119,12 @@ def test_pooling_windows_longer_than_the_data(op: str) -> None:
     text = f"""g (float[1, 3, 2, 4] x) => (float[1, 3, A, B] z)
         {{ z = {op} <kernel_shape = [3, 6], strides = [2, 3]> (x) }}"""
     check(text, {"x": noise(1, 3, 2, 4)})
+
+
+def test_windows_longer_than_padded_data_are_named() -> None:
+    body = "{ h = MaxPool <kernel_shape = [5], pads = [1,0]> (x)  z = Relu(h) }"
+    with pytest.raises(UnsupportedError, match=r"a window of 5 over data of 2 with padding of 1 and 0.*MaxPool 'h'"):
+        lowered(f"g (float[1,1,2] x) => (float[A,B,C] z) {body}")
 
 
 @pytest.mark.parametrize("pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])

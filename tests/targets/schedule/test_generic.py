@@ -344,3 +344,31 @@ def test_rows_with_nan() -> None:
     expected = np.isnan(array).any(1) | (array == -np.inf).all(1)
     np.testing.assert_array_equal(np.isnan(out).all(1), expected)
     np.testing.assert_array_equal(np.isnan(out).any(1), expected)
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 3), (1, 3, 4), (2, 3), (3, 4), (1, 2, 3, 4)])
+def test_row_reductions_with_axes_of_size_one(axes: tuple[int, ...], caplog: pytest.LogCaptureFixture) -> None:
+    array = data(16, 1, 1, 83, 1, dtype="float64")
+    n = tirx.Var("n", "int64")
+    x = placeholder((16, 1, 1, n, 1), "float64")
+    expected = array.sum(axes)
+    (out,) = run_te([x, topi.sum(x, axes)], [array], [expected])
+    compare(out, expected, 1e-12)
+    assert not caplog.records, "a schedule failed"
+
+
+def test_a_schedule_that_fails_makes_room_for_a_simpler_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise IndexError("out of range")
+
+    for part in ("rows._by_rows", "generic.reduce_row", "generic.map_block", "lrn_cpu.schedule"):
+        place = part.replace("lrn_cpu", "schedule.lrn_cpu")
+        monkeypatch.setattr(f"graphopt.targets.tvm.cpu.{place}", fails)
+    array = data(5, 64)
+    x = placeholder(array.shape)
+    expected = softmax(array, 1)
+    (out,) = run_te([x, topi.nn.softmax(x, 1)], [array], [expected])
+    compare(out, expected, 1e-5)
+    assert "IndexError: out of range" in caplog.text
