@@ -220,6 +220,8 @@ def resize(g: Growing, op: str) -> list[Value]:
     scales = [1.0 if axis < rank - 2 else g.choice((1.0, 2.0, 0.5, 1.5, 3.0)) for axis in range(rank)]
     modes = ("nearest", "linear", "cubic") if op == "Resize" and g.opset >= 11 else ("nearest", "linear")
     mode = g.choice(modes)
+    if 1.0 in scales[-2:] + scales * (rank == 3) and not finite(value):
+        mode = "nearest"  # ONNX Runtime also interpolates along axes that keep their size: 0 times infinity is NaN
     if op == "Upsample":
         scales = [max(1.0, s) for s in scales]
         return g.add(op, value, mode=mode, named={"scales": scales if g.opset < 9 else scaled(g, scales)})

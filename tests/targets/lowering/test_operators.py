@@ -25,6 +25,12 @@ def test_integer_division_goes_towards_zero() -> None:
     check("g (int32[5] x, int32[5] y) => (int32[5] z) { z = Div(x, y) }", {"x": x, "y": y})
 
 
+def test_clip_of_float16_in_an_old_opset_lets_infinities_through() -> None:
+    x = np.array([np.inf, -np.inf, np.nan, 1], np.float16)
+    header = '<ir_version: 7, opset_import: ["": 8]>'
+    check(f"{header} g (float16[4] x) => (float16[4] z) {{ z = Clip <min = 0.0> (x) }}", {"x": x})
+
+
 @pytest.mark.parametrize("fmod", [0, 1])
 def test_remainders_take_the_sign_they_should(fmod: int) -> None:
     x, y = np.array([7, -7, 7, -7], np.int64), np.array([3, 3, -3, -3], np.int64)
@@ -45,6 +51,16 @@ def test_slices(starts: str, ends: str, steps: str) -> None:
         " { z = Slice(x, s, e, a, p) }",
         {"x": noise(3, 7)},
     )
+
+
+@pytest.mark.parametrize("start", [-12, -9, -7, -2147483648, 0, 12, 9223372036854775807])
+@pytest.mark.parametrize(("end", "step"), [(-9223372036854775808, -1), (-12, -3), (0, -1), (2, -2)])
+def test_slices_backwards_begin_at_the_first_element_at_the_earliest(start: int, end: int, step: int) -> None:
+    for size in ("N", "8"):
+        text = f"""g (float[{size}, 2] x) => (float[M, 2] z)
+            <int64[1] s = {{{start}}}, int64[1] e = {{{end}}}, int64[1] a = {{0}}, int64[1] p = {{{step}}}>
+            {{ z = Slice(x, s, e, a, p) }}"""
+        check(text, *({"x": noise(n, 2)} for n in ((0, 1, 3, 8, 9) if size == "N" else (8,))))
 
 
 def test_slice_of_a_dynamic_axis_is_clamped() -> None:
