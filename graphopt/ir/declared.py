@@ -9,6 +9,7 @@ from onnx import helper, shape_inference
 
 from . import edit
 from .graph import Graph
+from .guard import unguarded
 from .infer import merge_types
 from .inferable import write_inferable_model
 from .model import Model
@@ -110,7 +111,7 @@ def _correct(root: Graph, root_proto: onnx.GraphProto) -> Iterator[str]:
                 edit.set_type(value, merge_types(value.type, found))
                 if graph is root:
                     yield f"output '{value.name}' is declared without a shape: using {value.type}"
-        for node, node_proto in zip(graph.nodes, proto.node, strict=True):
+        for node, node_proto in zip(graph.nodes, unguarded(proto.node), strict=True):
             if node.subgraphs:
                 graphs = [g for a in node_proto.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
                 stack.extend(zip(node.subgraphs, graphs, strict=True))

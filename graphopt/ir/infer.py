@@ -8,6 +8,7 @@ from onnx import shape_inference
 from . import edit
 from .frozen import write
 from .graph import Graph
+from .guard import unguarded
 from .inferable import INLINE_BYTES, write_inferable_model, write_inferable_node
 from .model import Model
 from .node import Node, Value
@@ -42,7 +43,7 @@ def _update(root: Graph, root_proto: onnx.GraphProto) -> None:
             value = graph.find(info.name)
             if value is not None and value.tensor is None and not value.is_graph_input:
                 _merge(value, read_type(info.type))
-        for node, node_proto in zip(graph.nodes, proto.node, strict=True):
+        for node, node_proto in zip(graph.nodes, unguarded(proto.node), strict=True):
             if node.subgraphs:
                 graphs = [g for a in node_proto.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
                 stack.extend(zip(node.subgraphs, graphs, strict=True))

@@ -6,12 +6,12 @@ If inference would misinterpret a node, it gets an equivalent form of the node; 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import onnx
 
 from .equivalents import newer_rules, simplify_pool
+from .guard import DOMAIN, Scope, guard, may_be_negative
 from .model import Model
 from .node import Node
 from .tensor import Tensor
@@ -25,36 +25,37 @@ _INLINE_INTEGER_BYTES = 64 * 1024
 _CUTS_BY_INPUTS = 13
 """An opset whose Slice reads its bounds from inputs."""
 _FAR = 1 << 62
-_DOMAIN = "graphopt.inference"
 _Imports = Any  # a list of operator sets in a proto
 
 
 def write_inferable_model(model: Model) -> onnx.ModelProto:
     """Return the proto of a model for inference: of large weights only the type."""
     proto = write_model(model, _without_weights)
-    _adapt(proto.graph.node, proto.opset_import, proto)
-    for function in list(proto.functions):
-        _adapt(function.node, function.opset_import, proto)
+    for scope, imports in [(proto.graph, proto.opset_import), *((f, f.opset_import) for f in proto.functions)]:
+        _adapt(scope, imports, proto)
     return proto
 
 
-def _adapt(nodes: Iterable[onnx.NodeProto], imports: _Imports, proto: onnx.ModelProto) -> None:
+def _adapt(root: Scope, imports: _Imports, proto: onnx.ModelProto) -> None:
     """Give nodes, including those of nested graphs, forms that inference handles correctly."""
     version = next((known.version for known in imports if not known.domain), 0)
-    stack = list(nodes)
+    stack = [root]
     while stack:
-        node = stack.pop()
-        stack.extend(
-            inner for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs) for inner in g.node
-        )
-        if node.domain or any(a.ref_attr_name for a in node.attribute):
-            continue
-        _add_unseen_defaults(node, version)
-        simplify_pool(node)
-        if (newer := newer_rules(node, version)) != version:
-            _wrap(node, [_in_terms_of_function(node)], newer, imports, proto)
-        elif node.op_type in RUNTIME_OPERATORS and not find_schema(node.op_type, "", version):
-            _wrap(node, _alike(node), _CUTS_BY_INPUTS, imports, proto)
+        scope = stack.pop()
+        doubtful = [place for place, node in enumerate(scope.node) if may_be_negative(node)]
+        for node in scope.node:
+            if node.domain or any(a.ref_attr_name for a in node.attribute):
+                continue
+            _add_unseen_defaults(node, version)
+            simplify_pool(node)
+            if (newer := newer_rules(node, version)) != version:
+                _wrap(node, [_in_terms_of_function(node)], newer, imports, proto)
+            elif node.op_type in RUNTIME_OPERATORS and not find_schema(node.op_type, "", version):
+                _wrap(node, _alike(node), _CUTS_BY_INPUTS, imports, proto)
+        if doubtful:
+            guard(scope, doubtful)
+            _import(imports)
+        stack.extend(g for n in scope.node for a in n.attribute for g in ([a.g] if a.HasField("g") else a.graphs))
 
 
 def write_inferable_node(node: Node) -> tuple[onnx.NodeProto, dict[str, int]]:
@@ -116,12 +117,16 @@ def _wrap(
     """Turn a node into a call of a new function with a body of another opset."""
     name = f"{node.op_type}_{len(proto.functions)}"
     opset = onnx.helper.make_opsetid("", version)
-    proto.functions.append(onnx.helper.make_function(_DOMAIN, name, _parameters(node), _results(node), body, [opset]))
-    node.domain, node.op_type = _DOMAIN, name
+    proto.functions.append(onnx.helper.make_function(DOMAIN, name, _parameters(node), _results(node), body, [opset]))
+    node.domain, node.op_type = DOMAIN, name
     del node.attribute[:]
     proto.ir_version = max(proto.ir_version, 8)  # functions need it
-    if all(known.domain != _DOMAIN for known in imports):
-        imports.add(domain=_DOMAIN, version=1)
+    _import(imports)
+
+
+def _import(imports: _Imports) -> None:
+    if all(known.domain != DOMAIN for known in imports):
+        imports.add(domain=DOMAIN, version=1)
 
 
 def _add_unseen_defaults(node: onnx.NodeProto, version: int) -> None:

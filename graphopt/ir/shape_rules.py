@@ -198,8 +198,11 @@ def _slice(call: Call) -> Elements | None:
     place = [slice(None)] * call.data.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         axis = _axis(axis, call.data.ndim)
-        backward_end = None if step < 0 and end < -call.data.shape[axis] else end
-        place[axis] = slice(start, backward_end, step)
+        size = call.data.shape[axis]
+        if step > 0:
+            place[axis] = slice(start, end, step)
+        else:  # unlike in Python, a start before the data is its first element
+            place[axis] = slice(max(start, -size), None if end < -size else end, step)
     return call.data[tuple(place)]
 
 

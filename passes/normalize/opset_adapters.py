@@ -59,14 +59,27 @@ def _softmax_as_matrix(node: Node, rewriter: Rewriter, axis: int, to: int) -> No
 
 @adapts("Clip")
 def _clip(node: Node, version: int, to: int) -> Answer:
-    if version >= 11 or to < 11:
-        return None
-    bounds = {name: node.attr(name) for name in ("min", "max")}
     dtype = _dtype(node)
-    if dtype is None:
+    infinite = version < 12 <= to and (dtype is None or dtype == np.float16)
+    if dtype is None and (version < 11 <= to or infinite):
         return Decline("the element type of its input is unknown")
-    arrays = {name: None if value is None else np.array(value, dtype) for name, value in bounds.items()}
-    return lambda rewriter: move_to_inputs(node, rewriter, arrays, 1)
+    # Where a bound is left out, ONNX Runtime takes the last finite number; but of float16 before opset 12, which it
+    # computes in float32, an infinity.
+    missing = {"min": -np.inf, "max": np.inf} if infinite else {}
+    if version < 11 <= to:
+        bounds = {name: node.attr(name, missing.get(name)) for name in ("min", "max")}
+        arrays = {name: None if value is None else np.array(value, dtype) for name, value in bounds.items()}
+        return lambda rewriter: move_to_inputs(node, rewriter, arrays, 1)
+    return (lambda rewriter: _fill_bounds(node, rewriter, missing)) if infinite else None
+
+
+def _fill_bounds(node: Node, rewriter: Rewriter, missing: dict[str, float]) -> None:
+    data, low, high = (*node.inputs, None, None)[:3]
+    bounds = [
+        given or rewriter.constant(np.array(value, np.float16), f"{node.name or node.op_type}/{name}")
+        for given, (name, value) in zip((low, high), missing.items(), strict=True)
+    ]
+    rewriter.set_inputs(node, [data, *bounds])
 
 
 def _dtype(node: Node) -> np.dtype | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import onnxruntime
@@ -71,3 +73,29 @@ def test_raised_from_an_opset_with_other_rules() -> None:
     model, _ = graphopt.optimize(parse(text), "O0")
     assert model.opset > 18
     assert model.graph.outputs[0].shape == (1, 4)
+
+
+NEGATIVE = """
+from graphopt.ir import infer_shapes
+from graphopt.ir.text import parse
+for body in (
+    "a = MaxPool <kernel_shape = [5]> (x)",
+    "a, i = MaxPool <kernel_shape = [5], ceil_mode = 1> (x)",
+    "a = Conv(x, w)",
+    "a = ConvTranspose <pads = [3,3]> (x, v)",
+    "a = Pad(x, p)",
+    "a = If (q) <then_branch = t () => (float[A,B,C] d) { c = Conv(x, w)  d = Slice(c, s, e, k) },"
+    " else_branch = f () => (float[A,B,C] g) { g = Conv(x, w) }>",
+):
+    model = parse('<ir_version: 8, opset_import: ["": 13]> g (float[1,1,2] x, bool q) => (float[A,B,C] y) '
+        "<float[1,1,5] w = {1,2,3,4,5}, float[1,1,1] v = {1}, int64[6] p = {0,0,-2,0,0,-2}, int64[1] s = {1},"
+        " int64[1] e = {2}, int64[1] k = {2}> { " + body + "  b = Slice(a, s, e, k)  y = Relu(b) }")
+    infer_shapes(model)
+    print(model.graph.outputs[0].type)
+"""
+
+
+def test_negative_sizes_do_not_end_the_process() -> None:
+    """The inference of onnx 1.23 aborts at a Slice of something that is longer than its input."""
+    done = subprocess.run([sys.executable, "-c", NEGATIVE], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [*["float32[1,1,C]"] * 5, "float32[A,B,C]"]

@@ -57,7 +57,8 @@ BODIES = [
     ),
     *("Squeeze(one)", "Squeeze(one, zero)", "Unsqueeze(i, zero)", "Unsqueeze(s, zero)", "Reshape(m, target)"),
     *("Reshape(e, zero)", "Expand(one, two)", "Slice(i, one, two)", "Slice(i, minus, least, zero, minus)"),
-    *("Slice(m, one, two, one)", "Slice(m, minus, one, minus, minus)", "ConstantOfShape<value=int64[1]{7}>(two)"),
+    *("Slice(m, one, two, one)", "Slice(m, minus, one, minus, minus)", "Slice(i, least, least, zero, minus)"),
+    *("Slice(e, least, least, zero, minus)", "ConstantOfShape<value=int64[1]{7}>(two)"),
     *("ReduceProd(j, zero)", "ReduceSum<keepdims=0>(i)", "ReduceMin(i)", "ReduceMax<keepdims=0>(n, minus)"),
     *("ReduceProd(e, zero)", "ReduceSum<noop_with_empty_axes=1>(j, e)", "Range(s, limit, step)"),
 ]

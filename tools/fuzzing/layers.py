@@ -70,10 +70,11 @@ def along(g: Growing, op: str) -> list[Value]:
 
 @maker("MeanVarianceNormalization")
 def mean_variance(g: Growing, op: str) -> list[Value]:
-    """Generate with several numbers: for a single one, ONNX Runtime takes the root of a rounding error of any sign."""
-    value = g.pick(floats(g, op), 4, 4)
+    """Generate with different numbers: for equal ones, ONNX Runtime takes the root of a rounding error of any sign."""
+    value = g.pick(floats(g, op), 4, 4, where=lambda v: v.array.size > 0)
     axes = g.choice((None, [0, 2, 3], [1], [2, 3]))
-    if np.prod([value.shape[axis] for axis in axes or (0, 2, 3)]) < 3:
+    spans = np.ptp(value.array.astype(np.float64), axis=tuple(axes or (0, 2, 3)))
+    if np.prod([value.shape[axis] for axis in axes or (0, 2, 3)]) < 3 or np.any(spans < 1e-3):
         raise Refused("undefined")
     return g.add(op, value, axes=axes)
 
@@ -220,6 +221,8 @@ def resize(g: Growing, op: str) -> list[Value]:
     scales = [1.0 if axis < rank - 2 else g.choice((1.0, 2.0, 0.5, 1.5, 3.0)) for axis in range(rank)]
     modes = ("nearest", "linear", "cubic") if op == "Resize" and g.opset >= 11 else ("nearest", "linear")
     mode = g.choice(modes)
+    if 1.0 in scales[-2:] + scales * (rank == 3) and not finite(value):
+        mode = "nearest"  # ONNX Runtime also interpolates along axes that keep their size: 0 times infinity is NaN
     if op == "Upsample":
         scales = [max(1.0, s) for s in scales]
         return g.add(op, value, mode=mode, named={"scales": scales if g.opset < 9 else scaled(g, scales)})

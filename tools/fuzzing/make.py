@@ -11,6 +11,8 @@ from onnx import helper
 
 from graphopt.errors import GraphOptError
 from graphopt.ir import DType
+from graphopt.ir.inferable import write_inferable_model
+from graphopt.ir.read_proto import read_model
 from graphopt.proof.oracle import Reference
 from tools.fuzzing import layers, shaping
 from tools.fuzzing.graph import Case, Growing, Value, parted
@@ -83,7 +85,7 @@ def fits(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
         for dim, size in zip(info.type.tensor_type.shape.dim, inputs[info.name].shape):
             dim.dim_value = size
     try:
-        onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
+        onnx.shape_inference.infer_shapes(write_inferable_model(read_model(fixed)), strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return False
     return True

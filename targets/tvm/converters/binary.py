@@ -251,7 +251,9 @@ def clip(c: Call) -> Operand:
     if c.version < 11:
         low = None if c.attr("min") is None else c.ctx.constant(c.attr("min"), data.dtype)
         high = None if c.attr("max") is None else c.ctx.constant(c.attr("max"), data.dtype)
-    if data.is_float:  # an omitted bound is the largest finite number of its sign, not infinity
+    # An omitted bound is the largest finite number of its sign, not infinity: of float32, to which ONNX Runtime
+    # converts float16 before opset 12.
+    if data.is_float and not (data.dtype == "float16" and c.version < 12):
         low = low or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).min), data.dtype)
         high = high or c.ctx.constant(float(ml_dtypes.finfo(data.dtype).max), data.dtype)
     operands = [data, *(bound for bound in (low, high) if bound is not None)]

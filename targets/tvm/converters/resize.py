@@ -32,6 +32,11 @@ def _resize_axis(c: Call, data: Operand, axis: Axis, method: Method) -> Operand:
                 value = read[0].astype("float32") * taps.weights[0]
                 for one, weight in zip(read[1:], taps.weights[1:]):
                     value = value + one.astype("float32") * weight
+                if not isinstance(axis.scale, float):  # a neighbour of weight 0 that is not finite would make NaN
+                    same = tirx.EQ(int_expr(axis.old), int_expr(axis.new))
+                    here = tirx.min(index[axis.axis], int_expr(axis.old) - int_expr(1))
+                    itself = x(*index[: axis.axis], here, *index[axis.axis + 1 :])
+                    value = tirx.Select(same, itself.astype("float32"), value)
             if taps.inside is not None:
                 outside = tirx.const(method.extrapolation, str(value.ty.dtype))
                 value = tirx.Select(taps.inside, value, outside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 Expr = Any
+Keep = Callable[[Expr], Expr]
 _MOST_SAMPLES = 1 << 16  # along one side of a cell: a limit for regions that are not finite
 
 
@@ -71,24 +73,27 @@ class _Align:
         count = convert(tirx.ceil(cell), "int64")
         return tirx.max(tirx.min(count, long(_MOST_SAMPLES)), long(0))
 
-    def terms(self, data: Any, image: Expr, channel: Expr, y: Expr, x: Expr) -> list[Expr]:
-        """Return the four pixels around a point, each times its weight; zero if the point is outside of the image."""
-        n = tirx.max(tirx.min(image, long(data.shape[0]) - 1), long(0))
-        rows, columns = self._neighbours(y, data.shape[2]), self._neighbours(x, data.shape[3])
-        inside = tirx.all(*(self._inside(p, s) for p, s in ((y, data.shape[2]), (x, data.shape[3]))))
+    def terms(self, data: Any, image: Expr, channel: Expr, y: Expr, x: Expr, keep: Keep) -> list[Expr]:
+        """Return the four pixels around a point, each times its weight; zero if the point is outside of the image.
+
+        `keep` stores a value that is read several times.
+        """
+        n = keep(tirx.max(tirx.min(image, long(data.shape[0]) - 1), long(0)))
+        rows, columns = self._neighbours(y, data.shape[2], keep), self._neighbours(x, data.shape[3], keep)
+        inside = keep(tirx.all(*(self._inside(p, s) for p, s in ((y, data.shape[2]), (x, data.shape[3])))))
         zero = self.number(0.0)
         return [tirx.if_then_else(inside, data[n, channel, i, j] * (v * w), zero) for i, v in rows for j, w in columns]
 
     def _inside(self, place: Expr, size: Expr) -> Expr:
         return tirx.all(place >= self.number(-1.0), place <= long(size).astype(self.dtype))
 
-    def _neighbours(self, place: Expr, size: Expr) -> list[tuple[Expr, Expr]]:
+    def _neighbours(self, place: Expr, size: Expr, keep: Keep) -> list[tuple[Expr, Expr]]:
         """Return the two pixels around a position along one side, and their weights."""
         last = long(size) - 1
-        at = tirx.min(tirx.max(place, self.number(0.0)), last.astype(self.dtype))
-        low = tirx.max(tirx.min(convert(tirx.floor(at), "int64"), last), long(0))
-        high = tirx.min(low + 1, last)
-        part = at - low.astype(self.dtype)
+        at = keep(tirx.min(tirx.max(place, self.number(0.0)), last.astype(self.dtype)))
+        low = keep(tirx.max(tirx.min(convert(tirx.floor(at), "int64"), last), long(0)))
+        high = keep(tirx.min(low + 1, last))
+        part = keep(at - low.astype(self.dtype))
         return [(low, self.number(1.0) - part), (high, part)]
 
 
@@ -102,7 +107,9 @@ def _fixed(align: _Align, sizes: Any, data: te.Tensor, rois: te.Tensor, images: 
             begin, cell = align.begin_and_cell(rois, roi, side)
             step = (tap.astype(align.dtype) + align.number(0.5)) * cell / align.number(align.ratio)
             places.append(begin + index.astype(align.dtype) * cell + step)
-        a, b, c, d = align.terms(data, images[roi].astype("int64"), channel, *places)
+        # An index that is a named value would hide from TVM which part of the image is read.
+        y, x = places
+        a, b, c, d = align.terms(data, images[roi].astype("int64"), channel, y, x, lambda value: value)
         return te.sum((a + b + c + d) / align.number(align.ratio**2), axis=taps)
 
     return define(sizes, element, name="roi_align")
@@ -127,22 +134,23 @@ def _cell(align: _Align, buffers: Any, index: Any) -> None:
     """Compute one element of the result."""
     data, rois, images, out = buffers
     roi, channel, *cell_index = index
-    sides = [[T.bind(value) for value in align.begin_and_cell(rois, roi, side)] for side in (0, 1)]
-    counts = [T.bind(align.samples(cell)) for _, cell in sides]
+    sides = [[nest.stored(value) for value in align.begin_and_cell(rois, roi, side)] for side in (0, 1)]
+    counts = [nest.stored(align.samples(cell)) for _, cell in sides]
     first = align.number(float("-inf")) if align.largest else align.number(0.0)
     T.buffer_store(out, first, index)
     with nest.serial(counts[0]) as sy, nest.serial(counts[1]) as sx:
         places = [
-            T.bind(
+            nest.stored(
                 begin
                 + (i.astype(align.dtype) + (s.astype(align.dtype) + align.number(0.5)) / n.astype(align.dtype)) * cell
             )
             for (begin, cell), i, s, n in zip(sides, cell_index, (sy, sx), counts)
         ]
-        for term in align.terms(data, images[roi].astype("int64"), channel, *places):
-            value = T.bind(term)
+        y, x = places
+        for term in align.terms(data, images[roi].astype("int64"), channel, y, x, nest.stored):
+            value = nest.stored(term)
             T.buffer_store(out, tirx.max(out[*index], value) if align.largest else out[*index] + value, index)
-    total = T.bind(counts[0] * counts[1])
+    total = nest.stored(counts[0] * counts[1])
     if align.largest:
         T.buffer_store(out, tirx.if_then_else(total == 0, align.number(0.0), out[*index]), index)
     else:

@@ -50,10 +50,10 @@ def _slice_lists(c: Call) -> tuple[list[Any], list[Any], list[int] | None, list[
 
 
 def _slice_range(ctx: Context, extent: Dim, start: Any, end: Any, step: int) -> tuple[Dim, Dim]:
-    """Return the first index and the count of a slice, both clamped as Python clamps them."""
+    """Return the first index and the count of a slice, clamped to the data; backward, a start before it is 0."""
     low, high = (0, extent) if step > 0 else (-1, extent - 1)
-    first = _clamped(ctx, start, extent, 0 if step > 0 else low, high)
-    last = _clamped(ctx, end, extent, low, high if step < 0 else extent)
+    first = _clamped(ctx, start, extent, 0, high)
+    last = _clamped(ctx, end, extent, low, high)
     distance = last - first
     if step > 0:
         count = (int_expr(distance) + (step - 1)) // step
@@ -70,7 +70,7 @@ def _clamped(ctx: Context, value: Any, extent: Dim, low: Dim, high: Dim) -> Dim:
     if isinstance(value, int) and value >= (1 << 31) - 1:
         return high
     if isinstance(value, int) and value <= -(1 << 31) + 1:
-        return low
+        return ctx.symbols.simplify(tirx.min(int_expr(low), int_expr(high)))
     if isinstance(value, int):
         value = extent + value if value < 0 else int_expr(value)
     elif not ctx.symbols.always(value >= int_expr(0)):

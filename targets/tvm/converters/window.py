@@ -46,7 +46,10 @@ def read_window(c: Call, data: Operand, kernel: Sequence[int]) -> Window:
     begin, end = _pads(c, data.shape[2:], kernel, strides)
     output = []
     for size, span, stride, low, high in zip(data.shape[2:], spans, strides, begin, end):
-        output.append(_positions(c, size, span, stride, low, high))
+        count = _positions(c, size, span, stride, low, high)
+        if isinstance(count, int) and count < 0:
+            raise Declined(f"a window of {span} over data of {size} with padding of {low} and {high}")
+        output.append(count)
     return Window(tuple(kernel), strides, dilations, tuple(begin), tuple(end), c.ctx.shape(output))
 
 

@@ -85,6 +85,17 @@ def test_old_form(case: str) -> None:
     onnx.checker.check_model(io.to_proto(model), full_check=True)
 
 
+@pytest.mark.parametrize(
+    ("opset", "clip"), [(8, "Clip<max=1.0>(X)"), (8, "Clip<min=-1.0>(X)"), (11, 'Clip(X, "", one)'), (11, "Clip(X)")]
+)
+def test_bounds_of_half_floats_that_were_left_out_are_infinite(opset: int, clip: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": {opset}]>
+        g (float16[N] X) => (float16[N] Y) {{ Y = {clip} }}"""
+    if "one" in clip:
+        text = text.replace("{ Y", "<float16 one = {15360}> { Y")  # the bits of 1
+    check_pass(RaiseOpset(), text, inputs={"X": np.array([-np.inf, np.inf, np.nan, -65504, 65504, 0.5], np.float16)})
+
+
 def test_softmax_of_no_elements() -> None:
     model = model_of(header(11, "(float[N,3,M] X) => (float[N,3,M] Y) { Y = Softmax<axis=1>(X) }"))
     PassManager(Pipeline.of(RaiseOpset())).run(model)

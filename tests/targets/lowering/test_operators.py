@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.targets.lowering.support import check, noise
+from graphopt.errors import UnsupportedError
+from tests.targets.lowering.support import check, lowered, noise
 
 
 @pytest.mark.parametrize("op", ["Max", "Min", "Relu", "Clip"])
@@ -24,6 +25,12 @@ def test_integer_division_goes_towards_zero() -> None:
     check("g (int32[5] x, int32[5] y) => (int32[5] z) { z = Div(x, y) }", {"x": x, "y": y})
 
 
+def test_clip_of_float16_in_an_old_opset_lets_infinities_through() -> None:
+    x = np.array([np.inf, -np.inf, np.nan, 1], np.float16)
+    header = '<ir_version: 7, opset_import: ["": 8]>'
+    check(f"{header} g (float16[4] x) => (float16[4] z) {{ z = Clip <min = 0.0> (x) }}", {"x": x})
+
+
 @pytest.mark.parametrize("fmod", [0, 1])
 def test_remainders_take_the_sign_they_should(fmod: int) -> None:
     x, y = np.array([7, -7, 7, -7], np.int64), np.array([3, 3, -3, -3], np.int64)
@@ -32,7 +39,10 @@ def test_remainders_take_the_sign_they_should(fmod: int) -> None:
 
 @pytest.mark.parametrize(
     ("starts", "ends", "steps"),
-    [("1", "9223372036854775807", "2"), ("-1", "-9223372036854775808", "-1"), ("-3", "-1", "1"), ("6", "1", "-2")],
+    [
+        *(("1", "9223372036854775807", "2"), ("-1", "-9223372036854775808", "-1"), ("-3", "-1", "1"), ("6", "1", "-2")),
+        *(("-9", "-9223372036854775808", "-1"), ("-9", "3", "-1")),
+    ],
 )
 def test_slices(starts: str, ends: str, steps: str) -> None:
     check(
@@ -43,10 +53,27 @@ def test_slices(starts: str, ends: str, steps: str) -> None:
     )
 
 
+@pytest.mark.parametrize("start", [-12, -9, -7, -2147483648, 0, 12, 9223372036854775807])
+@pytest.mark.parametrize(("end", "step"), [(-9223372036854775808, -1), (-12, -3), (0, -1), (2, -2)])
+def test_slices_backwards_begin_at_the_first_element_at_the_earliest(start: int, end: int, step: int) -> None:
+    for size in ("N", "8"):
+        text = f"""g (float[{size}, 2] x) => (float[M, 2] z)
+            <int64[1] s = {{{start}}}, int64[1] e = {{{end}}}, int64[1] a = {{0}}, int64[1] p = {{{step}}}>
+            {{ z = Slice(x, s, e, a, p) }}"""
+        check(text, *({"x": noise(n, 2)} for n in ((0, 1, 3, 8, 9) if size == "N" else (8,))))
+
+
 def test_slice_of_a_dynamic_axis_is_clamped() -> None:
     text = """g (float[N] x) => (float[M] z) <int64[1] s = {-5}, int64[1] e = {100}, int64[1] a = {0}>
         { z = Slice(x, s, e, a) }"""
     check(text, *({"x": noise(n)} for n in (2, 5, 9)))
+
+
+@pytest.mark.parametrize("start", ["-5", "-9223372036854775808", "2"])
+def test_slice_backward_from_before_a_dynamic_axis(start: str) -> None:
+    text = f"""g (float[N] x) => (float[M] z) <int64[1] s = {{{start}}}, int64[1] e = {{-9223372036854775808}},
+        int64[1] a = {{0}}, int64[1] p = {{-1}}> {{ y = Slice(x, s, e, a, p)  z = Concat <axis = 0> (y, y, x) }}"""
+    check(text, *({"x": noise(n)} for n in (1, 2, 5, 9, 0)))
 
 
 @pytest.mark.parametrize("axis", range(-3, 4))
@@ -98,6 +125,12 @@ def test_pooling_windows_longer_than_the_data(op: str) -> None:
     text = f"""g (float[1, 3, 2, 4] x) => (float[1, 3, A, B] z)
         {{ z = {op} <kernel_shape = [3, 6], strides = [2, 3]> (x) }}"""
     check(text, {"x": noise(1, 3, 2, 4)})
+
+
+def test_windows_longer_than_padded_data_are_named() -> None:
+    body = "{ h = MaxPool <kernel_shape = [5], pads = [1,0]> (x)  z = Relu(h) }"
+    with pytest.raises(UnsupportedError, match=r"a window of 5 over data of 2 with padding of 1 and 0.*MaxPool 'h'"):
+        lowered(f"g (float[1,1,2] x) => (float[A,B,C] z) {body}")
 
 
 @pytest.mark.parametrize("pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])

@@ -34,6 +34,8 @@ def model(dtype: str, opset: int, attributes: str) -> str:
         ("float", 10, ", sampling_ratio=3, spatial_scale=0.5"),
         ("double", 16, ', coordinate_transformation_mode="output_half_pixel"'),
         ("float", 16, ', mode="max", sampling_ratio=2'),
+        ("float", 10, ', mode="max", spatial_scale=0.5'),
+        ("float", 16, ', mode="max"'),
     ],
 )
 def test_regions(dtype: str, opset: int, attributes: str) -> None:

@@ -325,6 +325,14 @@ def test_a_linear_resize_of_infinities() -> None:
     check_for_machine(text, {"x": np.array([1, 2, 3, -np.inf], np.float32).reshape(1, 1, 1, 4)})
 
 
+def test_a_resize_of_infinities_along_an_open_axis_that_keeps_its_size() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,C,3,W] x) => (float[1,3,6,1] y)
+        <int64[4] sizes = {1, 3, 6, 1}> { y = Resize<mode = "linear">(x, , , sizes) }"""
+    x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+    x[0, 1, 2], x[0, 2, 0] = np.inf, np.nan
+    check_for_machine(text, {"x": x})
+
+
 def test_a_sum_over_what_a_mask_selects() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float s) <float threshold = {0}>
         { m = Greater(x, threshold)  at = NonZero(m)  rows = Transpose(at)  chosen = GatherND(x, rows)

@@ -268,3 +268,13 @@ def even_split(size: int, most: int) -> list[tuple[int, int, int]]:
     short, longer = size // pieces, size % pieces
     runs = [(0, short + 1, longer), (longer * (short + 1), short, pieces - longer)]
     return [run for run in runs if run[2] and run[1]]
+
+
+def stored(value: Any) -> Any:
+    """Return a value from a buffer that LLVM keeps in a register.
+
+    A bound value (`T.bind`) TVM's simplifiers put into each of its uses again, also while they generate code.
+    """
+    place = T.alloc_buffer((1,), str(value.ty.dtype), scope="local")
+    T.buffer_store(place, value, [long(0)])
+    return place[long(0)]

@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels.common.computes import long
-from graphopt.targets.tvm.kernels.common.nest import serial, vectorized
+from graphopt.targets.tvm.kernels.common.nest import serial, stored, vectorized
 from graphopt.targets.tvm.kernels.common.norms import Norms, number
 from graphopt.targets.tvm.kernels.winograd import rescue
 from graphopt.targets.tvm.kernels.winograd.linear import multiply_by_columns
@@ -81,10 +81,10 @@ class Outputs(Strips):
     def _rescue(self, halves: Any, panel: Any, vector: Any, row: Row) -> None:
         """The second pass for a row with tiles that are to be summed up directly."""
         m, lanes = self.plan.outputs, self.lanes
-        row = Row(*[T.bind(value) for value in vars(row).values()])  # computed once: code that is rarely run
+        row = Row(*[stored(value) for value in vars(row).values()])  # computed once: code that is rarely run
         values = self.alloc_halves(m * m, 1)
         with serial(row.count) as tile:
-            left = T.bind((row.first + tile) * m)
+            left = stored((row.first + tile) * m)
             norms = Norms(lanes)
 
             def keep(i: Any, k: int, lane: Any, value: Any) -> None:

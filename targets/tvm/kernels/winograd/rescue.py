@@ -20,7 +20,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels.common.computes import long
-from graphopt.targets.tvm.kernels.common.nest import serial, vectorized
+from graphopt.targets.tvm.kernels.common.nest import serial, stored, vectorized
 from graphopt.targets.tvm.kernels.common.norms import number
 from graphopt.targets.tvm.kernels.winograd.toom_cook import TAPS, Transforms
 
@@ -79,11 +79,11 @@ def add_products(
 
     def within(start: Any, extent: Any) -> tuple[Any, Any]:
         """The first tap inside the image, and how many are."""
-        begin = T.bind(T.max(long(0), -start))
+        begin = stored(T.max(long(0), -start))
         return begin, T.max(long(0), T.min(long(TAPS), extent - start) - begin)
 
     with serial(outputs) as i, serial(outputs) as k:
-        top, left = T.bind(corner[0] + i), T.bind(corner[1] + k)
+        top, left = stored(corner[0] + i), stored(corner[1] + k)
         (y, down), (x, right) = within(top, height), within(left, width)
         with serial(down) as dy, serial(right) as dx, vectorized(lanes) as lane:
             value = data[image, block, top + y + dy, left + x + dx, channel]
