@@ -4,8 +4,9 @@
 
 Each seed is a graph of two to twelve nodes with any operators, dtypes, attributes and opsets, with fixed or open sizes
 and sometimes special numbers. It is optimized at -O0 to -O3 and each result is run in ONNX Runtime; it is compiled at
-one level (at all with --every-level) and run. Graphs that ONNX Runtime rejects are skipped, and what graphopt declares
-unsupported is counted. A failure is reduced and written into a separate folder. Exit status: 0 no failure, 1 failures.
+one level (at all with --every-level) and run. Graphs that ONNX Runtime rejects, or that it crashes on, are skipped, and
+what graphopt declares unsupported is counted. A failure is reduced and written into a separate folder. Exit status: 0
+no failure, 1 failures.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ STARTING = 120.0
 
 
 def _work(connection: Connection) -> None:
-    """Run a child: answer (case or seed, levels) with a finding, until the pipe is closed."""
+    """Run a child: answer (case or seed, levels) with a finding, until the pipe is closed.
+
+    None is sent before, once ONNX Runtime has survived the case.
+    """
     warnings.simplefilter("ignore")
     build_in_process()
     while True:
@@ -49,7 +53,7 @@ def _work(connection: Connection) -> None:
         except EOFError:
             return
         case = make(what) if isinstance(what, int) else what
-        connection.send(check(case, optimize, build))
+        connection.send(check(case, optimize, build, lambda: connection.send(None)))
 
 
 class Worker:
@@ -62,19 +66,24 @@ class Worker:
 
     def check(self, what: int | Case, optimize: Sequence[str], build: Sequence[str]) -> Finding:
         """Return the finding for a case, or for the case of a seed."""
-        starting = self._ready()
+        deadline = time.monotonic() + self._ready() + self.limit
         self._done += 1
+        answer: Finding | None = None
+        survived = False
         try:
             self._pipe.send((what, optimize, build))
-            if not self._pipe.poll(self.limit + starting):
-                self.close()
-                return Finding("failed", _stage(optimize, build), f"more than {self.limit:.0f} seconds")
-            answer: Finding = self._pipe.recv()
+            while answer is None:
+                if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+                    self.close()
+                    return Finding("failed", _stage(optimize, build), f"more than {self.limit:.0f} seconds")
+                answer = self._pipe.recv()
+                survived = True
         except (EOFError, BrokenPipeError):
             self._process.join()
             status = self._process.exitcode
             self.close()
-            return Finding("failed", _stage(optimize, build), f"the process died with status {status}")
+            kind = "failed" if survived else "skipped"  # before the first answer, only ONNX Runtime computes
+            return Finding(kind, _stage(optimize, build), f"the process died with status {status}")
         return answer
 
     def close(self) -> None:

@@ -389,3 +389,20 @@ def test_results_that_are_constants_belong_to_the_caller():
             np.testing.assert_array_equal(array, np.float32(wanted[name]), err_msg=name)
             array += 100
         np.testing.assert_array_equal(x, [5, 6])
+
+
+def test_constants_that_folding_leaves_without_elements():
+    """TVM cannot read them back from a library."""
+    artifact = compiler.compile(
+        parse(
+            """<ir_version: 10, opset_import: ["" : 21]>
+            parts (float[1,3] x) => (float[1,0] none, float[1,3] all)
+            <float[1,2] c = {1, 2}, int64[2] n = {2, 0}> {
+              s = Sinh(c)  some, none = Split<axis = 1>(s, n)  all = Concat<axis = 1>(x, none)
+            }"""
+        ),
+        passes="",
+    )
+    outputs = artifact.run({"x": np.float32([[1, 2, 3]])})
+    assert outputs["none"].shape == (1, 0)
+    np.testing.assert_array_equal(outputs["all"], [[1, 2, 3]])

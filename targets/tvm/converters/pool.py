@@ -9,10 +9,10 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.conv import is_padded, padded
-from graphopt.targets.tvm.converters.reduce import lowest, reduced
+from graphopt.targets.tvm.converters.reduce import reduced
 from graphopt.targets.tvm.converters.tensors import all_of, product, where, wide
 from graphopt.targets.tvm.converters.window import Window, int_expr, read_window
-from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE
+from graphopt.targets.tvm.kernels.common.computes import OUT_EWISE_FUSABLE, lowest, max_over
 from graphopt.targets.tvm.kernels.common.windows import Geometry
 from graphopt.targets.tvm.kernels.pooling import compute as pooling
 from graphopt.targets.tvm.lowering.call import Call
@@ -76,7 +76,7 @@ def max_pool(c: Call) -> list[Operand | None]:
         taps = _taps(window)
         return define(
             sizes,
-            lambda n, ch, *i: te.max(source(n, ch, *_place(window, i, taps)), axis=taps),
+            lambda n, ch, *i: max_over(source(n, ch, *_place(window, i, taps)), axis=taps),
             name="max_pool",
         )
 

@@ -14,6 +14,7 @@ from graphopt.targets.tvm.converters.elementwise import maximum, minimum
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import any_of, elementwise, wide
 from graphopt.targets.tvm.converters.window import int_expr
+from graphopt.targets.tvm.kernels.common.computes import lowest
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
@@ -21,13 +22,6 @@ from graphopt.targets.tvm.lowering.operand import Dim, Operand
 from graphopt.targets.tvm.lowering.registry import converter
 
 Reducer = Callable[..., tirx.Expr]
-
-
-def lowest(dtype: str) -> tirx.Expr:
-    """Return a lower bound of every value of the type."""
-    if dtype == "bool":
-        return tirx.const(False, dtype)
-    return tirx.const(-np.inf, dtype) if dtype.startswith("float") else tirx.min_value(dtype)
 
 
 def highest(dtype: str) -> tirx.Expr:

@@ -7,8 +7,9 @@ from typing import Any
 
 from tvm import te, tirx
 
-from graphopt.targets.tvm.converters.reduce import Reducer, _position, lowest, reduced
+from graphopt.targets.tvm.converters.reduce import Reducer, _position, reduced
 from graphopt.targets.tvm.converters.tensors import elementwise, wide
+from graphopt.targets.tvm.kernels.common.computes import lowest
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context

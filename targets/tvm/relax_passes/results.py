@@ -1,7 +1,7 @@
 """Copies of results that are constants: the caller may write to them, and the next run must not see that.
 
 Otherwise the virtual machine would return its own constant. (Inputs and weights that are results are recognized by
-their addresses in the runtime.)
+their addresses in the runtime.) Constants without elements, which TVM cannot read back from a library, become memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _COPY = "runtime.TVMTensorCopyFromTo"  # not a kernel, because constant folding 
 
 @tvm.transform.module_pass(opt_level=0)
 def copy_constant_results(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Turn constants among the results of a function, or of a branch in it, into copies, after FoldConstant."""
+    """Turn constants among the results of a function, or of a branch in it, into copies, after FoldConstant.
+
+    Constants without elements, wherever they are used, become allocations.
+    """
     for name, func in mod.functions_items():
         if isinstance(func, relax.Function):
             mod.update_func(name, _Copies(mod).visit_expr(func))
@@ -32,6 +35,11 @@ class _Copies(PyExprMutator):
         body = self._owned(self.visit_expr(seq.body))
         copies = compat.end_block(self.builder_)
         return relax.SeqExpr([*blocks, copies] if copies.bindings else blocks, body)
+
+    def visit_generic_const_(self, op: tvm.ir.GenericConst) -> relax.Expr:
+        if not isinstance(op.ty, relax.TensorType) or all(int(size) for size in op.ty.shape):
+            return op
+        return self.builder_.emit(relax.op.builtin.alloc_tensor(op.ty.shape, str(op.ty.dtype), 0))
 
     def _owned(self, result: relax.Expr) -> relax.Expr:
         if isinstance(result, relax.Tuple):

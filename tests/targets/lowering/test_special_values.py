@@ -386,3 +386,15 @@ def test_booleans_are_equal_or_not() -> None:
         { e = Equal(a, b)  n = Not(e)  x = Xor(a, n) }"""
     a, b = np.array([0, 0, 1, 1] * 9, bool), np.array([0, 1, 0, 1] * 9, bool)
     check_for_machine(text, {"a": a, "b": b}, {"a": a[:3], "b": b[:3]})
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["kernel_shape = [2, 2]", "kernel_shape = [1, 3], dilations = [2, 2]", "kernel_shape = [2, 1], strides = [2, 2]"],
+)
+@pytest.mark.parametrize("results", ["y", "y, i"])
+def test_a_window_of_infinities_below_zero(attributes: str, results: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,16,8,9] x) => (float[1,16,A,B] y) {{ {results} = MaxPool<{attributes}>(x) }}"""
+    x = np.random.default_rng(0).choice(np.float32([-np.inf, -3e38]), (1, 16, 8, 9), p=[0.8, 0.2])
+    check_for_machine(text, {"x": x}, tolerance=0)

@@ -1,7 +1,8 @@
-"""Helpers of compute definitions: extents, reduction axes, accumulators."""
+"""Helpers of compute definitions: extents, reduction axes, accumulators, maxima."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import sym, te, tirx
@@ -29,3 +30,14 @@ def reduce_axis(size: int, name: str) -> tirx.IterVar:
 def simplified(size: Any) -> Any:
     """Return an extent in its simplest form."""
     return long(size if isinstance(size, int | tirx.IntImm) else sym.Analyzer().simplify(size))
+
+
+def lowest(dtype: str) -> tirx.Expr:
+    """Return a lower bound of every value of the type."""
+    if dtype == "bool":
+        return tirx.const(False, dtype)
+    return tirx.const(-math.inf, dtype) if dtype.startswith("float") else tirx.min_value(dtype)
+
+
+max_over = te.comm_reducer(lambda a, b: tirx.Max(a, b), lowest, name="max_over")
+"""The maximum over axes; unlike TVM's own, that of infinities below zero is one of them, and no finite number."""

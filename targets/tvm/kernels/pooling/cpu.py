@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.kernels.common import nest
-from graphopt.targets.tvm.kernels.common.computes import long
+from graphopt.targets.tvm.kernels.common.computes import long, lowest
 from graphopt.targets.tvm.kernels.common.nest import Fused
 from graphopt.targets.tvm.kernels.common.windows import UNROLLED_TAPS, Geometry, Place, Run, for_tiles
 from graphopt.targets.tvm.kernels.pooling.compute import KERNEL, MAX
@@ -41,7 +41,7 @@ def _tile(
     (data,) = fused.inputs
     dtype = str(data.dtype)
     tile = T.alloc_buffer((run.length * lanes,), dtype, scope="local")
-    first = tirx.min_value(dtype) if kind == MAX else tirx.const(0, dtype)
+    first = lowest(dtype) if kind == MAX else tirx.const(0, dtype)
     for position in range(run.length):
         with nest.vectorized(lanes) as lane:
             T.buffer_store(tile, first, [long(position * lanes) + lane])
