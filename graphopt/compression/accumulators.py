@@ -73,6 +73,35 @@ class Range(Accumulator):
         self.strange += other.strange
 
 
+MOMENTUM = 0.9
+"""The weight of the past in a moving average, once there have been many samples."""
+
+
+@dataclass
+class Moving(Accumulator):
+    """The average range of the arrays seen; the last ones count most, the first few equally."""
+
+    kind: ClassVar[str] = "moving"
+    low: float = 0.0
+    high: float = 0.0
+    count: int = 0
+
+    def add(self, array: np.ndarray) -> None:
+        numbers = _finite(array)
+        if numbers.size:
+            self._join(float(numbers.min()), float(numbers.max()), 1.0 - min(MOMENTUM, self.count / (self.count + 1)))
+            self.count += 1
+
+    def merge(self, other: Self) -> None:
+        if other.count:
+            self._join(other.low, other.high, other.count / (self.count + other.count))
+            self.count += other.count
+
+    def _join(self, low: float, high: float, weight: float) -> None:
+        self.low += (low - self.low) * weight
+        self.high += (high - self.high) * weight
+
+
 @dataclass
 class Moments(Accumulator):
     """Mean and variance, by updates that do not cancel."""
@@ -198,5 +227,5 @@ def _finite(array: np.ndarray) -> np.ndarray:
     return kept
 
 
-KINDS: dict[str, type[Accumulator]] = {cls.kind: cls for cls in (Range, Moments, Histogram, Channels)}
+KINDS: dict[str, type[Accumulator]] = {cls.kind: cls for cls in (Range, Moving, Moments, Histogram, Channels)}
 """The kinds of statistics by name."""

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from graphopt.compression.accumulators import HISTOGRAM_BINS, KINDS, Channels, Histogram, Moments, Range
+from graphopt.compression.accumulators import HISTOGRAM_BINS, KINDS, Channels, Histogram, Moments, Moving, Range
 from graphopt.compression.picture import draw
 from graphopt.compression.statistics import ActivationStatistics, collect
 from graphopt.data.samples import Samples
@@ -48,10 +48,14 @@ def test_every_kind_is_what_numpy_finds(model: Model) -> None:
     assert (found.samples, found.runs) == (4, 1)
     for name in ("c", "r", "f"):
         kinds, array = found.values[name], values(model, name)
-        range_, moments, histogram, channels = (kinds[kind] for kind in KINDS)
+        range_, moving, moments, histogram, channels = (kinds[kind] for kind in KINDS)
         assert isinstance(range_, Range)
         assert (range_.low, range_.high, range_.count) == (array.min(), array.max(), array.size)
         assert range_.zeros == np.count_nonzero(array == 0)
+        assert isinstance(moving, Moving)
+        parts = np.split(array, len(FEEDS))
+        assert moving.low == pytest.approx(np.mean([part.min() for part in parts]), rel=1e-6)
+        assert moving.high == pytest.approx(np.mean([part.max() for part in parts]), rel=1e-6)
         assert isinstance(moments, Moments)
         assert moments.mean == pytest.approx(array.mean(dtype=float), rel=1e-6)
         assert moments.deviation == pytest.approx(array.std(dtype=float), rel=1e-6)
