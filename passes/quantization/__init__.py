@@ -1,0 +1,1 @@
+"""Passes that quantize: floats become integers with scales, as QuantizeLinear and DequantizeLinear in standard ONNX."""

@@ -1,0 +1,170 @@
+"""Static quantization: products on integers, with scales of activations that were found on samples beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from graphopt.compression.calibration import Calibration
+from graphopt.compression.scales import IntegerScheme, Scale
+from graphopt.compression.statistics import ActivationStatistics, collect
+from graphopt.errors import PassError
+from graphopt.ir import Graph, Node, Value, infer_shapes
+from graphopt.passes.quantization._weights import channel_axis, fit_weights
+from graphopt.passes.quantization.placement import Placement, place
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext, Rewriter
+
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger"})
+_PER_CHANNEL = 13
+
+
+@dataclass(frozen=True)
+class QuantizeStatic(Pass):
+    """Round activations and weights of products to 8-bit integers, as pairs of QuantizeLinear and DequantizeLinear.
+
+    Needs samples, on which the ranges of activations are found. Results are rounded after the whole epilogue of a
+    product; additions, pools and moves between products get integers too. Biases are int32.
+
+    Options:
+        activations: the type of activations: `uint8` or `int8`.
+        symmetric: whether their zero points are in the middle of the type.
+        calibration: `min-max`, `moving-average`, `percentile`, `entropy` or `mse`.
+        percentile: for the calibration of that name.
+        per_channel: whether each channel of weights has a scale of its own.
+        weights: the calibration of weights: `min-max` or `mse`.
+        power_of_two: whether scales are powers of two.
+        ignore: patterns for names and operators of nodes that stay as they are.
+    """
+
+    name: ClassVar[str] = "quantize-static"
+    fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
+
+    activations: str = "uint8"
+    symmetric: bool = False
+    calibration: str = "mse"
+    percentile: float = 99.99
+    per_channel: bool = True
+    weights: str = "mse"
+    power_of_two: bool = False
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        Calibration(self.calibration, self.percentile)
+        if self.activations not in ("uint8", "int8"):
+            raise ValueError("activations must be uint8 or int8")
+        if self.weights not in ("min-max", "mse"):
+            raise ValueError("weights must be min-max or mse")
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        if context.model.opset < _PER_CHANNEL:
+            context.miss(f"before opset {_PER_CHANNEL}, there are no scales for channels; raise-opset helps")
+            return
+        found = next((node for node in graph.nodes if node.op in _QUANTIZED), None)
+        if found is not None:
+            raise PassError(f"the model is quantized already, at {found.label}", where=self.name)
+        context.evaluation.require("samples")
+        infer_shapes(context.model)
+        assert context.evaluation.samples is not None
+        placement = place(graph, context, self.ignore)
+        placement.products = [node for node in placement.products if context.allow(node)]
+        if not placement.products:
+            return
+        calibration = Calibration(self.calibration, self.percentile)
+        names = [value.name for value in placement.values]
+        statistics = collect(context.model, context.evaluation.samples, names, calibration.kinds)
+        scheme = IntegerScheme(self.activations, self.symmetric, self.power_of_two)
+        scales = _activation_scales(placement, statistics, calibration, scheme)
+        _Insertion(self, context, scales).insert(placement)
+
+
+def _activation_scales(
+    placement: Placement, statistics: ActivationStatistics, calibration: Calibration, scheme: IntegerScheme
+) -> dict[Value, Scale]:
+    """Return the scale of each value; values that must agree get one for the widest of their ranges."""
+    bounds = {value: calibration.bounds(statistics.values[value.name], scheme) for value in placement.values}
+    for group in placement.equal:
+        members = [value for value in bounds if value in group]
+        widest = min(bounds[v][0] for v in members), max(bounds[v][1] for v in members)
+        bounds.update(dict.fromkeys(members, widest))
+    return {value: scheme.fit(low, high) for value, (low, high) in bounds.items()}
+
+
+@dataclass
+class _Insertion:
+    """The insertion of the pairs of QuantizeLinear and DequantizeLinear into one graph."""
+
+    options: QuantizeStatic
+    context: PassContext
+    scales: dict[Value, Scale]
+    stored: dict[tuple[Value, int | None], tuple[Value, Scale]] = field(default_factory=dict)
+    """By weights and axis: their floats, made of integers, and their scale."""
+
+    def insert(self, placement: Placement) -> None:
+        inputs = {node: node.inputs[0] for node in placement.products}
+        places = {node: place for place, node in enumerate(placement.graph.nodes)}
+        for value, scale in self.scales.items():
+            self._round(value, scale, places)
+        for node in placement.products:
+            data = inputs[node]
+            assert data is not None
+            self._quantize_weights(node, self.scales[data])
+        self.context.count("products quantized", len(placement.products))
+        self.context.count("activations quantized", len(self.scales))
+
+    def _round(self, value: Value, scale: Scale, places: dict[Node, int]) -> None:
+        """Put the pair after a value, for all nodes of the graph that read it; nested graphs read the value itself."""
+        uses = [use for use in value.uses if use.node in places]
+        first = min((use.node for use in uses), key=places.__getitem__)
+        rewriter = self.context.rewriter(first.graph, first)
+        origin = [] if value.producer is None else [value.producer]
+        inputs = self._parameters(rewriter, value.name, scale)
+        integers = rewriter.op("QuantizeLinear", [value, *inputs], origin=origin, name=f"{value.name}/quantize").output
+        floats = rewriter.op("DequantizeLinear", [integers, *inputs], origin=origin, name=f"{value.name}/dequantize")
+        for use in uses:
+            rewriter.set_input(use.node, use.index, floats.output)
+
+    def _parameters(self, rewriter: Rewriter, name: str, scale: Scale) -> list[Value]:
+        return [
+            rewriter.constant(scale.scale, f"{name}/scale"),
+            rewriter.constant(scale.zero_point, f"{name}/zero_point"),
+        ]
+
+    def _quantize_weights(self, node: Node, data: Scale) -> None:
+        weights = node.inputs[1]
+        assert weights is not None
+        assert weights.constant is not None
+        axis = channel_axis(node, len(weights.constant.shape)) if self.options.per_channel else None
+        rewriter = self.context.rewriter(node.graph, node)
+        if (weights, axis) not in self.stored:
+            self.stored[weights, axis] = self._stored(rewriter, weights, axis)
+        floats, scale = self.stored[weights, axis]
+        rewriter.set_input(node, 1, floats)
+        bias = node.input(2)
+        if bias is not None and bias.constant is not None and len(bias.constant.shape) == 1:
+            self._quantize_bias(rewriter, node, bias, (data.scale.astype(np.float64) * scale.scale).astype(np.float32))
+
+    def _stored(self, rewriter: Rewriter, weights: Value, axis: int | None) -> tuple[Value, Scale]:
+        assert weights.constant is not None
+        array = weights.constant.numpy()
+        scheme = IntegerScheme("int8", symmetric=True, power_of_two=self.options.power_of_two)
+        scale = fit_weights(array, axis, scheme, self.options.weights == "mse")
+        integers = rewriter.constant(scale.quantize(array, axis), weights.name)
+        parameters = self._parameters(rewriter, weights.name, scale)
+        attributes = {} if axis is None else {"axis": axis}
+        name = f"{weights.name}/dequantize"
+        return rewriter.op("DequantizeLinear", [integers, *parameters], attributes, name=name).output, scale
+
+    def _quantize_bias(self, rewriter: Rewriter, node: Node, bias: Value, scale: np.ndarray) -> None:
+        """Make the bias int32 with the scale of the products, so that it can be added to their sum."""
+        assert bias.constant is not None
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            exact = np.rint(bias.constant.numpy().astype(np.float64) / scale)
+        if not np.all(np.abs(exact) <= np.iinfo(np.int32).max):
+            self.context.miss(f"{node.op}: its bias is too large for its scale and stays a float", node)
+            return
+        inputs = [rewriter.constant(exact.astype(np.int32), bias.name), rewriter.constant(scale, f"{bias.name}/scale")]
+        attributes = {"axis": 0} if scale.ndim else {}
+        floats = rewriter.op("DequantizeLinear", inputs, attributes, name=f"{bias.name}/dequantize")
+        rewriter.set_input(node, 2, floats.output)
