@@ -145,14 +145,17 @@ class Context(Sizes):
                 operand.expr = self.te(_host_scalars(operand)).expr
                 self._local.append(operand)
             elif operand.size == 0:  # memory, and no constant: TVM cannot read one without elements back
-                shape = relax.ShapeExpr([int(d) for d in operand.shape])
-                operand.expr = self.emit(relax.op.builtin.alloc_tensor(shape, operand.dtype, 0))
+                operand.expr = self._memory(operand.shape, operand.dtype)
                 self._local.append(operand)
             elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
                 operand.expr = self._weight(operand)
             else:
                 operand.expr = relax.const(tvm.runtime.tensor(np.asarray(operand.array, order="C")))
         return operand.expr
+
+    def _memory(self, shape: Sequence[Dim], dtype: str) -> relax.Var:
+        """Allocate a tensor without elements."""
+        return self.emit(relax.op.builtin.alloc_tensor(relax.ShapeExpr(list(shape)), dtype, 0))
 
     def check_dtype(self, dtype: str) -> None:
         if dtype not in TENSOR_TYPES:
@@ -195,6 +198,10 @@ class Context(Sizes):
         for output in outputs:
             self.check_dtype(str(output.dtype))
             assert all(isinstance(d, tirx.IntImm | tirx.Var) for d in output.shape), f"{self.label}: {output.shape}"
+        shapes = [self.shape([plain(d) for d in output.shape]) for output in outputs]
+        if all(any(isinstance(size, int) and size == 0 for size in shape) for shape in shapes):
+            kinds = [str(output.dtype) for output in outputs]  # there is nothing to compute
+            return [Operand(kind, shape, expr=self._memory(shape, kind)) for kind, shape in zip(kinds, shapes)]
         extra = self._extra_symbols(inputs, outputs)
         kernel = s_tir.renew_defs(te.create_prim_func([*inputs, *extra, *outputs], "int64"))
         if extra and not operands:
@@ -204,7 +211,6 @@ class Context(Sizes):
         variable = self.builder.add_func(
             kernel.without_attr("global_symbol"), name or getattr(function, "__name__", "kernel")
         )
-        shapes = [self.shape([plain(d) for d in output.shape]) for output in outputs]
         types = [relax.TensorType(list(shape), str(output.dtype)) for shape, output in zip(shapes, outputs)]
         call = relax.call_tir(variable, [*arguments, *extra], types if len(types) > 1 else types[0])
         emitted = self.emit(call)
