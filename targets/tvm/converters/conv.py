@@ -50,12 +50,14 @@ def convolve(ctx: Context, data: Operand, weight: Operand, window: Window, group
     outputs, depth = weight.shape[0], weight.shape[1]
     if not isinstance(outputs, int) or not isinstance(depth, int) or outputs % groups:
         raise Declined("the number of channels is not known")
+    sizes = [data.shape[0], outputs, *window.output]
+    if depth == 0:  # a kernel would not even write the sum of nothing
+        return ctx.te(lambda: define(sizes, lambda *_: tirx.const(0, dtype), name="nothing"), name="nothing")
     work = _workload(data, weight, window, groups, dtype)
     chosen = None if work is None else ctx.plans.choose(work, weight.key)
     if work is not None and chosen is not None:
         name = "conv" + "x".join(map(str, window.kernel))
         return kernel(ctx, work, chosen, data, weight, name=name, out_space=window.output)
-    sizes = [data.shape[0], outputs, *window.output]
 
     def conv(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         source = padded(x, window, tirx.const(0, kind), kind) if is_padded(window) else x

@@ -144,8 +144,8 @@ class Context(Sizes):
             if operand.elements is not None:
                 operand.expr = self.te(_host_scalars(operand)).expr
                 self._local.append(operand)
-            elif operand.size == 0:  # memory, and no constant: TVM cannot read one without elements back
-                operand.expr = self._memory(operand.shape, operand.dtype)
+            elif operand.size == 0:
+                operand.expr = self._nothing(operand.shape, operand.dtype).expr
                 self._local.append(operand)
             elif operand.size is not None and operand.size * np.dtype(operand.dtype).itemsize > EMBED_BYTES:
                 operand.expr = self._weight(operand)
@@ -153,9 +153,10 @@ class Context(Sizes):
                 operand.expr = relax.const(tvm.runtime.tensor(np.asarray(operand.array, order="C")))
         return operand.expr
 
-    def _memory(self, shape: Sequence[Dim], dtype: str) -> relax.Var:
-        """Allocate a tensor without elements."""
-        return self.emit(relax.op.builtin.alloc_tensor(relax.ShapeExpr(list(shape)), dtype, 0))
+    def _nothing(self, shape: tuple[Dim, ...], dtype: str) -> Operand:
+        """Return a tensor without elements: memory, and no constant, which TVM cannot read back."""
+        memory = relax.op.builtin.alloc_tensor(relax.ShapeExpr(list(shape)), dtype, 0)
+        return Operand(dtype, shape, expr=self.emit(memory))
 
     def check_dtype(self, dtype: str) -> None:
         if dtype not in TENSOR_TYPES:
@@ -199,9 +200,8 @@ class Context(Sizes):
             self.check_dtype(str(output.dtype))
             assert all(isinstance(d, tirx.IntImm | tirx.Var) for d in output.shape), f"{self.label}: {output.shape}"
         shapes = [self.shape([plain(d) for d in output.shape]) for output in outputs]
-        if all(any(isinstance(size, int) and size == 0 for size in shape) for shape in shapes):
-            kinds = [str(output.dtype) for output in outputs]  # there is nothing to compute
-            return [Operand(kind, shape, expr=self._memory(shape, kind)) for kind, shape in zip(kinds, shapes)]
+        if all(is_empty(shape) for shape in shapes):  # TVM fails to fuse kernels that compute nothing
+            return [self._nothing(shape, str(output.dtype)) for shape, output in zip(shapes, outputs)]
         extra = self._extra_symbols(inputs, outputs)
         kernel = s_tir.renew_defs(te.create_prim_func([*inputs, *extra, *outputs], "int64"))
         if extra and not operands:
@@ -234,6 +234,8 @@ class Context(Sizes):
             for i, operand in enumerate(operands)
         ]
         sizes = self.shape(shape)
+        if is_empty(sizes):
+            return self._nothing(sizes, dtype)
         result = tirx.decl_buffer([extent(d) for d in sizes], dtype, "y", layout=None)
         body = build(buffers, result)
         carried = {dim for one in [*buffers, result] for dim in one.shape if isinstance(dim, tirx.Var)}
@@ -261,6 +263,11 @@ class Context(Sizes):
                 if not isinstance(dim, tirx.IntImm):
                     used += tirx.analysis.undefined_vars(dim)
         return [var for var in dict.fromkeys(used) if var in self.symbols and var not in carried]
+
+
+def is_empty(shape: Sequence[Dim]) -> bool:
+    """Return whether tensors of a shape certainly have no elements."""
+    return any(isinstance(dim, int) and dim == 0 for dim in shape)
 
 
 def plain(dim: Any) -> Dim:

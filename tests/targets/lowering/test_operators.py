@@ -362,3 +362,24 @@ def test_what_has_no_elements(body: str) -> None:
     text = f"""g (float[N,1] x) => (float[A,B] y)
         <float[3,0] c = {{}}, int64[2] k = {{2,2}}, float lo = {{0}}, float hi = {{1}}> {{ {body} }}"""
     check(text, {"x": noise(3, 1)})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "z = BatchNormalization (x, s, s, s, s)",
+        "z = Resize (x, , f)",
+        "g, h = Split <axis = 2, num_outputs = 2> (x)  z = Relu (h)",
+        "h = Softmax (x)  r = MatMul (h, t)  k = Concat <axis = 2> (r, x)  z = Exp (k)",
+        "h = Relu (x)  z = ReduceSum <keepdims = 0> (h)",
+    ],
+)
+def test_results_that_certainly_have_no_elements(body: str) -> None:
+    text = f"""g (float[N,0,4] x, float[4,3] t, float[0] s) => (float z) <float[3] f = {{1,1,2}}> {{ {body} }}"""
+    check(text, *({"x": noise(n, 0, 4), "t": noise(4, 3), "s": noise(0)} for n in (2, 1)))
+
+
+def test_convolution_of_no_channels() -> None:
+    text = """g (float[N,0,4] x) => (float z) <float[2,0,3] w = {}, float[2] b = {1, -2}>
+        { z = Conv <pads = [1,1]> (x, w, b) }"""
+    check(text, *({"x": noise(n, 0, 4)} for n in (2, 1)))
