@@ -107,6 +107,9 @@ _COMBINE: dict[str, Callable[[tirx.Expr, tirx.Expr], tirx.Expr]] = {
 }
 
 
+_COMBINE_BOOLEANS = {**_COMBINE, "add": tirx.Or, "mul": tirx.And}
+
+
 def _scattered(
     ctx: Context,
     data: Operand,
@@ -116,7 +119,7 @@ def _scattered(
     mode: str,
 ) -> Operand:
     """Copy `data` and write `updates` one after the other, in order, so that the last one wins."""
-    combine = _COMBINE[mode]
+    combine = (_COMBINE_BOOLEANS if data.dtype == "bool" else _COMBINE)[mode]
     count = product(updates.shape)
 
     def scatter(x: te.Tensor, where_: te.Tensor, new: te.Tensor) -> te.Tensor:

@@ -398,3 +398,20 @@ def test_a_window_of_infinities_below_zero(attributes: str, results: str) -> Non
         g (float[1,16,8,9] x) => (float[1,16,A,B] y) {{ {results} = MaxPool<{attributes}>(x) }}"""
     x = np.random.default_rng(0).choice(np.float32([-np.inf, -3e38]), (1, 16, 8, 9), p=[0.8, 0.2])
     check_for_machine(text, {"x": x}, tolerance=0)
+
+
+def test_a_normalization_of_no_channels() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,0,2] x, float[M] s) => (float[A,B,C] y, float[D,E,F] z) <float[0] b = {}> {
+          y = InstanceNormalization(x, b, s)  w = Abs(x)  z = InstanceNormalization(w, s, b) }"""
+    check_for_machine(text, {"x": np.zeros((3, 0, 2), np.float32), "s": np.zeros(0, np.float32)})
+
+
+@pytest.mark.parametrize("reduction", ["add", "mul"])
+def test_scattered_booleans(reduction: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (bool[4] x, int64[6] i, int64[6,1] j) => (bool[4] y, bool[4] z) <bool[6] u = {{1, 0, 1, 0, 1, 0}}> {{
+          y = ScatterElements<reduction = "{reduction}">(x, i, u)
+          z = ScatterND<reduction = "{reduction}">(x, j, u) }}"""
+    at = np.array([0, 1, 2, 3, 1, 0])
+    check_for_machine(text, {"x": np.array([False, False, True, True]), "i": at, "j": at[:, None]})
