@@ -407,6 +407,18 @@ def test_a_normalization_of_no_channels() -> None:
     check_for_machine(text, {"x": np.zeros((3, 0, 2), np.float32), "s": np.zeros(0, np.float32)})
 
 
+@pytest.mark.parametrize("reduction", ["add", "mul", "max", "min"])
+@pytest.mark.parametrize("kind", ["float", "double"])
+def test_scattered_nan(reduction: str, kind: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> g ({kind}[N] x, {kind}[M] u) => ({kind}[N] y, {kind}[N] z)
+        <int64[5] i = {{0, 1, 2, 2, 3}}, int64[5, 1] j = {{0, 1, 2, 2, 3}}>
+        {{ y = ScatterElements<reduction = "{reduction}">(x, i, u)
+          z = ScatterND<reduction = "{reduction}">(x, j, u) }}"""
+    dtype = np.float32 if kind == "float" else np.float64
+    x, u = np.array([np.nan, 1, np.nan, -np.inf, 2], dtype), np.array([5, np.nan, 3, np.nan, 7], dtype)
+    check_for_machine(text, {"x": x, "u": u}, {"x": -x, "u": u[[2, 0, 1, 4, 3]]})
+
+
 @pytest.mark.parametrize("reduction", ["add", "mul"])
 def test_scattered_booleans(reduction: str) -> None:
     text = f"""<ir_version: 8, opset_import: ["" : 18]>
