@@ -191,8 +191,9 @@ class _Lender:
     """Writes initializers as external ones whose memory is shared with ONNX Runtime."""
 
     def __init__(self, model: Model, weights: dict[str, Any]) -> None:
-        inputs = {value.name for value in model.graph.inputs}
-        self.lendable = {n: v.tensor for n, v in model.graph.initializers.items() if n not in inputs}
+        # ONNX Runtime removes initializers that nothing reads before it looks for the memory of those lent to it.
+        read = {n: v for n, v in model.graph.initializers.items() if v.has_uses or v.is_graph_output}
+        self.lendable = {n: v.tensor for n, v in read.items() if not v.is_graph_input}
         self.weights = weights
 
     def write(self, tensor: Tensor, name: str) -> onnx.TensorProto:

@@ -61,13 +61,11 @@ class PassContext:
         return Rewriter(graph, anchor)
 
     def count(self, name: str, n: int = 1) -> None:
-        """Add to a statistic of this run.
-        Count a near miss. The node is not recorded: reasons must be self-explanatory.
-        """
+        """Add to a statistic of this run."""
         self.counts[name] += n
 
     def miss(self, reason: str, node: Node | None = None) -> None:
-        """Count a near miss; the first node of each reason is not kept, reasons must speak for themselves."""
+        """Count a near miss. The node is not recorded: reasons must be self-explanatory."""
         if reason:
             self.misses[reason] += 1
 

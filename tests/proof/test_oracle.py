@@ -10,6 +10,7 @@ import pytest
 from graphopt import io
 from graphopt.errors import InputError
 from graphopt.proof.oracle import OracleError, Reference, run_reference
+from graphopt.rewriting.rewriter import Rewriter
 from tests.helpers import model_of
 
 ADD = "g (float[N,3] X) => (float[N,3] Y) { Y = Add(X, b) }"
@@ -32,6 +33,17 @@ def test_large_weights_are_lent_and_right() -> None:
     with Reference(model) as reference:
         assert "W" in reference._weights
         np.testing.assert_allclose(reference.run(X)["Y"], X["X"] @ weight, rtol=1e-5)
+
+
+def test_large_weights_that_nothing_reads() -> None:
+    model = model_of(ADD, B)
+    Rewriter(model.graph).constant(np.ones((50, 50), np.float32), "unused")
+    result = Rewriter(model.graph).constant(np.ones((50, 50), np.float32), "result")
+    Rewriter(model.graph).set_outputs([*model.graph.outputs, result])
+    with Reference(model) as reference:
+        outputs = reference.run(X)
+    np.testing.assert_array_equal(outputs["Y"], [[2, 3, 4], [2, 3, 4]])
+    assert outputs["result"].shape == (50, 50)
 
 
 def test_a_default_that_a_caller_may_override_can_be_overridden() -> None:
