@@ -141,6 +141,11 @@ def test_a_bound_of_clip_over_integers() -> None:
     check_for_machine(text, {"i": i, "u": np.array([0, 255, 200, 201, 199, 1, 2, 3], np.uint8)})
 
 
+def test_a_slope_of_zero() -> None:
+    for zero in ("0", "-0.0"):
+        bits(float_model("y = PRelu(x, s)", "float[N] y", weights=f"float s = {{{zero}}}"))
+
+
 @pytest.mark.parametrize("kind", ["int64", "int32"])
 def test_integer_powers(kind: str) -> None:
     """Bases with integer powers for any exponent, and others as far as nothing overflows."""
