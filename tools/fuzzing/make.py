@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from graphopt.data.windows import windows_fit
 from graphopt.errors import GraphOptError
 from graphopt.ir import DType
 from graphopt.ir.inferable import write_inferable_model
@@ -84,27 +85,12 @@ def fits(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
     for info in fixed.graph.input:
         for dim, size in zip(info.type.tensor_type.shape.dim, inputs[info.name].shape):
             dim.dim_value = size
-    inferable = write_inferable_model(read_model(fixed))
+    read = read_model(fixed)
     try:
-        inferred = onnx.shape_inference.infer_shapes(inferable, strict_mode=True, data_prop=True).graph
+        onnx.shape_inference.infer_shapes(write_inferable_model(read), strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return False
-    values = (*inferred.input, *inferred.value_info)
-    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in values}
-    return all(
-        _window_fits(node, shapes.get(node.input[0], [])[2:]) for node in inferred.node if "Pool" in node.op_type
-    )
-
-
-def _window_fits(node: onnx.NodeProto, sizes: list[int]) -> bool:
-    """Return whether no window is longer than the padded data: of such, ONNX Runtime may count one too many."""
-    given = {a.name: list(a.ints) for a in node.attribute}
-    kernel, rank = given.get("kernel_shape", []), len(sizes)
-    pads, dilations = given.get("pads") or [0] * 2 * rank, given.get("dilations") or [1] * rank
-    return all(
-        (k - 1) * d + 1 <= n + low + high
-        for k, d, n, low, high in zip(kernel, dilations, sizes, pads[:rank], pads[rank:], strict=False)
-    )
+    return windows_fit(read, inputs)
 
 
 def _has(op: str, opset: int) -> bool:
