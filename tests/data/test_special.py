@@ -80,6 +80,21 @@ def test_the_largest_number_instead_of_an_infinity_is_left_out() -> None:
     assert all(np.isfinite(array).all() for array in arrays(text))
 
 
+@pytest.mark.parametrize(
+    ("body", "planted"),
+    [
+        ("t = Sub(X, X)  m = MaxPool<kernel_shape=[2,2]>(t)  Y = Relu(m)", set()),  # NaN
+        ("t = Abs(X)  m = MaxPool<kernel_shape=[2,2]>(t)  Y = Relu(m)", {"inf"}),
+        ("m = MaxPool<kernel_shape=[2,2]>(X)  Y = Relu(m)", {"inf"}),
+        ("t = Sub(X, X)  Y = Relu(t)", {"inf", "nan"}),
+    ],
+)
+def test_no_nan_where_it_depends_on_the_kernel_what_becomes_of_it(body: str, planted: set[str]) -> None:
+    text = f"g (float[1,2,16,16] X) => (float[A,B,C,D] Y) {{ {body} }}"
+    found = np.concatenate([array.ravel() for array in arrays(text)])
+    assert {str(abs(x)) for x in found if not np.isfinite(x)} == planted
+
+
 @pytest.mark.parametrize(("pads", "smallest"), [("0,0,0,0", 3), ("1,1,1,1", 1)])
 def test_sizes_are_not_1_where_a_window_is_longer(pads: str, smallest: int) -> None:
     pool = f"MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[{pads}]>(r)"
