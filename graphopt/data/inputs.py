@@ -24,6 +24,7 @@ from .making import Maker
 from .npz import read_npz
 from .sizes import CHOICES, Choice
 from .special import special_inputs, survives
+from .undefined import is_defined
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def verification_samples(
                 sample = Sample(inputs, reference.run(inputs))
             except OracleError:
                 continue
-            if not wild or survives(sample.outputs):
+            if not wild or (survives(sample.outputs) and is_defined(model, inputs)):
                 found.append(sample)
                 break
     return found

@@ -82,6 +82,8 @@ class CheckNumbers(Observer):
                         model, seed=self.seed, shapes=self.shapes, given=self.given, reference=reference
                     )
                 ]
+            # An earlier run of passes may have left operators that ONNX Runtime does not run without elements.
+            self.samples = self.samples[:1] + [s for s in self.samples[1:] if not refuses_empty(reference, s)]
             self._original = self._outputs = [reference.run(inputs) for inputs in self.samples]
         compare(self._original[0], self._original[0])  # raises if these inputs leave nothing to compare
         self.inputs = self.samples[0]

@@ -12,6 +12,7 @@ from graphopt.data.inputs import verification_samples
 from graphopt.driver.optimizing import optimize
 from graphopt.errors import VerificationError
 from graphopt.ir import Node
+from graphopt.proof.numerical import CheckNumbers
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 from graphopt.rewriting.pipeline import Pipeline
 from tests.helpers import model_of
@@ -72,6 +73,41 @@ def test_what_the_oracle_does_not_survive_is_left_out() -> None:
     """An infinity makes a whole sum infinite; nothing can be compared then."""
     text = "g (float[N,8] X) => (float[N,8] Y) { s = ReduceSum(X) Y = Sub(X, s) }"
     assert all(np.isfinite(array).all() for array in arrays(text))
+
+
+def test_the_largest_number_instead_of_an_infinity_is_left_out() -> None:
+    text = "g (float[N,8] X) => (float[N,8] Y) { s = ReduceSum(X) c = Clip(s) Y = Sub(c, X) }"
+    assert all(np.isfinite(array).all() for array in arrays(text))
+
+
+@pytest.mark.parametrize(
+    ("body", "planted"),
+    [
+        ("t = Sub(X, X)  m = MaxPool<kernel_shape=[2,2]>(t)  Y = Relu(m)", set()),  # NaN
+        ("t = Abs(X)  m = MaxPool<kernel_shape=[2,2]>(t)  Y = Relu(m)", {"inf"}),
+        ("m = MaxPool<kernel_shape=[2,2]>(X)  Y = Relu(m)", {"inf"}),
+        ("t = Sub(X, X)  Y = Relu(t)", {"inf", "nan"}),
+    ],
+)
+def test_no_nan_where_it_depends_on_the_kernel_what_becomes_of_it(body: str, planted: set[str]) -> None:
+    text = f"g (float[1,2,16,16] X) => (float[A,B,C,D] Y) {{ {body} }}"
+    found = np.concatenate([array.ravel() for array in arrays(text)])
+    assert {str(abs(x)) for x in found if not np.isfinite(x)} == planted
+
+
+@pytest.mark.parametrize(("pads", "smallest"), [("0,0,0,0", 3), ("1,1,1,1", 1)])
+def test_sizes_are_not_1_where_a_window_is_longer(pads: str, smallest: int) -> None:
+    pool = f"MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[{pads}]>(r)"
+    text = f"g (float[1,1,H,W] X) => (float[1,1,A,B] Y) {{ r = Relu(X)  Y = {pool} }}"
+    assert min(size for array in arrays(text) for size in array.shape[2:] if size) >= smallest
+    assert (min(array.shape[2] for array in arrays(text) if array.size) == 1) == (smallest == 1)
+
+
+def test_samples_that_a_model_refuses_because_they_are_empty_are_dropped() -> None:
+    model = model_of("g (float[N,4] X) => (float[A,B] Y) { r = Reshape(X, s)  Y = Abs(r) }", {"s": np.array([0, -1])})
+    checks = CheckNumbers(samples=[{"X": np.ones((n, 4), np.float32)} for n in (2, 0, 1)])
+    checks.begin(model, Pipeline.of())
+    assert [sample["X"].shape[0] for sample in checks.samples] == [2, 1]
 
 
 def test_models_at_which_the_oracle_would_crash_get_no_empty_inputs() -> None:

@@ -25,7 +25,8 @@ def reduce(g: Growing, op: str) -> list[Value]:
     value = g.pick(dtypes_of(g, op), 0, 4)
     # For integers, ONNX Runtime rounds each exponential; by ONNX's function body, the result is rounded.
     exponentials = op == "ReduceLogSumExp" and not is_float(value.array)
-    if exponentials or overflows(value, op) or (op in ("ReduceMax", "ReduceMin") and has_nan(value)):
+    by_place = op in ("ReduceMax", "ReduceMin", "ReduceLogSumExp") and has_nan(value)
+    if exponentials or overflows(value, op) or by_place:
         raise Refused("undefined")
     axes = axes_of(g, value) if g.flip(0.8) else None
     if axes is None and g.flip(0.2) and g.opset >= 18:
@@ -37,15 +38,16 @@ def reduce(g: Growing, op: str) -> list[Value]:
 
 
 def overflows(value: Value, op: str) -> bool:
-    """Return whether integers may overflow in a sum whose quotient, root or logarithm is computed.
+    """Return whether integers may overflow in a sum of squares, or one whose quotient, root or logarithm is computed.
 
     A plain sum wraps around in any order. For these, ONNX Runtime combines parts that were divided or rounded
-    separately.
+    separately, or ends at the largest integer.
     """
-    if is_float(value.array) or op not in ("ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"):
+    squares = ("ReduceL2", "ReduceSumSquare")
+    if is_float(value.array) or op not in ("ReduceMean", "ReduceLogSum", "ReduceLogSumExp", *squares):
         return False
     wide = np.abs(value.array.astype(np.float64))
-    return float((wide * wide if op == "ReduceL2" else wide).sum()) > float(np.iinfo(value.dtype).max)
+    return float((wide * wide if op in squares else wide).sum()) > float(np.iinfo(value.dtype).max)
 
 
 def has_nan(value: Value) -> bool:
@@ -202,8 +204,8 @@ def conv_integer(g: Growing, op: str) -> list[Value]:
 @maker("MaxPool", "AveragePool", "LpPool")
 def pool(g: Growing, op: str) -> list[Value]:
     value = picture(g, dtypes_of(g, op))
-    if op == "MaxPool" and has_nan(value):
-        raise Refused("undefined")
+    if op == "MaxPool" and (has_nan(value) or (is_float(value.array) and np.any(value.array == -np.inf))):
+        raise Refused("undefined")  # of -inf alone, ONNX Runtime makes the smallest number with one kernel of several
     how = window(g, value.shape[2:], dilated=True)
     more = {"ceil_mode": g.choice((0, 1)), "count_include_pad": g.choice((0, 1)), "p": g.choice((1, 2))}
     return g.add(op, value, **how, **more)
@@ -223,6 +225,8 @@ def resize(g: Growing, op: str) -> list[Value]:
     mode = g.choice(modes)
     if 1.0 in scales[-2:] + scales * (rank == 3) and not finite(value):
         mode = "nearest"  # ONNX Runtime also interpolates along axes that keep their size: 0 times infinity is NaN
+    if not is_float(value.array):
+        mode = "nearest"  # interpolated integers are cut, so that a rounding error of a weight makes them differ by one
     if op == "Upsample":
         scales = [max(1.0, s) for s in scales]
         return g.add(op, value, mode=mode, named={"scales": scales if g.opset < 9 else scaled(g, scales)})

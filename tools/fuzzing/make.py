@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from graphopt.data.windows import windows_fit
 from graphopt.errors import GraphOptError
 from graphopt.ir import DType
 from graphopt.ir.inferable import write_inferable_model
@@ -84,11 +85,12 @@ def fits(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
     for info in fixed.graph.input:
         for dim, size in zip(info.type.tensor_type.shape.dim, inputs[info.name].shape):
             dim.dim_value = size
+    read = read_model(fixed)
     try:
-        onnx.shape_inference.infer_shapes(write_inferable_model(read_model(fixed)), strict_mode=True, data_prop=True)
+        onnx.shape_inference.infer_shapes(write_inferable_model(read), strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return False
-    return True
+    return windows_fit(read, inputs)
 
 
 def _has(op: str, opset: int) -> bool:

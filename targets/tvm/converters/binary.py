@@ -209,7 +209,7 @@ def prelu(c: Call) -> Operand:
 
     def function(x: tirx.Expr, s: tirx.Expr) -> tirx.Expr:
         x = x.astype(kind)
-        return select(x < const(0, x), x * s.astype(kind), x)
+        return select(x < const(0, x), x * opaque_zero(s.astype(kind)), x)
 
     return elementwise(c.ctx, function, [data, slope], data.dtype, "prelu")
 

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.converters.cast import cast_to
-from graphopt.targets.tvm.converters.elementwise import maximum, minimum
+from graphopt.targets.tvm.converters.elementwise import select
 from graphopt.targets.tvm.converters.tensors import product, unflatten, zero
 from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
@@ -102,11 +102,10 @@ _COMBINE: dict[str, Callable[[tirx.Expr, tirx.Expr], tirx.Expr]] = {
     "none": lambda old, new: new,
     "add": lambda old, new: old + new,
     "mul": lambda old, new: old * new,
-    "max": maximum,
-    "min": minimum,
+    # Like ONNX Runtime, a NaN in the data is lost, one in an update is kept.
+    "max": lambda old, new: select(old > new, old, new),
+    "min": lambda old, new: select(old < new, old, new),
 }
-
-
 _COMBINE_BOOLEANS = {**_COMBINE, "add": tirx.Or, "mul": tirx.And}
 
 

@@ -31,6 +31,25 @@ def _round(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.Pass
     return func.with_body(tvm_ffi.structural_map(func.body, kinds, order="post"))
 
 
+def broadcast_bits() -> tvm.transform.Pass:
+    """Return the pass that repeats the bits of a bfloat16, not the number, in all lanes of a vector.
+
+    It must run right before TVM's `BF16StorageLegalize`, which does not look into `Broadcast`.
+    """
+    return _broadcast
+
+
+@tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.BroadcastBits")
+def _broadcast(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.Broadcast, _visit_broadcast), order="post"))
+
+
+def _visit_broadcast(repeated: tirx.Broadcast) -> Any:
+    if not _is_bfloat16(repeated.value):
+        return repeated
+    return tirx.reinterpret(str(repeated.ty.dtype), tirx.Broadcast(_bits(repeated.value), repeated.lanes))
+
+
 def _visit(cast: tirx.Cast) -> Any:
     source, target = str(cast.value.ty.dtype), str(cast.ty.dtype)
     if (source, target) == ("float32", "bfloat16"):

@@ -19,7 +19,7 @@ import tvm_ffi
 from tvm import ir, tirx
 
 from graphopt.targets.tvm.tir_passes import let
-from graphopt.targets.tvm.tir_passes.sharing import Sharing, is_conditional
+from graphopt.targets.tvm.tir_passes.sharing import Sharing, is_choice, operands_of
 
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.BindValues")
@@ -45,13 +45,14 @@ class _Values:
 
     lanes: int
     lane: Any
+    loop_var: tirx.Var | None = None
     buffers: list[tirx.Buffer] = field(default_factory=list)
 
     def rewrite(self, store: tirx.BufferStore) -> tirx.Stmt:
         """The store as statements without lets."""
         if not let.holds_let(store.value):
             return store
-        bindings, value = Sharing((store.buffer, store.indices)).split(store.value)
+        bindings, value = Sharing((store.buffer, store.indices), self.loop_var).split(store.value)
         places: dict[int, Any] = {}
         statements: list[tirx.Stmt] = []
         for (read, bound), place in zip(bindings, self._places(bindings), strict=True):
@@ -62,12 +63,12 @@ class _Values:
         return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
     def _store(self, buffer: tirx.Buffer, value: Any, indices: Sequence[Any]) -> list[tirx.Stmt]:
-        """A store; of a value with lets on one side of a condition, one for each side: only one is computed."""
+        """A store; of a value with lets on one side of a choice, one for each side: only one is computed."""
         if not let.holds_let(value):
             return [tirx.BufferStore(buffer, value, indices)]
-        if not is_conditional(value):
+        if not is_choice(value):
             return [tirx.BufferStore(buffer, let.written_out(value), indices)]
-        condition, *sides = value.args
+        condition, *sides = operands_of(value) or []
         stores = [self.rewrite(tirx.BufferStore(buffer, side, indices)) for side in sides]
         return [tirx.IfThenElse(let.written_out(condition), *stores)]
 
@@ -96,7 +97,7 @@ class _Values:
 def _vector(loop: tirx.For) -> tirx.Stmt:
     if loop.kind != tirx.ForKind.VECTORIZED or not isinstance(loop.extent, tirx.IntImm):
         return loop
-    values = _Values(int(loop.extent), loop.loop_var - loop.min)
+    values = _Values(int(loop.extent), loop.loop_var - loop.min, loop.loop_var)
     body = tvm_ffi.structural_map(loop.body, (tirx.BufferStore, values.rewrite), order="post")
     made = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=loop.annotations)
     return values.around(made)

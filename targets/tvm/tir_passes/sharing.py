@@ -5,7 +5,8 @@ tree, equal ones alike, and decomposes it into bindings of those that are used m
 them. The size of code is then linear in the number of different values.
 
 A value that only one side of a condition needs is not moved before the condition where computing it there could fail
-(it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, by a `let`.
+(it loads an element that may not exist) or would be wasted (`if_then_else`): it is bound inside, by a `let`. The whole
+choice then gets a name too, so that its sides can become statements.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class _Node:
     operands: tuple[int, ...]
     safe: bool
     """Whether computing it cannot fail, whatever its operands are."""
+    wide: bool
+    """Whether it is a vector in a vector loop: it depends on the lane, or on what is loaded, which is kept in one."""
     reads: tuple[int, ...] | None = None
     """Of an expression that is left as it is: the numbers of the lets around it that its operands are the values of."""
     uses: int = 0
@@ -76,9 +79,13 @@ class _Scope:
 
 @dataclass
 class Sharing:
-    """Decomposes one value; `place` is the element that it is stored to, which is known to exist."""
+    """Decomposes one value; `place` is the element that it is stored to, which is known to exist.
+
+    `lane` is the variable of the vector loop around it. Both sides of a `Select` by a vector are computed.
+    """
 
     place: tuple[Any, Sequence[Expr]] | None = None
+    lane: tirx.Var | None = None
     _nodes: list[_Node] = field(default_factory=list)
     _numbers: dict[Any, int] = field(default_factory=dict)
     _seen: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -91,7 +98,8 @@ class Sharing:
         """Return the bindings (the read of each, its value), each of which reads only earlier ones, and the rest."""
         root = self._number(value)
         self._find_scopes(root)
-        bound = [n for n, node in enumerate(self._nodes) if self._is_bound(n, node, root)]
+        bound = {n for n, node in enumerate(self._nodes) if self._is_bound(n, node, root)}
+        self._bind_choices(bound, root)
         return self._written(root, bound)
 
     # --- numbering
@@ -151,8 +159,18 @@ class Sharing:
         found = self._numbers.get(key)
         if found is None:
             found = self._numbers[key] = len(self._nodes)
-            self._nodes.append(_Node(expr, operands, safe))
+            wide = self.lane is not None and (
+                any(self._nodes[operand].wide for operand in operands) or self._is_wide(expr)
+            )
+            self._nodes.append(_Node(expr, operands, safe, wide))
         return found
+
+    def _is_wide(self, expr: Expr) -> bool:
+        """Return whether an expression is a load or the lane, or contains them and is left as it is."""
+        found: list[Any] = []
+        if isinstance(expr, tirx.Var | ir.TensorLoad) or operands_of(expr) is None:
+            tvm_ffi.structural_walk(expr, [((tirx.Var, ir.TensorLoad), found.append)])
+        return any(isinstance(one, ir.TensorLoad) or one.same_as(self.lane) for one in found)
 
     def _is_safe(self, expr: Expr) -> bool:
         if isinstance(expr, ir.TensorLoad):
@@ -191,7 +209,8 @@ class Sharing:
         node = self._nodes[number]
         assert node.scope is not None
         lazy = is_conditional(node.expr)
-        if position == 0 or not (lazy or isinstance(node.expr, tirx.Select)):
+        everywhere = isinstance(node.expr, tirx.Select) and self._nodes[node.operands[0]].wide
+        if position == 0 or everywhere or not is_choice(node.expr):
             return node.scope
         key = (number, position)
         if key not in self._branches:
@@ -225,6 +244,15 @@ class Sharing:
             return False
         return isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr) or self._reads(number)
 
+    def _bind_choices(self, bound: set[int], root: int) -> None:
+        """Add the choices between sides of which one binds values itself."""
+        inside = {self._nodes[number].scope for number in bound}
+        for (number, _), scope in sorted(self._branches.items()):
+            node = self._nodes[number]
+            if scope in inside and number != root and not _has_no_register(node.expr):
+                bound.add(number)
+                inside.add(node.scope)
+
     def _reads(self, number: int) -> bool:
         """Return whether an integer value is computed from loaded or floating-point ones."""
         stack, seen = [number], {number}
@@ -236,7 +264,7 @@ class Sharing:
             seen.update(node.operands)
         return False
 
-    def _written(self, root: int, bound: list[int]) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
+    def _written(self, root: int, bound: set[int]) -> tuple[list[tuple[ir.Call, Expr]], Expr]:
         """Return expressions for all values in order; those `bound` at the top become bindings."""
         names = {n: let.reference(str(self._nodes[n].expr.ty.dtype)) for n in bound}
         made: dict[int, Expr] = {}
@@ -294,6 +322,11 @@ def _is_pure(call: ir.Call) -> bool:
 def is_conditional(expr: Expr) -> bool:
     """Return whether this is an `if_then_else`, of which only the chosen side is evaluated."""
     return isinstance(expr, ir.Call) and _name(expr) == "if_then_else"
+
+
+def is_choice(expr: Expr) -> bool:
+    """Return whether this is the value of one of two sides: both are computed (`Select`), or only one."""
+    return isinstance(expr, tirx.Select) or is_conditional(expr)
 
 
 def operands_of(expr: Expr) -> list[Expr] | None:

@@ -85,6 +85,12 @@ def test_the_sigmoid_goes_to_its_limits() -> None:
     np.testing.assert_array_equal(run(tirx.sigmoid, values), [0, 0, 0, 1, 1, 1])
 
 
+def test_far_from_zero_the_hyperbolic_tangent_is_one() -> None:
+    """GELU multiplies what is missing by any number, and minus infinity by zero, which makes it NaN."""
+    values = np.array([-math.inf, -1e30, -10.0, 10.0, 1e30, math.inf], np.float32)
+    np.testing.assert_array_equal(run(tirx.tanh, values), [-1, -1, -1, 1, 1, 1])
+
+
 def test_far_from_zero_the_error_function_is_one() -> None:
     values = np.array([-1e30, -5.0, 4.5, math.inf], np.float32)
     np.testing.assert_array_equal(run(tirx.erf, values), [-1, -1, 1, 1])

@@ -69,6 +69,47 @@ def test_stores_read_what_was_computed_before(kind: tirx.ForKind) -> None:
     np.testing.assert_allclose(result.numpy(), given**4 + given**2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [tirx.ForKind.SERIAL, tirx.ForKind.VECTORIZED])
+def test_a_function_on_one_side_of_a_choice_is_written_once(kind: tirx.ForKind) -> None:
+    """What it reads cannot be read before the choice; if its values had no names, it would be written 70 times."""
+    behind = A[tirx.IntImm("int64", 63) - I]
+    value = tirx.Select(A[I] > math.f32(0), math.exp(behind), math.f32(2)) * math.f32(3)
+    loop = tirx.For(I, tirx.IntImm("int64", 0), tirx.IntImm("int64", 64), kind, tirx.BufferStore(B, value, [I]))
+    func = tirx.PrimFunc([A, B], loop).with_attr("global_symbol", "main")
+    body = bind_values()(tvm.IRModule({"main": func}))["main"].body
+    assert not holds_let(body)
+    assert operations(body) < 60
+    choices: list[object] = []
+    tvm_ffi.structural_walk(body, [(tirx.IfThenElse, choices.append)])
+    assert len(choices) == (1 if kind == tirx.ForKind.SERIAL else 0)
+    built = tvm.tirx.build(tvm.IRModule({"main": func}), target="llvm", pipeline=PIPELINE)
+    given = np.linspace(-2, 2, 64, dtype=np.float32)
+    data, result = tvm.runtime.tensor(given), tvm.runtime.tensor(np.zeros(64, np.float32))
+    built["main"](data, result)
+    np.testing.assert_allclose(result.numpy(), 3 * np.where(given > 0, np.exp(given[::-1]), 2), rtol=1e-6)
+
+
+def test_what_a_choice_guards_is_not_read_before_it() -> None:
+    """Not in a vector loop either, as long as all lanes choose the same side."""
+    row, size = tirx.Var("r", "int64"), tirx.IntImm("int64", 8)
+    inner = tirx.Select(row > 0, math.exp(A[(row - 1) * 8 + I]), math.f32(2)) * math.f32(3)
+    store = tirx.BufferStore(B, inner, [row * 8 + I])
+    columns = tirx.For(I, tirx.IntImm("int64", 0), size, tirx.ForKind.VECTORIZED, store)
+    rows = tirx.For(row, tirx.IntImm("int64", 0), size, tirx.ForKind.SERIAL, columns)
+    func = tirx.PrimFunc([A, B], rows).with_attr("global_symbol", "main")
+    body = bind_values()(tvm.IRModule({"main": func}))["main"].body
+    assert operations(body) < 60
+    choices: list[tirx.IfThenElse] = []
+    tvm_ffi.structural_walk(body, [(tirx.IfThenElse, choices.append)])
+    assert [str(choice.condition) for choice in choices] == [str(row > 0)]
+    built = tvm.tirx.build(tvm.IRModule({"main": func}), target="llvm", pipeline=PIPELINE)
+    given = np.linspace(-2, 2, 64, dtype=np.float32)
+    data, result = tvm.runtime.tensor(given), tvm.runtime.tensor(np.zeros(64, np.float32))
+    built["main"](data, result)
+    wanted = np.concatenate([np.full(8, 2), np.exp(given[:-8])]) * 3
+    np.testing.assert_allclose(result.numpy(), wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("target", ["host", "x86:v2"])
 def test_quantized_gelu_behind_a_product(target: str) -> None:
     """It did not finish compiling: rounding had no vector form, and every element was written out on its own."""
