@@ -59,8 +59,10 @@ class QuantizeStatic(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> None:
         if context.model.opset < _PER_CHANNEL:
-            context.miss(f"before opset {_PER_CHANNEL}, there are no scales for channels; raise-opset helps")
-            return
+            what = f"opset {context.model.opset} has no scales for channels"
+            raise PassError(
+                what, where=context.model.name, remedy="run raise-opset before, as the pipeline quantize does"
+            )
         found = next((node for node in graph.nodes if node.op in _QUANTIZED), None)
         if found is not None:
             raise PassError(f"the model is quantized already, at {found.label}", where=self.name)
@@ -68,9 +70,10 @@ class QuantizeStatic(Pass):
         infer_shapes(context.model)
         assert context.evaluation.samples is not None
         placement = place(graph, context, self.ignore)
-        placement.products = [node for node in placement.products if context.allow(node)]
         if not placement.products:
-            return
+            reasons = "; ".join(context.misses) or "it has no convolution or matmul"
+            raise PassError(f"there is nothing to quantize ({reasons})", where=context.model.name)
+        placement.products = [node for node in placement.products if context.allow(node)]
         calibration = Calibration(self.calibration, self.percentile)
         names = [value.name for value in placement.values]
         statistics = collect(context.model, context.evaluation.samples, names, calibration.kinds)
