@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from graphopt import io
+from graphopt.cli.demo import MODEL
 from graphopt.cli.output import Output
 from tests.cli.conftest import Run
 from tests.helpers import model_of, parse_proto
@@ -304,12 +305,12 @@ def test_tolerance_that_accepts_anything(run: Run, mlp: Path) -> None:
 
 
 @pytest.fixture
-def compiling(mlp: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A `graphopt compile` that has just begun to compile in its child process."""
+def compiling(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A `graphopt compile` that has just begun to compile in its child process, and needs seconds for it."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from graphopt.cli import main; main()", "compile", str(mlp), "-o", "out.gopt"],
+        [sys.executable, "-c", "from graphopt.cli import main; main()", "compile", str(MODEL), "-o", "out.gopt"],
         cwd=tmp_path,
         env={**os.environ, "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
@@ -327,7 +328,7 @@ def compiling(mlp: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def check_nothing_left(process: subprocess.Popen[str], folder: Path) -> None:
     assert not psutil.pid_exists(process.pid) or process.poll() is not None
-    assert sorted(path.name for path in folder.iterdir()) == ["mlp.onnx", "scratch"]
+    assert sorted(path.name for path in folder.iterdir()) == ["scratch"]
     assert not list((folder / "scratch").iterdir())
 
 
