@@ -69,7 +69,7 @@ def _moving_average(statistics: Statistics, scheme: IntegerScheme, calibration: 
 
 def _percentile(statistics: Statistics, scheme: IntegerScheme, calibration: Calibration) -> Bounds:
     """Keep a percentage of the numbers on each side of zero."""
-    centers, counts, step = _bins(statistics)
+    centers, counts, width = _bins(statistics)
     low = high = 0.0
     for positive in (False, True):
         side = centers > 0 if positive else centers < 0
@@ -78,7 +78,7 @@ def _percentile(statistics: Statistics, scheme: IntegerScheme, calibration: Cali
         total = numbers.sum()
         if total:
             place = np.searchsorted(np.cumsum(numbers[order]), total * calibration.percentile / 100)
-            edge = float(sizes[order][min(int(place), sizes.size - 1)] + step / 2)
+            edge = float(sizes[order][min(int(place), sizes.size - 1)] + width / 2)
             low, high = (low, edge) if positive else (-edge, high)
     return low, high
 
@@ -125,7 +125,7 @@ def _least_divergence(statistics: Statistics, scheme: IntegerScheme, calibration
 
     Szymon Migacz, "8-bit inference with TensorRT" (GTC 2017).
     """
-    centers, counts, _ = _bins(statistics)
+    _, counts, width = _bins(statistics)
     half = HISTOGRAM_BINS // 2
     magnitudes = (counts[half:] + counts[:half][::-1]).astype(np.float64)
     magnitudes[0] = 0.0  # zeros cost nothing, but would outweigh everything else after a ReLU
@@ -133,7 +133,6 @@ def _least_divergence(statistics: Statistics, scheme: IntegerScheme, calibration
     first, last = scheme.limits
     both = bool((counts[:half] > 0).any()) or scheme.symmetric
     levels = (last - first + 1) // 2 if both else last - first + 1
-    width = float(centers[1] - centers[0])
     if used <= levels:
         return -used * width, used * width
     tried = range(levels, used + 1, max(1, (used - levels) // 256))

@@ -14,11 +14,10 @@ import numpy as np
 from graphopt.errors import InputError
 
 _LIMITS = {
-    **{name: (np.iinfo(name).min, np.iinfo(name).max) for name in ("int8", "uint8", "int16", "uint16")},
-    **{name: (int(ml_dtypes.iinfo(name).min), int(ml_dtypes.iinfo(name).max)) for name in ("int4", "uint4")},
-    **{name: (int(ml_dtypes.iinfo(name).min), int(ml_dtypes.iinfo(name).max)) for name in ("int2", "uint2")},
+    name: (int(ml_dtypes.iinfo(name).min), int(ml_dtypes.iinfo(name).max))
+    for name in ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
 }
-SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class IntegerScheme:
             scale = np.maximum(-low, high) / (last - middle)
         else:
             scale = (high - low) / (last - first)
-        scale = np.where(scale == 0, 1.0, np.maximum(scale, SMALLEST_SCALE))
+        scale = np.where(scale == 0, 1.0, np.maximum(scale, _SMALLEST_SCALE))
         if self.power_of_two:
             scale = np.exp2(np.ceil(np.log2(scale)))
         scale = scale.astype(np.float32).astype(np.float64)  # what is stored

@@ -273,7 +273,7 @@ def even_split(size: int, most: int) -> list[tuple[int, int, int]]:
 def stored(value: Any) -> Any:
     """Return a value from a buffer that LLVM keeps in a register.
 
-    A bound value (`T.bind`) TVM's simplifiers put into each of its uses again, also while they generate code.
+    TVM's simplifiers substitute a bound value (`T.bind`) into each of its uses again, even during code generation.
     """
     place = T.alloc_buffer((1,), str(value.ty.dtype), scope="local")
     T.buffer_store(place, value, [long(0)])
