@@ -60,7 +60,8 @@ def _softmax_as_matrix(node: Node, rewriter: Rewriter, axis: int, to: int) -> No
 @adapts("Clip")
 def _clip(node: Node, version: int, to: int) -> Answer:
     dtype = _dtype(node)
-    infinite = version < 12 <= to and (dtype is None or dtype == np.float16)
+    given = [node.attr(name) if version < 11 else node.input(i) for i, name in enumerate(("min", "max"), 1)]
+    infinite = version < 12 <= to and None in given and (dtype is None or dtype == np.float16)
     if dtype is None and (version < 11 <= to or infinite):
         return Decline("the element type of its input is unknown")
     # Where a bound is left out, ONNX Runtime takes the last finite number; but of float16 before opset 12, which it

@@ -61,7 +61,8 @@ class RaiseOpset(Pass):
 
     def _goal(self, graph: Graph, opset: int, context: PassContext) -> int:
         """The newest opset up to `to` in which ONNX Runtime has as many kernels as in this one."""
-        if opset < self.to and any(node.op_type in LACKING and _decisive(node) is None for node in graph.all_nodes()):
+        by_type = LACKING.keys() | ADAPTERS.keys()  # what becomes of these may depend on the element type
+        if opset < self.to and any(node.op_type in by_type and _decisive(node) is None for node in graph.all_nodes()):
             infer_shapes(context.model)
         goal = self.to
         functions = [function.graph for function in context.model.functions.values()]

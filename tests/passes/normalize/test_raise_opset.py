@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from graphopt import io
+from graphopt.ir.read_proto import read_model
 from graphopt.ir.text import parse
 from graphopt.passes.normalize.raise_opset import RaiseOpset
 from graphopt.proof.oracle import run_reference
@@ -94,6 +95,14 @@ def test_bounds_of_half_floats_that_were_left_out_are_infinite(opset: int, clip:
     if "one" in clip:
         text = text.replace("{ Y", "<float16 one = {15360}> { Y")  # the bits of 1
     check_pass(RaiseOpset(), text, inputs={"X": np.array([-np.inf, np.inf, np.nan, -65504, 65504, 0.5], np.float16)})
+
+
+def test_types_that_are_not_declared_do_not_stop_a_clip() -> None:
+    text = """<ir_version: 8, opset_import: ["": 11]>
+        g (float[N] X) => (float[N] Y) <float zero = {0}> { t = Neg(X)  u = Clip(t, zero)  Y = Abs(u) }"""
+    model = read_model(onnx.parser.parse_model(text))
+    PassManager(Pipeline.of(RaiseOpset())).run(model)
+    assert model.opset == 24
 
 
 def test_softmax_of_no_elements() -> None:
