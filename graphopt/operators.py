@@ -77,6 +77,11 @@ _CONV = """
               pads: ints = @pads, group: int = @group> ({x}, W, B)
 """
 
+_CONV_INTEGER = """
+    C = ConvInteger <kernel_shape: ints = @kernel_shape, strides: ints = @strides, dilations: ints = @dilations,
+                     pads: ints = @pads, group: int = @group> (P, W)
+"""
+
 _CHANNELS_OF_WEIGHT = """
     weight_shape = Shape (W)
     per_group = Slice (weight_shape, one, two)
@@ -99,6 +104,14 @@ _FUNCTIONS = {
     + _CHANNELS_OF_WEIGHT
     + _FROM_BLOCKED.format(channels="channels", y="P")
     + _CONV.format(x="P")
+    + _TO_BLOCKED.format(x="C", y="Y")
+    + "}",
+    "BlockedConvInteger": f"<{_CONV_ATTRIBUTES}> (X, W) => (Y) {{"
+    + _COMMON
+    + _BLOCK
+    + _CHANNELS_OF_WEIGHT
+    + _FROM_BLOCKED.format(channels="channels", y="P")
+    + _CONV_INTEGER
     + _TO_BLOCKED.format(x="C", y="Y")
     + "}",
     "ConvToBlocked": f"<{_CONV_ATTRIBUTES}> (X, W, B) => (Y) {{"
@@ -128,7 +141,10 @@ OPERATORS = tuple(_FUNCTIONS)
 - `FromBlocked(X) {channels}`: the first `channels` channels of a blocked value, plain.
 - `BlockedConv(X, W, B?) {block, kernel_shape, strides, dilations, pads, group}`: ONNX's Conv of a blocked X with a
   plain [O, C / group, k1...kn] weight and an optional [O] bias, to a blocked value; every attribute must be given.
-- `ConvToBlocked`: the same with a plain X.
+- `BlockedConvInteger(X, W) {block, kernel_shape, strides, dilations, pads, group}`: ONNX's ConvInteger of a blocked X
+  (uint8) with a plain weight (int8), without zero points, to a blocked int32 value. The blocks of X may have another
+  size than those of the result.
+- `ConvToBlocked`: the same as `BlockedConv` with a plain X.
 - `BlockedLRN(X) {alpha, beta, bias, size}`: ONNX's LRN of a blocked X whose channels fill their blocks; every attribute
   must be given.
 """

@@ -30,7 +30,7 @@ def model_with(body: str, inputs: str = "float[a,b,...] X", opset: int = 18) -> 
 def blocked(array: np.ndarray, block: int) -> np.ndarray:
     batch, channels, *sizes = array.shape
     rest = -channels % block
-    full = np.concatenate([array, np.zeros((batch, rest, *sizes), np.float32)], axis=1)
+    full = np.concatenate([array, np.zeros((batch, rest, *sizes), array.dtype)], axis=1)
     return np.moveaxis(full.reshape(batch, (channels + rest) // block, block, *sizes), 2, -1)
 
 
@@ -56,6 +56,21 @@ def test_lanes_behind_the_last_channel_are_not_read() -> None:
     model = model_with(body, "float[1,2,4,4,4] X, float[3,5,1,1] W")
     with Reference(model) as reference:
         assert np.isfinite(reference.run({"X": array, "W": noise(3, 5, 1, 1)})["Y"]).all()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_integer_convolution_of_a_blocked_value(groups: int) -> None:
+    random = np.random.default_rng(0)
+    data = random.integers(0, 256, (2, 6, 5, 7)).astype(np.uint8)
+    weight = random.integers(-128, 128, (20, 6 // groups, 3, 3)).astype(np.int8)
+    attributes = f"kernel_shape = [3,3], strides = [2,1], dilations = [1,1], pads = [1,1,0,1], group = {groups}"
+    types = f"int8[20,{6 // groups},3,3] W"
+    plain = model_with(f"Y = ConvInteger <{attributes}> (X, W)", f"uint8[2,6,5,7] X, {types}")
+    body = f"Y = graphopt.BlockedConvInteger <block = 16, {attributes}> (X, W)"
+    model = model_with(body, f"uint8[2,2,5,7,4] X, {types}")
+    with Reference(plain) as expected, Reference(model) as reference:
+        result = reference.run({"X": blocked(data, 4), "W": weight})["Y"]
+        np.testing.assert_array_equal(result, blocked(expected.run({"X": data, "W": weight})["Y"], 16))
 
 
 def test_a_function_is_declared_once_and_not_for_old_opsets() -> None:
