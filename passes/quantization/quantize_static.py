@@ -13,6 +13,7 @@ from graphopt.compression.statistics import ActivationStatistics, collect
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Node, Value, infer_shapes
 from graphopt.passes.quantization._weights import channel_axis, fit_weights
+from graphopt.passes.quantization.ignoring import check_patterns
 from graphopt.passes.quantization.placement import Placement, place
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext, Rewriter
 
@@ -35,7 +36,7 @@ class QuantizeStatic(Pass):
         per_channel: whether each channel of weights has a scale of its own.
         weights: the calibration of weights: `min-max` or `mse`.
         power_of_two: whether scales are powers of two.
-        ignore: patterns for names and operators of nodes that stay as they are.
+        ignore: patterns for names and operators of nodes that stay as they are, `re:EXPRESSION`, and `from..to`.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -56,6 +57,7 @@ class QuantizeStatic(Pass):
             raise ValueError("activations must be uint8 or int8")
         if self.weights not in ("min-max", "mse"):
             raise ValueError("weights must be min-max or mse")
+        check_patterns(self.ignore)
 
     def run(self, graph: Graph, context: PassContext) -> None:
         if context.model.opset < _PER_CHANNEL:
