@@ -1,4 +1,4 @@
-"""Patterns that say which nodes quantization leaves alone: by operator, name, regular expression, or between two nodes."""
+"""Patterns of nodes to leave alone: by operator, name, regular expression, or between two nodes."""
 
 from __future__ import annotations
 

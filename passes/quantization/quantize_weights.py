@@ -82,7 +82,7 @@ class QuantizeWeights(Pass):
         opset = context.model.opset
         if opset < _BLOCKS:
             what = f"opset {opset} has no scales for blocks"
-            remedy = "run raise-opset before, as the pipeline quantize-weights does"
+            remedy = "run raise-opset before, as the pipeline quantize-int4 does"
             raise PassError(what, where=context.model.name, remedy=remedy)
         if self.bits == 2 and opset < _TWO_BITS:
             plans, declines = plan_raising(graph, opset, _TWO_BITS)
