@@ -92,12 +92,12 @@ def _machine_of_text(text: str) -> Machine:
     def has(feature: str) -> bool:
         return bool(codegen.target_has_features(feature, target))
 
+    triple = str(target.attrs.get("mtriple") or "")
     instructions = frozenset(name for feature, name in INSTRUCTIONS.items() if has(feature))
     if has("avx512f"):
         return Machine(64, 32, cores, instructions=instructions)
     if has("avx") or has("avx2"):
         return Machine(32, 16, cores, instructions=instructions)
-    triple = str(target.attrs.get("mtriple") or "")
     if triple.startswith(("aarch64", "arm64")):
         return Machine(16, 32, cores, instructions=instructions)
-    return Machine(16, 16, cores)
+    return Machine(16, 16, cores, instructions=instructions)

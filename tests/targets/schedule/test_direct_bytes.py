@@ -1,4 +1,4 @@
-"""Direct convolutions of bytes: every way to multiply gives exactly the sums of ONNX's ConvInteger."""
+"""Direct and depthwise convolutions of bytes: every way to multiply gives exactly the sums of ONNX's ConvInteger."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tvm import te, tirx
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.common.dot import INTEGER
+from graphopt.targets.tvm.kernels.depthwise.family import Depthwise
+from graphopt.targets.tvm.kernels.depthwise.plan import plan_depthwise
 from graphopt.targets.tvm.kernels.direct import compute
 from graphopt.targets.tvm.kernels.direct.family import Direct
 from graphopt.targets.tvm.kernels.direct.plan import candidates, plan_direct
@@ -20,7 +22,7 @@ from graphopt.targets.tvm.machine import Machine
 from tests.targets.schedule.blocks import blocked, plain
 from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
 
-FAMILY = Direct()
+DIRECT, DEPTHWISE = Direct(), Depthwise()
 X86 = {"sse2", "avx2", "avx512bw"}
 WAYS = {"vpdpbusd": X86 | {"vnni"}, "vpmaddwd": X86, "mull": set()}
 
@@ -51,15 +53,15 @@ def check(workload: ConvWorkload, machine: Machine, plan: object, way: str, extr
     data = np.full(shape, 255, np.uint8) if extreme else random.integers(0, 256, shape).astype(np.uint8)
     weights = (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)
     weight = np.full(weights, -128, np.int8) if extreme else random.integers(-128, 128, weights).astype(np.int8)
-    step = workload.step
-    packed = FAMILY.pack(weight, workload, plan)
-    assert packed.shape == FAMILY.packed_shape(workload, plan)
+    step, family = workload.step, DEPTHWISE if workload.is_depthwise else DIRECT
+    packed = family.pack(weight, workload, plan)
+    assert packed.shape == family.packed_shape(workload, plan)
     image = blocked(data, step, 0)
     rest = -spec.in_channels % step
     if rest:
         image[:, -1, ..., step - rest :] = 99
     x, w = placeholder(image.shape, "uint8", "x"), placeholder(packed.shape, "int8", "w")
-    out = FAMILY.compute(x, w, workload, plan)
+    out = family.compute(x, w, workload, plan)
     low, high, zero = (tirx.const(n, "float32") for n in (0, 255, 128))
 
     def requantized(*index: object) -> tirx.Expr:
@@ -74,7 +76,7 @@ def check(workload: ConvWorkload, machine: Machine, plan: object, way: str, extr
     ):
         func = scheduled([x, w, result], machine)
         text = str(func.attrs["graphopt.schedule"])
-        assert text.startswith("direct convolution")
+        assert text.startswith("depthwise" if workload.is_depthwise else "direct convolution")
         assert way in text
         (found,) = execute(func, [image, packed], [np.zeros([int(size) for size in out.shape], dtype)])
         np.testing.assert_array_equal(plain(found, spec.out_channels), numbers)
@@ -107,7 +109,7 @@ def test_odd_shapes(case: str, way: str, lanes: int) -> None:
     spec, batch, space = CASES[case]
     machine = machine_with(way, lanes)
     workload = ConvWorkload(spec, batch, space, lanes, dtypes=INTEGER)
-    assert FAMILY.supports(workload, machine)
+    assert DIRECT.supports(workload, machine)
     check(workload, machine, plan_direct(workload, machine), way)
 
 
@@ -124,6 +126,23 @@ def test_a_first_layer_reads_blocks_of_four(channels: int) -> None:
     lanes = MACHINE.lanes("float32")
     workload = ConvWorkload(conv(24, channels, (7, 7), s=2, p=3), 1, (20, 19), lanes, dtypes=INTEGER, data_lanes=4)
     check(workload, MACHINE, plan_direct(workload, MACHINE), "")
+
+
+DEPTH = {
+    "3x3": (conv(40, 40, (3, 3), p=1, groups=40), 2, (5, 9)),
+    "5x5 strided": (conv(21, 21, (5, 5), s=2, p=2, groups=21), 1, (11, 10)),
+    "dilated": (conv(16, 16, (3, 3), p=2, d=2, groups=16), 1, (9, 8)),
+    "one axis": (conv(20, 20, (9,), p=4, groups=20), 2, (23,)),
+}
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("case", DEPTH)
+def test_depthwise(case: str, extreme: bool) -> None:
+    spec, batch, space = DEPTH[case]
+    workload = ConvWorkload(spec, batch, space, MACHINE.lanes("float32"), dtypes=INTEGER)
+    assert DEPTHWISE.supports(workload, MACHINE)
+    check(workload, MACHINE, plan_depthwise(workload, MACHINE), "integers", extreme)
 
 
 def test_every_candidate_gives_the_same() -> None:

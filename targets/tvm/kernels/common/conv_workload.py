@@ -84,7 +84,8 @@ class ConvWorkload(Workload):
     @property
     def is_depthwise(self) -> bool:
         """Whether every channel has a separate filter."""
-        return self.blocked and 1 < self.spec.groups == self.spec.in_channels == self.spec.out_channels
+        channels = self.spec.in_channels == self.spec.out_channels
+        return self.step == self.lanes and channels and 1 < self.spec.groups == self.spec.in_channels
 
     @property
     def geometry(self) -> Geometry:

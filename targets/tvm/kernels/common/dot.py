@@ -1,9 +1,9 @@
 """The multiply-add of a register tile: one instruction, or a few, for each vector of sums.
 
-A step of a reduction adds to each sum in a vector the products of `width` elements of data, the same for all lanes, with
-`width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a processor has
-instructions for it: four by AVX-512 VNNI and AVX-VNNI (VPDPBUSD), two, as 16-bit integers, by AVX2, AVX-512BW and SSE2
-(VPMADDWD). None of these saturates, so that all give the same sums.
+A step of a reduction adds to each sum in a vector the products of `width` elements of data, which are the same for all
+lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a
+processor has instructions for it: four by AVX-512 VNNI and AVX-VNNI (VPDPBUSD), two, as 16-bit integers, by AVX2,
+AVX-512BW and SSE2 (VPMADDWD). None of these saturates, so that all give the same sums.
 """
 
 from __future__ import annotations
