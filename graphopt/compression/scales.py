@@ -26,23 +26,30 @@ class IntegerScheme:
 
     `dtype`: `int8`, `uint8`, or the same with 16, 4 or 2 bits. `symmetric`: the zero point is the middle of the range,
     0 of a signed type, whose lowest number then is not used, so that the range is as wide on both sides.
-    `power_of_two`: scales are powers of two, by which a shift multiplies.
+    `power_of_two`: scales are powers of two, by which a shift multiplies. `bits`: how many bits of the type are used,
+    such as 3 of an `int4`; None: all.
 
-    Raises InputError for any other type.
+    Raises InputError for any other type, and for more bits than it has.
     """
 
     dtype: str = "uint8"
     symmetric: bool = False
     power_of_two: bool = False
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _LIMITS:
             raise InputError(f"cannot quantize to '{self.dtype}'", remedy=f"the types are: {', '.join(_LIMITS)}")
+        if self.bits is not None and not 2 <= self.bits <= ml_dtypes.iinfo(self.dtype).bits:
+            raise InputError(f"{self.dtype} cannot be used with {self.bits} bits")
 
     @property
     def limits(self) -> tuple[int, int]:
         """The smallest and largest integers that are used."""
         low, high = _LIMITS[self.dtype]
+        if self.bits is not None:
+            unused = ml_dtypes.iinfo(self.dtype).bits - self.bits
+            low, high = low >> unused, high >> unused
         return (-high, high) if self.symmetric and low < 0 else (low, high)
 
     @property

@@ -1,6 +1,8 @@
-"""Quantized weights: the axis of their channels, their ranges, and the nodes that make floats of them."""
+"""Quantized weights: the axis of their channels, and the ranges of channels and groups."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,8 +35,55 @@ def fit_weights(array: np.ndarray, axis: int | None, scheme: IntegerScheme, leas
         return scheme.fit(low, high)
     best, parts = np.full(low.shape, np.inf), np.ones(low.shape)
     for part in _PARTS[::-1]:
-        scale = scheme.fit(low * part, high * part)
-        error = np.square(scale.rounded(array, axis).astype(np.float64) - array).sum(rest)
+        error = _error(array, scheme.fit(low * part, high * part), axis)
         parts = np.where(error < best, part, parts)
         best = np.minimum(best, error)
-    return scheme.fit(low * parts, high * parts)
+    found = scheme.fit(low * parts, high * parts)
+    return found if scheme.power_of_two else _refined(array, found, axis, best)
+
+
+def fit_groups(rows: np.ndarray, group: int, scheme: IntegerScheme, least_error: bool) -> Scale:
+    """Return scales and zero points [N, G] for groups of that many neighbours in the rows of a matrix [N, K].
+
+    The last group of a row may be smaller.
+    """
+    scale = fit_weights(_padded(rows, group).reshape(-1, group), 0, scheme, least_error)
+    shape = (rows.shape[0], -1)
+    return Scale(scheme, scale.scale.reshape(shape), scale.zero_point.reshape(shape))
+
+
+def quantize_groups(rows: np.ndarray, group: int, scale: Scale) -> np.ndarray:
+    """Return the integers [N, K] for a matrix and the scales of its groups."""
+    flat = Scale(scale.scheme, scale.scale.ravel(), scale.zero_point.ravel())
+    padded = _padded(rows, group)
+    return flat.quantize(padded.reshape(-1, group), 0).reshape(padded.shape)[:, : rows.shape[1]]
+
+
+def _padded(rows: np.ndarray, group: int) -> np.ndarray:
+    """Fill the last group of each row with zeros, which change neither its range nor its error."""
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % group)))
+
+
+def _error(array: np.ndarray, scale: Scale, axis: int | None) -> np.ndarray:
+    """Return the squared error of all weights, or of each channel."""
+    rest = tuple(i for i in range(array.ndim) if i != axis)
+    error: np.ndarray = np.square(scale.rounded(array, axis).astype(np.float64) - array).sum(rest)
+    return error
+
+
+def _refined(array: np.ndarray, scale: Scale, axis: int | None, error: np.ndarray) -> Scale:
+    """Return the scales that fit the chosen integers best (least squares), where they lower the error."""
+    rest = tuple(i for i in range(array.ndim) if i != axis)
+    for _ in range(3):
+        steps = replace(scale, scale=np.ones_like(scale.scale)).dequantize(scale.quantize(array, axis), axis)
+        steps = steps.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fitted = ((array * steps).sum(rest) / np.square(steps).sum(rest)).astype(np.float32)
+        usable = np.isfinite(fitted) & (fitted >= np.finfo(np.float32).tiny)
+        tried = replace(scale, scale=np.where(usable, fitted, scale.scale))
+        lower = (found := _error(array, tried, axis)) < error
+        if not np.any(lower):
+            break
+        scale = replace(scale, scale=np.where(lower, tried.scale, scale.scale))
+        error = np.minimum(found, error)
+    return scale

@@ -6,12 +6,12 @@ together with its products: a convolution's result after its activation function
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from graphopt.ir import DType, Graph, Node, Value
 from graphopt.ir.facts import facts_of
+from graphopt.passes.quantization.ignoring import ignored_nodes
 from graphopt.rewriting.passes import PassContext
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -48,12 +48,13 @@ def keeps_scale(node: Node) -> bool:
 def place(graph: Graph, context: PassContext, ignore: Sequence[str]) -> Placement:
     """Return where to quantize; the context counts the products that stay floats, by reason.
 
-    `ignore` has patterns for names (`*/head/*`) and operators (`Gemm`).
+    `ignore` has patterns, see `ignored_nodes`.
     """
     placement = Placement(graph)
+    ignored = ignored_nodes(graph, ignore, context)
     for node in graph.nodes:
         if node.op in PRODUCTS:
-            reason = _refused(node, ignore)
+            reason = _refused(node, ignored)
             if reason is None:
                 placement.products.append(node)
             else:
@@ -62,7 +63,7 @@ def place(graph: Graph, context: PassContext, ignore: Sequence[str]) -> Placemen
         data = node.inputs[0]
         assert data is not None
         placement.values[data] = None
-    for node in _between(placement.products, graph, ignore):
+    for node in _between(placement.products, graph, ignored):
         if node.op not in _ACTIVATIONS:
             placement.values.update(dict.fromkeys(_data(node)))
         if keeps_scale(node):
@@ -71,9 +72,9 @@ def place(graph: Graph, context: PassContext, ignore: Sequence[str]) -> Placemen
     return placement
 
 
-def _refused(node: Node, ignore: Sequence[str]) -> str | None:
+def _refused(node: Node, ignored: Set[Node]) -> str | None:
     data, weights = node.input(0), node.input(1)
-    if is_ignored(node, ignore):
+    if node in ignored:
         return "it is to be left alone"
     if weights is None or weights.constant is None:
         return "its weights are not constant"
@@ -87,20 +88,14 @@ def _refused(node: Node, ignore: Sequence[str]) -> str | None:
     return "its bias is not constant" if bias is not None and bias.constant is None else None
 
 
-def is_ignored(node: Node, patterns: Sequence[str]) -> bool:
-    """Return whether a pattern means a node: by its operator, its name, or the names of the user's nodes."""
-    names = (node.op, node.name, *node.origin)
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def _between(products: Sequence[Node], graph: Graph, ignore: Sequence[str]) -> list[Node]:
+def _between(products: Sequence[Node], graph: Graph, ignored: Set[Node]) -> list[Node]:
     """Return the nodes that only join, cut and move results of products, and whose results reach a product again."""
     integers: set[Node] = set(products)
     for node in graph.nodes:
         if node.op in JOINS | AVERAGES | _ACTIVATIONS or keeps_scale(node):
             data = _data(node)
             reached = bool(data) and all(value.producer in integers for value in data)
-            if reached and node.output.dtype is DType.FLOAT and not is_ignored(node, ignore):
+            if reached and node.output.dtype is DType.FLOAT and node not in ignored:
                 integers.add(node)
     useful: set[Node] = set(products)
     for node in reversed(list(graph.nodes)):
