@@ -87,9 +87,13 @@ def write_graph(graph: Graph, proto: onnx.GraphProto, tensor_writer: TensorWrite
         _write_value_infos(node, graph, proto)
 
 
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
+
+
 def _write_value_infos(node: Node, graph: Graph, proto: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Describe the results of a node, except types that its inputs tell: pairs double the number of values."""
     for value in node.outputs:
-        described = value.type is not None or value.doc_string or value.metadata
+        described = (value.type is not None and node.op not in _PAIR) or value.doc_string or value.metadata
         if value.name and described and graph not in value.output_of:
             write_value(value, proto.value_info.add())
 

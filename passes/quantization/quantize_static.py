@@ -15,7 +15,7 @@ from graphopt.ir import Graph, Node, Value, infer_shapes
 from graphopt.passes.quantization._weights import channel_axis, fit_weights
 from graphopt.passes.quantization.ignoring import check_patterns
 from graphopt.passes.quantization.placement import Placement, place
-from graphopt.rewriting.passes import Fidelity, Pass, PassContext, Rewriter
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger"})
 _PER_CHANNEL = 13
@@ -105,6 +105,8 @@ class _Insertion:
     scales: dict[Value, Scale]
     stored: dict[tuple[Value, int | None], tuple[Value, Scale]] = field(default_factory=dict)
     """By weights and axis: their floats, made of integers, and their scale."""
+    parameters: dict[tuple[str, tuple[int, ...], bytes], Value] = field(default_factory=dict)
+    """Scales and zero points by type, shape and contents: each is stored once."""
 
     def insert(self, placement: Placement) -> None:
         inputs = {node: node.inputs[0] for node in placement.products}
@@ -122,46 +124,52 @@ class _Insertion:
         """Put the pair after a value, for all nodes of the graph that read it; nested graphs read the value itself."""
         uses = [use for use in value.uses if use.node in places]
         first = min((use.node for use in uses), key=places.__getitem__)
-        rewriter = self.context.rewriter(first.graph, first)
-        origin = [] if value.producer is None else [value.producer]
-        inputs = self._parameters(rewriter, value.name, scale)
-        integers = rewriter.op("QuantizeLinear", [value, *inputs], origin=origin, name=f"{value.name}/quantize").output
-        floats = rewriter.op("DequantizeLinear", [integers, *inputs], origin=origin, name=f"{value.name}/dequantize")
+        inputs = self._parameters(first, value.name, scale)
+        integers = self._insert(first, "QuantizeLinear", [value, *inputs], f"{value.name}/q")
+        floats = self._insert(first, "DequantizeLinear", [integers, *inputs], f"{value.name}/dq")
         for use in uses:
-            rewriter.set_input(use.node, use.index, floats.output)
+            self.context.rewriter(use.node.graph, use.node).set_input(use.node, use.index, floats)
 
-    def _parameters(self, rewriter: Rewriter, name: str, scale: Scale) -> list[Value]:
+    def _insert(self, before: Node, op: str, inputs: list[Value], name: str, axis: int | None = None) -> Value:
+        """Create a node without an origin of its own: it belongs to its neighbours. Names are short: there are many."""
+        return self.context.rewriter(before.graph).op(op, inputs, {"axis": axis}, name=name, before=before).output
+
+    def _parameters(self, node: Node, name: str, scale: Scale) -> list[Value]:
         return [
-            rewriter.constant(scale.scale, f"{name}/scale"),
-            rewriter.constant(scale.zero_point, f"{name}/zero_point"),
+            self._stored_once(node, scale.scale, f"{name}/s"),
+            self._stored_once(node, scale.zero_point, f"zp/{len(self.parameters)}"),
         ]
+
+    def _stored_once(self, node: Node, array: np.ndarray, name: str) -> Value:
+        key = array.dtype.name, array.shape, array.tobytes()
+        if key not in self.parameters:
+            self.parameters[key] = self.context.rewriter(node.graph, node).constant(array, name)
+        return self.parameters[key]
 
     def _quantize_weights(self, node: Node, data: Scale) -> None:
         weights = node.inputs[1]
         assert weights is not None
         assert weights.constant is not None
         axis = channel_axis(node, len(weights.constant.shape)) if self.options.per_channel else None
-        rewriter = self.context.rewriter(node.graph, node)
         if (weights, axis) not in self.stored:
-            self.stored[weights, axis] = self._stored(rewriter, weights, axis)
+            self.stored[weights, axis] = self._stored(node, weights, axis)
         floats, scale = self.stored[weights, axis]
-        rewriter.set_input(node, 1, floats)
+        self.context.rewriter(node.graph, node).set_input(node, 1, floats)
         bias = node.input(2)
         if bias is not None and bias.constant is not None and len(bias.constant.shape) == 1:
-            self._quantize_bias(rewriter, node, bias, (data.scale.astype(np.float64) * scale.scale).astype(np.float32))
+            self._quantize_bias(node, bias, (data.scale.astype(np.float64) * scale.scale).astype(np.float32))
 
-    def _stored(self, rewriter: Rewriter, weights: Value, axis: int | None) -> tuple[Value, Scale]:
+    def _stored(self, node: Node, weights: Value, axis: int | None) -> tuple[Value, Scale]:
         assert weights.constant is not None
         array = weights.constant.numpy()
         scheme = IntegerScheme("int8", symmetric=True, power_of_two=self.options.power_of_two)
         scale = fit_weights(array, axis, scheme, self.options.weights == "mse")
-        integers = rewriter.constant(scale.quantize(array, axis), weights.name)
-        parameters = self._parameters(rewriter, weights.name, scale)
-        attributes = {} if axis is None else {"axis": axis}
-        name = f"{weights.name}/dequantize"
-        return rewriter.op("DequantizeLinear", [integers, *parameters], attributes, name=name).output, scale
+        rewriter = self.context.rewriter(node.graph, node)
+        integers = rewriter.constant(scale.quantize(array, axis), f"{weights.name}/q")
+        inputs = [integers, *self._parameters(node, weights.name, scale)]
+        return self._insert(node, "DequantizeLinear", inputs, f"{weights.name}/dq", axis), scale
 
-    def _quantize_bias(self, rewriter: Rewriter, node: Node, bias: Value, scale: np.ndarray) -> None:
+    def _quantize_bias(self, node: Node, bias: Value, scale: np.ndarray) -> None:
         """Make the bias int32 with the scale of the products, so that it can be added to their sum."""
         assert bias.constant is not None
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -169,7 +177,8 @@ class _Insertion:
         if not np.all(np.abs(exact) <= np.iinfo(np.int32).max):
             self.context.miss(f"{node.op}: its bias is too large for its scale and stays a float", node)
             return
-        inputs = [rewriter.constant(exact.astype(np.int32), bias.name), rewriter.constant(scale, f"{bias.name}/scale")]
-        attributes = {"axis": 0} if scale.ndim else {}
-        floats = rewriter.op("DequantizeLinear", inputs, attributes, name=f"{bias.name}/dequantize")
-        rewriter.set_input(node, 2, floats.output)
+        rewriter = self.context.rewriter(node.graph, node)
+        integers = rewriter.constant(exact.astype(np.int32), f"{bias.name}/q")
+        inputs = [integers, self._stored_once(node, scale, f"{bias.name}/s")]
+        floats = self._insert(node, "DequantizeLinear", inputs, f"{bias.name}/dq", 0 if scale.ndim else None)
+        rewriter.set_input(node, 2, floats)

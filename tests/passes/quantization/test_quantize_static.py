@@ -10,8 +10,11 @@ import onnxruntime
 import pytest
 
 from graphopt import io
+from graphopt.cli.demo import MODEL as DEMO
+from graphopt.cli.demo import load_images
 from graphopt.compression.evaluation import Evaluation
 from graphopt.data.samples import Samples
+from graphopt.driver.optimizing import optimize
 from graphopt.errors import GraphOptError, InputError, PassError
 from graphopt.ir import Model, Node, Value
 from graphopt.passes.quantization.quantize_static import QuantizeStatic
@@ -89,6 +92,20 @@ def test_values_that_are_only_moved_keep_their_scale() -> None:
         for place in (1, 2):
             assert number(pair(changed, one).inputs[place]) == number(pair(changed, other).inputs[place])
     assert number(pair(changed, "r").inputs[1]) != number(pair(changed, "c").inputs[1])
+
+
+def test_the_same_parameters_are_stored_once() -> None:
+    changed, _ = quantized(model := model_of(RESIDUAL, WEIGHTS), samples(model))
+    found = [value.tensor.numpy() for value in changed.graph.initializers.values() if value.tensor and value.has_uses]
+    stored = Counter((array.dtype.name, array.shape, array.tobytes()) for array in found if array.dtype != np.int64)
+    assert set(stored.values()) == {1}
+
+
+def test_the_demo_takes_little_more_than_a_quarter() -> None:
+    images, _ = load_images()
+    feeds = [{"image": images[i : i + 1]} for i in range(8)]
+    changed, _ = optimize(DEMO, "quantize", samples=feeds)
+    assert io.to_proto(changed).ByteSize() <= 0.27 * DEMO.stat().st_size
 
 
 def test_onnx_runtime_computes_it_on_integers(tmp_path: Any) -> None:
