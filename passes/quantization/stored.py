@@ -71,8 +71,10 @@ def stored_weights(node: Node) -> StoredWeights | str:
     scales = _everywhere(source, _contents(scale).numpy().astype(np.float64))
     points = np.zeros(()) if point is None else _everywhere(source, _contents(point).numpy().astype(np.float64))
     integers = _contents(stored).numpy().astype(np.float64)
-    rows = [weight_rows(node, np.broadcast_to(a, integers.shape).reshape(full)) for a in (integers, scales, points)]
-    return StoredWeights(node, source, *rows, limits=(int(integers.min()), int(integers.max())))
+    rows, scales, points = (
+        weight_rows(node, np.broadcast_to(a, integers.shape).reshape(full)) for a in (integers, scales, points)
+    )
+    return StoredWeights(node, source, rows, scales, points, (int(integers.min()), int(integers.max())))
 
 
 def _everywhere(source: Node, parameter: np.ndarray) -> np.ndarray:
