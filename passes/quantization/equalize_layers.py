@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt.ir import Graph, Node, infer_shapes
+from graphopt.ir import Graph, Node, Value, infer_shapes
 from graphopt.passes.quantization.scalable import (
     Region,
     data_sizes,
@@ -50,7 +50,7 @@ class EqualizeLayers(Pass):
 
 def _regions(graph: Graph, context: PassContext) -> list[Region]:
     found: list[Region] = []
-    seen = set()
+    seen: set[Value] = set()
     for node in graph.nodes:
         if node.op not in ("Conv", "Gemm", "MatMul") or node.output in seen:
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -45,23 +46,23 @@ class Region:
         down = (1 / factors).astype(np.float64)
         for node in self.producers:
             if node.op in _PRODUCTS:
-                _replace(context, node, 1, lambda w, n=node: scale_results(n, w, down))
+                _replace(context, node, 1, partial(scale_results, node, factors=down))
                 _replace(context, node, 2, lambda b: b * down)
             else:
                 for index in range(1, len(node.inputs)):
                     _replace(context, node, index, lambda b: b * down)
         for node, index in self.offsets.items():
             shape = [-1 if i == self.axes[node.output] else 1 for i in range(node.output.rank or 0)]
-            _replace(context, node, index, lambda b, s=shape: (b * down.reshape(s)).reshape(_larger(b, s, down)))
+            _replace(context, node, index, partial(_scale_offset, shape=shape, factors=down))
         for node in self.consumers:
-            _replace(context, node, 1, lambda w, n=node: scale_data(n, w, factors))
+            _replace(context, node, 1, partial(scale_data, node, factors=factors))
 
 
-def _larger(constant: np.ndarray, shape: list[int], factors: np.ndarray) -> tuple[int, ...]:
-    """Return the shape of a constant of at most the rank of its sum, once it has all channels."""
-    full = np.broadcast_shapes(constant.shape, tuple(len(factors) if size == -1 else 1 for size in shape))
+def _scale_offset(constant: np.ndarray, shape: list[int], factors: np.ndarray) -> np.ndarray:
+    """Return a constant times factors that have `shape`, of at most the rank that it needs for all channels."""
+    full = constant * factors.reshape(shape)
     kept = max(constant.ndim, len(shape) - shape.index(-1))
-    return full[len(full) - kept :]
+    return full.reshape(full.shape[len(shape) - kept :])
 
 
 def _replace(context: PassContext, node: Node, index: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
