@@ -11,6 +11,9 @@ from tvm.target import codegen
 from graphopt.hardware.target import Target
 
 INSTRUCTIONS = {
+    "sse2": "sse2",
+    "avx2": "avx2",
+    "avx512bw": "avx512bw",
     "avx512vnni": "vnni",
     "avxvnni": "avx-vnni",
     "avx512bf16": "bf16",
@@ -22,7 +25,8 @@ INSTRUCTIONS = {
 }
 """LLVM's features -> the instruction sets of a `Machine`: dot products of four bytes in each 32-bit lane ("vnni" in
 512-bit and shorter vectors, "avx-vnni" in 256, "dotprod" on ARM), of 2x8 by 8x2 bytes ("i8mm"), arithmetic in half
-precision ("fp16") and sums of products of bfloat16 ("bf16")."""
+precision ("fp16") and sums of products of bfloat16 ("bf16"), of small integers in vectors of 128 ("sse2"), 256
+("avx2") and 512 bits ("avx512bw")."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,14 @@ class Machine:
 
 def machine_for(target: Target) -> Machine:
     """Return the `Machine` of a described CPU target."""
+    features = (*target.features, *(["sse2"] if target.machine == "x86_64" else []))
     return Machine(
         target.vector_bits // 8,
         target.vector_registers,
         target.cores,
         target.l1_kib << 10,
         target.l2_kib << 10,
-        frozenset(INSTRUCTIONS[feature] for feature in target.features if feature in INSTRUCTIONS),
+        frozenset(INSTRUCTIONS[feature] for feature in features if feature in INSTRUCTIONS),
     )
 
 
@@ -87,12 +92,12 @@ def _machine_of_text(text: str) -> Machine:
     def has(feature: str) -> bool:
         return bool(codegen.target_has_features(feature, target))
 
+    triple = str(target.attrs.get("mtriple") or "")
     instructions = frozenset(name for feature, name in INSTRUCTIONS.items() if has(feature))
     if has("avx512f"):
         return Machine(64, 32, cores, instructions=instructions)
     if has("avx") or has("avx2"):
         return Machine(32, 16, cores, instructions=instructions)
-    triple = str(target.attrs.get("mtriple") or "")
     if triple.startswith(("aarch64", "arm64")):
         return Machine(16, 32, cores, instructions=instructions)
-    return Machine(16, 16, cores)
+    return Machine(16, 16, cores, instructions=instructions)

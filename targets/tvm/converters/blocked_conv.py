@@ -1,4 +1,4 @@
-"""Convolutions of channel-blocked values: `graphopt::BlockedConv` and `graphopt::ConvToBlocked`."""
+"""Convolutions of channel-blocked values: `graphopt::BlockedConv`, `ConvToBlocked` and `BlockedConvInteger`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def conv_to_blocked(c: Call) -> Operand:
     return _convolution(c, blocked=False)
 
 
+@converter("graphopt::BlockedConvInteger")
+def blocked_conv_integer(c: Call) -> Operand:
+    return _convolution(c, blocked=True)
+
+
 def _convolution(c: Call, *, blocked: bool) -> Operand:
     work, data = _workload(c, blocked), c[0]
     if blocked and work.geometry.is_subsampled:
@@ -62,11 +67,13 @@ def _workload(c: Call, blocked: bool) -> ConvWorkload:
         groups=groups,
     )
     batch = data.shape[0] if isinstance(data.shape[0], int) else None
-    dtypes = Dtypes(data.dtype, weight.dtype, accumulator(data.dtype), data.dtype)
-    sizes = tuple(int(size) for size in space)
-    # Kernels of one tap are not transformed.
-    usual = max(spec.kernel) == 1 or _is_usual(weight)
-    return ConvWorkload(spec, batch, sizes, int(c.attr("block")), blocked, dtypes, usual)
+    kind = accumulator(data.dtype)
+    dtypes = Dtypes(data.dtype, weight.dtype, kind, kind if kind == "int32" else data.dtype)
+    sizes, lanes = tuple(int(size) for size in space), int(c.attr("block"))
+    # Integers and kernels of one tap are not transformed.
+    usual = kind == "int32" or max(spec.kernel) == 1 or _is_usual(weight)
+    data_lanes = int(data.shape[-1]) if blocked and data.shape[-1] != lanes else None
+    return ConvWorkload(spec, batch, sizes, lanes, blocked, dtypes, usual, data_lanes)
 
 
 def _is_usual(weight: Operand) -> bool:
@@ -82,7 +89,7 @@ def _subsampled(ctx: Context, data: Operand, work: ConvWorkload) -> tuple[Operan
     The copy costs little compared to the multiplications, which then run along one long contiguous row.
     """
     strides, space = work.spec.strides, work.geometry.out_space
-    shape = [*data.shape[:2], *space, work.lanes]
+    shape = [*data.shape[:2], *space, work.step]
 
     def element(x: te.Tensor, *index: Any) -> Any:
         n, block, *where, lane = index

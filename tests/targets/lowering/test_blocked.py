@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt import io
+from graphopt import io, operators
 from graphopt.driver.optimizing import run_passes
 from graphopt.hardware.target import load as load_target
 from graphopt.ir import Model
 from graphopt.proof.oracle import Reference
+from graphopt.rewriting.rewriter import Rewriter
 from graphopt.targets.tvm.codegen import build
 from graphopt.targets.tvm.lowering.execute import Runner
 from graphopt.targets.tvm.lowering.lower import lower
@@ -123,3 +124,36 @@ def test_weights_that_are_not_finite() -> None:
     weight = noise(64, 64, 3, 3)
     weight[3, 5, 0, 1], weight[10, 63, 2, 2], weight[40, 0, 1, 0] = np.inf, np.nan, 1e38
     check(model_of(text, {"w": weight}), {"X": noise(1, 64, 28, 28)})
+
+
+@pytest.mark.parametrize(("groups", "channels", "lanes"), [(1, 16, 16), (1, 3, 4), (32, 32, 16), (2, 64, 16)])
+def test_integer_convolutions(groups: int, channels: int, lanes: int) -> None:
+    """A requantized convolution of bytes as the passes write it, compiled, gives ONNX Runtime's bytes."""
+    random, outputs = np.random.default_rng(1), max(24, groups)
+    attributes = f"strides = [2,1], dilations = [1,1], pads = [1,1,0,1], group = {groups}, kernel_shape = [3,3]"
+    shape = [2, -(-channels // lanes), 7, 5, lanes]
+    header = '<ir_version: 10, opset_import: ["" : 21, "graphopt" : 1]>'
+    text = f"""{header} g (uint8[{",".join(map(str, shape))}] X) => (uint8[2,{-(-outputs // 16)},3,5,16] Y) {{
+        s = graphopt.BlockedConvInteger <block = 16, {attributes}> (X, w)
+        t = Add(s, b)  f = Cast <to = 1> (t)  m = Mul(f, c)  r = Relu(m)  Y = QuantizeLinear(r, one, z) }}"""
+    blocks = (1, -(-outputs // 16), 1, 1, 16)
+    model = model_of(
+        text,
+        {
+            "w": random.integers(-128, 128, (outputs, channels // groups, 3, 3)).astype(np.int8),
+            "b": random.integers(-5000, 5000, blocks).astype(np.int32),
+            "c": (random.random(blocks) * 2**-10).astype(np.float32),
+            "one": np.float32(1),
+            "z": np.uint8(3),
+        },
+    )
+    operators.declare(Rewriter(model.graph), "BlockedConvInteger")
+    data = random.integers(0, 256, shape).astype(np.uint8)
+    data[:, -1, ..., lanes - (-channels % lanes) :] = 0
+    result = lower(model, machine_of(build.tvm_target(load_target("host"))))
+    with Reference(model) as reference:
+        expected = reference.run({"X": data})["Y"].astype(int)
+    (found,) = Runner(result)([data])
+    real = np.s_[:, :, ..., : 16 - -outputs % 16]  # of the last block
+    assert np.abs(found.astype(int) - expected)[real].max() <= 1
+    assert (found == expected)[real].mean() > 0.999

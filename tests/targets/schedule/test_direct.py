@@ -260,8 +260,9 @@ def test_depthwise(shape: dict[str, Any]) -> None:
 def test_packed_weights_hold_every_number_once() -> None:
     work = workload(19, 50, (5, 7), (3, 3), pads=(1, 1, 1, 1))
     weight = np.arange(1, 50 * 19 * 9 + 1, dtype=np.float32).reshape(50, 19, 3, 3)
-    packed = direct.pack_weight(weight, work, direct_plans.plan_direct(work, AVX2))
-    assert packed.shape == (direct_plans.packed_size(work),)
+    plan = direct_plans.plan_direct(work, AVX2)
+    packed = direct.pack_weight(weight, work, plan)
+    assert packed.shape == (direct_plans.packed_size(work, plan),)
     assert sorted(packed[packed != 0]) == sorted(weight.ravel())
 
 

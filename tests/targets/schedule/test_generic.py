@@ -216,20 +216,29 @@ def test_schedules_are_deterministic() -> None:
     assert text() == text()
 
 
+AVX512 = frozenset({"sse2", "avx2", "avx512bw"})
+
+
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ({"kind": "llvm", "mcpu": "x86-64-v3"}, Machine(32, 16, 1)),
-        ({"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 8}, Machine(64, 32, 8)),
+        ({"kind": "llvm", "mcpu": "x86-64-v3"}, Machine(32, 16, 1, instructions=frozenset({"sse2", "avx2"}))),
+        (
+            {"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 8},
+            Machine(64, 32, 8, instructions=AVX512),
+        ),
         (
             {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76", "num-cores": 4},
             Machine(16, 32, 4, instructions=frozenset({"fp16", "dotprod"})),
         ),
         (
             {"kind": "llvm", "mcpu": "sapphirerapids"},
-            Machine(64, 32, 1, instructions=frozenset({"vnni", "avx-vnni", "bf16", "fp16"})),
+            Machine(64, 32, 1, instructions=AVX512 | {"vnni", "avx-vnni", "bf16", "fp16"}),
         ),
-        ({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}, Machine(16, 16, 1)),
+        (
+            {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"},
+            Machine(16, 16, 1, instructions=frozenset({"sse2"})),
+        ),
     ],
 )
 def test_machines(target: dict[str, object], expected: Machine) -> None:
@@ -239,10 +248,10 @@ def test_machines(target: dict[str, object], expected: Machine) -> None:
 @pytest.mark.parametrize(
     ("name", "instructions"),
     [
-        ("x86", set()),
-        ("x86:alderlake", {"avx-vnni"}),
-        ("x86:cascadelake", {"vnni"}),
-        ("x86:znver4", {"vnni", "bf16"}),
+        ("x86", {"sse2", "avx2"}),
+        ("x86:alderlake", {"sse2", "avx2", "avx-vnni"}),
+        ("x86:cascadelake", AVX512 | {"vnni"}),
+        ("x86:znver4", AVX512 | {"vnni", "bf16"}),
         ("arm", set()),
         ("arm:neoverse-n2", {"fp16", "dotprod", "bf16", "i8mm"}),
     ],

@@ -135,7 +135,8 @@ FLOAT16, BYTES = Dtypes.of("float16"), Dtypes("uint8", "int8", "int32", "int32")
     "workload",
     [
         dataclasses.replace(conv(), dtypes=FLOAT16),
-        dataclasses.replace(conv(24, 24, groups=24), dtypes=BYTES),
+        dataclasses.replace(conv(24, 24, groups=24), dtypes=dataclasses.replace(BYTES, weight="uint8")),
+        dataclasses.replace(conv(), dtypes=BYTES, blocked=False),
         dataclasses.replace(conv(64, 64, 28), dtypes=dataclasses.replace(FLOAT32, result="float16")),
         MatmulWorkload(8, 8, 8, BYTES, packed=True),
         MatmulWorkload(8, 8, None, FLOAT32),

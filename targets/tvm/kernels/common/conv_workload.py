@@ -39,7 +39,7 @@ class ConvWorkload(Workload):
 
     `space` are the spatial extents of the input, `batch` is None if it is not known, `blocked` is the layout of the
     input, and `lanes` is v. `usual_weight`: no element of the weight is infinite, NaN or close to overflow, so that
-    sums of a few of them are finite.
+    sums of a few of them are finite. `data_lanes`: the channels in a block of the input if that is not `lanes`.
     """
 
     spec: ConvSpec
@@ -49,12 +49,13 @@ class ConvWorkload(Workload):
     blocked: bool = True
     dtypes: Dtypes = FLOAT32
     usual_weight: bool = True
+    data_lanes: int | None = None
 
     @property
     def key(self) -> str:
         """See `Workload.key`."""
         numbers = f"n{self.batch or '?'} {describe(self.spec, self.space)} v{self.lanes}"
-        blocked = " blocked" if self.blocked else ""
+        blocked = f" blocked{self.data_lanes or ''}" if self.blocked else ""
         return f"conv {numbers} {self.dtypes}{blocked}{'' if self.usual_weight else ' unusual weight'}"
 
     @property
@@ -73,12 +74,18 @@ class ConvWorkload(Workload):
         batch, channels = self.batch or 1, self.spec.in_channels
         if not self.blocked:
             return (batch, channels, *self.space)
-        return (batch, -(-channels // self.lanes), *self.space, self.lanes)
+        return (batch, -(-channels // self.step), *self.space, self.step)
+
+    @property
+    def step(self) -> int:
+        """The channels in a block of the input: 1 if it is not blocked."""
+        return self.data_lanes or self.lanes if self.blocked else 1
 
     @property
     def is_depthwise(self) -> bool:
         """Whether every channel has a separate filter."""
-        return self.blocked and 1 < self.spec.groups == self.spec.in_channels == self.spec.out_channels
+        channels = self.spec.in_channels == self.spec.out_channels
+        return self.step == self.lanes and channels and 1 < self.spec.groups == self.spec.in_channels
 
     @property
     def geometry(self) -> Geometry:
@@ -132,16 +139,18 @@ class ConvWorkload(Workload):
     def numbers(self) -> list[int]:
         """Return the workload as integers for an annotation: everything that matters once a family is chosen."""
         spec = self.spec
-        fixed = [self.batch or 0, self.lanes, int(self.blocked), spec.out_channels, spec.in_channels, spec.groups]
+        layout = self.step if self.blocked else 0
+        fixed = [self.batch or 0, self.lanes, layout, spec.out_channels, spec.in_channels, spec.groups]
         return [*fixed, *self.geometry.numbers()]
 
     @staticmethod
     def of(numbers: Sequence[int]) -> ConvWorkload:
         """Decode what `numbers` returned."""
-        batch, lanes, blocked, outputs, inputs, groups, *rest = numbers
+        batch, lanes, step, outputs, inputs, groups, *rest = numbers
         shape = Geometry.of(rest)
         spec = ConvSpec(outputs, inputs, shape.kernel, shape.strides, shape.dilations, shape.begin, shape.end, groups)
-        return ConvWorkload(spec, batch or None, shape.space, lanes, bool(blocked))
+        data_lanes = step if step not in (0, lanes) else None
+        return ConvWorkload(spec, batch or None, shape.space, lanes, step > 0, data_lanes=data_lanes)
 
 
 def describe(spec: ConvSpec, space: Sequence[int | None]) -> str:

@@ -27,7 +27,7 @@ def depthwise(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: 
     """The convolution of `data` (N, C/v, *space, v) with a packed weight: N, C/v, *out_space, v."""
     spec, geometry = workload.spec, workload.geometry
     taps = [reduce_axis(size, f"r{axis}") for axis, size in enumerate(spec.kernel)]
-    zero = tirx.const(0, data.dtype)
+    zero, kind = tirx.const(0, data.dtype), workload.dtypes.accumulator
 
     def element(n: Any, block: Any, *index: Any) -> Any:
         *where, lane = index
@@ -35,7 +35,7 @@ def depthwise(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: 
         for axis, size in enumerate(spec.kernel):
             tap = tap * size + taps[axis]
         value = read_inside(lambda places: data(n, block, *places, lane), geometry, where, taps, zero)
-        return te.sum(value * weight(block, tap, lane), axis=taps)
+        return te.sum(value.astype(kind) * weight(block, tap, lane).astype(kind), axis=taps)
 
     shape = (data.shape[0], data.shape[1], *geometry.out_space, workload.lanes)
     numbers = (plan.columns, *workload.numbers())

@@ -25,7 +25,8 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     columns, *rest = fused.plan()
     workload = ConvWorkload.of(rest)
     made = nest.put_together(fused, lambda: _emit(fused, workload, columns))
-    return made.with_attr("graphopt.schedule", f"depthwise convolution {columns}x{workload.lanes}")
+    kind = ", integers" if str(fused.output.dtype) == "int32" else ""
+    return made.with_attr("graphopt.schedule", f"depthwise convolution {columns}x{workload.lanes}{kind}")
 
 
 def _emit(fused: Fused, workload: ConvWorkload, columns: int) -> None:
@@ -41,17 +42,18 @@ def _emit(fused: Fused, workload: ConvWorkload, columns: int) -> None:
 def _tile(fused: Fused, workload: ConvWorkload, place: Sequence[Any], run: Run, row: Any, column: Any) -> None:
     geometry, lanes = workload.geometry, workload.lanes
     data, weight = fused.inputs
-    tile = T.alloc_buffer((run.length * lanes,), "float32", scope="local")
+    kind = str(fused.output.dtype)
+    tile = T.alloc_buffer((run.length * lanes,), kind, scope="local")
     for position in range(run.length):
         with nest.vectorized(lanes) as lane:
-            T.buffer_store(tile, tirx.const(0.0, "float32"), [long(position * lanes) + lane])
+            T.buffer_store(tile, tirx.const(0, kind), [long(position * lanes) + lane])
 
     def products(tap: Any, positions: tuple[int, ...], source: Place) -> None:
         for position in positions:
             with nest.vectorized(lanes) as lane:
                 at = long(position * lanes) + lane
-                value = data[*place, *source(position), lane] * weight[place[1], tap, lane]
-                T.buffer_store(tile, tile[at] + value, [at])
+                value = data[*place, *source(position), lane].astype(kind)
+                T.buffer_store(tile, tile[at] + value * weight[place[1], tap, lane].astype(kind), [at])
 
     # Unrolled along the row, so that neighbouring positions share the data that they both read.
     unroll = workload.spec.kernel[geometry.axis] <= UNROLLED_TAPS

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.dot import INTEGER
 from graphopt.targets.tvm.kernels.depthwise import compute, cpu
 from graphopt.targets.tvm.kernels.depthwise.plan import DepthwisePlan, candidates, plan_depthwise
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
@@ -23,7 +24,7 @@ class Depthwise(Family):
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:
-        return isinstance(workload, ConvWorkload) and workload.dtypes == FLOAT32 and workload.is_depthwise
+        return isinstance(workload, ConvWorkload) and workload.dtypes in (FLOAT32, INTEGER) and workload.is_depthwise
 
     def default(self, workload: ConvWorkload, machine: Machine) -> DepthwisePlan:
         return plan_depthwise(workload, machine)

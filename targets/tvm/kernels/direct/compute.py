@@ -20,7 +20,7 @@ from tvm import te, tirx
 from graphopt.targets.tvm.kernels.common.computes import long, reduce_axis
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.common.windows import read_inside
-from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, tiles_of
+from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, packed_depth, padded, tiles_of
 
 KERNEL = "conv_direct"
 
@@ -29,24 +29,26 @@ def pack_weight(weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) ->
     """Pack `weight` (O, I/groups, *kernel) as a flat array: tile by tile, in the order of the reduction.
 
     The order in a tile is: input channel block, taps, channel of the block, vector of the tile, lane. (Channel, taps,
-    vector, lane if the data is not blocked.) Lanes beyond the last output channel are zero, and so are the channels of
-    a band that belong to other groups.
+    vector, lane if the data is not blocked.) With a `width`, that many channels follow in each lane. Lanes beyond the
+    last output channel are zero, and so are the channels of a band that belong to other groups, and those that fill a
+    block up to a multiple of `width`.
     """
     groups, lanes = workload.groups, workload.lanes
     taps = math.prod(workload.spec.kernel)
     whole = _banded(weight, workload) if workload.is_banded else weight
     grouped = whole.reshape(groups, workload.group_out, workload.group_in, taps)
     missing = workload.blocks * lanes - workload.group_out
-    grouped = np.pad(grouped, [(0, 0), (0, missing), (0, 0), (0, 0)])
-    vectors = grouped.reshape(groups, workload.blocks, lanes, workload.group_in, taps)
-    step = lanes if workload.blocked else 1
+    width, step = plan.dot(workload).width, workload.step
+    depth = padded(workload.group_in, width)
+    grouped = np.pad(grouped, [(0, 0), (0, missing), (0, depth - workload.group_in), (0, 0)])
+    vectors = grouped.reshape(groups, workload.blocks, lanes, depth // width, width, taps)
     parts = []
     for group in vectors:
         for first, size, count in tiles_of(workload, plan.vectors):
-            for tile in group[first : first + size * count].reshape(count, size, lanes, workload.group_in, taps):
-                for start in range(0, workload.group_in, step):
-                    # vector, lane, channel, tap -> tap, channel, vector, lane
-                    parts.append(tile[:, :, start : start + step].transpose(3, 2, 0, 1).ravel())
+            for tile in group[first : first + size * count].reshape(count, size, lanes, depth // width, width, taps):
+                for start in range(0, depth // width, step // width):
+                    # vector, lane, step, channel, tap -> tap, step, vector, lane, channel
+                    parts.append(tile[:, :, start : start + step // width].transpose(4, 2, 0, 1, 3).ravel())
     return np.concatenate(parts)
 
 
@@ -62,24 +64,33 @@ def _banded(weight: np.ndarray, workload: ConvWorkload) -> np.ndarray:
 
 
 def weight_index(
-    workload: ConvWorkload, first: Any, size: Any, channel_block: Any, tap: Any, channel: Any, vector: Any, lane: Any
+    workload: ConvWorkload,
+    first: Any,
+    size: Any,
+    channel_block: Any,
+    tap: Any,
+    channel: Any,
+    vector: Any,
+    lane: Any,
+    width: int = 1,
 ) -> Any:
-    """Return where `pack_weight` put an element of the tile of `size` blocks from block `first` (over all groups)."""
-    step = workload.lanes if workload.blocked else 1
+    """Return where `pack_weight` put an element of the tile of `size` blocks from block `first` (over all groups).
+
+    `width`: that of the plan's `Dot`.
+    """
     taps = math.prod(workload.spec.kernel)
-    here = width_of_block(workload, channel_block)
-    place = channel_block * (step * taps) + tap * here + channel
-    return first * (workload.depth * workload.lanes) + (place * size + vector) * workload.lanes + lane
+    here = width_of_block(workload, width, channel_block)
+    place = channel_block * (workload.step * taps) + tap * here + channel
+    row = ((place // width * size + vector) * workload.lanes + lane) * width + place % width
+    return first * (packed_depth(workload, width) * workload.lanes) + row
 
 
-def width_of_block(workload: ConvWorkload, channel_block: Any) -> Any:
-    """Return the number of real channels in a block of a group's input: fewer in the last one."""
-    if not workload.blocked:
-        return 1
-    count, rest = divmod(workload.group_in, workload.lanes)
+def width_of_block(workload: ConvWorkload, width: int, channel_block: Any) -> Any:
+    """Return the number of channels that the weights of a block of a group's input have: fewer for the last one."""
+    count, rest = divmod(workload.group_in, workload.step)
     if rest == 0:
-        return workload.lanes
-    return tirx.Select(channel_block < count, long(workload.lanes), long(rest))
+        return workload.step
+    return tirx.Select(channel_block < count, long(workload.step), long(padded(rest, width)))
 
 
 def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: DirectPlan) -> te.Tensor:
@@ -90,7 +101,8 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
     spec, lanes, geometry = workload.spec, workload.lanes, workload.geometry
     channel = reduce_axis(workload.group_in, "rc")
     taps = [reduce_axis(size, f"r{axis}") for axis, size in enumerate(spec.kernel)]
-    step = lanes if workload.blocked else 1
+    step, width = workload.step, plan.dot(workload).width
+    kind = workload.dtypes.accumulator
 
     def element(n: Any, block: Any, *index: Any) -> Any:
         *where, lane = index
@@ -99,14 +111,15 @@ def direct(data: te.Tensor, weight: te.Tensor, workload: ConvWorkload, plan: Dir
             source = tirx.min(workload.band(block)[0] * lanes + channel, long(spec.in_channels - 1))
 
         def read(places: Sequence[Any]) -> Any:
-            return data(n, source // lanes, *places, source % lanes) if workload.blocked else data(n, source, *places)
+            return data(n, source // step, *places, source % step) if workload.blocked else data(n, source, *places)
 
         tap: Any = long(0)
         for axis, size in enumerate(spec.kernel):
             tap = tap * size + taps[axis]
         first, size = _tile_of(block, workload, plan)
-        place = weight_index(workload, first, size, channel // step, tap, channel % step, block - first, lane)
-        product = read_inside(read, geometry, where, taps, tirx.const(0, data.dtype)) * weight(place)
+        place = weight_index(workload, first, size, channel // step, tap, channel % step, block - first, lane, width)
+        value = read_inside(read, geometry, where, taps, tirx.const(0, data.dtype))
+        product = value.astype(kind) * weight(place).astype(kind)
         if workload.is_banded:  # zero times infinity is not zero
             inputs, outputs = spec.in_channels // spec.groups, spec.out_channels // spec.groups
             own = source // inputs == tirx.min(block * lanes + lane, long(spec.out_channels - 1)) // outputs
@@ -139,5 +152,5 @@ def _tile_of(block: Any, workload: ConvWorkload, plan: DirectPlan) -> tuple[Any,
 
 def from_numbers(numbers: Sequence[int]) -> tuple[ConvWorkload, DirectPlan]:
     """Decode the numbers that `direct` wrote into the annotation of its block."""
-    columns, vectors, bands, chunk, *rest = numbers
-    return ConvWorkload.of(rest), DirectPlan(columns, vectors, bands, chunk)
+    columns, vectors, bands, chunk, way, *rest = numbers
+    return ConvWorkload.of(rest), DirectPlan(columns, vectors, bands, chunk, way)

@@ -13,17 +13,18 @@ from tvm.script.ir_builder import tirx as T
 from graphopt.targets.tvm.kernels.common import nest
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.dot import Dot, bytes_of
 from graphopt.targets.tvm.kernels.common.nest import Fused
 from graphopt.targets.tvm.kernels.common.norms import Norms
 from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL, SECOND_LEVEL
 from graphopt.targets.tvm.kernels.common.windows import Place, Run, for_tiles
 from graphopt.targets.tvm.kernels.direct.compute import KERNEL, from_numbers
-from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, tiles_of
+from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, packed_depth, padded, tiles_of
 from graphopt.targets.tvm.kernels.direct.rescue import store_own_groups
 from graphopt.targets.tvm.machine import Machine
 
-LINE = 16
-"""The number of elements in a cache line."""
+LINE = 64
+"""The number of bytes in a cache line."""
 FEW_POSITIONS = 1024
 """The number of output positions up to which weights are reused so little that their latency matters."""
 PIECES = 64
@@ -37,7 +38,9 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
         return None
     workload, plan = from_numbers(fused.plan())
     made = nest.put_together(fused, _Nest(fused, workload, plan, machine.cores).emit)
-    text = f"direct convolution {plan.columns}x{plan.vectors}x{workload.lanes}"
+    dot = plan.dot(workload)
+    way = "" if dot.width == 1 and fused.output.dtype == "float32" else f", {dot.name}"
+    text = f"direct convolution {plan.columns}x{plan.vectors}x{workload.lanes}{way}"
     bands = f", {plan.bands} bands" if plan.bands else ""
     chunks = f", {plan.chunk} blocks at a time" if plan.chunk else ""
     return made.with_attr("graphopt.schedule", text + bands + chunks)
@@ -103,6 +106,20 @@ class _Nest:
     plan: DirectPlan
     cores: int
 
+    @property
+    def dot(self) -> Dot:
+        return self.plan.dot(self.workload)
+
+    @property
+    def kind(self) -> str:
+        """The type of the sums."""
+        return str(self.fused.output.dtype)
+
+    @property
+    def depth(self) -> int:
+        """The weights of an output channel."""
+        return packed_depth(self.workload, self.dot.width)
+
     def emit(self) -> None:
         runs = self.workload.geometry.runs(self.plan.columns)
         images, channels = self.fused.shape[0], self.workload.groups * self._tiles_of_a_group()
@@ -143,8 +160,8 @@ class _Nest:
             with nest.serial(rows) as row:
                 self._piece(runs, tile, band, band.first + row, None)
             return
-        parts = self.workload.group_in // (lanes * self.plan.chunk)
-        sums = T.alloc_buffer((band.rows * band.width * self.plan.vectors * lanes,), "float32")
+        parts = self.workload.group_in // (self.workload.step * self.plan.chunk)
+        sums = T.alloc_buffer((band.rows * band.width * self.plan.vectors * lanes,), self.kind)
         with nest.serial(parts) as part, nest.serial(rows) as row:
             self._piece(runs, tile, band, band.first + row, Part(part, parts, sums))
 
@@ -157,7 +174,7 @@ class _Nest:
             block = group * self.workload.blocks + _first_block(inner - before, size, runs_of_size)
 
             def compute(run: Run, column: Any) -> None:
-                buffer = T.alloc_buffer((size * run.length * lanes,), "float32", scope="local")
+                buffer = T.alloc_buffer((size * run.length * lanes,), self.kind, scope="local")
                 before = _columns(runs[: runs.index(run)], band.pieces)
                 start = run.first + band.piece * _columns([run], band.pieces)
                 place = (row - band.first) * band.width + before + column - start
@@ -189,7 +206,7 @@ class _Nest:
         if part is None:
             self._clear(tile)
             self._reduce(tile)
-            if self.workload.is_banded:
+            if self.workload.is_banded and self.kind == "float32":
                 self._store_band(tile)
             else:
                 self._store(tile)
@@ -209,7 +226,7 @@ class _Nest:
     def _clear(self, tile: Tile) -> None:
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
             with nest.vectorized(tile.lanes) as lane:
-                T.buffer_store(tile.buffer, tirx.const(0.0, "float32"), [tile.at(vector, position, lane)])
+                T.buffer_store(tile.buffer, tirx.const(0, self.kind), [tile.at(vector, position, lane)])
 
     def _store(self, tile: Tile) -> None:
         """Write the finished tile, with the fused epilogue."""
@@ -254,7 +271,7 @@ class _Nest:
 
     def _reduce(self, tile: Tile) -> None:
         """Sum over blocks of input channels; only real channels are read."""
-        step = self.workload.lanes if self.workload.blocked else 1
+        step = self.workload.step
         full, rest = divmod(self.workload.group_in, step)
         if tile.part is not None:
             with nest.serial(self.plan.chunk) as index:
@@ -270,8 +287,8 @@ class _Nest:
 
     def _channels(self, tile: Tile, first: Any, index: Any, width: int) -> None:
         """Emit the products of one block of `width` input channels, `first` + `index`, with all taps in the image."""
-        geometry = self.workload.geometry
-        step = self.workload.lanes if self.workload.blocked else 1
+        geometry, step = self.workload.geometry, self.workload.step
+        width = padded(width, self.dot.width)
         channel = first + index
         before = tile.group * -(-self.workload.group_in // step)
         source = (self.workload.band(tile.block)[0] if self.workload.is_banded else before) + channel
@@ -280,8 +297,9 @@ class _Nest:
             self._prefetch_data(tile, source)
 
         def products(tap: Any, positions: tuple[int, ...], place: Place) -> None:
-            def read(position: int, part: Any) -> Any:
-                return self._read(tile.band.image, source, place(position), part)
+            def read(position: int, part: Any) -> list[Any]:
+                where = [tile.band.image, source, *place(position)]
+                return [self.fused.inputs[0], *where, part] if self.workload.blocked else [self.fused.inputs[0], *where]
 
             self._multiply(tile, positions, read, channel * (step * geometry.taps) + tap * width, width)
 
@@ -292,18 +310,19 @@ class _Nest:
 
         They come from memory, which would be idle while all tiles but the first find their weights in cache.
         """
-        geometry, lanes = self.workload.geometry, self.workload.lanes
-        blocks = self.plan.chunk or -(-self.workload.group_in // lanes)
+        geometry, lanes, step = self.workload.geometry, self.workload.lanes, self.workload.step
+        blocks = self.plan.chunk or -(-self.workload.group_in // step)
         positions = tile.band.rows * tile.band.width
         if positions > FEW_POSITIONS:
             return
-        size = blocks * lanes * geometry.taps * tile.size * lanes
-        lines = -(-size // LINE)
+        size = blocks * step * geometry.taps * tile.size * lanes
+        line_size = LINE // bytes_of(str(self.fused.inputs[1].dtype))
+        lines = -(-size // line_size)
         share = tile.place * lines // positions
         each = -(-lines * tile.run.length // (positions * blocks))
-        start = tile.block * (self.workload.depth * lanes) + ((tile.part.index if tile.part else 0) + 1) * size
+        start = tile.block * (self.depth * lanes) + ((tile.part.index if tile.part else 0) + 1) * size
         for line in range(each):
-            at = T.min(share + index * each + line, long(lines - 1)) * LINE
+            at = T.min(share + index * each + line, long(lines - 1)) * line_size
             nest.prefetch(self.fused.inputs[1], [start + at], SECOND_LEVEL)
 
     def _prefetch_data(self, tile: Tile, channel: Any) -> None:
@@ -311,25 +330,26 @@ class _Nest:
 
         Blocks are too far apart for the hardware prefetcher, which sees only a few lines of each.
         """
-        for place in self.workload.geometry.ahead(tile.run, tile.row, tile.column, max(1, LINE // self.workload.lanes)):
+        positions = max(1, LINE // (bytes_of(str(self.fused.inputs[0].dtype)) * self.workload.step))
+        for place in self.workload.geometry.ahead(tile.run, tile.row, tile.column, positions):
             nest.prefetch(self.fused.inputs[0], [tile.band.image, channel, *place, 0], FIRST_LEVEL)
 
-    def _read(self, n: Any, channel: Any, where: list[Any], part: Any) -> Any:
-        data = self.fused.inputs[0]
-        return data[n, channel, *where, part] if self.workload.blocked else data[n, channel, *where]
-
     def _multiply(
-        self, tile: Tile, positions: tuple[int, ...], read: Callable[[int, Any], Any], k: Any, width: int
+        self, tile: Tile, positions: tuple[int, ...], read: Callable[[int, Any], list[Any]], k: Any, width: int
     ) -> None:
-        """Emit the products of one tap with `width` input channels, whose packed weights begin at step `k`."""
+        """Emit the products of one tap with `width` input channels, whose packed weights begin at channel `k`.
+
+        `read` returns where an element of the data is: the buffer and its indices.
+        """
         weight, lanes = self.fused.inputs[1], self.workload.lanes
-        base = tile.block * (self.workload.depth * lanes)
-        with nest.serial(width) as part:
+        base = tile.block * (self.depth * lanes)
+        step = self.dot.width
+        with nest.serial(width // step) as part:
             for vector, position in tile.pairs(positions):
-                with nest.vectorized(lanes) as lane:
-                    factor = weight[base + ((k + part) * tile.size + vector) * lanes + lane]
-                    at = tile.at(vector, position, lane)
-                    T.buffer_store(tile.buffer, tile.buffer[at] + read(position, part) * factor, [at])
+                first = base + ((k // step + part) * tile.size + vector) * (lanes * step)
+                at = tile.at(vector, position, long(0))
+                total = self.dot.add(tile.buffer, at, read(position, part * step), weight, first)
+                T.buffer_store(tile.buffer, total, [tirx.Ramp(at, long(1), lanes)])
 
 
 def _first_block(index: Any, size: int, runs: list[tuple[int, int]]) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.dot import INTEGER
 from graphopt.targets.tvm.kernels.direct import compute, cpu
 from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, candidates, cycles, packed_size, plan_direct
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
@@ -23,7 +24,9 @@ class Direct(Family):
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:
-        return isinstance(workload, ConvWorkload) and workload.dtypes == FLOAT32 and not workload.is_depthwise
+        if not isinstance(workload, ConvWorkload) or workload.is_depthwise:
+            return False
+        return workload.dtypes == FLOAT32 or (workload.dtypes == INTEGER and workload.blocked)
 
     def default(self, workload: ConvWorkload, machine: Machine) -> DirectPlan:
         return plan_direct(workload, machine)
@@ -31,14 +34,17 @@ class Direct(Family):
     def candidates(self, workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
         return candidates(workload, machine)
 
+    def numbers(self, plan: DirectPlan) -> tuple[int, ...]:
+        return plan.columns, plan.vectors, plan.bands, plan.chunk
+
     def cost(self, workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
         return cycles(workload, plan, machine)
 
     def packed_shape(self, workload: ConvWorkload, plan: DirectPlan) -> tuple[int, ...]:
-        return (packed_size(workload),)
+        return (packed_size(workload, plan),)
 
     def layout(self, workload: ConvWorkload, plan: DirectPlan) -> tuple[Hashable, ...]:
-        return workload.lanes, workload.blocked, workload.spec.groups, workload.is_banded, plan.vectors
+        return workload.lanes, workload.step, workload.spec.groups, workload.is_banded, plan.vectors, plan.way
 
     def pack(self, weight: np.ndarray, workload: ConvWorkload, plan: DirectPlan) -> np.ndarray:
         return compute.pack_weight(weight, workload, plan)

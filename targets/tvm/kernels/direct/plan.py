@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
+from graphopt.targets.tvm.kernels.common.dot import NAMES, Dot, bytes_of, dot_for
 from graphopt.targets.tvm.kernels.common.nest import even_split
 from graphopt.targets.tvm.machine import Machine
 
@@ -22,13 +23,19 @@ class DirectPlan:
     With `bands`, an image is divided into that many bands, and all output channels of one are computed while its data
     stays in cache; otherwise a tile's weights stay in cache while all images are processed. With a `chunk`, the rows
     are processed once per that many blocks of input channels, whose weights then stay in the L1 cache; the partial sums
-    are kept in memory in between.
+    are kept in memory in between. `way`: the position in `dot.NAMES` of the machine's instruction, of which there is
+    only one for a workload.
     """
 
     columns: int
     vectors: int
     bands: int = 0
     chunk: int = 0
+    way: int = 0
+
+    def dot(self, workload: ConvWorkload) -> Dot:
+        """Return how a tile multiplies."""
+        return Dot(NAMES[self.way], workload.lanes)
 
     def to_ints(self) -> tuple[int, ...]:
         return dataclasses.astuple(self)
@@ -80,8 +87,9 @@ def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
     """
     most = machine.accumulators if workload.blocked else machine.accumulators * 3 // 4
     alone = min(most, machine.registers - 6) if workload.geometry.taps > 1 else most
+    way = NAMES.index(dot_for(workload.dtypes, workload.lanes, machine).name)
     return [
-        DirectPlan(columns, vectors)
+        DirectPlan(columns, vectors, way=way)
         for columns in range(1, min(workload.geometry.width, most) + 1)
         for vectors in range(1, min(workload.blocks, most // columns) + 1)
         if vectors > 1 or columns <= alone
@@ -90,12 +98,13 @@ def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 
 def _tile_bytes(workload: ConvWorkload, plan: DirectPlan) -> int:
     """Return the bytes of the weights of a tile of output channels."""
-    return 4 * workload.depth * plan.vectors * workload.lanes
+    depth = packed_depth(workload, plan.dot(workload).width)
+    return bytes_of(workload.dtypes.weight) * depth * plan.vectors * workload.lanes
 
 
 def _data_bytes(workload: ConvWorkload) -> int:
     """Return the bytes of an image."""
-    return 4 * workload.spec.in_channels * math.prod(workload.space)
+    return bytes_of(workload.dtypes.data) * workload.spec.in_channels * math.prod(workload.space)
 
 
 def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
@@ -108,7 +117,7 @@ def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     near = machine.l2_bytes // 2
     tiles = sum(count for _, _, count in tiles_of(workload, plan.vectors))
     bands = max(1, -(-data // near))
-    weights = 4 * packed_size(workload)
+    weights = bytes_of(workload.dtypes.weight) * packed_size(workload, plan)
     if _chunk(workload, plan, machine) and _sums_bytes(workload, plan) > 4 * near:
         return -(-_sums_bytes(workload, plan) // (4 * near))
     if batch * data <= 4 * near or not workload.blocked:
@@ -130,7 +139,7 @@ def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     """
     geometry = workload.geometry
     tiles = geometry.rows * -(-geometry.width // plan.columns)
-    full, rest = divmod(workload.group_in, workload.lanes)
+    full, rest = divmod(workload.group_in, workload.step)
     if not workload.blocked or workload.is_banded or rest or tiles < 4:
         return 0
     weights = _tile_bytes(workload, plan)
@@ -155,7 +164,7 @@ def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
     far = 0.0 if chunk or _tile_bytes(workload, plan) <= room else 0.1
     exchange = 0.0
     if chunk:
-        steps = chunk * workload.lanes * workload.geometry.taps
+        steps = chunk * workload.step // plan.dot(workload).width * workload.geometry.taps
         exchange = (2 if _sums_bytes(workload, plan) <= machine.l1_bytes // 4 else 4) / steps
     total = 0.0
     for _, columns, across in even_split(workload.geometry.width, plan.columns):
@@ -170,6 +179,17 @@ def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
     return total
 
 
-def packed_size(workload: ConvWorkload) -> int:
+def padded(channels: int, width: int) -> int:
+    """Return the number of channels rounded up to a multiple of `width`."""
+    return -(-channels // width) * width
+
+
+def packed_depth(workload: ConvWorkload, width: int) -> int:
+    """Return the number of weights of an output channel in a packed weight."""
+    return padded(workload.group_in, width) * math.prod(workload.spec.kernel)
+
+
+def packed_size(workload: ConvWorkload, plan: DirectPlan) -> int:
     """Return the number of elements of a packed weight."""
-    return workload.groups * workload.blocks * workload.depth * workload.lanes
+    depth = packed_depth(workload, plan.dot(workload).width)
+    return workload.groups * workload.blocks * depth * workload.lanes
