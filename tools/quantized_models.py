@@ -32,11 +32,12 @@ from tools.quantizing.tasks import TASKS, Task
 def measured(task: Task, passes: str, samples: int, count: int) -> dict[str, Any]:
     """Return the row of a task: how alike the results are, on average and at worst, and the sizes of the files."""
     path = entry(task.model).path
-    model, _ = graphopt.optimize(path, passes, samples=task.feeds(samples, False))
+    model, _ = graphopt.optimize(path, ",".join(filter(None, (task.first, passes))), samples=task.feeds(samples, False))
     with tempfile.TemporaryDirectory() as folder:
-        quantized = Path(folder) / "quantized.onnx"
+        original, quantized = Path(folder) / "original.onnx", Path(folder) / "quantized.onnx"
+        graphopt.save(graphopt.optimize(path, task.first or "O0")[0], original)
         graphopt.save(model, quantized)
-        with Reference(path, optimize=True) as floats, Reference(quantized) as integers:
+        with Reference(original, optimize=True) as floats, Reference(quantized) as integers:
             names = [port.name for port in floats.outputs][:1]
             feeds = task.feeds(count, True)
             alike = [task.alike(floats.run(feed, names), integers.run(feed, names)) for feed in feeds]
@@ -48,7 +49,7 @@ def measured(task: Task, passes: str, samples: int, count: int) -> dict[str, Any
             "mean": float(np.mean(alike)),
             "worst": float(np.min(alike)),
             "needed": task.needed,
-            "size": quantized.stat().st_size / path.stat().st_size,
+            "size": quantized.stat().st_size / original.stat().st_size,
         }
 
 

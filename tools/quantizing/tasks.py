@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 Feed = dict[str, np.ndarray]
 Outputs = Mapping[str, np.ndarray]
+_FLOATS = "O0,fold-constants{limit=100000000}"
+"""Makes floats of weights that the file stores as Mul(Cast(integers), scale)."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 _FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "DejaVuSans-Bold.ttf")
 _PHOTOS = (
@@ -28,7 +30,7 @@ class Task:
     """A model of the catalogue, its inputs, and when two results for the same input are the same.
 
     `feeds(count, judge)`: other inputs to judge with than to calibrate on. `alike(floats, integers)`: 0 to 1.
-    `needed`: the average to be reached over `count` inputs.
+    `needed`: the average to be reached over `count` inputs. `first`: passes that make the float model of the file.
     """
 
     model: str
@@ -37,6 +39,7 @@ class Task:
     feeds: Callable[[int, bool], list[Feed]]
     alike: Callable[[Outputs, Outputs], float]
     needed: float
+    first: str = ""
 
 
 def _line(rng: np.random.Generator, words: list[str]) -> np.ndarray:
@@ -139,6 +142,6 @@ TASKS = {
         Task("pp-ocr-rec", "rendered lines read as before", 200, lines, same_text, 0.95),
         Task("efficientnet-lite0", "crops of photos with the same top class", 500, crops, same_class, 0.95),
         Task("magika", "files with the same type", 300, files, same_class, 0.98),
-        Task("minilm-int8", "cosine of the sentences' vectors", 200, sentences, cosine, 0.98),
+        Task("minilm-int8", "cosine of the sentences' vectors", 200, sentences, cosine, 0.98, _FLOATS),
     )
 }
