@@ -153,7 +153,7 @@ def collect(
     tell = progress or (lambda what, done: None)
     for number, names in enumerate(groups):
         found.samples = 0
-        for outputs in _run(model, names, samples):
+        for outputs in observe(model, names, samples):
             done = (number + found.samples / samples.count) / len(groups)
             tell(f"run {number + 1} of {len(groups)}, sample {found.samples + 1}", done)
             for name, array in outputs.items():
@@ -214,8 +214,11 @@ def _groups(values: Sequence[Value], sizes: dict[str, int], memory: int) -> list
     return [names for _, names in groups]
 
 
-def _run(model: Model, names: Sequence[str], samples: Samples) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the values with these names for each sample; inputs are taken from the sample itself."""
+def observe(model: Model, names: Sequence[str], samples: Iterable[Feed]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the values with these names for each sample, all of them in memory; the model is not changed.
+
+    Inputs are taken from the sample itself.
+    """
     inputs = {value.name for value in model.graph.inputs}
     made = [name for name in names if name not in inputs]
     taken = [name for name in names if name in inputs]

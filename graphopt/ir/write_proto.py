@@ -14,6 +14,7 @@ from .node import ORIGIN, Node, Value
 from .tensor import Tensor
 from .tensor_proto import write_tensor
 from .type_proto import read_type, write_type
+from .types import DType
 
 TensorWriter = Callable[[Tensor, str], onnx.TensorProto]
 
@@ -34,11 +35,17 @@ def write_model(model: Model, tensor_writer: TensorWriter = write_tensor) -> onn
     return proto
 
 
+_INTEGERS_SINCE = {DType.INT4: 10, DType.UINT4: 10, DType.INT2: 13, DType.UINT2: 13}
+
+
 def _lowest_ir_version(model: Model) -> int:
-    """Return the oldest sufficient version: 3 has named opsets, 4 initializers that are no inputs, 8 functions."""
-    if model.functions:
-        return 8
-    return 4 if any(graph.initializers for graph in model.graph.all_graphs()) else 3
+    """Return the oldest sufficient version: 3 has named opsets, 4 initializers that are no inputs, 8 functions.
+
+    10 has 4-bit integers, 13 those of 2 bits.
+    """
+    initializers = [value.dtype for graph in model.graph.all_graphs() for value in graph.initializers.values()]
+    lowest = 8 if model.functions else 4 if initializers else 3
+    return max([lowest, *(_INTEGERS_SINCE.get(dtype, 0) for dtype in initializers if dtype is not None)])
 
 
 def write_value(value: Value, proto: onnx.ValueInfoProto) -> None:

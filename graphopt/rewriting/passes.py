@@ -51,6 +51,9 @@ class PassContext:
     target: Target | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     """Data and limits for lossy passes: samples, a validation set, the metric and its budget; empty by default."""
+    floats: Model | None = None
+    """The model before the first lossy pass of the pipeline, for those that mend what lossy passes before them did.
+    Values that exist in both models have the same names. It must not be changed."""
     gate: Callable[[Node], bool] | None = None
     """Called before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
     counts: Counter[str] = field(default_factory=Counter)

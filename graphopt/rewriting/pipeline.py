@@ -128,6 +128,7 @@ class PassManager:
         self.target = target
         self.evaluation = evaluation or Evaluation()
         self._before: Model | None = None
+        self._floats: Model | None = None
 
     def run(self, model: Model, earlier: Report | None = None) -> Report:
         """Run the pipeline's passes on `model`, and report what they did.
@@ -139,12 +140,13 @@ class PassManager:
         report = Report(",".join(filter(None, (earlier.pipeline, str(self.pipeline)))), list(earlier.steps))
         first = 1 + max((int(step.path.partition(".")[0]) for step in earlier.steps), default=-1)
         start = time.perf_counter()
+        self._floats = None
         for observer in self.observers:
             observer.begin(model, self.pipeline)
         for path, pass_ in _walk(self.pipeline.steps, "", lambda: model.version, first):
             step = Step(len(report.steps), pass_, path, self.target, self.evaluation, self._lend(model))
             report.steps.append(self._run_step(step, model))
-        self._before = None
+        self._before = self._floats = None
         report.seconds = earlier.seconds + time.perf_counter() - start
         for observer in self.observers:
             observer.end(model, report)
@@ -161,7 +163,9 @@ class PassManager:
     def _run_step(self, step: Step, model: Model) -> StepResult:
         for observer in self.observers:
             observer.before(step, model)
-        context = PassContext(model, self.target, self.evaluation)
+        if step.pass_.fidelity is Fidelity.LOSSY and self._floats is None:
+            self._floats = model.copy()
+        context = PassContext(model, self.target, self.evaluation, self._floats)
         if self.observers:
             context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
         result = StepResult(

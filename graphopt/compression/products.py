@@ -1,0 +1,165 @@
+"""What products sum: the rows of data that a convolution or matmul multiplies by its weights, and their moments.
+
+With weights as a matrix [N, K] (see `weight_rows`), the error of a product's results after a change of its weights by
+D, squared and summed over samples, is the trace of D G D^T, with the Gram matrix G = sum of x x^T of the rows x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphopt.data.samples import Samples
+from graphopt.ir import Model, Node
+
+from .statistics import DEFAULT_MEMORY, observe
+
+_ROWS_A_COLUMN = 16
+"""How many rows are wanted for each of their elements."""
+_FEWEST, _MOST = 32, 512
+"""The rows of one sample that are used: a convolution has as many as its result has places."""
+_ROWS_AT_ONCE = 2048
+
+
+def is_summing(node: Node) -> bool:
+    """Return whether a node is a product of data and a matrix of weights, or one for each group of channels."""
+    weights = node.input(1)
+    shape = None if weights is None else weights.shape
+    if node.op == "Conv":
+        return shape is not None and None not in shape and node.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    return node.op in ("Gemm", "MatMul") and shape is not None and len(shape) == 2
+
+
+def groups_of(node: Node) -> int:
+    """Return the number of groups of channels that are multiplied by weights of their own."""
+    return int(node.attr("group", 1)) if node.op == "Conv" else 1
+
+
+def weight_rows(node: Node, array: np.ndarray) -> np.ndarray:
+    """Return the weights of a product as [groups, N, K]: each of N results is the sum of K products."""
+    if node.op != "Conv":
+        return (array if node.op == "Gemm" and node.attr("transB", 0) else array.T)[None]
+    return array.reshape(groups_of(node), -1, int(np.prod(array.shape[1:])))
+
+
+def weights_of_rows(node: Node, rows: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return the weights in their own shape, the inverse of `weight_rows`."""
+    if node.op != "Conv":
+        return rows[0] if node.op == "Gemm" and node.attr("transB", 0) else np.ascontiguousarray(rows[0].T)
+    return rows.reshape(tuple(shape))
+
+
+def summed_rows(node: Node, data: np.ndarray, most: int = _MOST) -> np.ndarray:
+    """Return what a product sums for some of its results, at most `most`, as [groups, M, K]."""
+    if node.op == "Conv":
+        return _patches(node, data, most)
+    if node.op == "Gemm" and node.attr("transA", 0):
+        data = data.T
+    rows = data.reshape(-1, data.shape[-1])
+    return rows[_chosen(len(rows), most)][None]
+
+
+def _patches(node: Node, data: np.ndarray, most: int) -> np.ndarray:
+    assert node.inputs[1] is not None
+    shape = node.inputs[1].shape
+    assert shape is not None
+    kernel = [int(size) for size in shape[2:] if isinstance(size, int)]
+    rank = len(kernel)
+    pads = list(node.attr("pads", None) or [0] * 2 * rank)
+    steps = list(node.attr("dilations", None) or [1] * rank)
+    strides = list(node.attr("strides", None) or [1] * rank)
+    around = list(zip(pads[:rank], pads[rank:], strict=True))
+    padded = np.pad(data, [(0, 0), (0, 0), *around])
+    spread = [(size - 1) * step + 1 for size, step in zip(kernel, steps, strict=True)]
+    axes = tuple(range(2, 2 + rank))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spread, axis=axes)
+    every = (slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, s) for s in steps))
+    windows = np.moveaxis(windows[every], 1, 1 + rank)  # [sample, place ..., channel, kernel ...]
+    places = np.unravel_index(_chosen(int(np.prod(windows.shape[: 1 + rank])), most), windows.shape[: 1 + rank])
+    groups = groups_of(node)
+    return np.moveaxis(windows[places].reshape(len(places[0]), groups, -1), 1, 0)
+
+
+def _chosen(count: int, most: int) -> np.ndarray:
+    """Return evenly spread positions; their distance is odd, so that they do not fall into one column of an image."""
+    return np.arange(count) if count <= most else np.arange(0, count, -(-count // most) | 1)
+
+
+@dataclass
+class Moments:
+    """Sums over the rows of a product: their number, `sums` [groups, K] and, if wanted, `gram` [groups, K, K]."""
+
+    count: int = 0
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    gram: np.ndarray | None = None
+    _waiting: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, rows: np.ndarray, gram: bool) -> None:
+        """See rows [groups, M, K]; `finish` must be called after the last."""
+        sums = rows.sum(1, dtype=np.float64)
+        self.sums = sums if not self.count else self.sums + sums
+        self.count += rows.shape[1]
+        if gram:
+            self._waiting.append(rows)
+            if sum(rows.shape[1] for rows in self._waiting) >= _ROWS_AT_ONCE:
+                self.finish()
+
+    def finish(self) -> None:
+        """Multiply the rows that wait for others: many at once are faster."""
+        if self._waiting:
+            rows = np.concatenate(self._waiting, axis=1)
+            product = np.matmul(np.ascontiguousarray(rows.transpose(0, 2, 1)), rows)
+            self.gram = product.astype(np.float64) if self.gram is None else self.gram + product
+            self._waiting = []
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean of the rows, [groups, K]."""
+        return self.sums / max(self.count, 1)
+
+
+def collect_moments(
+    model: Model, samples: Samples, reads: Sequence[tuple[Node, str]], *, gram: bool = True
+) -> list[Moments]:
+    """Run a model over samples and return the moments of what products sum.
+
+    `reads`: each product and the name of the value that stands for its data. All moments are in memory at a time: see
+    `batches`.
+    """
+    found = [Moments() for _ in reads]
+    for values in observe(model, list(dict.fromkeys(name for _, name in reads)), samples):
+        for moments, (node, name) in zip(found, reads, strict=True):
+            moments.add(summed_rows(node, values[name], _enough(node, samples.count)), gram)
+    for moments in found:
+        moments.finish()
+    return found
+
+
+def _enough(node: Node, samples: int) -> int:
+    """Return how many rows of a sample are used: many more than are needed for a Gram matrix add nothing but time."""
+    return min(max(_ROWS_A_COLUMN * _size(node)[1] // samples, _FEWEST), _MOST)
+
+
+def _size(node: Node) -> tuple[int, int]:
+    """Return the number of groups of a product, and that of the elements that it sums."""
+    assert node.inputs[1] is not None
+    shape = [size for size in node.inputs[1].shape or () if isinstance(size, int)]
+    groups, _, size = weight_rows(node, np.broadcast_to(np.float32(0), shape)).shape
+    return groups, size
+
+
+def batches(nodes: Sequence[Node], memory: int = DEFAULT_MEMORY) -> Iterator[list[Node]]:
+    """Divide products, in order, into lists whose Gram matrices take no more memory than allowed, or only one."""
+    batch: list[Node] = []
+    used = 0
+    for node in nodes:
+        groups, size = _size(node)
+        if batch and used + groups * size * size * 8 > memory:
+            yield batch
+            batch, used = [], 0
+        batch.append(node)
+        used += groups * size * size * 8
+    if batch:
+        yield batch
