@@ -163,7 +163,8 @@ def register_tile(
 ) -> tirx.Stmt:
     """Return the sums of `height` rows by the columns in `cover`, kept in registers until everything is added.
 
-    `multiply` adds step k to a vector of sums; `sum_up(add)` makes the loop over the steps; `store(row, column, total)` stores a finished sum.
+    `multiply` adds step k to a vector of sums; `sum_up(add)` makes the loop over the steps; `store(row, column, total)`
+    stores a finished sum.
     """
     first, width = cover[0][0], sum(lanes for _, lanes in cover)
     sums = buffer([height * width], dtype, "sum")
