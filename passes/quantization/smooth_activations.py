@@ -1,0 +1,119 @@
+"""SmoothQuant: channels of activations that are much larger than others are divided, and their weights multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from graphopt.compression.accumulators import Channels
+from graphopt.compression.statistics import collect
+from graphopt.ir import DType, Graph, Node, Value, infer_shapes
+from graphopt.passes.quantization.scalable import Region, data_sizes, region_of
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
+
+
+@dataclass(frozen=True)
+class SmoothActivations(Pass):
+    """Divide the channels of what matmuls read by their size, and multiply the weights by it (SmoothQuant).
+
+    Few channels of a transformer's activations are a hundred times as large as the others, which then lose all their
+    bits in integers; weights have room for them (Xiao et al., 2023). The division goes into the normalization or the
+    product before, or becomes a Mul. Changes no result; needs samples, on which it measures channels.
+
+    Options:
+        alpha: how much moves into the weights, from 0 (nothing) to 1 (all).
+        insert: whether a Mul may be inserted where nothing before can take up the division.
+        outlier: channels are left alone unless the largest is so many times as large as the median.
+    """
+
+    name: ClassVar[str] = "smooth-activations"
+    fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
+
+    alpha: float = 0.5
+    insert: bool = True
+    outlier: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError("alpha must be 0 to 1")
+        if self.outlier < 1:
+            raise ValueError("outlier must be at least 1")
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        context.evaluation.require("samples")
+        infer_shapes(context.model)
+        read = dict(_read_by_matmuls(graph))
+        if not read:
+            return
+        samples = context.evaluation.samples
+        assert samples is not None
+        statistics = collect(context.model, samples, [value.name for value in read], ["channels"])
+        done: set[Value] = set()
+        for value, consumers in read.items():
+            found = statistics.values[value.name]["channels"]
+            assert isinstance(found, Channels)
+            sizes = np.maximum(np.abs(found.low), np.abs(found.high))
+            if value in done or not np.isfinite(sizes).all() or not _is_uneven(sizes, self.outlier):
+                if value not in done:
+                    context.miss("no channel is much larger than the others", consumers[0])
+            elif context.allow(consumers[0]):
+                done |= self._smooth(context, value, consumers, sizes)
+
+    def _smooth(self, context: PassContext, value: Value, consumers: list[Node], sizes: np.ndarray) -> set[Value]:
+        """Scale a value, or what its matmuls read of it; return the values that need not be looked at any more."""
+        region = region_of(value, (value.rank or 0) - 1)
+        if isinstance(region, str) and not self.insert:
+            context.miss(region, consumers[0])
+            return {value}
+        readers = consumers if isinstance(region, str) else list(region.consumers)
+        factors = _factors(sizes, readers, self.alpha)
+        if isinstance(region, Region):
+            region.scale(context, factors)
+            context.count("activations smoothed")
+            return set(region.axes)
+        first = min(consumers, key=list(value.graph.nodes).index)
+        rewriter = context.rewriter(value.graph, first)
+        down = rewriter.constant((1 / factors).astype(np.float32), f"{value.name}/smoothing")
+        divided = rewriter.op("Mul", [value, down], types=[value.type], name=f"{value.name}/smooth").output
+        part = Region(len(factors), consumers=dict.fromkeys(consumers))
+        part.scale(context, factors)
+        for node in consumers:
+            rewriter.set_input(node, 0, divided)
+        context.count("activations smoothed by a Mul")
+        return {value}
+
+
+def _read_by_matmuls(graph: Graph) -> Iterator[tuple[Value, list[Node]]]:
+    """Yield the activations that products with constant matrices read, and these products."""
+    found: dict[Value, list[Node]] = {}
+    for node in graph.nodes:
+        data, weights = node.input(0), node.input(1)
+        if node.op not in ("Gemm", "MatMul") or weights is None or weights.constant is None or node.attr("transA", 0):
+            continue
+        usable = data is not None and data.rank in (2, 3) and data.constant is None and data.dtype is DType.FLOAT
+        if usable and data is not None and len(weights.shape or ()) == 2:
+            found.setdefault(data, []).append(node)
+    yield from found.items()
+
+
+def _is_uneven(sizes: np.ndarray, outlier: float) -> bool:
+    return bool(sizes.size) and float(sizes.max()) > outlier * float(np.median(sizes))
+
+
+def _factors(sizes: np.ndarray, readers: list[Node], alpha: float) -> np.ndarray:
+    weights = np.max([data_sizes(node, _weights(node)) for node in readers], axis=0)
+    usable = (sizes > 0) & (weights > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = np.where(usable, sizes**alpha / weights ** (1 - alpha), 1.0)
+    middle = float(np.exp(np.log(factors[usable]).mean())) if usable.any() else 1.0
+    return np.where(usable, np.clip(factors / middle, 1e-4, 1e4), 1.0)
+
+
+def _weights(node: Node) -> np.ndarray:
+    value = node.inputs[1]
+    assert value is not None
+    assert value.constant is not None
+    return value.constant.numpy()
