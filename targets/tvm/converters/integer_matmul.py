@@ -7,6 +7,7 @@ With a' = a + s and b' = b - t, which are uint8 and int8 (s and t are 0 or 128),
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,20 @@ def product_of_bytes(
     bytes_b = _signed(b) if shift_b else b
     total = product(ctx, bytes_a, bytes_b, dtype="int32")
     p = _point(ctx, zero_a, shift_a)
-    q = -shift_b + (0 if zero_b is None else zero_b.array.astype(np.int32).ravel())  # type: ignore[union-attr]
-    operands, terms = [total], []
+    q = np.full(1, -shift_b, np.int32)
+    if zero_b is not None and zero_b.array is not None:
+        q = zero_b.array.astype(np.int32).ravel() - shift_b
+    operands, terms = [total], list[Callable[[Any, Any, Any], Any]]()
     if p is not None:
         operands += [p, _column_sums(bytes_b)]
-        terms.append(lambda x, p, sums: x - p * sums)
-    if np.any(q):
-        column = Operand.constant(np.broadcast_to(q, (1,)) if np.size(q) == 1 else q)
+        terms.append(lambda x, point, sums: x - point * sums)
+    if q.any():
+        column = Operand.constant(q)
         operands += [_row_sums(ctx, bytes_a), column]
-        terms.append(lambda x, sums, q: x - sums * q)
+        terms.append(lambda x, sums, point: x - sums * point)
         if p is not None:
             operands += [p, column]
-            terms.append(lambda x, p, q: x + p * q * tirx.const(depth, "int32"))
+            terms.append(lambda x, left, right: x + left * right * tirx.const(depth, "int32"))
     if not terms:
         return total
 

@@ -250,7 +250,8 @@ def test_integer_products() -> None:
 @pytest.mark.parametrize("left", ["uint8", "int8"])
 def test_integer_products_of_all_signs(left: str, right: str, points: str) -> None:
     """With a zero point that is known only at run time too, and those of single columns."""
-    text = f"g ({left}[2, N, 7] x, {left} p0) => (int32[2, N, 5] z) {{ p = Identity(p0)  z = MatMulInteger(x, w{points}) }}"
+    text = f"""g ({left}[2, N, 7] x, {left} p0) => (int32[2, N, 5] z) {{
+        p = Identity(p0)  z = MatMulInteger(x, w{points}) }}"""
     shapes = {"w": (7, 5), "q": (5,), "one": (1,)}
     weights = {name: noise(*shape, dtype=right, seed=len(shape)) for name, shape in shapes.items()}
     model = model_of(text, weights)
