@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from graphopt.errors import UnsupportedError
-from tests.targets.lowering.support import check, lowered, noise
+from graphopt.targets.tvm.lowering.execute import Runner
+from graphopt.targets.tvm.lowering.lower import lower
+from tests.helpers import model_of
+from tests.targets.lowering.support import check, expected, lowered, noise
+from tests.targets.schedule.support import MACHINE
 
 
 @pytest.mark.parametrize("op", ["Max", "Min", "Relu", "Clip"])
@@ -239,6 +243,24 @@ def test_integer_products() -> None:
     text = """g (uint8[N, 6] x) => (int32[N, 5] z) <uint8 p = {3}> { z = MatMulInteger(x, w, p, q) }"""
     weights = {"w": noise(6, 5, dtype="int8", seed=1), "q": noise(5, dtype="int8", seed=2)}
     check(text, {"x": noise(4, 6, dtype="uint8")}, weights=weights)
+
+
+@pytest.mark.parametrize("points", ["", ", p", ", p, one", ", p, q"])
+@pytest.mark.parametrize("right", ["uint8", "int8"])
+@pytest.mark.parametrize("left", ["uint8", "int8"])
+def test_integer_products_of_all_signs(left: str, right: str, points: str) -> None:
+    """With a zero point that is known only at run time too, and those of single columns."""
+    text = f"""g ({left}[2, N, 7] x, {left} p0) => (int32[2, N, 5] z) {{
+        p = Identity(p0)  z = MatMulInteger(x, w{points}) }}"""
+    shapes = {"w": (7, 5), "q": (5,), "one": (1,)}
+    weights = {name: noise(*shape, dtype=right, seed=len(shape)) for name, shape in shapes.items()}
+    model = model_of(text, weights)
+    given = {"x": noise(2, 4, 7, dtype=left), "p0": noise(1, dtype=left, seed=5).reshape(())}
+    (want,) = expected(model, given)
+    for machine in (None, MACHINE):
+        made = lower(model, machine)
+        (have,) = Runner(made)([given[info.name] for info in made.inputs])
+        np.testing.assert_array_equal(have, want)
 
 
 def test_scatter_writes_in_order() -> None:
