@@ -405,3 +405,11 @@ def test_convolution_of_no_channels() -> None:
     text = """g (float[N,0,4] x) => (float z) <float[2,0,3] w = {}, float[2] b = {1, -2}>
         { z = Conv <pads = [1,1]> (x, w, b) }"""
     check(text, *({"x": noise(n, 0, 4)} for n in (2, 1)))
+
+
+@pytest.mark.parametrize("zero", [0, 7, 255])
+def test_quantized_special_values(zero: int) -> None:
+    """Infinities and numbers beyond every integer become the ends of the range, NaN its lower end."""
+    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 2**31, -(2**31), 0.5, 1.5, -0.0, 254.5, 255.5, -7.5], np.float32)
+    text = f"g (float[N] x) => (uint8[N] q) <float s = {{1.0}}, uint8 z = {{{zero}}}> {{ q = QuantizeLinear(x, s, z) }}"
+    check(text, {"x": np.tile(x, 5)})
