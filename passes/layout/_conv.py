@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from graphopt.ir import Node, Value
 from graphopt.passes.layout._blocks import DTYPES, UNKNOWN, Layout, Plan, channels_of, is_image, sizes_of
+from graphopt.passes.matching.windows import explicit_pads
 from graphopt.rewriting.passes import Miss, Rewriter
 
 
@@ -31,7 +30,7 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
     attributes = {"block": layout.block, "kernel_shape": kernel, "group": groups}
     attributes["strides"] = list(node.attr("strides") or [1] * len(kernel))
     attributes["dilations"] = list(node.attr("dilations") or [1] * len(kernel))
-    attributes["pads"] = _pads(node, sizes_of(data), kernel, attributes["strides"], attributes["dilations"])
+    attributes["pads"] = explicit_pads(node, sizes_of(data), kernel)
 
     def make(rewriter: Rewriter) -> list[Value | None]:
         # Few channels would leave most of a block empty, so the kernel reads them in their plain layout.
@@ -55,21 +54,3 @@ def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
         last = min(first + block, outputs) - 1
         read += -(-(last // each + 1) * per_group // block) - first // each * per_group // block
     return read * block <= 2 * per_group * -(-outputs // block)
-
-
-def _pads(
-    node: Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> list[int]:
-    """Return the padding before and after each axis as numbers, whatever `auto_pad` is."""
-    mode = node.attr("auto_pad", "NOTSET") or "NOTSET"
-    if mode == "NOTSET":
-        return list(node.attr("pads") or [0] * (2 * len(kernel)))
-    if mode == "VALID":
-        return [0] * (2 * len(kernel))
-    begin, end = [], []
-    for size, taps, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        span = (taps - 1) * dilation + 1
-        total = max((-(-size // stride) - 1) * stride + span - size, 0)
-        begin.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
-        end.append(total - begin[-1])
-    return begin + end

@@ -47,9 +47,12 @@ class Mapping:
 
     def integer_of(self, number: float) -> int:
         """Return the integer that stands for a number under one scale."""
-        low, high = self.limits
-        exact = np.rint(np.float32(number) / self.scale) + self.zero
-        return int(np.clip(exact, low, high))
+        return int(self.integers_of(np.array(number)))
+
+    def integers_of(self, array: np.ndarray) -> np.ndarray:
+        """Return the integers that stand for an array under one scale."""
+        exact = np.rint(array.astype(np.float32) / self.scale) + self.zero
+        return np.clip(exact, *self.limits).astype(self.dtype.numpy)
 
     def along(self, parameter: np.ndarray, rank: int) -> np.ndarray:
         """Return `scale` or `zero` shaped to broadcast against the integers."""
@@ -123,5 +126,7 @@ def dequantize(rewriter: Rewriter, integers: Value, mapping: Mapping, **options:
 
 
 def quantize(rewriter: Rewriter, value: Value, mapping: Mapping) -> Value:
-    """Return the integers for a float value, from a new node; there is one scale."""
+    """Return the integers for a float value, from a new node unless it is constant; there is one scale."""
+    if value.constant is not None:
+        return rewriter.constant(mapping.integers_of(value.constant.numpy()), value.name)
     return rewriter.op(QUANTIZE, [value, *parameters(rewriter, mapping, value.name)]).output
