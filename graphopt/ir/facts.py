@@ -73,6 +73,17 @@ class Trait(enum.Flag):
     """The shape of the result is data-dependent: it depends on elements of inputs that are not shape arguments."""
     VARIADIC = enum.auto()
     """All inputs have the role of the first one."""
+    KEEPS_SCALE = enum.auto()
+    """Each element of the first output is one of the first input, so that quantized, both have one scale.
+
+    Which one it is does not change if all elements are mapped by one increasing function.
+    """
+    JOINS_SCALES = enum.auto()
+    """It combines several tensors of data, for which runtimes have kernels on integers of different scales."""
+    AVERAGES = enum.auto()
+    """Each element is a mean of elements of the first input: it needs a scale of its own, and saturates nowhere."""
+    CUTS_RANGE = enum.auto()
+    """It replaces numbers outside of a range by its ends, as saturation of integers does."""
 
 
 class Role(enum.Enum):

@@ -20,7 +20,7 @@ Cast                      copy        0      any
 CastLike                  copy        0      any
 Ceil                      unary       out    any     idempotent
 Celu                      unary       out    -
-Clip                      unary       out    any     2:positive
+Clip                      unary       out    any     cuts-range 2:positive
 Cos                       unary       out    -
 Cosh                      unary       out    -
 Elu                       unary       out    -
@@ -30,7 +30,7 @@ Floor                     unary       out    any     idempotent
 Gelu                      unary       out    single
 HardSigmoid               unary       out    any     nonnegative
 HardSwish                 unary       out    any
-Identity                  copy        0      any
+Identity                  copy        0      any     keeps-scale
 IsInf                     unary       out    any     predicate
 IsNaN                     unary       out    any     predicate
 LeakyRelu                 unary       out    any
@@ -39,7 +39,7 @@ Mish                      unary       out    -
 Neg                       unary       out    any     involution
 Not                       unary       out    any     involution predicate 0:mask
 Reciprocal                unary       out    any     0:nonzero
-Relu                      unary       out    any     idempotent nonnegative
+Relu                      unary       out    any     idempotent nonnegative cuts-range
 Round                     unary       out    any     idempotent
 Selu                      unary       out    -
 Shrink                    unary       out    -
@@ -56,7 +56,7 @@ Tanh                      unary       out    single
 ThresholdedRelu           unary       out    any
 
 # one element of each input
-Add                       broadcast   out    any     commutative
+Add                       broadcast   out    any     commutative joins-scales
 And                       broadcast   out    any     commutative predicate
 BitShift                  broadcast   out    any     1:unit
 BitwiseAnd                broadcast   out    any     commutative
@@ -72,11 +72,11 @@ Max                       broadcast   out    ints    symmetric trivial variadic
 Mean                      broadcast   out    -       symmetric trivial variadic
 Min                       broadcast   out    ints    symmetric trivial variadic
 Mod                       broadcast   out    -       1:nonzero
-Mul                       broadcast   out    any     commutative
+Mul                       broadcast   out    any     commutative joins-scales
 Or                        broadcast   out    any     commutative predicate
 PRelu                     broadcast   out    any
 Pow                       broadcast   out    -       0,1:positive
-Sub                       broadcast   out    any     1:subtracted
+Sub                       broadcast   out    any     joins-scales 1:subtracted
 Sum                       broadcast   out    any     symmetric trivial variadic
 Where                     broadcast   out    any     0:mask
 Xor                       broadcast   out    any     commutative predicate
@@ -110,43 +110,44 @@ TensorScatter             same-shape  0      -       2:shape
 Trilu                     same-shape  0      -       1:shape
 
 # the elements of the first input, or of all, in other places
-Flatten                   view        0      any
-Reshape                   view        0      any     1:shape
-Squeeze                   view        0      any     1:shape
-Unsqueeze                 view        0      any     1:shape
+Flatten                   view        0      any     keeps-scale
+Reshape                   view        0      any     keeps-scale 1:shape
+Squeeze                   view        0      any     keeps-scale 1:shape
+Unsqueeze                 view        0      any     keeps-scale 1:shape
 CenterCropPad             arrange     0      -       1:shape
-Compress                  arrange     0      -       data-sized
-Concat                    arrange     0      any     trivial variadic
-DepthToSpace              arrange     0      -
-Expand                    arrange     0      -       1:shape
-Gather                    arrange     0      -       1:index
-GatherElements            arrange     0      -       1:index
-GatherND                  arrange     0      -       1:index
+Compress                  arrange     0      -       data-sized keeps-scale
+Concat                    arrange     0      any     trivial variadic joins-scales
+DepthToSpace              arrange     0      -       keeps-scale
+Expand                    arrange     0      -       keeps-scale 1:shape
+Gather                    arrange     0      -       keeps-scale 1:index
+GatherElements            arrange     0      -       keeps-scale 1:index
+GatherND                  arrange     0      -       keeps-scale 1:index
 Pad                       arrange     0      -       1,3:shape
-Slice                     arrange     0      -       1,2,3,4:shape
-SpaceToDepth              arrange     0      -
-Split                     arrange     0      -       1:shape
-Tile                      arrange     0      -       1:shape
-Transpose                 arrange     0      any
+Slice                     arrange     0      -       keeps-scale 1,2,3,4:shape
+SpaceToDepth              arrange     0      -       keeps-scale
+Split                     arrange     0      -       keeps-scale 1:shape
+Tile                      arrange     0      -       keeps-scale 1:shape
+Transpose                 arrange     0      any     keeps-scale
 
 # one element for many
 ArgMax                    reduce      in     -
 ArgMin                    reduce      in     -
-GlobalAveragePool         reduce      in     -
+GlobalAveragePool         reduce      in     -       averages
 GlobalMaxPool             reduce      in     -
 ReduceL1                  reduce      in     -       1:shape
 ReduceL2                  reduce      in     -       1:shape
 ReduceLogSum              reduce      in     -       1:shape
 ReduceLogSumExp           reduce      in     -       1:shape
-ReduceMax                 reduce      in     ints    trivial 1:shape
+ReduceMax                 reduce      in     ints    trivial keeps-scale 1:shape
 ReduceMean                reduce      in     -       trivial 1:shape
-ReduceMin                 reduce      in     ints    trivial 1:shape
+ReduceMin                 reduce      in     ints    trivial keeps-scale 1:shape
 ReduceProd                reduce      in     ints    trivial 1:shape
 ReduceSum                 reduce      in     ints    trivial 1:shape
 ReduceSumSquare           reduce      in     -       1:shape
 
 # everything else
 Attention                 other       -      -       6:length
+AveragePool               other       -      -       averages
 ConcatFromSequence        other       0      -
 Constant                  other       0      -
 ConstantOfShape           other       0      -       0:shape
@@ -157,6 +158,7 @@ GridSample                other       -      -       1:unit
 If                        other       0      -
 LSTM                      other       -      -       4:length
 Loop                      other       0      -       0,1:shape
+MaxPool                   other       -      -       keeps-scale
 Multinomial               other       -      -       random
 NegativeLogLikelihoodLoss other       -      -       1:index
 NonMaxSuppression         other       -      -       data-sized

@@ -10,17 +10,16 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from graphopt.ir import DType, Graph, Node, Value
-from graphopt.ir.facts import facts_of
+from graphopt.ir.facts import Trait, facts_of, operators
 from graphopt.passes.quantization.ignoring import ignored_nodes
 from graphopt.rewriting.passes import PassContext
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that multiply by weights: most of a model's arithmetic."""
-JOINS = frozenset({"Add", "Concat", "Mul", "Sub"})
+JOINS = operators(traits=Trait.JOINS_SCALES)
 """Operators of several activations that have integer kernels in most runtimes."""
-AVERAGES = frozenset({"AveragePool", "GlobalAveragePool"})
-_SAME_SCALE = frozenset({"MaxPool"})
-_ACTIVATIONS = frozenset({"Clip", "Relu"})
+AVERAGES = operators(traits=Trait.AVERAGES)
+_ACTIVATIONS = operators(traits=Trait.CUTS_RANGE)
 """Functions of which a range of integers does nothing but cut: kernels have them for nothing."""
 
 
@@ -40,9 +39,7 @@ class Placement:
 
 def keeps_scale(node: Node) -> bool:
     """Return whether the result holds only numbers that the data inputs hold: it needs no scale of its own."""
-    facts = facts_of(node.op)
-    moved = facts.keeps_values and node.op not in ("Cast", "CastLike", "Concat", "Pad")
-    return moved or node.op in _SAME_SCALE
+    return Trait.KEEPS_SCALE in facts_of(node.op).traits
 
 
 def place(graph: Graph, context: PassContext, ignore: Sequence[str]) -> Placement:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from graphopt.compression.accumulators import Channels
 from graphopt.compression.statistics import collect
-from graphopt.ir import DType, Graph, Node, Value, infer_shapes
-from graphopt.passes.quantization.scalable import Region, data_sizes, region_of
+from graphopt.ir import Graph, Node, Value, infer_shapes
+from graphopt.passes.quantization.dividing import divide_channels, read_by_matmuls
+from graphopt.passes.quantization.scalable import data_sizes
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 
@@ -45,7 +46,7 @@ class SmoothActivations(Pass):
     def run(self, graph: Graph, context: PassContext) -> None:
         context.evaluation.require("samples")
         infer_shapes(context.model)
-        read = dict(_read_by_matmuls(graph))
+        read = read_by_matmuls(graph)
         if not read:
             return
         samples = context.evaluation.samples
@@ -60,50 +61,14 @@ class SmoothActivations(Pass):
                 if value not in done:
                     context.miss("no channel is much larger than the others", consumers[0])
             elif context.allow(consumers[0]):
-                done |= self._smooth(context, value, consumers, sizes)
-
-    def _smooth(self, context: PassContext, value: Value, consumers: list[Node], sizes: np.ndarray) -> set[Value]:
-        """Scale a value, or what its matmuls read of it; return the values that need not be looked at any more."""
-        region = region_of(value, (value.rank or 0) - 1)
-        if isinstance(region, str) and not self.insert:
-            context.miss(region, consumers[0])
-            return {value}
-        readers = consumers if isinstance(region, str) else list(region.consumers)
-        factors = _factors(sizes, readers, self.alpha)
-        if isinstance(region, Region):
-            region.scale(context, factors)
-            context.count("activations smoothed")
-            return set(region.axes)
-        first = min(consumers, key=list(value.graph.nodes).index)
-        rewriter = context.rewriter(value.graph, first)
-        down = rewriter.constant((1 / factors).astype(np.float32), f"{value.name}/smoothing")
-        divided = rewriter.op("Mul", [value, down], types=[value.type], name=f"{value.name}/smooth").output
-        part = Region(len(factors), consumers=dict.fromkeys(consumers))
-        part.scale(context, factors)
-        for node in consumers:
-            rewriter.set_input(node, 0, divided)
-        context.count("activations smoothed by a Mul")
-        return {value}
-
-
-def _read_by_matmuls(graph: Graph) -> Iterator[tuple[Value, list[Node]]]:
-    """Yield the activations that products with constant matrices read, and these products."""
-    found: dict[Value, list[Node]] = {}
-    for node in graph.nodes:
-        data, weights = node.input(0), node.input(1)
-        if node.op not in ("Gemm", "MatMul") or weights is None or weights.constant is None or node.attr("transA", 0):
-            continue
-        usable = data is not None and data.rank in (2, 3) and data.constant is None and data.dtype is DType.FLOAT
-        if usable and data is not None and len(weights.shape or ()) == 2:
-            found.setdefault(data, []).append(node)
-    yield from found.items()
+                done |= divide_channels(context, value, consumers, partial(_factors, sizes, self.alpha), self.insert)
 
 
 def _is_uneven(sizes: np.ndarray, outlier: float) -> bool:
     return bool(sizes.size) and float(sizes.max()) > outlier * float(np.median(sizes))
 
 
-def _factors(sizes: np.ndarray, readers: list[Node], alpha: float) -> np.ndarray:
+def _factors(sizes: np.ndarray, alpha: float, readers: list[Node]) -> np.ndarray:
     weights = np.max([data_sizes(node, _weights(node)) for node in readers], axis=0)
     usable = (sizes > 0) & (weights > 0)
     with np.errstate(divide="ignore", invalid="ignore"):

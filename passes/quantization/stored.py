@@ -43,6 +43,10 @@ class StoredWeights:
         """The contents of the initializer."""
         return _contents(self.source.inputs[0])
 
+    def as_rows(self, array: np.ndarray) -> np.ndarray:
+        """Return an array that broadcasts to the integers as they are stored, as [groups, N, K]."""
+        return _as_rows(self.node, np.broadcast_to(array, self.tensor.shape))
+
     def write(self, rewriter: Rewriter, integers: np.ndarray) -> None:
         """Replace the integers by others, which are within the limits."""
         tensor = self.tensor
@@ -64,20 +68,21 @@ def stored_weights(node: Node) -> StoredWeights | str:
     stored = source.inputs[0]
     if source.output.sole_user is None or stored is None or stored.sole_user is not source:
         return "its weights are used elsewhere too"
-    shape = node.inputs[1].shape if node.inputs[1] else None
-    assert shape is not None
-    full = tuple(int(size) for size in shape if isinstance(size, int))
     scale, point = source.inputs[1], source.input(2)
-    scales = _everywhere(source, _contents(scale).numpy().astype(np.float64))
-    points = np.zeros(()) if point is None else _everywhere(source, _contents(point).numpy().astype(np.float64))
+    scales = everywhere(source, _contents(scale).numpy().astype(np.float64))
+    points = np.zeros(()) if point is None else everywhere(source, _contents(point).numpy().astype(np.float64))
     integers = _contents(stored).numpy().astype(np.float64)
-    rows, scales, points = (
-        weight_rows(node, np.broadcast_to(a, integers.shape).reshape(full)) for a in (integers, scales, points)
-    )
+    rows, scales, points = (_as_rows(node, np.broadcast_to(a, integers.shape)) for a in (integers, scales, points))
     return StoredWeights(node, source, rows, scales, points, (int(integers.min()), int(integers.max())))
 
 
-def _everywhere(source: Node, parameter: np.ndarray) -> np.ndarray:
+def _as_rows(node: Node, stored: np.ndarray) -> np.ndarray:
+    shape = node.inputs[1].shape if node.inputs[1] else None
+    assert shape is not None
+    return weight_rows(node, stored.reshape([int(size) for size in shape if isinstance(size, int)]))
+
+
+def everywhere(source: Node, parameter: np.ndarray) -> np.ndarray:
     """Return a scale or zero point for each integer, or of a shape that broadcasts."""
     shape = _contents(source.inputs[0]).shape
     axis, block = source.attr("axis", 1), source.attr("block_size", 0)
@@ -145,7 +150,7 @@ def _floats(value: Value) -> np.ndarray | None:
     if point is not None and np.any(_contents(point).numpy()):
         return None
     integers = _contents(source.inputs[0]).numpy().astype(np.float64)
-    return integers * _everywhere(source, _contents(source.inputs[1]).numpy().astype(np.float64))
+    return integers * everywhere(source, _contents(source.inputs[1]).numpy().astype(np.float64))
 
 
 def write_bias(rewriter: Rewriter, node: Node, bias: Bias, values: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.conv import convolve, kernel_size
+from graphopt.targets.tvm.converters.integer_matmul import product_of_bytes
 from graphopt.targets.tvm.converters.matmul import product
 from graphopt.targets.tvm.converters.reduce import reduced
 from graphopt.targets.tvm.converters.reshape import reshape_to
@@ -135,6 +136,9 @@ def _centered(ctx: Context, data: Operand, zero: Operand | None, axis: int) -> O
 
 @converter("MatMulInteger")
 def mat_mul_integer(c: Call) -> Operand:
+    packed = product_of_bytes(c.ctx, c[0], c[1], c.input(2), c.input(3))
+    if packed is not None:
+        return packed
     a = _centered(c.ctx, c[0], c.input(2), -2)
     b = _centered(c.ctx, c[1], c.input(3), -1)
     return product(c.ctx, a, b, dtype="int32")

@@ -67,11 +67,13 @@ class Operand:
         how: tuple[Hashable, ...],
         change: Callable[[np.ndarray], np.ndarray],
         pieces: Callable[[np.ndarray], Iterator[np.ndarray]] | None = None,
+        dtype: str | None = None,
     ) -> Operand:
         """Return the constant of `shape` that `change` computes from this one; nothing is read until it is needed.
 
-        `how` identifies the change: equal operands with equal changes have equal results. `pieces` yields the result of
-        `change` in consecutive parts, if the whole would take much memory in addition to the original.
+        `how` identifies the change: equal operands with equal changes have equal results. `pieces` yields the result
+        of `change` in consecutive parts, if the whole would take much memory in addition to the original. `dtype`: the
+        type of the result if it is another.
         """
 
         def read() -> np.ndarray:
@@ -85,7 +87,7 @@ class Operand:
             assert pieces is not None
             return pieces(array)
 
-        made = Operand(self.dtype, shape, read=read, name=self.name, key=(*self.key, *how))
+        made = Operand(dtype or self.dtype, shape, read=read, name=self.name, key=(*self.key, *how))
         made._pieces = None if pieces is None else parts
         return made
 

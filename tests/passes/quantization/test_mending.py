@@ -16,6 +16,7 @@ from graphopt.passes.quantization.gptq import Gptq
 from graphopt.passes.quantization.mending import OutputError, Step, keep_what_helps
 from graphopt.passes.quantization.quantize_weights import QuantizeWeights
 from graphopt.passes.quantization.refine_rounding import RefineRounding
+from graphopt.passes.quantization.search_ranges import SearchRanges
 from graphopt.proof.oracle import Reference
 from graphopt.rewriting.passes import PassContext
 from tests.helpers import model_of
@@ -75,6 +76,32 @@ def test_weights_of_eight_bits_are_rounded_anew() -> None:
         for v in better.graph.values()
         if v.constant and v.constant.dtype.text == "int8" and np.any(v.constant.numpy() == -128)
     ]  # which a symmetric type does not use
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("passes", ["quantize-weights{bits=3 group=0 least=1}", "quantize-weights{bits=3 least=1}"])
+def test_ranges_are_chosen_by_the_error_of_results(name: str, passes: str) -> None:
+    """Every eighth of the data is large: there, weights must be exact, and may be clipped elsewhere."""
+    model, samples, others = case(name)
+    for feed in (*samples, *others):
+        channels = feed["X"].swapaxes(1 if "Conv" in CASES[name][0] else -1, 0)
+        channels[::8] *= 8
+    plain, _ = run(model, passes, samples)
+    better, report = run(model, f"{passes},search-ranges", samples)
+    assert report.steps[1].counts == {"ranges changed": 1}
+    assert noise(model, better, others) < 0.9 * noise(model, plain, others)
+
+
+def test_a_bias_follows_the_ranges() -> None:
+    for options in ("per_channel=false weights=min-max", "weights=min-max"):
+        model, samples, others = case("conv", mean=4.0)
+        plain, _ = run(model, f"quantize-static{{{options}}}", samples)
+        better, report = run(model, f"quantize-static{{{options}}},search-ranges", samples)
+        assert report.steps[1].counts == {"ranges changed": 1}
+        assert noise(model, better, others) < noise(model, plain, others)
+        (node,) = (node for node in better.graph.nodes if node.op == "Conv")
+        scales = [array(v.producer.inputs[1]) for v in node.inputs if v is not None and v.producer is not None]
+        np.testing.assert_allclose(scales[2], scales[0] * scales[1], rtol=1e-6)
 
 
 def test_refinement_improves_what_gptq_found() -> None:
@@ -172,7 +199,7 @@ def test_a_step_that_harms_the_outputs_is_undone() -> None:
     assert error.of(context.model) == 0
 
 
-@pytest.mark.parametrize("pass_", [Gptq(), RefineRounding(), CorrectBiases()])
+@pytest.mark.parametrize("pass_", [SearchRanges(), Gptq(), RefineRounding(), CorrectBiases()])
 def test_it_needs_samples_and_a_quantized_model(pass_: Any) -> None:
     model, samples, _ = case("matmul")
     with pytest.raises(PassError, match=r"no quantized products to mend .*not stored as integers"):

@@ -18,21 +18,21 @@ SIZE = 32
 CASES = {
     "normalization": (
         "n = LayerNormalization(X, s, b)  q = MatMul(n, w)  k = MatMul(n, v)  t = Softmax(q)  Y = Mul(t, k)",
-        {"activations smoothed": 1},
+        {"activations divided": 1},
         0,
     ),
-    "rms": ("n = RMSNormalization(X, s)  Y = MatMul(n, w)", {"activations smoothed": 1}, 0),
+    "rms": ("n = RMSNormalization(X, s)  Y = MatMul(n, w)", {"activations divided": 1}, 0),
     "product": (
         "n = LayerNormalization(X, b, b)  a = MatMul(n, u)  c = Add(a, s)  r = Relu(c)  Y = MatMul(r, w)",
-        {"activations smoothed": 1},
+        {"activations divided": 1},
         0,
     ),
     "other use": (
         "n = LayerNormalization(X, s, b)  q = MatMul(n, w)  Y = Add(q, n)",
-        {"activations smoothed by a Mul": 1},
+        {"activations divided by a Mul": 1},
         1,
     ),
-    "function": ("e = Mul(X, s)  Y = MatMul(e, w)", {"activations smoothed by a Mul": 1}, 2),
+    "function": ("e = Mul(X, s)  Y = MatMul(e, w)", {"activations divided by a Mul": 1}, 2),
 }
 
 

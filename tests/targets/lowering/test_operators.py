@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import UnsupportedError
-from tests.targets.lowering.support import check, lowered, noise
+from tests.targets.lowering.support import check, check_for_machine, lowered, noise
 
 
 @pytest.mark.parametrize("op", ["Max", "Min", "Relu", "Clip"])
@@ -241,6 +241,20 @@ def test_integer_products() -> None:
     check(text, {"x": noise(4, 6, dtype="uint8")}, weights=weights)
 
 
+@pytest.mark.parametrize("points", ["", ", p", ", p, one", ", p, q"])
+@pytest.mark.parametrize("right", ["uint8", "int8"])
+@pytest.mark.parametrize("left", ["uint8", "int8"])
+def test_integer_products_of_all_signs(left: str, right: str, points: str) -> None:
+    """With a zero point that is known only at run time too, and those of single columns."""
+    text = f"""g ({left}[2, N, 7] x, {left} p0) => (int32[2, N, 5] z) {{
+        p = Identity(p0)  z = MatMulInteger(x, w{points}) }}"""
+    shapes = {"w": (7, 5), "q": (5,), "one": (1,)}
+    weights = {name: noise(*shape, dtype=right, seed=len(shape)) for name, shape in shapes.items()}
+    given = {"x": noise(2, 4, 7, dtype=left), "p0": noise(1, dtype=left, seed=5).reshape(())}
+    check(text, given, weights=weights)
+    check_for_machine(text, given, weights=weights)
+
+
 def test_scatter_writes_in_order() -> None:
     text = """g (float[3, 4] x, float[2, 4] u) => (float[3, 4] a, float[3, 4] b)
         <int64[2, 4] i = {0, 1, 2, 0, 2, 2, -3, 1}> {
@@ -383,3 +397,12 @@ def test_convolution_of_no_channels() -> None:
     text = """g (float[N,0,4] x) => (float z) <float[2,0,3] w = {}, float[2] b = {1, -2}>
         { z = Conv <pads = [1,1]> (x, w, b) }"""
     check(text, *({"x": noise(n, 0, 4)} for n in (2, 1)))
+
+
+@pytest.mark.parametrize("zero", [0, 7, 255])
+def test_quantized_special_values(zero: int) -> None:
+    """Infinities and numbers beyond every integer become the ends of the range, NaN its lower end."""
+    big = 2.0**31
+    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, big, -big, 0.5, 1.5, -0.0, 254.5, 255.5, -7.5], np.float32)
+    text = f"g (float[N] x) => (uint8[N] q) <float s = {{1.0}}, uint8 z = {{{zero}}}> {{ q = QuantizeLinear(x, s, z) }}"
+    check_for_machine(text, {"x": np.tile(x, 5)})

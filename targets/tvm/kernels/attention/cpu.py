@@ -15,6 +15,7 @@ from graphopt.targets.tvm.kernels.common.math import exp_nonpositive
 from graphopt.targets.tvm.kernels.common.nest import even_split
 from graphopt.targets.tvm.kernels.common.statements import (
     Expr,
+    adding,
     block,
     buffer,
     ceil_div,
@@ -145,7 +146,9 @@ class _Block:
                     total = total + spec.bias(self.batch, self.head, self._query(q), start + row + r)
                 return tirx.BufferStore(self.scores, total, [row + r, q])
 
-            return register_tile(height, self.lanes, KIND, lambda add: loop(spec.size, add, "element"), term, store)
+            return register_tile(
+                height, self.lanes, KIND, lambda add: loop(spec.size, add, "element"), adding(term), store
+            )
 
         return _tiles(count, self.plan.rows, tile)
 
@@ -222,7 +225,7 @@ class _Block:
                     return self._result(row + r, d, total)
                 return tirx.BufferStore(self.mixed, self.mixed[row + r, d] + total, [row + r, d])
 
-            return register_tile(height, cover, KIND, lambda add: loop(count, add, "key"), term, store)
+            return register_tile(height, cover, KIND, lambda add: loop(count, add, "key"), adding(term), store)
 
         at_once = self.plan.vectors
         covers = [self.columns[i : i + at_once] for i in range(0, len(self.columns), at_once)]

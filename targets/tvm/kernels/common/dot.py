@@ -8,6 +8,7 @@ AVX-512BW and SSE2 (VPMADDWD). None of these saturates, so that all give the sam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ NAMES = tuple(_WIDTHS)
 """The ways to multiply, by whose positions plans name them."""
 
 
+Elements = Sequence[Any]
+"""A place in memory: a buffer, then the indices of an element."""
+
+
 def bytes_of(dtype: str) -> int:
     """Return the size of an element of a type whose size is a whole number of bytes."""
     return tvm.DataType(dtype).bits // 8
@@ -46,30 +51,26 @@ class Dot:
         """The number of products that a step adds to each sum."""
         return _WIDTHS[self.name]
 
-    def add(self, sums: Any, start: Any, data: list[Any], weight: Any, first: Any) -> Any:
+    def add(self, sums: Any, start: Any, data: Elements, weight: Elements, count: int | None = None) -> Any:
         """Return the sums from `start` on in the buffer `sums`, as a vector, after one step.
 
-        data: the elements that all lanes multiply, adjacent in memory from `data[-1]` on: the buffer, then its indices.
-        weight: the buffer of weights, flat; `first`: the place of the step's `lanes * width` weights in it.
+        data: the first of `width` adjacent elements, which all lanes multiply; only `count` of them are read if given.
+        weight: the first of the step's `lanes * width` weights.
         """
         total = sums[_run(start, self.lanes)]
-        weights = weight[_run(first, self.lanes * self.width)]
-        buffer, *place = data
+        weights = _load(weight, self.lanes * self.width)
         if self.name == "vpdpbusd":
-            bytes_ = self.lanes * 4
-            quads = tirx.Broadcast(_reinterpret("int32", buffer[(*place[:-1], _run(place[-1], 4))]), self.lanes)
-            call = _VPDPBUSD[bytes_]
-            kinds = [_reinterpret(f"uint8x{bytes_}", quads), weights]
-            return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", call, total, *kinds)
+            size = self.lanes * 4
+            left = _reinterpret(f"uint8x{size}", tirx.Broadcast(_word(data, 4, count), self.lanes))
+            return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPDPBUSD[size], total, left, weights)
         if self.name == "vpmaddwd":
-            pair = tirx.Broadcast(_reinterpret("int16", buffer[(*place[:-1], _run(place[-1], 2))]), self.lanes)
             wide = f"int16x{self.lanes * 2}"
-            left = _reinterpret(f"uint8x{self.lanes * 2}", pair).astype(wide)
-            kind = f"int32x{self.lanes}"
-            return total + tirx.call_llvm_pure_intrin(kind, _VPMADDWD[self.lanes * 4], left, weights.astype(wide))
-        wide = str(total.ty.dtype)
-        factor = buffer[tuple(place)].astype(str(sums.dtype))
-        return total + tirx.Broadcast(factor, self.lanes) * weights.astype(wide)
+            left = _reinterpret(f"uint8x{self.lanes * 2}", tirx.Broadcast(_word(data, 2, count), self.lanes))
+            call = _VPMADDWD[self.lanes * 4]
+            products = tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", call, left.astype(wide), weights.astype(wide))
+            return total + products
+        factor = _load(data, 1).astype(str(sums.dtype))
+        return total + tirx.Broadcast(factor, self.lanes) * weights.astype(str(total.ty.dtype))
 
 
 def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
@@ -86,6 +87,23 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
 
 def _run(first: Any, count: int) -> Any:
     return tirx.Ramp(long(first), long(1), count) if count > 1 else long(first)
+
+
+def _load(elements: Elements, count: int) -> Any:
+    buffer, *place = elements
+    return buffer[(*place[:-1], _run(place[-1], count))]
+
+
+def _word(data: Elements, width: int, count: int | None) -> Any:
+    """Return adjacent bytes as one integer; those from `count` on, which may be outside the buffer, as zeros."""
+    kind = f"int{width * 8}"
+    if count is None or count == width:
+        return _reinterpret(kind, _load(data, width))
+    buffer, *place = data
+    word: Any = tirx.const(0, kind)
+    for byte in range(count):
+        word = word | buffer[(*place[:-1], place[-1] + byte)].astype(kind) << tirx.const(8 * byte, kind)
+    return word
 
 
 def _reinterpret(kind: str, value: Any) -> Any:

@@ -137,17 +137,33 @@ def pieces(count: int, lanes: int) -> Iterator[tuple[int, int]]:
         at += lanes
 
 
+Multiply = Callable[[tirx.Buffer, Expr, int, tuple[int, int], Expr], tirx.Stmt]
+"""Adds to a vector of sums: `multiply(sums, at, row, (column, lanes), k)`."""
+
+
+def adding(term: Callable[[int, Expr, Expr], Expr]) -> Multiply:
+    """Return what adds `term(row, column, k)` to each sum."""
+
+    def multiply(sums: tirx.Buffer, at: Expr, row: int, span: tuple[int, int], k: Expr) -> tirx.Stmt:
+        first, lanes = span
+        return vectors(
+            lanes, lambda lane: tirx.BufferStore(sums, sums[at + lane] + term(row, first + lane, k), [at + lane])
+        )
+
+    return multiply
+
+
 def register_tile(
     height: int,
     cover: Sequence[tuple[int, int]],
     dtype: str,
     sum_up: Callable[[Callable[[Expr], tirx.Stmt]], tirx.Stmt],
-    term: Callable[[int, Expr, Expr], Expr],
+    multiply: Multiply,
     store: Callable[[int, Expr, Expr], tirx.Stmt],
 ) -> tirx.Stmt:
     """Return the sums of `height` rows by the columns in `cover`, kept in registers until everything is added.
 
-    `term(row, column, k)` is what step k adds; `sum_up(add)` makes the loop over the steps; `store(row, column, total)`
+    `multiply` adds step k to a vector of sums; `sum_up(add)` makes the loop over the steps; `store(row, column, total)`
     stores a finished sum.
     """
     first, width = cover[0][0], sum(lanes for _, lanes in cover)
@@ -163,6 +179,7 @@ def register_tile(
         return tirx.BufferStore(sums, tirx.const(0, dtype), [at])
 
     def add(k: Expr) -> tirx.Stmt:
-        return block(*each(lambda r, column, at: tirx.BufferStore(sums, sums[at] + term(r, column, k), [at])))
+        columns = [(r, span, r * width - first + span[0]) for r in range(height) for span in cover]
+        return block(*(multiply(sums, int64(at), r, span, k) for r, span, at in columns))
 
     return with_buffer(sums, *each(clear), sum_up(add), *each(lambda r, column, at: store(r, column, sums[at])))

@@ -348,7 +348,7 @@ class _Nest:
             for vector, position in tile.pairs(positions):
                 first = base + ((k // step + part) * tile.size + vector) * (lanes * step)
                 at = tile.at(vector, position, long(0))
-                total = self.dot.add(tile.buffer, at, read(position, part * step), weight, first)
+                total = self.dot.add(tile.buffer, at, read(position, part * step), [weight, first])
                 T.buffer_store(tile.buffer, total, [tirx.Ramp(at, long(1), lanes)])
 
 

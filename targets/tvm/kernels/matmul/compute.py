@@ -32,31 +32,34 @@ PART_BYTES = 8 << 20
 
 
 def pack_matrix(matrix: np.ndarray, plan: MatmulPlan) -> np.ndarray:
-    """Pack a constant right operand (K, N) in the layout `plan.packed_shape`; missing columns are zero."""
+    """Pack a constant right operand (K, N) in the layout `plan.packed_shape`; missing columns and rows are zero."""
     return np.concatenate([np.empty((0, *plan.packed_shape[1:]), matrix.dtype), *panels(matrix, plan)])
 
 
 def panels(matrix: np.ndarray, plan: MatmulPlan) -> Iterator[np.ndarray]:
-    """Yield `pack_matrix` in parts of some megabytes: (panels of the part, K, columns of a panel)."""
-    count, k, width = plan.packed_shape
-    step = max(1, PART_BYTES // max(1, k * width * matrix.itemsize))
-    for first in range(0, count, step):
-        some = min(step, count - first)
+    """Yield `pack_matrix` in parts of some megabytes, each some panels."""
+    count, steps, size = plan.packed_shape
+    k, width, step = len(matrix), plan.width, plan.step
+    most = max(1, PART_BYTES // max(1, steps * size * matrix.itemsize))
+    for first in range(0, count, most):
+        some = min(most, count - first)
         columns = matrix[:, first * width : (first + some) * width]
-        part = np.zeros((some, k, width), matrix.dtype)
+        part = np.zeros((some, steps * step, width), matrix.dtype)
         whole, rest = divmod(columns.shape[1], width)
-        part[:whole] = columns[:, : whole * width].reshape(k, whole, width).transpose(1, 0, 2)
-        part[whole:, :, :rest] = columns[:, whole * width :]
-        yield part
+        part[:whole, :k] = columns[:, : whole * width].reshape(k, whole, width).transpose(1, 0, 2)
+        part[whole:, :k, :rest] = columns[:, whole * width :]
+        yield part.reshape(some, steps, step, width).swapaxes(2, 3).reshape(some, steps, size)
 
 
 def matmul_packed(a: te.Tensor, packed: te.Tensor, plan: MatmulPlan) -> te.Tensor:
     """Define `a` (..., M, K) by a matrix packed by `pack_matrix`: (..., M, N)."""
     assert plan.workload.n is not None
-    width = plan.width
+    width, step = plan.width, plan.step
 
     def right(_batch: Sequence[Any], k: Any, column: Any) -> Any:
-        return packed(column // width, k, column % width)
+        if step == 1:
+            return packed(column // width, k, column % width)
+        return packed(column // width, k // step, column % width * step + k % step)
 
     return _product(a, list(a.shape[:-2]), plan, long(plan.workload.n), right)
 
@@ -116,6 +119,7 @@ def _product(a: te.Tensor, batch: list[Any], plan: MatmulPlan, columns: Any, rig
         return te.sum(value * right(outer, inner, column).astype(dtypes.accumulator), axis=inner)
 
     shape = [simplified(size) for size in (*batch, m, columns)]
-    tile = [plan.rows, plan.vectors, plan.lanes, plan.k_block, plan.m_block, int(plan.workload.packed)]
+    numbers = (plan.rows, plan.vectors, plan.lanes, plan.k_block, plan.m_block)
+    tile = [*numbers, int(plan.workload.packed), plan.way]
     anchor = te.compute(shape, product, name="matmul", attrs={"kernel": "matmul", "tile": tile})
     return te.compute(shape, lambda *index: anchor(*index).astype(dtypes.result), name="matmul_out")

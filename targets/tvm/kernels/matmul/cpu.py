@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from graphopt.targets.tvm.kernels.common import blocks as facts
+from graphopt.targets.tvm.kernels.common.dot import NAMES, Dot
 from graphopt.targets.tvm.kernels.common.nest import even_split
 from graphopt.targets.tvm.kernels.common.statements import (
     Expr,
+    Multiply,
+    adding,
     block,
     buffer,
     ceil_div,
     int64,
+    loads,
     loop,
     over,
     parallel,
@@ -66,12 +70,17 @@ class _Nest:
     def __init__(self, product: Product, machine: Machine) -> None:
         self.product = product
         self.machine = machine
-        self.rows, self.panel_vectors, self.lanes, self.k_block, self.m_block, packed = product.tile
+        self.rows, self.panel_vectors, self.lanes, k_block, self.m_block, packed, way = product.tile
+        self.dot = Dot(NAMES[way], self.lanes)
+        self.k_block = k_block // self.dot.width
         self.is_packed = bool(packed) or product.pack is not None
         self.is_constant = bool(packed)
         *self.batch, self.m, self.n, self.k = product.term.extents
         self.width = self.lanes * self.panel_vectors
         self.static_m, self.static_n, self.static_k = (facts.extent(size) for size in (self.m, self.n, self.k))
+        self.rest = self.static_k % self.dot.width if self.static_k else 0
+        self.steps = self.k // self.dot.width if self.dot.width > 1 else self.k
+        """Whole steps of K; the products of a last, partial one are added after these."""
         self.dtype = str(product.term.target.dtype)
         self.staged = bool(self.k_block) or product.cost >= EXPENSIVE
         self.block_rows = self._block_rows()
@@ -187,12 +196,12 @@ class _Nest:
         spans = even_split(count, self.rows)
         staged = self.staged or columns.count is None or columns.count % self.lanes != 0
         if not staged:
-            return self._tiles(batch, panel, columns, first, spans, None, (int64(0), self.k))
+            return self._tiles(batch, panel, columns, first, spans, None, (int64(0), self.steps))
         stage = buffer([count, self.width], self.dtype, "sums", "global")
         parts: list[tirx.Stmt] = []
         if self.k_block and self.static_k is not None:
             parts.append(self._cleared(stage, count, columns))
-            blocks, rest = divmod(self.static_k, self.k_block)
+            blocks, rest = divmod(self.static_k // self.dot.width, self.k_block)
             parts.append(
                 loop(
                     blocks,
@@ -202,11 +211,11 @@ class _Nest:
                     "k_block",
                 )
             )
-            if rest:
+            if rest or self.rest:
                 span = (int64(blocks * self.k_block), int64(rest))
                 parts.append(self._tiles(batch, panel, columns, first, spans, stage, span))
         else:
-            parts.append(self._tiles(batch, panel, columns, first, spans, stage, (int64(0), self.k)))
+            parts.append(self._tiles(batch, panel, columns, first, spans, stage, (int64(0), self.steps)))
         return with_buffer(stage, *parts, self._finish(batch, columns, first, count, stage))
 
     def _cleared(self, stage: tirx.Buffer, count: int, columns: _Columns) -> tirx.Stmt:
@@ -248,7 +257,8 @@ class _Nest:
         """Emit tiles over rows; `spans`: first row, height and number of tiles of each run of equal tiles."""
         fetch = None
         if self.is_constant and columns.count == self.width:
-            fetch = PanelFetch.plan(self.product, self.width, depth, sum(number for _, _, number in spans))
+            size = self.width * self.dot.width
+            fetch = PanelFetch.plan(self.product, size, depth, sum(number for _, _, number in spans))
         fetching = fetch.tiles if fetch else 0
         parts, done = [], 0
         for offset, height, number in _split_spans(spans, fetching):
@@ -259,8 +269,7 @@ class _Nest:
             ) -> tirx.Stmt:
                 row = offset + t * height
 
-                def term(r: int, column: Expr, k: Expr) -> Expr:
-                    return self.product.term.at([*batch, first + row + r, columns.start + column, k])[1]
+                multiply = self._multiply(batch, panel, first + row, columns.start)
 
                 def store(r: int, column: Expr, total: Expr) -> tirx.Stmt:
                     if stage is None:
@@ -270,10 +279,13 @@ class _Nest:
 
                 def sum_up(add: Callable[[Expr], tirx.Stmt]) -> tirx.Stmt:
                     if fetch and fetches:
-                        return fetch.steps(panel, t + done, add)
-                    return loop(depth[1], lambda k: add(depth[0] + k), "k")
+                        steps = fetch.steps(panel, t + done, add)
+                    else:
+                        steps = loop(depth[1], lambda k: add(depth[0] + k), "k")
+                    ends = self.rest and facts.extent(depth[0] + depth[1]) == facts.extent(self.steps)
+                    return block(steps, add(self.steps)) if ends else steps
 
-                sums = register_tile(height, columns.pieces, self.dtype, sum_up, term, store)
+                sums = register_tile(height, columns.pieces, self.dtype, sum_up, multiply, store)
                 if stage is not None:
                     return sums
                 place = (columns.start, columns.count or self.width)
@@ -282,6 +294,25 @@ class _Nest:
             parts.append(loop(number, tile, "tile"))
             done += number
         return block(*parts)
+
+    def _multiply(self, batch: list[Expr], panel: Expr, row: Expr, start: Expr) -> Multiply:
+        """Return what adds the products of a step to a vector of sums, for rows from `row` and columns from `start`."""
+        term, step = self.product.term, self.dot.width
+
+        def one(r: int, column: Expr, k: Expr) -> Expr:
+            return term.at([*batch, row + r, start + column, k])[1]
+
+        if self.dtype != "int32":
+            return adding(one)
+
+        def several(sums: tirx.Buffer, at: Expr, r: int, span: tuple[int, int], k: Expr) -> tirx.Stmt:
+            left, right = loads(one(r, int64(span[0]), k * step))
+            count = self.rest if k.same_as(self.steps) else None
+            weight = [right.source, panel, k, int64(span[0] * step)]
+            total = self.dot.add(sums, at, [left.source, *left.indices], weight, count)
+            return tirx.BufferStore(sums, total, [tirx.Ramp(at, int64(1), span[1])])
+
+        return several
 
 
 def _split_spans(spans: list[tuple[int, int, int]], at: int) -> Iterator[tuple[int, int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import te
 
+from graphopt.targets.tvm.kernels.common.dot import INTEGER
 from graphopt.targets.tvm.kernels.family import Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
@@ -22,12 +23,11 @@ class Matmul(Family):
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:
-        return (
-            isinstance(workload, MatmulWorkload)
-            and workload.dtypes.is_uniform
-            and workload.dtypes.data in ("float32", "float16")
-            and workload.k is not None
-        )
+        if not isinstance(workload, MatmulWorkload) or workload.k is None:
+            return False
+        if workload.dtypes == INTEGER:
+            return workload.packed and not workload.transpose_a
+        return workload.dtypes.is_uniform and workload.dtypes.data in ("float32", "float16")
 
     def default(self, workload: MatmulWorkload, machine: Machine) -> MatmulPlan:
         return MatmulPlan.default(workload, machine)
@@ -45,7 +45,7 @@ class Matmul(Family):
         return plan.packed_shape
 
     def layout(self, workload: MatmulWorkload, plan: MatmulPlan) -> tuple[Hashable, ...]:
-        return (plan.width,)
+        return plan.width, plan.step
 
     def pack(self, weight: np.ndarray, workload: MatmulWorkload, plan: MatmulPlan) -> np.ndarray:
         return compute.pack_matrix(weight, plan)

@@ -49,7 +49,7 @@ class PanelFetch:
     def plan(product: Product, width: int, depth: tuple[Expr, Expr], tiles: int) -> PanelFetch | None:
         """Return the plan for `tiles` row tiles over the `depth` (first and number) of K; None if it does not pay."""
         first, count = depth[0], facts.extent(depth[1])
-        if tiles < FETCHING_TILES or count is None:
+        if tiles < FETCHING_TILES or not count:
             return None
         # The operand that has columns; the left one may have equally many axes.
         right = next(load.source for load in loads(product.term.value) if uses(load, product.term.axes[-2]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import tvm_ffi
 
+from graphopt.targets.tvm.kernels.common.dot import NAMES, Dot, dot_for
 from graphopt.targets.tvm.kernels.family import Dtypes, Workload
 from graphopt.targets.tvm.machine import Machine
 
@@ -82,6 +83,13 @@ class MatmulPlan:
     vectors: int
     k_block: int
     m_block: int
+    way: int = 0
+    """The position in `dot.NAMES` of the machine's instruction, of which there is only one for a workload."""
+
+    @property
+    def step(self) -> int:
+        """The elements of K that a step multiplies."""
+        return Dot(NAMES[self.way], self.lanes).width
 
     @property
     def width(self) -> int:
@@ -90,11 +98,14 @@ class MatmulPlan:
 
     @property
     def packed_shape(self) -> tuple[int, int, int]:
-        """The shape of a packed constant: panels, K, columns of a panel; N and K must be known."""
+        """The shape of a packed constant: panels, steps of K, columns of a panel by elements of a step.
+
+        N and K must be known.
+        """
         work = self.workload
         assert work.n is not None
         assert work.k is not None
-        return (-(-work.n // self.width), work.k, self.width)
+        return (-(-work.n // self.width), -(-work.k // self.step), self.width * self.step)
 
     @staticmethod
     def default(work: MatmulWorkload, machine: Machine) -> MatmulPlan:
@@ -108,8 +119,9 @@ def candidates(work: MatmulWorkload, machine: Machine) -> Iterator[MatmulPlan]:
     if work.n is not None and 0 < work.n < lanes:
         lanes = 1 << (work.n - 1).bit_length()
     tiles = sorted(_tiles(work, lanes, machine), key=lambda tile: _cycles(work, lanes, *tile))
+    way = NAMES.index(dot_for(work.dtypes, lanes, machine).name)
     for rows, vectors in tiles[:4]:
-        first = _blocked(MatmulPlan(work, lanes, rows, vectors, 0, BLOCK_ROWS))
+        first = _blocked(MatmulPlan(work, lanes, rows, vectors, 0, BLOCK_ROWS, way))
         yield first
         if first.k_block:
             yield replace(first, k_block=0)
@@ -159,4 +171,5 @@ def _blocked(plan: MatmulPlan) -> MatmulPlan:
     if work.m is None or work.k is None or work.m <= plan.rows:
         return plan
     blocks = -(-work.k * plan.width * size // PANEL_BYTES)
-    return plan if blocks < 2 else replace(plan, k_block=-(-work.k // blocks))
+    steps = -(-work.k // (blocks * plan.step))
+    return plan if blocks < 2 else replace(plan, k_block=steps * plan.step)

@@ -1,0 +1,200 @@
+"""Conversion to 16-bit floats: float16 where the ranges of values allow it, bfloat16 for weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import ml_dtypes
+import numpy as np
+
+from graphopt.compression.accumulators import Range
+from graphopt.compression.statistics import collect
+from graphopt.errors import PassError
+from graphopt.ir import DType, Graph, Node, TensorType, Value, infer_shapes
+from graphopt.ir.verify import find_schema
+from graphopt.passes.quantization.ignoring import check_patterns, ignored_nodes
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
+
+_SUMS = frozenset(
+    {"CumSum", "InstanceNormalization", "GroupNormalization", "LayerNormalization", "LpNormalization", "Pow"}
+    | {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum"}
+    | {"ReduceSumSquare", "RMSNormalization", "MeanVarianceNormalization"}
+)
+"""Operators whose intermediate sums and squares overflow although their results do not."""
+_LARGEST = float(np.finfo(np.float16).max)
+_SMALLEST = float(np.finfo(np.float16).tiny)
+_MARGIN = 4
+_WORTH = 256
+"""Weights with fewer elements than this stay float32 in bfloat16: they would save nothing."""
+
+
+@dataclass(frozen=True)
+class ConvertFloat(Pass):
+    """Convert a float32 model to float16 where values fit, or store its weights as bfloat16.
+
+    `to=float16` needs samples: a node stays in float32 if one of its values comes near the limits of float16, or has
+    only numbers too small for it, on any of them. So do normalizations, powers and reductions, which sum squares, and
+    nodes with nested graphs. Inputs and outputs of the model stay float32. `to=bfloat16` converts weights alone, each
+    followed by a Cast: few runtimes compute on bfloat16.
+
+    Options:
+        to: `float16` or `bfloat16`.
+        keep: patterns for nodes that stay in float32: names, operators, `re:EXPRESSION`, `from..to`.
+    """
+
+    name: ClassVar[str] = "convert-float"
+    fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
+
+    to: str = "float16"
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.to not in ("float16", "bfloat16"):
+            raise ValueError("to must be float16 or bfloat16")
+        check_patterns(self.keep)
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        infer_shapes(context.model)
+        kept = ignored_nodes(graph, self.keep, context)
+        if self.to == "bfloat16":
+            _store_weights(graph, context, kept)
+        else:
+            _Conversion(graph, context, kept).run()
+        if not context.counts:
+            reasons = "; ".join(context.misses) or "it computes on no floats"
+            raise PassError(f"there is nothing to convert ({reasons})", where=context.model.name)
+
+
+def _store_weights(graph: Graph, context: PassContext, kept: set[Node]) -> None:
+    """Replace the weights of products by bfloat16 and a Cast to float32."""
+    made: dict[Value, Value] = {}
+    for node in graph.all_nodes():
+        weights = node.input(1) if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
+        if weights is None or weights.constant is None or weights.dtype is not DType.FLOAT:
+            continue
+        if node in kept or weights.constant.size < _WORTH:
+            context.miss("it is to be left alone" if node in kept else "it has few weights", node)
+        elif context.allow(node):
+            rewriter = context.rewriter(node.graph, node)
+            if weights not in made or made[weights].graph is not node.graph:
+                half = rewriter.constant(weights.constant.numpy().astype(ml_dtypes.bfloat16), weights.name)
+                cast = rewriter.op("Cast", [half], {"to": int(DType.FLOAT)}, name=f"{weights.name}/cast")
+                made[weights] = cast.output
+            rewriter.set_input(node, 1, made[weights])
+            context.count("products with weights in bfloat16")
+
+
+@dataclass
+class _Conversion:
+    """The conversion of the nodes of one graph to float16."""
+
+    graph: Graph
+    context: PassContext
+    kept: set[Node]
+    halves: dict[Value, Value] = field(default_factory=dict)
+    """By value of float32: the same in float16."""
+
+    def run(self) -> None:
+        nodes = [node for node in self.graph.nodes if self._floats(node) is not None]
+        strange = self._strange(nodes)
+        casts: list[Node] = []
+        for node in nodes:
+            reason = self._reason(node, strange)
+            if reason is not None:
+                self.context.miss(f"{node.op}: {reason}", node)
+            elif self.context.allow(node):
+                casts += self._convert(node)
+                self.context.count("nodes in float16")
+        for cast in casts:
+            if not cast.removed and not cast.output.has_uses:
+                self.context.rewriter(self.graph).remove_dead(cast)
+
+    def _floats(self, node: Node) -> tuple[list[int], list[int]] | None:
+        """Return the places of a node's inputs and outputs that can change their type together; None if there are none.
+
+        These are those in float32 whose type is one of the operator's type variables, all of which admit float16.
+        """
+        schema = find_schema(node.op_type, "", self.context.model.opset) if node.domain == "" else None
+        if schema is None or any(True for _ in node.subgraphs) or not all(value.name for value in node.outputs):
+            return None
+        halved = {c.type_param_str for c in schema.type_constraints if "tensor(float16)" in c.allowed_type_strs}
+        inputs = [(i, schema.inputs[min(i, len(schema.inputs) - 1)].type_str) for i in range(len(node.inputs))]
+        outputs = [(i, schema.outputs[min(i, len(schema.outputs) - 1)].type_str) for i in range(len(node.outputs))]
+        taken = [(i, t) for i, t in inputs if (v := node.inputs[i]) is not None and v.dtype is DType.FLOAT]
+        given = [(i, t) for i, t in outputs if node.outputs[i].dtype is DType.FLOAT]
+        variables = {t for _, t in taken if not t.startswith("tensor(")}
+        if not given or not variables <= halved or not {t for _, t in given} <= variables:
+            return None
+        return [i for i, t in taken if t in variables], [i for i, _ in given]
+
+    def _strange(self, nodes: list[Node]) -> dict[Value, str]:
+        """Return the values that do not fit float16, each with the reason."""
+        self.context.evaluation.require("samples")
+        samples = self.context.evaluation.samples
+        assert samples is not None
+        values = {
+            v for node in nodes for v in (*node.inputs, *node.outputs) if v is not None and v.dtype is DType.FLOAT
+        }
+        found = {v: _misfit_of(v.constant.numpy()) for v in values if v.constant is not None}
+        names = sorted(v.name for v in values if v.constant is None)
+        statistics = collect(self.context.model, samples, names, ["range"]) if names else None
+        for value in values - found.keys():
+            assert statistics is not None
+            seen = statistics.values[value.name]["range"]
+            assert isinstance(seen, Range)
+            found[value] = _misfit(max(-seen.low, seen.high, 0.0), bool(seen.strange))
+        return {value: reason for value, reason in found.items() if reason}
+
+    def _reason(self, node: Node, strange: dict[Value, str]) -> str | None:
+        """Return why a node stays in float32."""
+        if node in self.kept:
+            return "it is to be left alone"
+        if node.op in _SUMS:
+            return "its sums may overflow"
+        reasons = [strange[value] for value in (*node.inputs, *node.outputs) if value is not None and value in strange]
+        return reasons[0] if reasons else None
+
+    def _convert(self, node: Node) -> list[Node]:
+        """Make a node compute in float16; return the Casts of its results to float32."""
+        places = self._floats(node)
+        assert places is not None
+        rewriter = self.context.rewriter(self.graph, node)
+        inputs = [v if i not in places[0] or v is None else self._half(node, v) for i, v in enumerate(node.inputs)]
+        types = [
+            TensorType(DType.FLOAT16, value.shape) if i in places[1] else value.type
+            for i, value in enumerate(node.outputs)
+        ]
+        new = rewriter.op(node.op_type, inputs, node.attributes, n_outputs=len(node.outputs), types=types)
+        results, casts = list(new.outputs), []
+        for i in places[1]:
+            cast = rewriter.op("Cast", [new.outputs[i]], {"to": int(DType.FLOAT)}, types=[node.outputs[i].type])
+            results[i] = cast.output
+            casts.append(cast)
+            self.halves[cast.output] = new.outputs[i]
+        rewriter.replace(node, results)
+        return casts
+
+    def _half(self, node: Node, value: Value) -> Value:
+        if value not in self.halves:
+            rewriter = self.context.rewriter(self.graph, node)
+            if value.constant is not None:
+                self.halves[value] = rewriter.constant(value.constant.numpy().astype(np.float16), value.name)
+            else:
+                half = TensorType(DType.FLOAT16, value.shape)
+                cast = rewriter.op("Cast", [value], {"to": int(DType.FLOAT16)}, types=[half], name=f"{value.name}/half")
+                self.halves[value] = cast.output
+        return self.halves[value]
+
+
+def _misfit_of(array: np.ndarray) -> str:
+    """Return why a constant does not fit; "" if it does."""
+    size = float(np.abs(array).max(initial=0.0))
+    return _misfit(size, not np.isfinite(array).all())
+
+
+def _misfit(size: float, strange: bool) -> str:
+    """Return why values whose largest magnitude is `size` do not fit, or that some are not finite."""
+    if strange or size > _LARGEST / _MARGIN:
+        return "its values come near the limits of float16"
+    return "its values are too small for float16" if 0 < size < _SMALLEST else ""

@@ -1,0 +1,88 @@
+"""Matmuls of bytes: every way to multiply gives exactly numpy's sums, and reads nothing beyond the last row."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tvm import te, tirx
+
+from graphopt.targets.tvm.kernels.common.dot import INTEGER
+from graphopt.targets.tvm.kernels.matmul.compute import matmul_packed, pack_matrix
+from graphopt.targets.tvm.kernels.matmul.family import Matmul
+from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
+from graphopt.targets.tvm.machine import Machine
+from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
+from tests.targets.schedule.test_direct_bytes import WAYS, machine_with
+
+FAMILY = Matmul()
+
+
+def halved(sums: te.Tensor) -> te.Tensor:
+    return te.compute(sums.shape, lambda *i: sums(*i).astype("float32") * tirx.const(0.5, "float32"), name="half")
+
+
+def check(batch: tuple[int, ...], m: int, n: int, k: int, machine: Machine, *, extreme: bool = False) -> None:
+    workload = MatmulWorkload(m, n, k, INTEGER, packed=True)
+    assert FAMILY.supports(workload, machine)
+    random = np.random.default_rng(m + n + k)
+    a = random.integers(0, 256, (*batch, m, k)).astype(np.uint8)
+    b = random.integers(-128, 128, (k, n)).astype(np.int8)
+    if extreme:
+        a[:], b[:] = 255, -128
+    sums = a.astype(np.int64) @ b
+    for plan in FAMILY.candidates(workload, machine)[:3]:
+        packed = np.concatenate(list(FAMILY.parts(b, workload, plan)))
+        np.testing.assert_array_equal(packed, pack_matrix(b, plan))
+        x, w = placeholder(a.shape, "uint8", "a"), placeholder(packed.shape, "int8", "b")
+        out = matmul_packed(x, w, plan)
+        half = halved(out)
+        for result, dtype, expected in ((out, "int32", sums), (half, "float32", sums / 2)):
+            func = scheduled([x, w, result], machine)
+            (found,) = execute(func, [a, packed], [np.zeros(expected.shape, dtype)])
+            np.testing.assert_array_equal(found, expected)
+
+
+SIZES = [
+    ((), 1, 1, 1),
+    ((), 1, 1000, 64),
+    ((), 7, 33, 5),
+    ((2,), 13, 64, 31),
+    ((1, 3), 40, 96, 18),
+    ((), 17, 10, 7),
+    ((), 64, 48, 3),
+]
+
+
+@pytest.mark.parametrize("lanes", [16, 8, 4])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_odd_sizes(size: tuple[tuple[int, ...], int, int, int], way: str, lanes: int) -> None:
+    check(*size, machine_with(way, lanes))
+
+
+def test_no_sum_saturates() -> None:
+    check((), 5, 40, 300, MACHINE, extreme=True)
+
+
+@pytest.mark.parametrize("k", [4096, 4099])
+def test_k_in_blocks(k: int) -> None:
+    workload = MatmulWorkload(40, 100, k, INTEGER, packed=True)
+    assert FAMILY.default(workload, MACHINE).k_block
+    check((), 40, 100, k, MACHINE)
+
+
+def test_any_number_of_rows() -> None:
+    machine = dataclasses.replace(MACHINE)
+    plan = FAMILY.default(MatmulWorkload(None, 50, 30, INTEGER, packed=True), machine)
+    rows = te.var("m", "int64")
+    random = np.random.default_rng(0)
+    b = random.integers(-128, 128, (30, 50)).astype(np.int8)
+    packed = pack_matrix(b, plan)
+    x, w = placeholder([rows, 30], "uint8", "a"), placeholder(packed.shape, "int8", "b")
+    func = scheduled([x, w, matmul_packed(x, w, plan)], machine)
+    for m in (0, 1, 2, 3, 9, 30):
+        a = random.integers(0, 256, (m, 30)).astype(np.uint8)
+        (found,) = execute(func, [a, packed], [np.zeros((m, 50), np.int32)])
+        np.testing.assert_array_equal(found, a.astype(np.int32) @ b)
