@@ -7,7 +7,7 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from graphopt.ir import Graph, Model, Node, Value
 from .rewriter import Rewriter
 
 if TYPE_CHECKING:
+    from graphopt.compression.statistics import ActivationStatistics
     from graphopt.hardware.target import Target
 
 __all__ = ["Fidelity", "Miss", "Pass", "PassContext", "RewritePass", "Rewriter"]
@@ -56,8 +57,12 @@ class PassContext:
     Values that exist in both models have the same names. It must not be changed."""
     gate: Callable[[Node], bool] | None = None
     """Called before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
+    progress: Callable[[str, float], None] = lambda what, done: None
+    """Called by passes that take long, with the current activity and the completed share (0 to 1)."""
     counts: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
+    missed: dict[str, list[str]] = field(default_factory=dict)
+    """The labels of the nodes that were missed, by reason."""
 
     def rewriter(self, graph: Graph, anchor: Node | None = None) -> Rewriter:
         """Return a rewriter for `graph`; new nodes go before `anchor`."""
@@ -68,9 +73,19 @@ class PassContext:
         self.counts[name] += n
 
     def miss(self, reason: str, node: Node | None = None) -> None:
-        """Count a near miss. The node is not recorded: reasons must be self-explanatory."""
+        """Count a near miss. Reasons must be self-explanatory: reports name the nodes of lossy passes only."""
         if reason:
             self.misses[reason] += 1
+            if node is not None:
+                self.missed.setdefault(reason, []).append(node.label)
+
+    def statistics(self, values: Iterable[str], kinds: Sequence[str]) -> ActivationStatistics:
+        """Return statistics of activations, by name, over the samples; those that are known are not collected again.
+
+        Raises InputError if there are no samples, or as `graphopt.compression.statistics.collect` does.
+        """
+        evaluation = self.evaluation
+        return evaluation.statistics.of(self.model, evaluation.samples, values, kinds, progress=self.progress)
 
     def allow(self, node: Node) -> bool:
         """Return whether a rewrite at `node` may happen. Must be called exactly once before each rewrite."""

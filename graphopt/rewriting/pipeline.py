@@ -100,6 +100,9 @@ class Observer:
         """Called before each rewrite, which happens only if every observer allows it."""
         return True
 
+    def during(self, step: Step, what: str, done: float) -> None:
+        """Called during a pass that takes long, with its current activity and the completed share (0 to 1)."""
+
     def after(self, step: Step, model: Model, result: StepResult) -> None:
         """Called after each pass, with nodes in order again; may set `result.error`."""
 
@@ -160,6 +163,10 @@ class PassManager:
             self._before = model.copy()
         return self._before
 
+    def _tell(self, step: Step, what: str, done: float) -> None:
+        for observer in self.observers:
+            observer.during(step, what, done)
+
     def _run_step(self, step: Step, model: Model) -> StepResult:
         for observer in self.observers:
             observer.before(step, model)
@@ -168,6 +175,7 @@ class PassManager:
         context = PassContext(model, self.target, self.evaluation, self._floats)
         if self.observers:
             context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
+        context.progress = lambda what, done: self._tell(step, what, done)
         result = StepResult(
             step.pass_.name, step.pass_.options, step.pass_.fidelity, step.path, nodes_before=_count_nodes(model)
         )
@@ -178,6 +186,8 @@ class PassManager:
             result.changed = model.version != version
             result.nodes_after = _count_nodes(model)
             result.counts, result.misses = dict(context.counts), dict(context.misses)
+            if step.pass_.fidelity is Fidelity.LOSSY:
+                result.declined = context.missed
             for observer in self.observers:
                 observer.after(step, model, result)
         except GraphOptError as error:
