@@ -9,6 +9,7 @@ For many rows, each panel of a few hundred rows of the matrix is first made floa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,8 @@ class _Nest:
         if rest:
             self._group(panel, long(full), rest, first, rows, totals)
         for row in range(rows):
-            self._store(panel, first + row, lambda vector, lane, row=row: totals[_at(plan, row, vector) + lane])
+            start = row * plan.width
+            self._store(panel, first + row, functools.partial(_read, totals, plan.lanes, start))
 
     def _group(self, panel: Any, group: Any, depth: int, first: Any, rows: int, totals: Any) -> None:
         work, plan, lanes = self.layout.workload, self.layout.plan, self.layout.plan.lanes
@@ -243,6 +245,10 @@ class _Nest:
                 emit(plan.width)
             with T.Else():
                 emit(rest)
+
+
+def _read(totals: Any, lanes: int, start: int, vector: int, lane: Any) -> Any:
+    return totals[start + vector * lanes + lane]
 
 
 def _at(plan: Any, row: int, vector: int) -> int:
