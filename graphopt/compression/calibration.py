@@ -98,26 +98,41 @@ def _least_error(statistics: Statistics, scheme: IntegerScheme, calibration: Cal
     counts = counts.copy()
     counts[HISTOGRAM_BINS // 2] -= seen.zeros  # zero is exact, whatever the range
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    errors = _Errors(centers, counts, scheme)
     if scheme.symmetric:
         widest = max(-low, high)
-        best = min(_SHRINK, key=lambda part: _error(centers, counts, -part * widest, part * widest, scheme))
+        best = _SHRINK[np.argmin(errors.of(-_SHRINK * widest, _SHRINK * widest))]
         return -best * widest, best * widest
-    ends = [low, high]
     for side in (0, 1, 0, 1):
-        full = (low, high)[side]
-        if full == 0:
-            continue
-        tried = [[ends[0], part * full] if side else [part * full, ends[1]] for part in _SHRINK]
-        ends = min(tried, key=lambda pair: _error(centers, counts, pair[0], pair[1], scheme))
-    return ends[0], ends[1]
+        full = min(seen.low, 0.0) if side == 0 else max(seen.high, 0.0)
+        ends = (
+            (_SHRINK * full, np.full(_SHRINK.shape, high))
+            if side == 0
+            else (np.full(_SHRINK.shape, low), _SHRINK * full)
+        )
+        best = int(np.argmin(errors.of(*ends)))
+        low, high = float(ends[0][best]), float(ends[1][best])
+    return low, high
 
 
-def _error(centers: np.ndarray, counts: np.ndarray, low: float, high: float, scheme: IntegerScheme) -> float:
-    """Return the squared error of quantization to a range, summed over a histogram."""
-    scale = float(scheme.fit(low, high).scale)
-    beyond = np.maximum(centers - high, 0) + np.maximum(low - centers, 0)
-    inside = beyond == 0
-    return float(counts @ np.where(inside, scale * scale / 12, np.square(beyond)))
+class _Errors:
+    """The squared errors of quantization to ranges, summed over a histogram, from sums over its first so many bins."""
+
+    def __init__(self, centers: np.ndarray, counts: np.ndarray, scheme: IntegerScheme) -> None:
+        self.centers, self.scheme = centers, scheme
+        powers = np.stack([counts * centers**power for power in range(3)])
+        self.sums = np.concatenate([np.zeros((3, 1)), np.cumsum(powers, axis=1)], axis=1)
+
+    def of(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Return the error of each range: of rounding inside, of clipping outside."""
+        scale = self.scheme.fit(low, high).scale.astype(np.float64)
+        first = self.sums[:, np.searchsorted(self.centers, low, "left")]
+        last = self.sums[:, np.searchsorted(self.centers, high, "right")]
+        inside = last[0] - first[0]
+        clipped: np.ndarray = scale * scale / 12 * inside
+        for (number, total, squares), end in ((first, low), (self.sums[:, -1:] - last, high)):
+            clipped += np.maximum(squares - 2 * end * total + end * end * number, 0)
+        return clipped
 
 
 def _least_divergence(statistics: Statistics, scheme: IntegerScheme, calibration: Calibration) -> Bounds:

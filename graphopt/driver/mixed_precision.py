@@ -22,7 +22,6 @@ from graphopt.compression.knapsack import choose
 from graphopt.compression.layers import Layer
 from graphopt.compression.sensitivity import LayerError, Sensitivity
 from graphopt.ir import Model
-from graphopt.rewriting.report import Report
 from graphopt.util.files import replacing
 
 from .backend import Progress
@@ -96,7 +95,7 @@ class Search:
     """Looks for the layers to quantize. `quantized` returns the model with some patterns ignored."""
 
     layers: Sequence[Layer]
-    quantized: Callable[[Sequence[str]], tuple[Model, Report]]
+    quantized: Callable[[Sequence[str]], Model]
     judge: Judge
     costs: CostTable
     folder: Folder
@@ -112,7 +111,7 @@ class Search:
                 continue
             self.progress(f"sensitivity: layer {number + 1} of {len(names)}, {name}", 0.5 * number / len(names))
             others = tuple(exactly(other) for other in names if other != name)
-            model, _ = self.quantized(others)
+            model = self.quantized(others)
             self.folder.noise[name] = self.judge.noise(model, cases)
             self.folder.save()
         found = Sensitivity(cases=cases)
@@ -171,7 +170,7 @@ class Search:
         """Measure a choice, and return whether it is better than the best one; a better one is kept on disk."""
         ignored = self._ignored(chosen)
         key = " ".join(ignored)
-        model, _ = self.quantized(ignored)
+        model = self.quantized(ignored)
         found = self.folder.tried.get(key)
         if found is None:
             found = self.folder.tried[key] = self.judge.measure(model)

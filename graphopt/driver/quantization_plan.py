@@ -15,7 +15,7 @@ from graphopt.rewriting.passes import Fidelity, Pass
 from graphopt.rewriting.pipeline import Observer, Pipeline, Step
 
 if TYPE_CHECKING:
-    from graphopt.ir import Model
+    from graphopt.ir import Model, Node
 
     from .backend import Progress
 
@@ -122,10 +122,16 @@ def _with(pass_: Pass, options: Mapping[str, Any]) -> Pass:
 
 
 class Watch(Observer):
-    """Tells the progress of passes that take long."""
+    """Tells the progress of passes that take long, and keeps the reasons why lossy ones left nodes as they are."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.reasons: dict[str, str] = {}
+        """By the label of the node."""
+
+    def declined(self, step: Step, node: Node, reason: str) -> None:
+        if step.pass_.fidelity is Fidelity.LOSSY:
+            self.reasons[node.label] = reason
 
     def during(self, step: Step, what: str, done: float) -> None:
         self.progress(f"{step.pass_.name}: {what}", done)

@@ -18,8 +18,8 @@ class QuantizationReport:
     """What quantization did.
 
     `pipeline` is what `graphopt optimize --passes` repeats it with. `before` and `after` are the layers of the model as
-    quantization found and left it. `limit`: the largest loss allowed, None without a budget. `warnings`: what looks
-    wrong about the data. `tried`: how many whole models were measured.
+    quantization found and left it. `reasons`: why layers were left, by their labels. `limit`: the largest loss allowed,
+    None without a budget. `warnings`: what looks wrong about the data. `tried`: how many whole models were measured.
     """
 
     pipeline: str
@@ -27,6 +27,7 @@ class QuantizationReport:
     before: list[Layer]
     after: list[Layer]
     measured: Measurement
+    reasons: dict[str, str] = field(default_factory=dict)
     limit: float | None = None
     warnings: list[str] = field(default_factory=list)
     sensitivity: Sensitivity | None = None
@@ -54,11 +55,8 @@ class QuantizationReport:
 
     def reason(self, layer: Layer) -> str:
         """Why a layer was left as it was, as the last lossy pass that said so told it."""
-        for step in reversed(self.passes.steps):
-            for why, labels in step.declined.items():
-                if layer.label in labels:
-                    return why.partition(": ")[2] or why
-        return ""
+        why = self.reasons.get(layer.label, "")
+        return why.partition(": ")[2] or why
 
     def left(self) -> list[tuple[Layer, str]]:
         """The layers that stayed as they were, with the reasons."""

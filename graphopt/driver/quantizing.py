@@ -130,10 +130,10 @@ class _Job:
             report = run_passes(prepared, self.plan.head, evaluation=self._lossy)
             infer_shapes(prepared)
             before = self._layers(prepared)
-            result, passes = self._quantized(prepared, report, (), 0.15, 0.5)
+            result, passes, reasons = self._quantized(prepared, report, (), self._part(0.15, 0.5))
             measured = judge.measure(result, progress=self._part(0.5, 0.6))
             found = QuantizationReport(
-                str(self.plan.whole()), passes, before, self._layers(result), measured, self._limit, warnings
+                str(self.plan.whole()), passes, before, self._layers(result), measured, reasons, self._limit, warnings
             )
             if self._store.unused:
                 raise InputError(
@@ -162,7 +162,7 @@ class _Job:
         names = {layer.label for layer in found.changed}
         search = Search(
             [layer for layer in found.before if layer.label in names],
-            lambda ignore: self._quantized(prepared, report, ignore, 0.0, 0.0),
+            lambda ignore: self._quantized(prepared, report, ignore)[0],
             judge,
             COSTS[cost](),
             Folder.of(folder, self._digest(prepared, cost)),
@@ -176,21 +176,20 @@ class _Job:
         best = search.find(self._limit, found.measured, found.sensitivity)
         found.tried += best.tried
         if best.ignored:
-            result, found.passes = self._quantized(prepared, report, best.ignored, 0.0, 0.0)
+            result, found.passes, found.reasons = self._quantized(prepared, report, best.ignored)
             found.measured, found.after = best.measured, self._layers(result)
             found.pipeline = str(self.plan.whole(best.ignored))
         search.folder.remove()
         return result
 
     def _quantized(
-        self, prepared: Model, report: Report, ignore: Sequence[str], start: float, end: float
-    ) -> tuple[Model, Report]:
-        """Return the model with the passes that quantize run on it, and the report of all passes."""
-        copy = prepared.copy()
-        watch = [Watch(self._part(start, end))] if end else []
-        passes = run_passes(copy, self.plan.tail(ignore), evaluation=self._lossy, observers=watch, earlier=report)
+        self, prepared: Model, report: Report, ignore: Sequence[str], progress: Progress = lambda what, done: None
+    ) -> tuple[Model, Report, dict[str, str]]:
+        """Return the model with the passes that quantize run on it, their report, and why they left nodes."""
+        copy, watch = prepared.copy(), Watch(progress)
+        passes = run_passes(copy, self.plan.tail(ignore), evaluation=self._lossy, observers=[watch], earlier=report)
         infer_shapes(copy)
-        return copy, passes
+        return copy, passes, watch.reasons
 
     @property
     def _lossy(self) -> Evaluation:
@@ -246,5 +245,4 @@ def _chance(judge: Judge, value: float, original: Model) -> list[str]:
 
 
 def _reasons(found: QuantizationReport) -> str:
-    reasons = sorted({why for step in found.passes.steps for why in step.declined})
-    return "; ".join(reasons) or "the pipeline has no pass that quantizes this model"
+    return "; ".join(sorted(set(found.reasons.values()))) or "the pipeline has no pass that quantizes this model"

@@ -59,10 +59,10 @@ class PassContext:
     """Called before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
     progress: Callable[[str, float], None] = lambda what, done: None
     """Called by passes that take long, with the current activity and the completed share (0 to 1)."""
+    declined: Callable[[Node, str], None] | None = None
+    """Called with each near miss that is counted for a node."""
     counts: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
-    missed: dict[str, list[str]] = field(default_factory=dict)
-    """The labels of the nodes that were missed, by reason."""
 
     def rewriter(self, graph: Graph, anchor: Node | None = None) -> Rewriter:
         """Return a rewriter for `graph`; new nodes go before `anchor`."""
@@ -73,11 +73,11 @@ class PassContext:
         self.counts[name] += n
 
     def miss(self, reason: str, node: Node | None = None) -> None:
-        """Count a near miss. Reasons must be self-explanatory: reports name the nodes of lossy passes only."""
+        """Count a near miss. The report does not name the node: reasons must be self-explanatory."""
         if reason:
             self.misses[reason] += 1
-            if node is not None:
-                self.missed.setdefault(reason, []).append(node.label)
+            if node is not None and self.declined is not None:
+                self.declined(node, reason)
 
     def statistics(self, values: Iterable[str], kinds: Sequence[str]) -> ActivationStatistics:
         """Return statistics of activations, by name, over the samples; those that are known are not collected again.

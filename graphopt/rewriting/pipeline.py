@@ -103,6 +103,9 @@ class Observer:
     def during(self, step: Step, what: str, done: float) -> None:
         """Called during a pass that takes long, with its current activity and the completed share (0 to 1)."""
 
+    def declined(self, step: Step, node: Node, reason: str) -> None:
+        """Called for each node that the pass nearly rewrote, with the reason why it did not."""
+
     def after(self, step: Step, model: Model, result: StepResult) -> None:
         """Called after each pass, with nodes in order again; may set `result.error`."""
 
@@ -163,7 +166,7 @@ class PassManager:
             self._before = model.copy()
         return self._before
 
-    def _tell(self, step: Step, what: str, done: float) -> None:
+    def _during(self, step: Step, what: str, done: float) -> None:
         for observer in self.observers:
             observer.during(step, what, done)
 
@@ -175,7 +178,8 @@ class PassManager:
         context = PassContext(model, self.target, self.evaluation, self._floats)
         if self.observers:
             context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
-        context.progress = lambda what, done: self._tell(step, what, done)
+            context.declined = lambda node, reason: self._tell(step, node, reason)
+        context.progress = lambda what, done: self._during(step, what, done)
         result = StepResult(
             step.pass_.name, step.pass_.options, step.pass_.fidelity, step.path, nodes_before=_count_nodes(model)
         )
@@ -186,8 +190,6 @@ class PassManager:
             result.changed = model.version != version
             result.nodes_after = _count_nodes(model)
             result.counts, result.misses = dict(context.counts), dict(context.misses)
-            if step.pass_.fidelity is Fidelity.LOSSY:
-                result.declined = context.missed
             for observer in self.observers:
                 observer.after(step, model, result)
         except GraphOptError as error:
@@ -195,6 +197,10 @@ class PassManager:
                 observer.failed(step, model, error)
             raise
         return result
+
+    def _tell(self, step: Step, node: Node, reason: str) -> None:
+        for observer in self.observers:
+            observer.declined(step, node, reason)
 
 
 def _run_pass(step: Step, model: Model, context: PassContext) -> None:

@@ -36,8 +36,6 @@ class StepResult:
     error: float | None = None
     loss: float | None = None
     """How much of the metric the model had lost after this lossy step, if there is a budget."""
-    declined: dict[str, list[str]] = field(default_factory=dict)
-    """The nodes that a lossy pass left as they are, by reason."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ Make = Callable[[Rewriter], Value]
 Plan = Callable[[Rewriter], Sequence[Value | None]]
 """Creates the blocked counterparts of a node's outputs."""
 
-DTYPES = frozenset({DType.FLOAT})
+DTYPES = frozenset({DType.FLOAT, DType.INT32, DType.UINT8})
 """The element types for which backends have kernels on blocked values."""
 
 NOTHING = Miss()
@@ -41,13 +41,14 @@ class Layout:
     def __setitem__(self, value: Value, blocked: Value) -> None:
         self._blocked[value] = blocked
 
-    def type_of(self, value: Value) -> TensorType:
-        """The type of the blocked counterpart of a plain value that `is_image`."""
+    def type_of(self, value: Value, block: int = 0) -> TensorType:
+        """The type of the blocked counterpart of a plain value that `is_image`; `block` may be another size."""
         assert value.shape is not None
         batch, channels, *sizes = value.shape
         assert isinstance(channels, int)
         assert value.dtype is not None
-        return TensorType(value.dtype, (batch, -(-channels // self.block), *sizes, self.block))
+        block = block or self.block
+        return TensorType(value.dtype, (batch, -(-channels // block), *sizes, block))
 
     def blocked(self, value: Value) -> Make:
         """Return a function that creates the blocked counterpart of a plain value that `is_image`, if needed."""
@@ -60,6 +61,10 @@ class Layout:
             return self._blocked[value]
 
         return make
+
+    def narrow(self, value: Value, block: int, rewriter: Rewriter) -> Value:
+        """Return a plain value in smaller blocks, which only the node that asks for them reads."""
+        return self.op(rewriter, "ToBlocked", [value], {"block": block}, self.type_of(value, block))
 
     def op(
         self,

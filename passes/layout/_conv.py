@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from graphopt.ir import Node, Value
 from graphopt.passes.layout._blocks import DTYPES, UNKNOWN, Layout, Plan, channels_of, is_image, sizes_of
+from graphopt.passes.matching.windows import explicit_pads
 from graphopt.rewriting.passes import Miss, Rewriter
 
 
@@ -24,14 +26,11 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
     groups = node.attr("group", 1)
     if 0 in weight.constant.shape:
         return Miss("the weight is empty")
-    if not _groups_fit(groups, per_group, outputs, layout.block):
+    if not groups_fit(groups, per_group, outputs, layout.block):
         return Miss("its groups have too few channels for blocks")
     if data not in layout and outputs * 2 <= layout.block:
         return Miss("its result would not fill half a block")
-    attributes = {"block": layout.block, "kernel_shape": kernel, "group": groups}
-    attributes["strides"] = list(node.attr("strides") or [1] * len(kernel))
-    attributes["dilations"] = list(node.attr("dilations") or [1] * len(kernel))
-    attributes["pads"] = _pads(node, sizes_of(data), kernel, attributes["strides"], attributes["dilations"])
+    attributes = conv_attributes(node, data, kernel, layout.block)
 
     def make(rewriter: Rewriter) -> list[Value | None]:
         # Few channels would leave most of a block empty, so the kernel reads them in their plain layout.
@@ -44,7 +43,19 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
     return make
 
 
-def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
+def conv_attributes(node: Node, data: Value, kernel: Sequence[int], block: int) -> dict[str, Any]:
+    """Return the attributes of the blocked counterpart of a convolution, all of which must be given."""
+    return {
+        "block": block,
+        "kernel_shape": list(kernel),
+        "group": node.attr("group", 1),
+        "strides": list(node.attr("strides") or [1] * len(kernel)),
+        "dilations": list(node.attr("dilations") or [1] * len(kernel)),
+        "pads": explicit_pads(node, sizes_of(data), kernel),
+    }
+
+
+def groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
     """Return whether the blocks that the groups of an output block read have at most twice the channels of a group."""
     if groups == 1 or (per_group == 1 and outputs == groups):
         return True
@@ -55,21 +66,3 @@ def _groups_fit(groups: int, per_group: int, outputs: int, block: int) -> bool:
         last = min(first + block, outputs) - 1
         read += -(-(last // each + 1) * per_group // block) - first // each * per_group // block
     return read * block <= 2 * per_group * -(-outputs // block)
-
-
-def _pads(
-    node: Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> list[int]:
-    """Return the padding before and after each axis as numbers, whatever `auto_pad` is."""
-    mode = node.attr("auto_pad", "NOTSET") or "NOTSET"
-    if mode == "NOTSET":
-        return list(node.attr("pads") or [0] * (2 * len(kernel)))
-    if mode == "VALID":
-        return [0] * (2 * len(kernel))
-    begin, end = [], []
-    for size, taps, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-        span = (taps - 1) * dilation + 1
-        total = max((-(-size // stride) - 1) * stride + span - size, 0)
-        begin.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
-        end.append(total - begin[-1])
-    return begin + end

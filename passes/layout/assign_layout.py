@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from graphopt.ir import Graph, Node, Value
 from graphopt.operators import DOMAIN, OLDEST_OPSET
-from graphopt.passes.layout import _axes, _conv, _elementwise, _norm, _pool
+from graphopt.passes.layout import _axes, _conv, _elementwise, _integer, _norm, _pool
 from graphopt.passes.layout._blocks import Layout, Plan
 from graphopt.rewriting.passes import Fidelity, Miss, Pass, PassContext
 
@@ -16,6 +16,9 @@ Rule = Callable[[Node, Layout], Plan | Miss]
 
 RULES: dict[str, Rule] = {
     "Conv": _conv.conv,
+    "ConvInteger": _integer.conv_integer,
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _integer.quantize),
+    "Cast": _elementwise.unary,
     **dict.fromkeys(_elementwise.UNARY, _elementwise.unary),
     **dict.fromkeys(_elementwise.BROADCAST, _elementwise.broadcast),
     **dict.fromkeys(("Identity", "Dropout"), _elementwise.same),

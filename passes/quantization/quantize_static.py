@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -32,6 +32,8 @@ _QUANTIZED = frozenset(
     }
 )
 _PER_CHANNEL = 13
+_LARGEST_BIAS = 2.0**30
+"""Half of int32, so that there is room for the sums of products."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ class _Insertion:
         self.context.count("activations quantized", len(self.scales))
 
     def _round(self, value: Value, scale: Scale, places: dict[Node, int]) -> None:
-        """Put the pair after a value, for all nodes of the graph that read it; nested graphs read the value itself."""
-        uses = [use for use in value.uses if use.node in places]
+        """Put the pair after a value, for all nodes that read its numbers; nested graphs read the value itself."""
+        uses = [use for use in value.uses if use.node in places and use.node.op not in ("Shape", "Size")]
         first = min((use.node for use in uses), key=places.__getitem__)
         inputs = self._parameters(first, value.name, scale)
         integers = self._insert(first, "QuantizeLinear", [value, *inputs], f"{value.name}/q")
@@ -165,22 +167,33 @@ class _Insertion:
         assert weights.constant is not None
         axis = channel_axis(node, len(weights.constant.shape)) if self.options.per_channel else None
         if (weights, axis) not in self.stored:
-            self.stored[weights, axis] = self._stored(node, weights, axis)
+            self.stored[weights, axis] = self._stored(node, weights, axis, data)
         floats, scale = self.stored[weights, axis]
         self.context.rewriter(node.graph, node).set_input(node, 1, floats)
         bias = node.input(2)
         if self.options.biases and bias is not None and bias.constant is not None and len(bias.constant.shape) == 1:
             self._quantize_bias(node, bias, (data.scale.astype(np.float64) * scale.scale).astype(np.float32))
 
-    def _stored(self, node: Node, weights: Value, axis: int | None) -> tuple[Value, Scale]:
+    def _stored(self, node: Node, weights: Value, axis: int | None, data: Scale) -> tuple[Value, Scale]:
         assert weights.constant is not None
         array = weights.constant.numpy()
         scheme = IntegerScheme("int8", symmetric=True, power_of_two=self.options.power_of_two)
         scale = fit_weights(array, axis, scheme, self.options.weights == "mse")
+        scale = replace(scale, scale=np.maximum(scale.scale, self._smallest_scale(node, axis, data)))
         rewriter = self.context.rewriter(node.graph, node)
         integers = rewriter.constant(scale.quantize(array, axis), f"{weights.name}/q")
         inputs = [integers, *self._parameters(node, weights.name, scale)]
         return self._insert(node, "DequantizeLinear", inputs, f"{weights.name}/dq", axis), scale
+
+    def _smallest_scale(self, node: Node, axis: int | None, data: Scale) -> np.ndarray:
+        """Return the scales of weights below which the bias would not fit int32: those of channels that are dead."""
+        bias = node.input(2)
+        if bias is None or bias.constant is None or len(bias.constant.shape) != 1 or self.options.power_of_two:
+            return np.zeros((), np.float32)
+        sizes = np.abs(bias.constant.numpy().astype(np.float64))
+        if axis is None or sizes.size == 1:
+            sizes = sizes.max()
+        return (sizes / (data.scale.astype(np.float64) * _LARGEST_BIAS)).astype(np.float32)
 
     def _quantize_bias(self, node: Node, bias: Value, scale: np.ndarray) -> None:
         """Make the bias int32 with the scale of the products, so that it can be added to their sum."""

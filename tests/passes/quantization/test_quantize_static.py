@@ -194,11 +194,29 @@ def test_a_sum_with_what_is_no_product_stays_a_float() -> None:
     assert Counter(node.op for node in changed.graph.nodes)["QuantizeLinear"] == 2
 
 
-def test_a_bias_beyond_its_scale_stays_a_float() -> None:
+def test_a_bias_beyond_the_scale_of_its_sums_makes_that_larger() -> None:
+    """A dead channel, as batch normalizations leave them: its weights are next to nothing beside its bias."""
+    text = f"{OPSET} g (float[N,4] X) => (float[N,2] Y) {{ Y = Gemm(X, w, b) }}"
+    tiny = np.full((4, 2), 1e-9, np.float32) * np.float32([1, 1e8])
+    model = model_of(text, {"w": tiny, "b": np.array([1, 2], np.float32)})
+    feeds = samples(model, X=(3, 4))
+    for per_channel in (True, False):
+        changed, step = quantized(model, feeds, per_channel=per_channel)
+        assert not step.misses
+        (node,) = (node for node in changed.graph.nodes if node.op == "Gemm")
+        assert node.inputs[2] is not None
+        assert node.inputs[2].producer is not None
+        integers = number(node.inputs[2].producer.inputs[0])
+        assert integers.dtype == np.int32
+        assert np.abs(integers.astype(np.int64)).max() <= 2**30
+        assert noise(model, changed, feeds) < 1e-2
+
+
+def test_a_bias_beyond_a_power_of_two_stays_a_float() -> None:
     text = f"{OPSET} g (float[N,4] X) => (float[N,2] Y) {{ Y = Gemm(X, w, b) }}"
     model = model_of(text, {"w": np.full((4, 2), 1e-9, np.float32), "b": np.array([1, 2], np.float32)})
     feeds = samples(model, X=(3, 4))
-    changed, step = quantized(model, feeds)
+    changed, step = quantized(model, feeds, power_of_two=True)
     assert any("bias is too large" in reason for reason in step.misses)
     assert noise(model, changed, feeds) < 1e-6
 

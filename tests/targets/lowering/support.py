@@ -73,7 +73,11 @@ def check_for_machine(text: str, *inputs: Arrays, weights: Arrays | None = None,
 
 def run_for_machine(text: str, *inputs: Arrays, weights: Arrays | None = None) -> list[list[np.ndarray]]:
     """The outputs for each set of inputs, computed by the machine's own kernels."""
-    model = model_of(text, dict(weights or {}))
+    return run_model_for_machine(model_of(text, dict(weights or {})), *inputs)
+
+
+def run_model_for_machine(model: Model, *inputs: Arrays) -> list[list[np.ndarray]]:
+    """The outputs of a model, whose types are inferred in it, for each set of inputs."""
     run_passes(model, "infer-shapes")
     made = lower(model, MACHINE)
     with HOST:

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt.errors import UnsupportedError
-from graphopt.targets.tvm.lowering.execute import Runner
-from graphopt.targets.tvm.lowering.lower import lower
-from tests.helpers import model_of
-from tests.targets.lowering.support import check, expected, lowered, noise
-from tests.targets.schedule.support import MACHINE
+from tests.targets.lowering.support import check, check_for_machine, lowered, noise
 
 
 @pytest.mark.parametrize("op", ["Max", "Min", "Relu", "Clip"])
@@ -254,13 +250,9 @@ def test_integer_products_of_all_signs(left: str, right: str, points: str) -> No
         p = Identity(p0)  z = MatMulInteger(x, w{points}) }}"""
     shapes = {"w": (7, 5), "q": (5,), "one": (1,)}
     weights = {name: noise(*shape, dtype=right, seed=len(shape)) for name, shape in shapes.items()}
-    model = model_of(text, weights)
     given = {"x": noise(2, 4, 7, dtype=left), "p0": noise(1, dtype=left, seed=5).reshape(())}
-    (want,) = expected(model, given)
-    for machine in (None, MACHINE):
-        made = lower(model, machine)
-        (have,) = Runner(made)([given[info.name] for info in made.inputs])
-        np.testing.assert_array_equal(have, want)
+    check(text, given, weights=weights)
+    check_for_machine(text, given, weights=weights)
 
 
 def test_scatter_writes_in_order() -> None:
@@ -405,3 +397,12 @@ def test_convolution_of_no_channels() -> None:
     text = """g (float[N,0,4] x) => (float z) <float[2,0,3] w = {}, float[2] b = {1, -2}>
         { z = Conv <pads = [1,1]> (x, w, b) }"""
     check(text, *({"x": noise(n, 0, 4)} for n in (2, 1)))
+
+
+@pytest.mark.parametrize("zero", [0, 7, 255])
+def test_quantized_special_values(zero: int) -> None:
+    """Infinities and numbers beyond every integer become the ends of the range, NaN its lower end."""
+    big = 2.0**31
+    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, big, -big, 0.5, 1.5, -0.0, 254.5, 255.5, -7.5], np.float32)
+    text = f"g (float[N] x) => (uint8[N] q) <float s = {{1.0}}, uint8 z = {{{zero}}}> {{ q = QuantizeLinear(x, s, z) }}"
+    check_for_machine(text, {"x": np.tile(x, 5)})

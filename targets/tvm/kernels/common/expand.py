@@ -24,8 +24,8 @@ from graphopt.targets.tvm.tir_passes.let import let
 Expr = Any
 
 
-_MAXIMUM, _MINIMUM = "graphopt.maximum", "graphopt.minimum"
-for _name in (_MAXIMUM, _MINIMUM):
+_MAXIMUM, _MINIMUM, _QUANTIZE = "graphopt.maximum", "graphopt.minimum", "graphopt.quantize"
+for _name in (_MAXIMUM, _MINIMUM, _QUANTIZE):
     ir.register_op_attr(_name, "TCallEffectKind", int(tirx.CallEffectKind.Pure.value))
     ir.register_op_attr(_name, "TScriptPrinterName", _name)
 
@@ -65,6 +65,7 @@ def keep_special_values(func: tirx.PrimFunc) -> tirx.PrimFunc:
         (tirx.Max, lambda node: _with_nan(_MAXIMUM, node)),
         (tirx.Min, lambda node: _with_nan(_MINIMUM, node)),
         (ir.Call, _widened),
+        (tirx.Cast, _quantized),
     ]
     return func.with_body(keep_exact(tvm_ffi.structural_map(func.body, kinds, order="post")))
 
@@ -72,6 +73,39 @@ def keep_special_values(func: tirx.PrimFunc) -> tirx.PrimFunc:
 def _with_nan(name: str, node: Expr) -> Expr:
     dtype = str(node.ty.dtype)
     return tirx.call_intrin(dtype, name, node.a, node.b) if dtype.startswith(("float", "bfloat")) else node
+
+
+def _quantized(cast: tirx.Cast) -> Expr:
+    """Return int32(max(min(nearbyint(x) + zero, high), low)), which QuantizeLinear is, as one call."""
+    if str(cast.ty.dtype) != "int32" or _name_of(cast.value) != _MAXIMUM or _name_of(cast.value.args[0]) != _MINIMUM:
+        return cast
+    (value, high), low = cast.value.args[0].args, cast.value.args[1]
+    zero: Expr = tirx.const(0, "float32")
+    if isinstance(value, tirx.Add):
+        value, zero = value.a, value.b
+    if _name_of(value) != "tirx.nearbyint" or str(value.ty.dtype) != "float32":
+        return cast
+    return tirx.call_intrin("int32", _QUANTIZE, value.args[0], zero, low, high)
+
+
+def _rounded_within(x: Expr, zero: Expr, low: Expr, high: Expr) -> Expr:
+    """Return x rounded to the nearest whole number, plus a whole `zero`, within limits; the lower one for NaN.
+
+    Clamped first, so that the conversion, which rounds, has only numbers in its range: as comparisons that are single
+    instructions.
+    """
+
+    def above(x: Expr, least: Expr, most: Expr) -> Expr:
+        return let(
+            tirx.Select(x > least, x, least),
+            lambda x: tirx.call_llvm_pure_intrin("int32", "llvm.lrint", tirx.Select(x < most, x, most)),
+        )
+
+    return let(x, lambda x: above(x, low - zero, high - zero)) + zero.astype("int32")
+
+
+def _name_of(expr: Expr) -> str:
+    return getattr(expr.op, "name", "") if isinstance(expr, ir.Call) else ""
 
 
 def _widened(call: ir.Call) -> Expr:
@@ -100,6 +134,8 @@ def _expanded(call: ir.Call) -> Expr:
         return _larger(*call.args)
     if name == _MINIMUM:
         return _smaller(*call.args)
+    if name == _QUANTIZE:
+        return _rounded_within(*call.args)
     dtype = str(call.ty.dtype) if name in FUNCTIONS else ""
     if dtype == "float32":
         return FUNCTIONS[name](call.args[0])
