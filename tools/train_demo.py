@@ -13,9 +13,7 @@ Data: Zalando Research's Fashion-MNIST (MIT licence), as Debian's package `datas
 from __future__ import annotations
 
 import argparse
-import gzip
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -27,34 +25,13 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.builder import Builder
+from tools.training.dataset import DATA, load_split
+from tools.training.loop import test_accuracy, train
 
-DATA = Path("/usr/share/datasets/fashion-mnist")
 OUT = Path(__file__).resolve().parent.parent / "graphopt" / "demo"
 WIDTHS = (24, 48, 96)
 NEEDED = 0.91
 MAX_BYTES = 1_000_000
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """The array of an IDX file: magic number with the rank in its last byte, big-endian sizes, then bytes."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        content = file.read()
-    rank = content[3]
-    shape = np.frombuffer(content, ">i4", rank, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
-def load_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(images uint8 N x 28 x 28, labels uint8 N) of `train` or `t10k`, gzipped or not."""
-
-    def find(kind: str) -> Path:
-        found = sorted(folder.rglob(f"{split}-{kind}-ubyte*"))
-        if not found:
-            sys.exit(f"{folder} contains no {split}-{kind}-ubyte: install dataset-fashion-mnist or use --data")
-        return found[0]
-
-    return read_idx(find("images-idx3")), read_idx(find("labels-idx1"))
 
 
 class Block(nn.Module):
@@ -94,47 +71,12 @@ class Net(nn.Module):
         return self.fc(self.blocks(x).mean((2, 3)))
 
 
-def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image at random; shift the batch by up to two pixels."""
-    flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    images = torch.where(flip, images.flip(3), images)
-    dy, dx = (int(v) for v in torch.randint(0, 5, (2,), generator=generator))
-    return F.pad(images, (2, 2, 2, 2))[:, :, dy : dy + 28, dx : dx + 28]
-
-
-def accuracy(net: Net, images: torch.Tensor, labels: torch.Tensor) -> float:
-    net.eval()
-    with torch.no_grad():
-        guesses = torch.cat([net(part).argmax(1) for part in images.split(500)])
-    return float((guesses == labels).float().mean())
-
-
-def train(folder: Path, epochs: int, batch: int, seed: int) -> Net:
-    """Train for `epochs` of SGD with a one-cycle rate; print progress after each epoch."""
+def trained(folder: Path, epochs: int, batch: int, seed: int) -> Net:
+    """Train for `epochs` of SGD."""
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    images, labels = (torch.from_numpy(a.copy()) for a in load_split(folder, "train"))
-    labels = labels.long()
-    net = Net().to(memory_format=torch.channels_last)
+    net = Net()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    steps = len(images) // batch
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=epochs * steps, pct_start=0.25)
-    for epoch in range(epochs):
-        net.train()
-        start = time.perf_counter()
-        total = 0.0
-        order = torch.randperm(len(images), generator=generator)
-        for step in range(steps):
-            chosen = order[step * batch : (step + 1) * batch]
-            x = augmented(images[chosen].unsqueeze(1).float() / 255, generator)
-            loss = F.cross_entropy(net(x.to(memory_format=torch.channels_last)), labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rate.step()
-            total += loss.item()
-        seconds = time.perf_counter() - start
-        print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {seconds:.0f} s", flush=True)
+    train(net, optimizer, folder, epochs=epochs, batch=batch, peak=0.3, seed=seed)
     return net
 
 
@@ -194,9 +136,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     images, labels = load_split(options.data, "t10k")
-    net = train(options.data, options.epochs, options.batch, options.seed)
-    tests = torch.from_numpy(images.copy()).unsqueeze(1).float() / 255
-    reached = accuracy(net, tests, torch.from_numpy(labels.copy()).long())
+    net = trained(options.data, options.epochs, options.batch, options.seed)
+    reached = test_accuracy(net, options.data)
     content = Exporter(net.state_dict()).network(net).SerializeToString()
     print(f"accuracy on {len(labels)} test images: {reached:.4f}; ONNX: {len(content):,} bytes")
     if reached < NEEDED or len(content) >= MAX_BYTES:

@@ -14,7 +14,10 @@ from .options import InputShapes, Json, Load, load_modules, parse_shapes
 from .output import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from graphopt.analysis.statistics import Statistics
+    from graphopt.driver.integers import Product
     from graphopt.ir import Model
     from graphopt.runtime.manifest import Manifest, Memory
 
@@ -44,7 +47,8 @@ def inspect(
 ) -> None:
     """Show what a model or a compiled model consists of.
 
-    Operators, parameters, bytes, FLOPs, and which nodes a target supports.
+    Operators, parameters, bytes, FLOPs, which products of a quantized model run on integers, and which nodes a target
+    supports.
 
     A multiply-add counts as two FLOPs. If shapes are dynamic, fix them with --input to count everything.
 
@@ -75,6 +79,10 @@ def inspect(
         result["artifact"] = _artifact_json(manifest)
         for table in _artifact_tables(manifest):
             output.table(table)
+    if not is_artifact(model):
+        integers = _integers(opened, target or "host", output, None if layers else top)
+        if integers:
+            result["integers"] = integers
     unsupported = _unsupported(opened, target, output) if target else []
     if target:
         result["target"] = {"name": target, "unsupported": unsupported}
@@ -142,6 +150,43 @@ def _artifact_tables(manifest: Manifest) -> list[Table]:
     for name, entry in manifest.files.items():
         files.add(name, format_bytes(entry.bytes))
     return [table, files]
+
+
+def _integers(model: Model, name: str, output: Output, top: int | None) -> dict[str, Any]:
+    """Show which products of a quantized model run on integers; return that for JSON, nothing for other models."""
+    from graphopt.driver.integers import is_quantized, products
+    from graphopt.hardware import target as targets
+
+    if not is_quantized(model):
+        return {}
+    found = products(model, targets.load(name))
+    whole, part = (sum(p.flops or 0 for p in found if p.is_integer or every) for every in (True, False))
+    share = part / whole if whole else 0.0
+    summary = Table(
+        f"products on {name}", ("computed on", "nodes", "FLOPs", "reason"), right=frozenset({"nodes", "FLOPs"})
+    )
+    for reason in dict.fromkeys(("", *(p.reason for p in found))):
+        some = [p for p in found if p.reason == reason]
+        if some:
+            known = [p.flops for p in some if p.flops is not None]
+            flops = format_count(sum(known)) if known else "?"
+            summary.add("floats" if reason else "8-bit integers", len(some), flops, reason)
+    output.table(summary)
+    largest = found if top is None else sorted(found, key=lambda p: -(p.flops or 0))[:top]
+    if largest:
+        output.table(_products_table(largest))
+    described = [
+        {"node": p.node, "operator": p.op, "flops": p.flops, "int8": p.is_integer, "reason": p.reason} for p in found
+    ]
+    return {"target": name, "int8_flops": part, "flops": whole, "int8_share": share, "products": described}
+
+
+def _products_table(found: Sequence[Product]) -> Table:
+    table = Table("largest products", ("node", "FLOPs", "int8", "reason"), right=frozenset({"FLOPs"}))
+    for product in found:
+        flops = "?" if product.flops is None else format_count(product.flops)
+        table.add(product.node, flops, "yes" if product.is_integer else "no", product.reason)
+    return table
 
 
 def _unsupported(model: Model, name: str, output: Output) -> list[dict[str, str]]:

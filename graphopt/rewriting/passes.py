@@ -56,6 +56,8 @@ class PassContext:
     Values that exist in both models have the same names. It must not be changed."""
     gate: Callable[[Node], bool] | None = None
     """Called before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
+    declined: Callable[[Node, str], None] | None = None
+    """Called with each near miss that is counted for a node."""
     counts: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
 
@@ -68,9 +70,11 @@ class PassContext:
         self.counts[name] += n
 
     def miss(self, reason: str, node: Node | None = None) -> None:
-        """Count a near miss. The node is not recorded: reasons must be self-explanatory."""
+        """Count a near miss. The report does not name the node: reasons must be self-explanatory."""
         if reason:
             self.misses[reason] += 1
+            if node is not None and self.declined is not None:
+                self.declined(node, reason)
 
     def allow(self, node: Node) -> bool:
         """Return whether a rewrite at `node` may happen. Must be called exactly once before each rewrite."""

@@ -100,6 +100,9 @@ class Observer:
         """Called before each rewrite, which happens only if every observer allows it."""
         return True
 
+    def declined(self, step: Step, node: Node, reason: str) -> None:
+        """Called for each node that the pass nearly rewrote, with the reason why it did not."""
+
     def after(self, step: Step, model: Model, result: StepResult) -> None:
         """Called after each pass, with nodes in order again; may set `result.error`."""
 
@@ -168,6 +171,7 @@ class PassManager:
         context = PassContext(model, self.target, self.evaluation, self._floats)
         if self.observers:
             context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
+            context.declined = lambda node, reason: self._tell(step, node, reason)
         result = StepResult(
             step.pass_.name, step.pass_.options, step.pass_.fidelity, step.path, nodes_before=_count_nodes(model)
         )
@@ -185,6 +189,10 @@ class PassManager:
                 observer.failed(step, model, error)
             raise
         return result
+
+    def _tell(self, step: Step, node: Node, reason: str) -> None:
+        for observer in self.observers:
+            observer.declined(step, node, reason)
 
 
 def _run_pass(step: Step, model: Model, context: PassContext) -> None:

@@ -36,7 +36,7 @@ class FoldScales(RewritePass):
 
     A sum of products that becomes an integer then needs one multiplication and no division, with residual sums of
     dequantized values and activation functions in between. Where no constant is found, one multiplication replaces the
-    division. Results differ by rounding.
+    division; inputs of the model keep their scale. Results differ by rounding.
     """
 
     name: ClassVar[str] = "fold-scales"
@@ -47,8 +47,8 @@ class FoldScales(RewritePass):
         mapping, data = mapping_of(node), node.inputs[0]
         if mapping is None or not mapping.is_uniform or mapping.scale == 1 or data is None:
             return NOTHING
-        if data.dtype is not DType.FLOAT or data.constant is not None:
-            return NOTHING
+        if data.dtype is not DType.FLOAT or data.producer is None:
+            return NOTHING  # inputs are quantized once, and pixels are often in the middle between two integers
         if not np.isfinite(np.float32(1 / mapping.scale.astype(np.float64))):
             return Miss("a scale is too small for its reciprocal")
         return _Match(node, mapping, _is_free(data, node, 0))
@@ -86,6 +86,8 @@ def _operands(node: Node) -> list[int] | None:
         return [0] if bounded else None
     if node.op in _FIRST:
         return [0]
+    if node.op == "BatchNormalization":
+        return [1, 2] if all(value is not None and value.constant is not None for value in node.inputs[1:3]) else None
     if node.op == "Mul":
         constants = [
             index for index, value in enumerate(node.inputs) if value is not None and value.constant is not None

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from graphopt.ir import DType, Node, TensorType, Value
+from graphopt.ir import DType, Graph, Node, TensorType, Value
 from graphopt.passes.matching.match import NOTHING
 from graphopt.passes.matching.windows import explicit_pads
 from graphopt.passes.quantization._moving import OLDEST_OPSET
@@ -23,6 +23,7 @@ from graphopt.passes.quantization._pairs import DEQUANTIZE
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _INT32 = np.iinfo(np.int32)
+_INTEGER = ("ConvInteger", "MatMulInteger")
 _LARGEST_SUM = 2**31 // (255 * 128)
 """The number of products up to which no sum of them overflows."""
 
@@ -65,12 +66,21 @@ class IntegerProducts(RewritePass):
     fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
     ops: ClassVar[tuple[str, ...]] = ("Conv", "Gemm", "MatMul", "MatMulInteger")
 
+    def run(self, graph: Graph, context: PassContext) -> None:
+        super().run(graph, context)
+        context.count("products on integers", sum(node.op in _INTEGER for node in graph.all_nodes()))
+        if not any(node.op in (*_INTEGER, DEQUANTIZE) for node in graph.all_nodes()):
+            return
+        for node in graph.all_nodes():  # what the model's author, or a quantizer, left alone
+            if node.op in ("Conv", "Gemm", "MatMul") and not _has_dequantized(node):
+                context.miss(f"{node.op}: its data is not quantized", node)
+
     def match(self, node: Node, context: PassContext) -> _Product | _FloatWeights | Miss:
         if context.model.opset < OLDEST_OPSET:
             return NOTHING
         if node.op == "MatMulInteger":
             return _integer_matmul(node)
-        if not any(value is not None and _is_dequantized(value) for value in node.inputs[:2]):
+        if not _has_dequantized(node):
             return NOTHING
         found = _product(node)
         if not isinstance(found, Miss):
@@ -88,10 +98,8 @@ class IntegerProducts(RewritePass):
             rewriter.replace(match.node, _result(match, rewriter))
 
 
-def reason_for_floats(node: Node) -> str:
-    """Return why a Conv, Gemm or MatMul computes on floats, or "" if it can compute on integers."""
-    found = _product(node)
-    return found.reason if isinstance(found, Miss) else ""
+def _has_dequantized(node: Node) -> bool:
+    return any(value is not None and _is_dequantized(value) for value in node.inputs[:2])
 
 
 def _is_dequantized(value: Value) -> bool:

@@ -134,8 +134,8 @@ def _down(node: Node) -> _Rewrite | Miss:
     first = sources[0] if sources else None
     if first is None or any(source is None for source in sources) or first.integers.dtype not in EIGHT_BITS:
         return NOTHING
-    if first.integers.constant is not None:
-        return _stored(node, first) if len(sources) == 1 else NOTHING
+    if first.integers.constant is not None and node.op in ("Transpose", *_VIEWS):
+        return _stored(node, first)
     if not first.mapping.is_uniform:
         return NOTHING
     if not all(source is not None and source.mapping.equals(first.mapping) for source in sources):

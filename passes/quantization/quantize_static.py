@@ -123,8 +123,8 @@ class _Insertion:
         self.context.count("activations quantized", len(self.scales))
 
     def _round(self, value: Value, scale: Scale, places: dict[Node, int]) -> None:
-        """Put the pair after a value, for all nodes of the graph that read it; nested graphs read the value itself."""
-        uses = [use for use in value.uses if use.node in places]
+        """Put the pair after a value, for all nodes that read its numbers; nested graphs read the value itself."""
+        uses = [use for use in value.uses if use.node in places and use.node.op not in ("Shape", "Size")]
         first = min((use.node for use in uses), key=places.__getitem__)
         inputs = self._parameters(first, value.name, scale)
         integers = self._insert(first, "QuantizeLinear", [value, *inputs], f"{value.name}/q")

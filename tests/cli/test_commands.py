@@ -287,6 +287,27 @@ def test_inspect_says_what_a_target_supports(run: Run, mlp: Path) -> None:
     assert "every node is supported" in result.out
 
 
+QUANTIZED = """q (float[2,4] x) => (float[2,3] y) { i = QuantizeLinear(x, s, z)  d = DequantizeLinear(i, s, z)
+    w = DequantizeLinear(v, s)  t = MatMul(d, w)  r = Relu(t)  y = MatMul(r, u) }"""
+
+
+def test_inspect_says_which_products_are_on_integers(run: Run, mlp: Path) -> None:
+    weights = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8), "u": np.ones((3, 3), np.float32)}
+    io.save(model_of(QUANTIZED, {**weights, "v": np.ones((4, 3), np.int8)}), "q.onnx")
+    found = run("inspect", "q.onnx", "-t", "x86:v4", "--json").json["integers"]
+    assert [(p["flops"], p["int8"], p["reason"]) for p in found["products"]] == [
+        (2 * 2 * 4 * 3, True, ""),
+        (2 * 2 * 3 * 3, False, "its data is not quantized"),
+    ]
+    assert (found["int8_flops"], found["flops"], found["target"]) == (48, 84, "x86:v4")
+    text = run("inspect", "q.onnx", "-t", "x86:v4").out
+    assert "its data is not quantized" in text
+    assert "8-bit integers" in text
+    reason = run("inspect", "q.onnx", "-t", "cuda", "--json").json["integers"]["products"][0]["reason"]
+    assert reason == "cuda has no kernels for integers"
+    assert "integers" not in run("inspect", mlp, "--json").json
+
+
 def test_diff_shows_what_became_of_each_node(run: Run, mlp: Path) -> None:
     run("optimize", mlp, "-o", "out.onnx", "-p", "O0,fuse-matmul-add")
     found = run("diff", mlp, "out.onnx", "--json").json

@@ -71,6 +71,7 @@ def scale_of(node: Node) -> float:
         f"{SUMS} r = {DQ}(R, s, z) w = Relu(p) x = Sub(r, w) v = LeakyRelu<alpha = 0.2>(x)",
         f"r = {DQ}(R, s, z) q1 = {DQ}(S, t, y) w = Add(r, q1) v = Max(w, b)",
         f"r = {DQ}<axis = 1>(R, c, d) v = Neg(r)",
+        "w = BatchNormalization(X, c, c, c, c) v = Relu(w)",
         f"v = {DQ}(R, s, z)",
         f"r = {DQ}(R, s, z) q1 = {DQ}(S, t, y) v = Mul(r, q1)",
     ],
@@ -105,6 +106,8 @@ def test_long_chains_are_not_searched_forever() -> None:
 def test_what_has_nothing_to_fold() -> None:
     text = f"g (float[3,4] X) => (uint8[3,4] Y) {{ Y = {Q}(X, o, y) }}"
     check_declines(PASS, text, weights={**WEIGHTS, "o": np.array(1, np.float32)})
+    check_declines(PASS, text.replace("o, y", "u, y"), weights=WEIGHTS)  # an input
+    text = text.replace(f"Y = {Q}(X", f"x = Sqrt(X) Y = {Q}(x")
     tiny = {**WEIGHTS, "o": np.array(1e-42, np.float32)}
     check_declines(PASS, text, "a scale is too small for its reciprocal", weights=tiny)
 

@@ -144,6 +144,11 @@ def test_stored_weights_are_moved_themselves() -> None:
     check(text, [DQ, "MatMul"], **weights, n=np.array([6, 2]))
 
 
+def test_rows_of_a_stored_table_are_selected_before_they_become_floats() -> None:
+    text = f"g (int64[2,5] X) => (float[2,5,4] Y) {{ f = {DQ}(w, s, z) Y = Gather(f, X) }}"
+    check(text, ["Gather", DQ], w=RNG.integers(0, 256, (3, 4)).astype(np.uint8))
+
+
 def test_what_else_reads_a_value() -> None:
     text = f"""g (float[1,4,5,6] X) => (uint8[1,4,4,5] Y, float[1,4,4,5] Z) {{
         p = MaxPool<kernel_shape = [2,2]>(X) Y = {Q}(p, s, z) Z = Neg(p) }}"""

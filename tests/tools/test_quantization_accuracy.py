@@ -1,0 +1,89 @@
+"""The table of what quantization costs: made with few images, and put into a guide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fashion import labelled
+from tools import quantization_accuracy
+from tools.quantizing.quantizers import quantizers
+from tools.quantizing.table import replace_table, table
+from tools.training.dataset import as_input, load_split
+
+SETTINGS = {"network": "demo", "settings": ""}
+
+
+def row(kind: str, accuracy: float, changed: int = 0, size: int = 1000, settings: str = "") -> dict[str, Any]:
+    return {**SETTINGS, "kind": kind, "settings": settings, "accuracy": accuracy, "changed": changed, "bytes": size}
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    sizes = np.array(array.shape, ">i4").tobytes()
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A small copy of the data set: 20 images to calibrate on, 300 others."""
+    for split, start, count in (("train", 900, 20), ("t10k", 0, 300)):
+        images, labels = labelled(count, start)
+        write_idx(tmp_path / f"{split}-images-idx3-ubyte", np.rint(images[:, 0] * 255))
+        write_idx(tmp_path / f"{split}-labels-idx1-ubyte", labels)
+    return tmp_path
+
+
+def test_the_data_set_is_read_as_it_was_written(dataset: Path) -> None:
+    images, labels = load_split(dataset, "t10k")
+    wanted, classes = labelled(300)
+    assert np.array_equal(as_input(images), wanted)
+    assert np.array_equal(labels, classes)
+
+
+def test_the_demo_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, guide = tmp_path / "rows.json", tmp_path / "guide.md"
+    guide.write_text("before\n<!-- made by tools/quantization_accuracy.py -->\nold\n<!-- end -->\nafter\n")
+    arguments = ["--networks", "demo", "--tools", "graphopt", "--data", str(dataset), "-o", str(out)]
+    assert quantization_accuracy.main([*arguments, "--docs", str(guide)]) == 0
+    rows = {row["kind"]: row for row in json.loads(out.read_text())}
+    floats, integers = rows["float32"], rows["graphopt int8"]
+    assert floats["accuracy"] > 91
+    assert abs(integers["accuracy"] - floats["accuracy"]) < 1
+    assert integers["bytes"] < 0.28 * floats["bytes"]
+    assert integers["changed"] < 6
+    assert "graphopt int8" in guide.read_text()
+    assert "old" not in guide.read_text()
+    assert "| Residual CNN of the demo |" in capsys.readouterr().out
+
+
+def test_the_best_setting_stands_for_a_tool() -> None:
+    rows = [
+        row("float32", 92.0),
+        row("NNCF int8", 91.0, 30, 300, "one"),
+        row("NNCF int8", 91.5, 20, 310, "another"),
+        row("NNCF int8", 91.5, 10, 320, "a third"),
+    ]
+    assert table(rows).splitlines()[-1] == "| | NNCF int8 | 91.50 % | 0.50 | 10 | 32.0% | a third (of 3) |"
+
+
+def test_new_rows_replace_those_of_the_same_setting() -> None:
+    old = [row("float32", 92.0), row("NNCF int8", 91.0, settings="one")]
+    new = [row("NNCF int8", 91.5, settings="one"), row("NNCF int8", 90.0, settings="two")]
+    assert [r["accuracy"] for r in quantization_accuracy.merged(old, new)] == [92.0, 91.5, 90.0]
+
+
+def test_a_guide_without_a_place_for_the_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no place for the table"):
+        replace_table("text", "table")
+
+
+def test_an_error_of_a_quantizer_is_a_row(dataset: Path) -> None:
+    broken = next(q for q in quantizers("/bin/false") if q.kind.startswith("NNCF"))
+    network = quantization_accuracy.NETWORKS["demo"]
+    found, answers = quantization_accuracy.measured(network, broken, dataset, None)
+    assert found["error"] == "RuntimeError: NNCF: no message"
+    assert answers is None

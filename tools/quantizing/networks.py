@@ -1,0 +1,59 @@
+"""The networks that are quantized, the images that they are calibrated on, and their accuracy on others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graphopt.proof.oracle import Reference
+from tools.training.dataset import as_input, load_split
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SAMPLES = 500
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network for Fashion-MNIST: `image` N x 1 x 28 x 28 to `logits` N x 10."""
+
+    name: str
+    title: str
+    path: Path
+    transformer: bool = False
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("demo", "Residual CNN of the demo", ROOT / "graphopt" / "demo" / "fashion.onnx"),
+        Network("mobilenet", "MobileNetV3-like CNN", ROOT / "tests" / "networks" / "mobilenet.onnx"),
+        Network("vit", "Vision transformer", ROOT / "tests" / "networks" / "vit.onnx", transformer=True),
+    )
+}
+
+
+def calibration_images(folder: Path) -> np.ndarray:
+    """The first training images: float32 500 x 1 x 28 x 28. Their labels are not used."""
+    return as_input(load_split(folder, "train")[0][:SAMPLES])
+
+
+def answers(model: Path, folder: Path) -> np.ndarray:
+    """The class that a model gives each of the 10,000 test images: int64.
+
+    ONNX Runtime computes it node by node, without its integer kernels: those for processors without VNNI saturate.
+    """
+    images, _ = load_split(folder, "t10k")
+    with Reference(model) as reference:
+        parts = [
+            np.asarray(reference.run({"image": as_input(images[start : start + _BATCH])})["logits"]).argmax(1)
+            for start in range(0, len(images), _BATCH)
+        ]
+    return np.concatenate(parts)
+
+
+def accuracy(answers: np.ndarray, folder: Path) -> float:
+    """The percentage of right answers."""
+    return 100 * float((answers == load_split(folder, "t10k")[1]).mean())
