@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.elementwise import opaque_zero
+from graphopt.targets.tvm.converters.quantized_weights import matmul_of_few_bits
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import any_of, broadcast_index, broadcast_read, elementwise, wide, zeros
@@ -151,17 +152,18 @@ def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -
 
 @converter("MatMul")
 def mat_mul(c: Call) -> Operand:
-    return product(c.ctx, c[0], c[1])
+    few_bits = matmul_of_few_bits(c.ctx, c[0], c[1])
+    return few_bits if few_bits is not None else product(c.ctx, c[0], c[1])
 
 
 @converter("Gemm")
 def gemm(c: Call) -> Operand:
     a, b = c[0], c[1]
     turn_a, turn_b = bool(c.attr("transA", 0)), bool(c.attr("transB", 0))
-    if turn_b and b.is_constant:
+    result = None if turn_a else matmul_of_few_bits(c.ctx, a, b, transpose_b=turn_b)
+    if turn_b and b.is_constant and result is None:
         b, turn_b = transposed(c.ctx, b, [1, 0]), False
-    result = None
-    if a.dtype == b.dtype:
+    if a.dtype == b.dtype and result is None:
         x, y = agree(c.ctx, a, 0 if turn_a else 1, b, 1 if turn_b else 0)
         result = fast_matmul(c.ctx, x, y, dtype=a.dtype, transpose_a=turn_a, transpose_b=turn_b)
     if result is None:

@@ -10,6 +10,7 @@ from tvm import te, tirx
 from graphopt.targets.tvm.converters.conv import convolve, kernel_size
 from graphopt.targets.tvm.converters.integer_matmul import product_of_bytes
 from graphopt.targets.tvm.converters.matmul import product
+from graphopt.targets.tvm.converters.quantized_weights import dequantized_constant
 from graphopt.targets.tvm.converters.reduce import reduced
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise
@@ -78,6 +79,10 @@ def quantize_linear(c: Call) -> Operand:
 def dequantize_linear(c: Call) -> Operand:
     data, scale, zero = c[0], c[1], c.input(2)
     dtype = c.dtype_attr("output_dtype", scale.dtype) if c.attr("output_dtype") else scale.dtype
+    axis = c.axis(data.rank, 1) if data.rank > 1 else 0
+    constant = dequantized_constant(data, scale, zero, axis, int(c.attr("block_size", 0)), dtype)
+    if constant is not None:
+        return constant
     if data.dtype not in _RANGE:
         raise Declined(f"dequantizing {data.dtype}")
     operands = [data, _spread(c, scale, data.rank), *([] if zero is None else [_spread(c, zero, data.rank)])]

@@ -7,6 +7,7 @@ from graphopt.targets.tvm.kernels.depthwise.family import Depthwise
 from graphopt.targets.tvm.kernels.direct.family import Direct
 from graphopt.targets.tvm.kernels.family import Family, Workload
 from graphopt.targets.tvm.kernels.matmul.family import Matmul
+from graphopt.targets.tvm.kernels.nbits.family import NBits
 from graphopt.targets.tvm.kernels.winograd.family import Winograd
 from graphopt.targets.tvm.machine import Machine
 
@@ -16,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     Depthwise(),
     PlainConv(),
     Matmul(),
+    NBits(),
 )
 """The families in the order of preference; the last one for a workload has the plainest definition."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +12,17 @@ from tvm import relax, tirx
 
 Dim: TypeAlias = int | tirx.Expr
 """A dimension: a number, or an integer expression over the model's symbolic sizes."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The constants that DequantizeLinear read, and its axis and block size (0 if scales are not in blocks)."""
+
+    integers: Operand
+    scale: Operand
+    zero: Operand | None
+    axis: int
+    block: int
 
 
 class Operand:
@@ -24,10 +36,10 @@ class Operand:
     For the first two, the context fills in `expr` when a kernel needs them as tensors.
 
     `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
-    with several consumers is stored once.
+    with several consumers is stored once. `quantized`: where a constant of floats comes from, if it is dequantized.
     """
 
-    __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "shape")
+    __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "quantized", "shape")
 
     def __init__(
         self,
@@ -47,6 +59,7 @@ class Operand:
         self.expr = expr
         self.name = name
         self.key = key or (object(),)
+        self.quantized: Quantized | None = None
         self._pieces: Callable[[], Iterator[np.ndarray]] | None = None
 
     @classmethod
