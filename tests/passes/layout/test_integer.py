@@ -58,11 +58,22 @@ def test_windows(attributes: str, output: str) -> None:
     blocked(text.replace("1,12,9", "1,3,9"), CONV, w=integers(20, 3, 3, 3))
 
 
-@pytest.mark.parametrize(("groups", "channels", "outputs"), [(12, 12, 12), (8, 8, 8), (2, 16, 32), (4, 16, 16)])
-def test_groups(groups: int, channels: int, outputs: int) -> None:
+@pytest.mark.parametrize(
+    ("groups", "channels", "outputs", "joined"),
+    [(12, 12, 12, 1), (8, 8, 8, 1), (2, 16, 32, 1), (4, 16, 16, 1), (4, 12, 20, 4), (2, 6, 10, 2), (8, 16, 24, 4)],
+)
+def test_groups(groups: int, channels: int, outputs: int, joined: int) -> None:
     text = f"g (uint8[1,{channels},5,5] X) => (int32[1,{outputs},5,5] Y)"
     text += f" {{ Y = ConvInteger<group = {groups}, pads = [1,1,1,1]>(X, w) }}"
-    blocked(text, CONV, w=integers(outputs, channels // groups, 3, 3))
+    model = blocked(text, CONV, w=integers(outputs, channels // groups, 3, 3))
+    (conv,) = (node for node in model.graph.nodes if node.op_type == "BlockedConvInteger")
+    assert conv.attr("group") == groups // joined
+
+
+def test_groups_of_too_few_channels() -> None:
+    text = "g (uint8[1,10,5,5] X) => (int32[1,20,5,5] Y) { Y = ConvInteger<group = 5>(X, w) }"
+    reason = "its groups have too few channels for blocks"
+    check_declines(AssignLayout(block=16), text, reason, weights={"w": integers(20, 2, 1, 1)})
 
 
 def test_what_is_between_convolutions() -> None:
