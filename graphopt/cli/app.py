@@ -19,7 +19,7 @@ import typer
 from graphopt import __version__
 from graphopt.errors import GraphOptError, ModelWarning
 
-from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, run, stats, targets, tune, verify
+from . import bench, bisect, compile, demo, diff, inspect, optimize, passes, quantize, run, stats, targets, tune, verify
 
 _TYPER_INTERRUPTED = 130
 """Typer's exit status for an interrupted command."""
@@ -51,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile.compile_,
     "tune": tune.tune,
     "optimize": optimize.optimize,
+    "quantize": quantize.quantize,
     "run": run.run,
     "bench": bench.bench,
     "verify": verify.verify,

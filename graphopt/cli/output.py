@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from graphopt.util.tables import Table
 
 Progress = Callable[[str, float], None]
 """Called with the current activity and the completed share, from 0 to 1."""
+
+
+_SECONDS_A_LINE = 5.0
 
 
 class Output:
@@ -90,12 +94,15 @@ def _progress_bar() -> Iterator[Progress]:
 
 
 def _progress_lines() -> Progress:
-    last = ""
+    last, stage, since = "", "", 0.0
 
     def report(what: str, done: float) -> None:
-        nonlocal last
-        if what != last:
-            last = what
-            print(f"[{done:4.0%}] {what}", file=sys.stderr, flush=True)
+        """Print each new activity, but samples and cases of the same one only every few seconds."""
+        nonlocal last, stage, since
+        now, counted = time.monotonic(), what.rpartition(", sample ")[0] or what.rpartition(": case ")[0]
+        if what == last or (counted and counted == stage and now - since < _SECONDS_A_LINE):
+            return
+        last, stage, since = what, counted, now
+        print(f"[{done:4.0%}] {what}", file=sys.stderr, flush=True)
 
     return report

@@ -74,6 +74,7 @@ def stats(
     from graphopt import io
     from graphopt.compression.picture import draw
     from graphopt.compression.statistics import collect
+    from graphopt.compression.store import digest_of
     from graphopt.data.samples import open_samples
 
     kinds = kind or ["range", "moments", "histogram"]
@@ -86,6 +87,7 @@ def stats(
     data = open_samples(samples, opened, preprocess)
     with output.progress() as progress:
         found = collect(opened, data, value, kinds, memory=_bytes(memory), progress=progress)
+    found.model = digest_of(opened)
     if out is not None:
         found.save(out)
     if picture is not None:

@@ -45,6 +45,10 @@ class ShowProgress(Observer):
         done = min(step.index / self.expected, 1.0)
         self.progress(f"pass {step.pass_.name}", self.start + done * (self.end_ - self.start))
 
+    def during(self, step: Step, what: str, done: float) -> None:
+        share = min((step.index + done) / self.expected, 1.0)
+        self.progress(f"pass {step.pass_.name}: {what}", self.start + share * (self.end_ - self.start))
+
 
 class TellLimit(PassLimit):
     """A pass limit that reports at the end which rewrite was the last."""

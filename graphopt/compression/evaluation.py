@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from graphopt.errors import InputError, VerificationError
+from graphopt.errors import InputError
+
+from .store import StatisticsStore
 
 if TYPE_CHECKING:
     from graphopt.data.samples import Samples, Validation
@@ -31,6 +33,8 @@ class Evaluation:
     metric: Metric | None = None
     budget: Budget | None = None
     original: Model | None = None
+    statistics: StatisticsStore = field(default_factory=StatisticsStore, compare=False)
+    """Statistics over the samples that passes share (`PassContext.statistics`)."""
 
     def __post_init__(self) -> None:
         if self.metric is not None and self.metric.needs_labels and self.validation is None:
@@ -85,21 +89,7 @@ class Evaluation:
         ONNX Runtime runs both over all cases, one of which is in memory at a time. Raises InputError if data or the
         original are missing, OracleError if a model cannot be run, and VerificationError if there is no case.
         """
-        from graphopt.proof.oracle import Reference
+        from .judge import Judge
 
-        self.require("original")
-        assert self.original is not None
-        if self.samples is None and self.validation is None:
-            self.require("samples")
-        metric = self.counted
-        before, after = metric.start(), metric.start()
-        count = 0
-        with Reference(self.original) as left, Reference(model) as right:
-            for case in self.cases():
-                expected = left.run(case.inputs)
-                before.add(expected, expected, case.expected)
-                after.add(expected, right.run(case.inputs), case.expected)
-                count += 1
-        if count == 0:
-            raise VerificationError("nothing was measured: there are no samples", where=model.name)
-        return metric.loss(after.value, before.value)
+        with Judge(self) as judge:
+            return judge.measure(model).loss

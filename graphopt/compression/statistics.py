@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,26 +32,31 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 1 << 29
 Progress = Callable[[str, float], None]
-_FORM = 1
+_FORM = 2
 
 
 @dataclass
 class ActivationStatistics:
     """The accumulators of each value by kind, `values["relu_3"]["range"]`, from `runs` runs over `samples` samples.
 
-    `digest` is that of the samples; merging the statistics of two sets keeps both.
+    `digest` is that of the samples; merging the statistics of two sets keeps both. `model` is that of the model, see
+    `graphopt.compression.store.digest_of`.
     """
 
     values: dict[str, dict[str, Accumulator]] = field(default_factory=dict)
     samples: int = 0
     runs: int = 0
     digest: str = ""
+    model: str = ""
 
     def merge(self, other: ActivationStatistics) -> None:
         """Add statistics of other samples. Raises InputError if they are of other values or kinds."""
         mine, others = ({name: set(kinds) for name, kinds in s.values.items()} for s in (self, other))
-        if mine != others:
-            raise InputError("statistics of other values or kinds cannot be merged", remedy="collect the same of both")
+        if mine != others or self.model != other.model:
+            raise InputError(
+                "statistics of another model, or of other values or kinds, cannot be merged",
+                remedy="collect the same of both",
+            )
         for name, kinds in self.values.items():
             for kind, accumulator in kinds.items():
                 accumulator.merge(other.values[name][kind])
@@ -64,7 +69,8 @@ class ActivationStatistics:
             name: {kind: {key: _plain(item) for key, item in a.state().items()} for kind, a in kinds.items()}
             for name, kinds in self.values.items()
         }
-        return {"form": _FORM, "samples": self.samples, "runs": self.runs, "digest": self.digest, "values": values}
+        facts = {"form": _FORM, "samples": self.samples, "runs": self.runs, "digest": self.digest, "model": self.model}
+        return {**facts, "values": values}
 
     def save(self, path: Path) -> None:
         """Write a `.json` file, or a smaller `.npz` file. Raises OSError where that is impossible."""
@@ -76,6 +82,17 @@ class ActivationStatistics:
                 np.savez_compressed(file, statistics=np.frombuffer(json.dumps(facts).encode(), np.uint8))
 
     @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> ActivationStatistics:
+        """Return what `to_json` was called on. Raises ValueError, KeyError or TypeError for anything else."""
+        if facts["form"] != _FORM:
+            raise ValueError(f"form {facts['form']}")
+        values = {
+            name: {kind: KINDS[kind].of(_restored(kind, state)) for kind, state in kinds.items()}
+            for name, kinds in facts["values"].items()
+        }
+        return cls(values, int(facts["samples"]), int(facts["runs"]), str(facts["digest"]), str(facts["model"]))
+
+    @classmethod
     def load(cls, path: Path) -> ActivationStatistics:
         """Return statistics that `save` wrote. Raises InputError for any other file."""
         try:
@@ -84,13 +101,7 @@ class ActivationStatistics:
             else:
                 with np.load(path, allow_pickle=False) as archive:
                     facts = json.loads(archive["statistics"].tobytes())
-            if facts["form"] != _FORM:
-                raise ValueError(f"form {facts['form']}")
-            values = {
-                name: {kind: KINDS[kind].of(_restored(kind, state)) for kind, state in kinds.items()}
-                for name, kinds in facts["values"].items()
-            }
-            return cls(values, int(facts["samples"]), int(facts["runs"]), str(facts["digest"]))
+            return cls.from_json(facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"cannot be read as activation statistics ({error})",

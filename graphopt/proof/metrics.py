@@ -163,7 +163,7 @@ class _Top1(Meter):
         if self.labelled:
             if wanted is None or LABELS not in wanted:
                 raise InputError(f"the validation set has no '{LABELS}'", remedy=f"add an integer array '{LABELS}'")
-            right = np.asarray(wanted[LABELS]).ravel()
+            right = _labels(wanted[LABELS], name, scores.shape[-1])
         else:
             right = np.asarray(expected[name]).argmax(axis=-1).ravel()
         if right.shape != answers.shape:
@@ -174,6 +174,19 @@ class _Top1(Meter):
     @property
     def value(self) -> float:
         return self.right / self.count if self.count else math.nan
+
+
+def _labels(labels: Any, name: str, classes: int) -> np.ndarray:
+    array = np.asarray(labels).ravel()
+    if array.dtype.kind not in "iu":
+        raise InputError(f"'{LABELS}' are {array.dtype}, not integers", remedy="store the number of each class, from 0")
+    wrong = array[(array < 0) | (array >= classes)]
+    if wrong.size:
+        raise InputError(
+            f"label {wrong[0]} is not one of the {classes} classes of output '{name}'",
+            remedy=f"number the classes from 0 to {classes - 1}",
+        )
+    return array
 
 
 def _scores(outputs: Outputs) -> tuple[str, np.ndarray]:

@@ -7,7 +7,7 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from graphopt.ir import Graph, Model, Node, Value
 from .rewriter import Rewriter
 
 if TYPE_CHECKING:
+    from graphopt.compression.statistics import ActivationStatistics
     from graphopt.hardware.target import Target
 
 __all__ = ["Fidelity", "Miss", "Pass", "PassContext", "RewritePass", "Rewriter"]
@@ -56,6 +57,8 @@ class PassContext:
     Values that exist in both models have the same names. It must not be changed."""
     gate: Callable[[Node], bool] | None = None
     """Called before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
+    progress: Callable[[str, float], None] = lambda what, done: None
+    """Called by passes that take long, with the current activity and the completed share (0 to 1)."""
     declined: Callable[[Node, str], None] | None = None
     """Called with each near miss that is counted for a node."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -75,6 +78,14 @@ class PassContext:
             self.misses[reason] += 1
             if node is not None and self.declined is not None:
                 self.declined(node, reason)
+
+    def statistics(self, values: Iterable[str], kinds: Sequence[str]) -> ActivationStatistics:
+        """Return statistics of activations, by name, over the samples; those that are known are not collected again.
+
+        Raises InputError if there are no samples, or as `graphopt.compression.statistics.collect` does.
+        """
+        evaluation = self.evaluation
+        return evaluation.statistics.of(self.model, evaluation.samples, values, kinds, progress=self.progress)
 
     def allow(self, node: Node) -> bool:
         """Return whether a rewrite at `node` may happen. Must be called exactly once before each rewrite."""

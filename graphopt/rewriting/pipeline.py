@@ -100,6 +100,9 @@ class Observer:
         """Called before each rewrite, which happens only if every observer allows it."""
         return True
 
+    def during(self, step: Step, what: str, done: float) -> None:
+        """Called during a pass that takes long, with its current activity and the completed share (0 to 1)."""
+
     def declined(self, step: Step, node: Node, reason: str) -> None:
         """Called for each node that the pass nearly rewrote, with the reason why it did not."""
 
@@ -163,6 +166,10 @@ class PassManager:
             self._before = model.copy()
         return self._before
 
+    def _during(self, step: Step, what: str, done: float) -> None:
+        for observer in self.observers:
+            observer.during(step, what, done)
+
     def _run_step(self, step: Step, model: Model) -> StepResult:
         for observer in self.observers:
             observer.before(step, model)
@@ -172,6 +179,7 @@ class PassManager:
         if self.observers:
             context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
             context.declined = lambda node, reason: self._tell(step, node, reason)
+        context.progress = lambda what, done: self._during(step, what, done)
         result = StepResult(
             step.pass_.name, step.pass_.options, step.pass_.fidelity, step.path, nodes_before=_count_nodes(model)
         )

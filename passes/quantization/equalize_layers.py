@@ -75,15 +75,15 @@ def _factors(regions: Sequence[Region]) -> list[np.ndarray]:
             assert value.constant is not None
             weights[node] = value.constant.numpy().astype(np.float64)
     factors = [np.ones(region.channels) for region in regions]
+    least = [_least_factors(region) for region in regions]
     for _ in range(_ROUNDS):
         moved = 0.0
         for place, region in enumerate(regions):
             before = np.max([result_sizes(node, weights[node]) for node in region.producers], axis=0)
             after = np.max([data_sizes(node, weights[node]) for node in region.consumers], axis=0)
-            step = np.sqrt(
-                np.where((before > 0) & (after > 0), before, 1) / np.where((before > 0) & (after > 0), after, 1)
-            )
-            step = np.clip(factors[place] * step, 1 / _LARGEST, _LARGEST) / factors[place]
+            usable = (before > 0) & (after > 0)
+            wanted = factors[place] * np.sqrt(np.where(usable, before, 1) / np.where(usable, after, 1))
+            step = np.clip(wanted, least[place], _LARGEST) / factors[place]
             for node in region.producers:
                 weights[node] = scale_results(node, weights[node], 1 / step)
             for node in region.consumers:
@@ -93,3 +93,20 @@ def _factors(regions: Sequence[Region]) -> list[np.ndarray]:
         if moved < _SETTLED:
             break
     return factors
+
+
+def _least_factors(region: Region) -> np.ndarray:
+    """Return the factors below which a bias would become larger than any is now.
+
+    A channel that is all but dead has next to no weights; made as large as the others, its bias would be the only thing
+    left in the range of the activation.
+    """
+    least = np.full(region.channels, 1 / _LARGEST)
+    places = [*((node, 2) for node in region.producers), *region.offsets.items()]
+    for node, index in places:
+        value = node.input(index)
+        if value is not None and value.constant is not None:
+            sizes = np.abs(value.constant.numpy().astype(np.float64)).reshape(-1)
+            if sizes.max(initial=0) > 0:
+                least = np.maximum(least, sizes / sizes.max())
+    return least

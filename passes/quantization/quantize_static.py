@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.compression.calibration import Calibration
 from graphopt.compression.scales import IntegerScheme, Scale
-from graphopt.compression.statistics import ActivationStatistics, collect
+from graphopt.compression.statistics import ActivationStatistics
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Node, Value, infer_shapes
 from graphopt.passes.quantization._weights import channel_axis, fit_weights
@@ -17,7 +17,20 @@ from graphopt.passes.quantization.ignoring import check_patterns
 from graphopt.passes.quantization.placement import Placement, place
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger"})
+_QUANTIZED = frozenset(
+    {
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+        "com.microsoft::DynamicQuantizeMatMul",
+        "com.microsoft::MatMulNBits",
+        "com.microsoft::QGemm",
+    }
+)
 _PER_CHANNEL = 13
 _LARGEST_BIAS = 2.0**30
 """Half of int32, so that there is room for the sums of products."""
@@ -38,6 +51,7 @@ class QuantizeStatic(Pass):
         per_channel: whether each channel of weights has a scale of its own.
         weights: the calibration of weights: `min-max` or `mse`.
         power_of_two: whether scales are powers of two.
+        biases: whether biases become int32; TensorRT takes floats only.
         ignore: patterns for names and operators of nodes that stay as they are, `re:EXPRESSION`, and `from..to`.
     """
 
@@ -51,6 +65,7 @@ class QuantizeStatic(Pass):
     per_channel: bool = True
     weights: str = "mse"
     power_of_two: bool = False
+    biases: bool = True
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -70,9 +85,7 @@ class QuantizeStatic(Pass):
         found = next((node for node in graph.nodes if node.op in _QUANTIZED), None)
         if found is not None:
             raise PassError(f"the model is quantized already, at {found.label}", where=self.name)
-        context.evaluation.require("samples")
         infer_shapes(context.model)
-        assert context.evaluation.samples is not None
         placement = place(graph, context, self.ignore)
         if not placement.products:
             reasons = "; ".join(context.misses) or "it has no convolution or matmul"
@@ -80,7 +93,7 @@ class QuantizeStatic(Pass):
         placement.products = [node for node in placement.products if context.allow(node)]
         calibration = Calibration(self.calibration, self.percentile)
         names = [value.name for value in placement.values]
-        statistics = collect(context.model, context.evaluation.samples, names, calibration.kinds)
+        statistics = context.statistics(names, calibration.kinds)
         scheme = IntegerScheme(self.activations, self.symmetric, self.power_of_two)
         scales = _activation_scales(placement, statistics, calibration, scheme)
         _Insertion(self, context, scales).insert(placement)
@@ -158,7 +171,7 @@ class _Insertion:
         floats, scale = self.stored[weights, axis]
         self.context.rewriter(node.graph, node).set_input(node, 1, floats)
         bias = node.input(2)
-        if bias is not None and bias.constant is not None and len(bias.constant.shape) == 1:
+        if self.options.biases and bias is not None and bias.constant is not None and len(bias.constant.shape) == 1:
             self._quantize_bias(node, bias, (data.scale.astype(np.float64) * scale.scale).astype(np.float32))
 
     def _stored(self, node: Node, weights: Value, axis: int | None, data: Scale) -> tuple[Value, Scale]:

@@ -116,7 +116,9 @@ def test_weights_that_others_read_stay_theirs() -> None:
 
 def test_ranges_become_equal() -> None:
     text = f"{OPSET} {CASES['depthwise'][0]}"
-    changed, _ = run(model_of(text, uneven("wd", **{k: SHAPES[k] for k in "wbdcv"})), EqualizeLayers())
+    made = uneven("wd", **{k: SHAPES[k] for k in "wbdcv"})
+    made["b"][:], made["c"][:] = 0, 0
+    changed, _ = run(model_of(text, made), EqualizeLayers())
     one, two, three = (np.abs(array(node.inputs[1])) for node in changed.graph.nodes if node.op == "Conv")
     np.testing.assert_allclose(one.max((1, 2, 3)), two.max((1, 2, 3)), rtol=0.02)
     np.testing.assert_allclose(two.max((1, 2, 3)), three.max((0, 2, 3)), rtol=0.02)
@@ -132,3 +134,17 @@ def test_one_scale_for_all_weights_is_enough_after_it() -> None:
     errors = [noise(model, run(model, passes, samples)[0], samples) for passes in (static, f"equalize-layers,{static}")]
     assert errors[0] > 0.3
     assert errors[1] < 0.05
+
+
+def test_a_dead_channel_does_not_blow_up_the_activation() -> None:
+    """Its weights are next to nothing, its bias is as large as the others: equal ranges would make that enormous."""
+    made = random(0, **{k: SHAPES[k] for k in "wbv"})
+    made["w"][2] *= 1e-9
+    made["b"][2] = 0.3
+    model = model_of(f"{OPSET} {CASES['relu'][0]}", made)
+    changed, _ = run(model, EqualizeLayers())
+    conv = next(iter(changed.graph.nodes))
+    assert np.abs(array(conv.inputs[2])).max() <= np.abs(made["b"]).max() * 1.0001
+    samples = feeds(8, X=(2, 3, 8, 8))
+    for passes in ("quantize-static", "equalize-layers,quantize-static"):
+        assert noise(model, run(model, f"{passes}{{per_channel=false}}", samples)[0], samples) < 0.03

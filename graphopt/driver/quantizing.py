@@ -1,0 +1,248 @@
+"""`quantize`: from a float model and samples to a quantized model whose loss is measured, and held to a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt import io
+from graphopt.compression.costs import COSTS
+from graphopt.compression.judge import Judge
+from graphopt.compression.layers import layers_of
+from graphopt.compression.store import StatisticsStore, load_statistics
+from graphopt.compression.suspicions import suspicions
+from graphopt.errors import InputError, PassError
+from graphopt.ir import Model, infer_shapes
+from graphopt.proof.metrics import LABELS, Metric
+from graphopt.rewriting.shapes import fix_shapes
+
+from .mixed_precision import Folder, Search
+from .optimizing import evaluate_on, run_passes
+from .quantization_plan import Plan, Watch
+from .quantization_report import QuantizationReport
+
+if TYPE_CHECKING:
+    import onnx
+
+    from graphopt.compression.budget import Budget
+    from graphopt.compression.evaluation import Evaluation
+    from graphopt.compression.layers import Layer
+    from graphopt.compression.statistics import ActivationStatistics
+    from graphopt.data.images import Preprocess
+    from graphopt.rewriting.report import Report
+
+    from .backend import Progress
+
+
+@dataclass
+class Quantized:
+    """The result of `quantize`. `statistics` are None if no pass has asked for any."""
+
+    model: Model
+    report: QuantizationReport
+    statistics: ActivationStatistics | None = None
+
+
+def quantize(
+    model: Model | onnx.ModelProto | bytes | str | os.PathLike[str],
+    samples: Any = None,
+    *,
+    passes: str = "quantize",
+    options: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    validation: Any = None,
+    metric: Metric | str | None = None,
+    budget: Budget | str | float | None = None,
+    preprocess: Preprocess | str | None = None,
+    statistics: Sequence[str | os.PathLike[str]] = (),
+    sensitivity: bool = False,
+    cost: str = "flops",
+    work_in: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Quantize a model, and measure what it lost.
+
+    If the loss exceeds the budget, and the pipeline has `quantize-static`, the layers that contribute most to the error
+    for what they save stay floats. The result that comes nearest to the budget is returned if none meets it:
+    `report.met` says so.
+
+    Arguments:
+        model: is not changed.
+        samples: for calibration, see `evaluate_on`; may be omitted if no pass needs them.
+        passes: a pipeline with a lossy pass.
+        options: replace options of the first pass that quantizes.
+        inputs: shapes to fix, by input name.
+        validation, metric, budget, preprocess: see `evaluate_on`. With labels, the metric is the accuracy by default.
+        statistics: files that `graphopt quantize --save-statistics` wrote, used instead of running the samples again.
+        sensitivity: measure the error of each layer, even if the budget does not need it.
+        cost: what the search saves, one of `graphopt.compression.costs.COSTS`.
+        work_in: a folder that keeps the state of the search, and from which it goes on.
+        progress: is called with the current activity and the completed share (0 to 1).
+
+    Raises InputError, ModelError, PipelineError and PassError for invalid arguments, also if there is nothing to
+    quantize, and OracleError if ONNX Runtime cannot run the model.
+    """
+    if cost not in COSTS:
+        raise InputError(f"there is no cost table '{cost}'", remedy=f"the tables are: {', '.join(COSTS)}")
+    plan = Plan.parse(passes, options or {})
+    original = io.load(model)
+    fix_shapes(original, inputs or {})
+    evaluation = _evaluation(original, samples, validation, metric, budget, preprocess)
+    store = StatisticsStore(load_statistics([Path(path) for path in statistics]), keep_all=True)
+    job = _Job(plan, dataclasses.replace(evaluation, statistics=store), progress or (lambda what, done: None))
+    return job.run(original, sensitivity, cost, None if work_in is None else Path(work_in))
+
+
+def _evaluation(
+    original: Model, samples: Any, validation: Any, metric: Any, budget: Any, preprocess: Any
+) -> Evaluation:
+    if samples is None and validation is None:
+        raise InputError(
+            "quantization needs data, at least to measure what is lost", remedy="add --calibration or --validate"
+        )
+    evaluation = evaluate_on(original, samples, validation, metric, budget, preprocess)
+    if metric is None and evaluation.validation is not None:
+        case = next(iter(evaluation.validation))
+        if case.expected is not None and LABELS in case.expected:
+            return dataclasses.replace(evaluation, metric=Metric.parse("accuracy"), original=original)
+    return dataclasses.replace(evaluation, original=original)
+
+
+@dataclass
+class _Job:
+    """One run of `quantize`."""
+
+    plan: Plan
+    evaluation: Evaluation
+    progress: Progress
+
+    def run(self, original: Model, sensitivity: bool, cost: str, folder: Path | None) -> Quantized:
+        self.progress("checking the data", 0.0)
+        warnings = self._warnings(original)
+        with Judge(self.evaluation) as judge:
+            warnings += _chance(judge, judge.baseline(self._part(0.0, 0.1)), original)
+            self.progress("optimizing", 0.1)
+            prepared = original.copy()
+            report = run_passes(prepared, self.plan.head, evaluation=self._lossy)
+            infer_shapes(prepared)
+            before = self._layers(prepared)
+            result, passes, reasons = self._quantized(prepared, report, (), self._part(0.15, 0.5))
+            measured = judge.measure(result, progress=self._part(0.5, 0.6))
+            found = QuantizationReport(
+                str(self.plan.whole()), passes, before, self._layers(result), measured, reasons, self._limit, warnings
+            )
+            if self._store.unused:
+                raise InputError(
+                    "the statistics are of another model, or of this one after other passes",
+                    where="--statistics",
+                    remedy="collect them again with --save-statistics, and the same --passes",
+                )
+            if not found.changed:
+                raise PassError("nothing was quantized", where=original.name, remedy=_reasons(found))
+            if self.plan.searchable and (sensitivity or not found.met):
+                result = self._search(judge, prepared, report, result, found, cost, folder)
+        statistics = self._store.merged() if any(self._store.known.values()) else None
+        return Quantized(result, found, statistics)
+
+    def _search(
+        self,
+        judge: Judge,
+        prepared: Model,
+        report: Report,
+        result: Model,
+        found: QuantizationReport,
+        cost: str,
+        folder: Path | None,
+    ) -> Model:
+        """Measure the sensitivity and, if the budget is not met, look for layers to leave as floats."""
+        names = {layer.label for layer in found.changed}
+        search = Search(
+            [layer for layer in found.before if layer.label in names],
+            lambda ignore: self._quantized(prepared, report, ignore)[0],
+            judge,
+            COSTS[cost](),
+            Folder.of(folder, self._digest(prepared, cost)),
+            self._part(0.6, 1.0),
+        )
+        found.sensitivity = search.sensitivity(result)
+        if found.met:
+            search.folder.remove()
+            return result
+        assert self._limit is not None
+        best = search.find(self._limit, found.measured, found.sensitivity)
+        found.tried += best.tried
+        if best.ignored:
+            result, found.passes, found.reasons = self._quantized(prepared, report, best.ignored)
+            found.measured, found.after = best.measured, self._layers(result)
+            found.pipeline = str(self.plan.whole(best.ignored))
+        search.folder.remove()
+        return result
+
+    def _quantized(
+        self, prepared: Model, report: Report, ignore: Sequence[str], progress: Progress = lambda what, done: None
+    ) -> tuple[Model, Report, dict[str, str]]:
+        """Return the model with the passes that quantize run on it, their report, and why they left nodes."""
+        copy, watch = prepared.copy(), Watch(progress)
+        passes = run_passes(copy, self.plan.tail(ignore), evaluation=self._lossy, observers=[watch], earlier=report)
+        infer_shapes(copy)
+        return copy, passes, watch.reasons
+
+    @property
+    def _lossy(self) -> Evaluation:
+        """The evaluation for passes: without a budget, which holds for the result of all of them."""
+        return dataclasses.replace(self.evaluation, budget=None)
+
+    @property
+    def _limit(self) -> float | None:
+        return None if self.evaluation.budget is None else self.evaluation.budget.max_drop
+
+    @property
+    def _store(self) -> StatisticsStore:
+        return self.evaluation.statistics
+
+    def _part(self, start: float, end: float) -> Progress:
+        return lambda what, done: self.progress(what, start + done * (end - start))
+
+    def _layers(self, model: Model) -> list[Layer]:
+        """Return the layers, with the sizes that they have for the first case."""
+        copy = model.copy()
+        feed = next(iter(self.evaluation.cases())).inputs
+        fix_shapes(copy, {name: array.shape for name, array in feed.items() if hasattr(array, "shape")})
+        return layers_of(copy)
+
+    def _warnings(self, original: Model) -> list[str]:
+        samples, validation = self.evaluation.samples, self.evaluation.validation
+        found = [] if samples is None else suspicions(samples, original)
+        if samples is not None and validation is not None and samples.digest == validation.samples.digest:
+            found.append("the validation set has the inputs of the calibration: the loss for other data will be larger")
+        return found
+
+    def _digest(self, prepared: Model, cost: str) -> str:
+        """Return what the state of a search depends on."""
+        from graphopt.compression.store import digest_of
+
+        evaluation = self.evaluation
+        data = [one.digest for one in (evaluation.samples, evaluation.validation) if one is not None]
+        loaded = [one.digest for one in self._store.loaded]
+        words = [digest_of(prepared), *data, *loaded, evaluation.counted.name, str(self.plan.whole()), cost]
+        return " ".join([*words, str(self._limit)])
+
+
+def _chance(judge: Judge, value: float, original: Model) -> list[str]:
+    """Warn if the original itself knows no better than guessing: labels or preprocessing are wrong."""
+    shape = original.graph.outputs[0].shape
+    classes = shape[-1] if shape else None
+    if judge.metric.name != "accuracy" or not isinstance(classes, int) or classes < 2 or value > 1.5 / classes:
+        return []
+    return [
+        f"the original has an accuracy of {value:.1%} among {classes} classes, like guessing: "
+        "check the labels and the preprocessing"
+    ]
+
+
+def _reasons(found: QuantizationReport) -> str:
+    return "; ".join(sorted(set(found.reasons.values()))) or "the pipeline has no pass that quantizes this model"
