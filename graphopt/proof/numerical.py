@@ -16,6 +16,7 @@ from .bisect import guilty_rewrite
 from .checks import samples_check
 from .locate import first_difference
 from .oracle import OracleError, Reference, refuses_empty
+from .standard import standard_of
 from .tolerance import EXACT, Comparison, Difference, Output, Tolerance, compare
 
 
@@ -53,7 +54,7 @@ class CheckNumbers(Observer):
     budget, which `CheckBudget` enforces. Each step's `error` becomes the one measured against the original model.
 
     Arguments:
-        tolerance: see above; None: by dtype.
+        tolerance: see above; None: by dtype, and whether the model rounds to integers (`standard_of`).
         inputs: the user's own inputs; missing ones are generated.
         shapes: of generated inputs.
         samples: complete sets of inputs to use instead, all of which are kept in memory.
@@ -77,6 +78,7 @@ class CheckNumbers(Observer):
         self.shapes = shapes
         self.samples = list(samples)
         self.tolerance = tolerance or Tolerance()
+        self._is_given = tolerance is not None
         self.seed = seed
         self.inputs: Mapping[str, Any] = {}
         """The inputs for reproducers: of the sample that failed, or of the first."""
@@ -84,6 +86,8 @@ class CheckNumbers(Observer):
         self._outputs: list[dict[str, Output]] = []
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
+        if not self._is_given:
+            self.tolerance = standard_of(model)
         with Reference(model) as reference:
             if not self.samples:
                 self.samples = [
