@@ -7,7 +7,7 @@ from typing import Any
 
 from graphopt.data.inputs import verification_samples
 from graphopt.errors import GraphOptError, VerificationError
-from graphopt.ir import DType, Model
+from graphopt.ir import DType, Model, infer_shapes
 from graphopt.rewriting.passes import Fidelity
 from graphopt.rewriting.pipeline import Observer, Pipeline, Step
 from graphopt.rewriting.report import StepResult
@@ -31,6 +31,16 @@ def exact_standard(model: Model) -> Tolerance:
             if value.dtype in _HALVES:
                 return Tolerance.uniform(2e-3 if value.dtype is DType.FLOAT16 else 1.6e-2)
     return EXACT
+
+
+def usual_tolerance(model: Model) -> Tolerance:
+    """Return the tolerance by type; wider types get that of 16-bit floats if a model computes with these inside."""
+    model = model.copy()
+    infer_shapes(model)
+    found = {value.dtype for node in model.graph.all_nodes() for value in node.outputs if value.dtype in _HALVES}
+    usual = Tolerance()
+    widest = max((usual.allowed("", dtype) for dtype in found if dtype is not None), default=0.0)
+    return Tolerance({dtype: widest for dtype in (DType.FLOAT, DType.DOUBLE) if widest > usual.allowed("", dtype)})
 
 
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
