@@ -129,6 +129,8 @@ _COUNTERS: dict[str, Callable[[Node], int]] = {
     "QLinearMatMul": _matmul,
     "RNN": _recurrent(1),
     "Resize": _resize,
+    "com.microsoft::MatMulNBits": _matmul,
     "graphopt::BlockedConv": _blocked_conv,
+    "graphopt::BlockedConvInteger": _blocked_conv,
     "graphopt::ConvToBlocked": _blocked_conv,
 }

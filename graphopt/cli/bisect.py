@@ -95,11 +95,11 @@ def bisect(
 def _check(model: Model, command: str | None, inputs: Path | None, seed: int, tolerance: float | None) -> Check:
     from graphopt.data import inputs as generated
     from graphopt.proof.checks import command_check, samples_check
-    from graphopt.proof.tolerance import Tolerance
+    from graphopt.proof.standard import standard_of
 
     if command is not None:
         return command_check(command)
     given = generated.load_npz(inputs, model) if inputs else None
     samples = generated.verification_samples(model, seed=seed, given=given)
     inputs_, outputs = [sample.inputs for sample in samples], [sample.outputs for sample in samples]
-    return samples_check(inputs_, outputs, options.allowed_error(tolerance) or Tolerance())
+    return samples_check(inputs_, outputs, options.allowed_error(tolerance) or standard_of(model))

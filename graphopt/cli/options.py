@@ -141,7 +141,7 @@ ErrorAllowed = Annotated[
     typer.Option(
         "--tolerance",
         help="Allowed error, relative to each output's largest value. The default depends on the output's "
-        "type: 1e-4 for float32, 1e-2 for float16, 0 for integers.",
+        "type: 1e-4 for float32, 1e-2 for float16, 0 for integers; 5e-2 if the model rounds to 8 bits.",
         show_default=False,
     ),
 ]

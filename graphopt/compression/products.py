@@ -6,13 +6,16 @@ D, squared and summed over samples, is the trace of D G D^T, with the Gram matri
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphopt.analysis.flops import count_flops
 from graphopt.data.samples import Samples
 from graphopt.ir import Model, Node
+from graphopt.rewriting.shapes import fix_shapes
 
 from .statistics import DEFAULT_MEMORY, observe
 
@@ -21,6 +24,9 @@ _ROWS_A_COLUMN = 16
 _FEWEST, _MOST = 32, 512
 """The rows of one sample that are used: a convolution has as many as its result has places."""
 _ROWS_AT_ONCE = 2048
+_FLOPS = 1e12
+"""The arithmetic that a run over samples may take: minutes. A large model sees fewer of them."""
+_LEAST_SAMPLES = 64
 
 
 def is_summing(node: Node) -> bool:
@@ -123,18 +129,29 @@ class Moments:
 def collect_moments(
     model: Model, samples: Samples, reads: Sequence[tuple[Node, str]], *, gram: bool = True
 ) -> list[Moments]:
-    """Run a model over samples and return the moments of what products sum.
+    """Run a model over samples, the first that are affordable, and return the moments of what products sum.
 
     `reads`: each product and the name of the value that stands for its data. All moments are in memory at a time: see
     `batches`.
     """
     found = [Moments() for _ in reads]
-    for values in observe(model, list(dict.fromkeys(name for _, name in reads)), samples):
+    count = affordable(model, samples, _FLOPS, _LEAST_SAMPLES)
+    names = list(dict.fromkeys(name for _, name in reads))
+    for values in observe(model, names, itertools.islice(samples, count)):
         for moments, (node, name) in zip(found, reads, strict=True):
-            moments.add(summed_rows(node, values[name], _enough(node, samples.count)), gram)
+            moments.add(summed_rows(node, values[name], _enough(node, count)), gram)
     for moments in found:
         moments.finish()
     return found
+
+
+def affordable(model: Model, samples: Samples, flops: float, least: int) -> int:
+    """Return how many samples a model can be run on with so much arithmetic: at least `least`, at most all."""
+    copy = model.copy()
+    feed = samples.first(1)[0]
+    fix_shapes(copy, {name: array.shape for name, array in feed.items() if isinstance(array, np.ndarray)})
+    each = sum(count_flops(node) or 0 for node in copy.graph.nodes)
+    return min(samples.count, max(least, int(flops / max(each, 1))))
 
 
 def _enough(node: Node, samples: int) -> int:

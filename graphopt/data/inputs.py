@@ -16,6 +16,7 @@ import numpy as np
 from graphopt.errors import InputError
 from graphopt.ir import Model
 from graphopt.proof.oracle import OracleError, Reference
+from graphopt.proof.standard import standard_of
 from graphopt.proof.tolerance import Comparison, Output, Tolerance, compare
 
 from .checking import check_input, check_name, required_inputs
@@ -177,8 +178,10 @@ def compare_with_oracle(
     """Compare the `outputs` of compiled code for a sample with ONNX Runtime's outputs of the original `model`.
 
     With its own optimizations, ONNX Runtime sums in another order. For some models and inputs its two results differ by
-    more than the tolerance (logarithms of long sums); then agreement with either one is enough. See `compare`.
+    more than the tolerance (logarithms of long sums); then agreement with either one is enough. See `compare`; without
+    a tolerance, that of `standard_of` the model holds.
     """
+    tolerance = tolerance or standard_of(model)
     comparison = compare(sample.outputs, outputs, tolerance, empty=empty)
     if comparison.ok:
         return comparison

@@ -32,15 +32,17 @@ def measure(
         feeds: the inputs.
         lossy: a lossy pass changed the model; otherwise the code must agree with the original model too. How far
             a lossy model may deviate is up to the budget.
-        tolerance: of the comparison; None: by dtype.
+        tolerance: of the comparison; None: by dtype, of the results or of 16-bit floats inside.
 
     Raises VerificationError if the results differ.
     """
     from graphopt.data.inputs import Sample, compare_with_oracle
+    from graphopt.proof.numerical import usual_tolerance
     from graphopt.proof.oracle import Reference, refuses_empty
     from graphopt.proof.spread import OutputErrors
 
     errors = OutputErrors()
+    allowed = {model: tolerance or usual_tolerance(model) for model in (original, optimized)}
     with Reference(original) as before, Reference(optimized) as after:
         for number, inputs in enumerate(feeds):
             outputs, wanted = run(inputs), before.run(inputs)
@@ -50,7 +52,7 @@ def measure(
                 held.append((optimized, after.run(inputs), "the optimized model"))
             for model, expected, what in held:
                 sample = Sample(dict(inputs), expected)
-                comparison = compare_with_oracle(model, sample, outputs, tolerance, empty=number > 0)
+                comparison = compare_with_oracle(model, sample, outputs, allowed[model], empty=number > 0)
                 if not comparison.ok:
                     raise VerificationError(
                         f"the compiled code differs from {what}:\n{comparison}",

@@ -6,10 +6,10 @@ measured, and the limit of the knapsack is corrected by the result, until it can
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -76,9 +76,13 @@ class Folder:
             file.write(json.dumps(facts).encode())
 
     def remove(self) -> None:
-        """Remove the folder: the search is over."""
-        if self.path is not None and self.path.is_dir():
-            shutil.rmtree(self.path)
+        """Remove the files and their folder: the search is over."""
+        if self.path is None or not (self.path / "state.json").is_file():
+            return
+        for name in ("state.json", "best.onnx", "best.onnx.data"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else keeps files there
+            self.path.rmdir()
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,13 @@ class Best:
 
 @dataclass
 class Search:
-    """Looks for the layers to quantize. `quantized` returns the model with some patterns ignored."""
+    """Looks for the layers to quantize.
+
+    `quantized` returns the model with some patterns ignored, `alone` the same without the passes that mend it.
+    """
 
     layers: Sequence[Layer]
+    alone: Callable[[Sequence[str]], Model]
     quantized: Callable[[Sequence[str]], Model]
     judge: Judge
     costs: CostTable
@@ -111,8 +119,7 @@ class Search:
                 continue
             self.progress(f"sensitivity: layer {number + 1} of {len(names)}, {name}", 0.5 * number / len(names))
             others = tuple(exactly(other) for other in names if other != name)
-            model = self.quantized(others)
-            self.folder.noise[name] = self.judge.noise(model, cases)
+            self.folder.noise[name] = self.judge.noise(self.alone(others), cases)
             self.folder.save()
         found = Sensitivity(cases=cases)
         for layer in self.layers:

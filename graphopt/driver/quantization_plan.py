@@ -83,12 +83,16 @@ class Plan:
         """What runs before quantization."""
         return Pipeline(self.before)
 
-    def tail(self, ignore: Sequence[str] = ()) -> Pipeline:
-        """The pass that quantizes, with further patterns of what it leaves alone, and what comes after it."""
+    def alone(self, ignore: Sequence[str] = ()) -> Pipeline:
+        """The pass that quantizes, with further patterns of what it leaves alone."""
         chosen = self.quantizing
         if ignore:
             chosen = _with(chosen, {"ignore": (*chosen.options["ignore"], *ignore)})
-        return Pipeline((PassStep(chosen), *self.after))
+        return Pipeline((PassStep(chosen),))
+
+    def tail(self, ignore: Sequence[str] = ()) -> Pipeline:
+        """The same, and what comes after it."""
+        return Pipeline((*self.alone(ignore).steps, *self.after))
 
     def whole(self, ignore: Sequence[str] = ()) -> Pipeline:
         """The whole pipeline, for a user to run again."""

@@ -162,6 +162,7 @@ class _Job:
         names = {layer.label for layer in found.changed}
         search = Search(
             [layer for layer in found.before if layer.label in names],
+            lambda ignore: self._alone(prepared, ignore),
             lambda ignore: self._quantized(prepared, report, ignore)[0],
             judge,
             COSTS[cost](),
@@ -190,6 +191,12 @@ class _Job:
         passes = run_passes(copy, self.plan.tail(ignore), evaluation=self._lossy, observers=[watch], earlier=report)
         infer_shapes(copy)
         return copy, passes, watch.reasons
+
+    def _alone(self, prepared: Model, ignore: Sequence[str]) -> Model:
+        """Return the model quantized without the passes that follow, which take long and are run for results only."""
+        copy = prepared.copy()
+        run_passes(copy, self.plan.alone(ignore), evaluation=self._lossy)
+        return copy
 
     @property
     def _lossy(self) -> Evaluation:

@@ -7,7 +7,7 @@ from typing import Any
 
 from graphopt.data.inputs import verification_samples
 from graphopt.errors import GraphOptError, VerificationError
-from graphopt.ir import DType, Model
+from graphopt.ir import DType, Model, infer_shapes
 from graphopt.rewriting.passes import Fidelity
 from graphopt.rewriting.pipeline import Observer, Pipeline, Step
 from graphopt.rewriting.report import StepResult
@@ -16,6 +16,7 @@ from .bisect import guilty_rewrite
 from .checks import samples_check
 from .locate import first_difference
 from .oracle import OracleError, Reference, refuses_empty
+from .standard import standard_of
 from .tolerance import EXACT, Comparison, Difference, Output, Tolerance, compare
 
 
@@ -32,6 +33,16 @@ def exact_standard(model: Model) -> Tolerance:
     return EXACT
 
 
+def usual_tolerance(model: Model) -> Tolerance:
+    """Return the tolerance by type; wider types get that of 16-bit floats if a model computes with these inside."""
+    model = model.copy()
+    infer_shapes(model)
+    found = {value.dtype for node in model.graph.all_nodes() for value in node.outputs if value.dtype in _HALVES}
+    usual = Tolerance()
+    widest = max((usual.allowed("", dtype) for dtype in found if dtype is not None), default=0.0)
+    return Tolerance({dtype: widest for dtype in (DType.FLOAT, DType.DOUBLE) if widest > usual.allowed("", dtype)})
+
+
 _HALVES = (DType.FLOAT16, DType.BFLOAT16)
 
 
@@ -43,7 +54,7 @@ class CheckNumbers(Observer):
     budget, which `CheckBudget` enforces. Each step's `error` becomes the one measured against the original model.
 
     Arguments:
-        tolerance: see above; None: by dtype.
+        tolerance: see above; None: by dtype, and whether the model rounds to integers (`standard_of`).
         inputs: the user's own inputs; missing ones are generated.
         shapes: of generated inputs.
         samples: complete sets of inputs to use instead, all of which are kept in memory.
@@ -67,6 +78,7 @@ class CheckNumbers(Observer):
         self.shapes = shapes
         self.samples = list(samples)
         self.tolerance = tolerance or Tolerance()
+        self._is_given = tolerance is not None
         self.seed = seed
         self.inputs: Mapping[str, Any] = {}
         """The inputs for reproducers: of the sample that failed, or of the first."""
@@ -74,6 +86,8 @@ class CheckNumbers(Observer):
         self._outputs: list[dict[str, Output]] = []
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
+        if not self._is_given:
+            self.tolerance = standard_of(model)
         with Reference(model) as reference:
             if not self.samples:
                 self.samples = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.compression.products import Moments, batches, collect_moments, weight_rows
+from graphopt.compression.products import Moments, affordable, batches, collect_moments, weight_rows
 from graphopt.compression.rounding import Steps, result_error
 from graphopt.errors import PassError
 from graphopt.ir import Graph, Model, Node, infer_shapes
@@ -17,6 +17,9 @@ from graphopt.rewriting.passes import PassContext
 
 _MOST_SAMPLES = 256
 _MOST_BYTES = 1 << 27
+_FLOPS = 1e11
+"""The arithmetic that measuring the error of the outputs may take: seconds, because it is done often."""
+_LEAST_SAMPLES = 16
 TINY = 1e-30
 
 
@@ -29,7 +32,9 @@ class OutputError:
     def __init__(self, context: PassContext) -> None:
         assert context.floats is not None
         assert context.evaluation.samples is not None
-        self.feeds = context.evaluation.samples.first(_MOST_SAMPLES, _MOST_BYTES)
+        samples = context.evaluation.samples
+        count = min(affordable(context.floats, samples, _FLOPS, _LEAST_SAMPLES), _MOST_SAMPLES)
+        self.feeds = samples.first(count, _MOST_BYTES)
         with Reference(context.floats) as reference:
             self.wanted = [_floats_of(reference.run(feed)) for feed in self.feeds]
         sizes = [sum(float(np.square(w[i]).sum()) for w in self.wanted) for i in range(len(self.wanted[0]))]

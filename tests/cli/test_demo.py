@@ -25,8 +25,9 @@ def test_it_shows_what_the_passes_did_and_that_nothing_got_worse(run: Run) -> No
     assert "fuse-conv-bn" in result.out
     assert "9 rewritten" in result.out
     assert "accuracy on 1,000 images" in result.out
-    accuracy = next(line.split()[-2:] for line in result.out.splitlines() if line.startswith("accuracy"))
+    accuracy = next(line.split()[-3:] for line in result.out.splitlines() if line.startswith("accuracy"))
     assert accuracy[0] == accuracy[1]
+    assert float(accuracy[2].rstrip("%")) >= float(accuracy[0].rstrip("%")) - 1
     assert float(accuracy[0].rstrip("%")) >= 91
     assert "answers that changed: 0 of 1,000" in result.out
     assert "ONNX Runtime's time / graphopt's" in result.out
@@ -42,6 +43,9 @@ def test_for_machines_and_with_the_compiled_model_kept(
     assert data["images"] == 150
     assert data["accuracy"]["before"] == data["accuracy"]["after"] > 0.85
     assert data["answers_changed"] == 0
+    assert data["accuracy"]["int8"] >= data["accuracy"]["after"] - 0.02
+    assert data["int8"]["bytes"]["weights"] < 0.4 * data["bytes"]["weights"]
+    assert data["timings"]["graphopt int8"]["runs"] == 2
     assert 0 < data["error"] < 1e-4
     assert data["threads"] == 2
     assert data["timings"]["graphopt"]["runs"] == data["timings"]["onnxruntime"]["runs"] == 2

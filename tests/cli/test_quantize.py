@@ -184,6 +184,14 @@ def test_an_interrupted_search_goes_on(run: Run, net: Path, monkeypatch: pytest.
     assert "layer 1 of 3" not in result.err
 
 
+def test_a_folder_of_somebody_else_is_not_removed(run: Run, net: Path) -> None:
+    limit, _ = limit_between(run, net)
+    Path("int8.onnx.search").mkdir()
+    Path("int8.onnx.search/notes.txt").write_text("mine")
+    assert quantized(run, net, "--max-drop", limit).status == 0
+    assert [path.name for path in Path("int8.onnx.search").iterdir()] == ["notes.txt"]
+
+
 def test_an_interruption_during_calibration_writes_nothing(
     run: Run, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

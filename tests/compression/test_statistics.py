@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -160,3 +163,30 @@ def test_a_picture_has_a_row_for_each_value(model: Model) -> None:
     assert texts[0] == "a <model>: 4 samples, counts as logarithms"
     assert [text for text in texts if text in "XcrpfY"] == ["X", "c", "r", "p", "f", "Y"]
     assert sum(element.tag.endswith("rect") for element in root.iter()) > 100
+
+
+def test_memory_grows_with_a_sample_not_with_their_number() -> None:
+    """Peak memory in Python with many samples is that with few; all activations of a run are in it once."""
+    model = model_of(
+        "g (float[1,3,64,64] X) => (float[1,8,64,64] r) { c = Conv<pads=[1,1,1,1]>(X, w) r = Relu(c) }",
+        {"w": np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32)},
+    )
+
+    def peak(count: int) -> int:
+        def feeds() -> Iterator[dict[str, np.ndarray]]:
+            for seed in range(count):
+                yield {"X": np.random.default_rng(seed).random((1, 3, 64, 64), np.float32)}
+
+        samples = Samples(feeds, model)
+        assert samples.count == count
+        gc.collect()
+        tracemalloc.start()
+        collect(model, samples, kinds=("range", "histogram"))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak(2)  # what is imported and cached
+    few, many = peak(4), peak(60)
+    assert many < 1.2 * few + 100_000, (few, many)
+    assert many < 40 * 8 * 64 * 64 * 4

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from graphopt.errors import VerificationError
-from graphopt.ir import DType
+from graphopt.ir import DType, infer_shapes
+from graphopt.proof.numerical import usual_tolerance
 from graphopt.proof.tolerance import EXACT, Tolerance, compare
+from tests.helpers import model_of
 
 
 def f32(*numbers: float) -> np.ndarray:
@@ -131,3 +133,14 @@ def test_the_worst_output_is_judged_by_what_it_is_allowed() -> None:
     tolerance = Tolerance(outputs={"loose": 0.5})
     comparison = compare({"loose": f32(1), "y": f32(1)}, {"loose": f32(1.1), "y": f32(1.001)}, tolerance)
     assert comparison.worst.name == "y"
+
+
+def test_float32_outputs_of_a_model_that_computes_in_float16_have_its_tolerance() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[4] X) => (float[4] Y) {
+        a = Cast<to=10>(X)  b = Neg(a)  Y = Cast<to=1>(b) }"""
+    model = model_of(text)
+    infer_shapes(model)
+    assert usual_tolerance(model).allowed("Y", DType.FLOAT) == Tolerance().allowed("Y", DType.FLOAT16)
+    plain = model_of(text.replace("Cast<to=10>(X)", "Identity(X)"))
+    infer_shapes(plain)
+    assert usual_tolerance(plain) == Tolerance()

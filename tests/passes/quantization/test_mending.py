@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.compression.evaluation import Evaluation
+from graphopt.compression.products import affordable
 from graphopt.data.samples import Samples
 from graphopt.errors import InputError, PassError
 from graphopt.ir import Model, Tensor, infer_shapes
@@ -215,3 +216,12 @@ def test_it_needs_samples_and_a_quantized_model(pass_: Any) -> None:
 def test_options_are_checked(pass_: Any, options: Any) -> None:
     with pytest.raises(ValueError, match="must be"):
         pass_(**options)
+
+
+def test_a_large_model_is_run_on_fewer_samples() -> None:
+    model, samples, _ = case("matmul")
+    found = Samples(samples, model)
+    each = 2 * 40 * 48 * 24
+    assert affordable(model, found, each * 10, 1) == 10
+    assert affordable(model, found, each * 10, 12) == 12
+    assert affordable(model, found, each * 1e6, 12) == len(samples)

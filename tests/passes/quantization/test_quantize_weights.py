@@ -64,6 +64,7 @@ def test_bits_and_what_they_take(bits: int, symmetric: bool, tmp_path: Any) -> N
     expected = 512 * 64 * (stored + per_group / 32) / 8
     assert expected < (tmp_path / "small.onnx").stat().st_size < expected + 1000
     assert noise(changed, io.load(tmp_path / "small.onnx"), samples) == 0
+    assert io.to_proto(changed).ir_version >= {2: 13, 4: 10, 8: 8}[stored]
 
 
 def test_fewer_squared_errors_than_the_whole_range() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import tvm
 from onnx import helper, numpy_helper
 from tvm import te, tirx
 
+from graphopt.hardware.target import load
+from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.common.dot import INTEGER
 from graphopt.targets.tvm.kernels.depthwise.family import Depthwise
@@ -18,7 +22,8 @@ from graphopt.targets.tvm.kernels.depthwise.plan import plan_depthwise
 from graphopt.targets.tvm.kernels.direct import compute
 from graphopt.targets.tvm.kernels.direct.family import Direct
 from graphopt.targets.tvm.kernels.direct.plan import candidates, plan_direct
-from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.machine import Machine, machine_of
+from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 from tests.targets.schedule.blocks import blocked, plain
 from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
 
@@ -160,3 +165,29 @@ def test_packed_weights_hold_every_number_once() -> None:
     packed = compute.pack_weight(weight, workload, plan)
     assert sorted(packed[packed != 0]) == sorted(weight[weight != 0])
     assert len(packed) == 24 * 12 * 3
+
+
+@pytest.mark.parametrize(
+    ("target", "instruction"),
+    [
+        ("x86:cascadelake", "vpdpbusd"),
+        ("x86:alderlake", "vpdpbusd"),
+        ("x86", "vpmaddwd"),
+        ("x86:v2", "pmaddwd"),
+        ("arm:neoverse-n2", "usdot"),
+        ("arm", "smlal"),
+    ],
+)
+def test_code_for_other_processors(target: str, instruction: str) -> None:
+    """Whatever runs this test, code for every machine is generated, with the instruction meant for it."""
+    description = tvm_target(load(target))
+    machine = machine_of(description)
+    lanes = machine.lanes("float32")
+    workload = ConvWorkload(conv(32, 32, (3, 3), p=1), 1, (6, 6), lanes, dtypes=INTEGER)
+    plan = plan_direct(workload, machine)
+    x = placeholder(workload.data_shape, "uint8", "x")
+    w = placeholder(DIRECT.packed_shape(workload, plan), "int8", "w")
+    func = scheduled([x, w, DIRECT.compute(x, w, workload, plan)], machine)
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    assembly = tvm.compile(module, description, tir_pipeline=PIPELINE).mod.inspect_source("asm")
+    assert re.search(rf"\b{instruction}\b", assembly)

@@ -2,8 +2,8 @@
 
 A step of a reduction adds to each sum in a vector the products of `width` elements of data, which are the same for all
 lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a
-processor has instructions for it: four by AVX-512 VNNI and AVX-VNNI (VPDPBUSD), two, as 16-bit integers, by AVX2,
-AVX-512BW and SSE2 (VPMADDWD). None of these saturates, so that all give the same sums.
+processor has instructions for it: four by AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's I8MM (USDOT), two, as 16-bit
+integers, by AVX2, AVX-512BW and SSE2 (VPMADDWD). None of these saturates, so that all give the same sums.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from graphopt.targets.tvm.machine import Machine
 INTEGER = Dtypes("uint8", "int8", "int32", "int32")
 """Bytes of activations without sign, bytes of weights with one, and exact sums."""
 
-_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 2, "mull": 1}
+_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 2, "mull": 1, "usdot": 4}
 _VPDPBUSD = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.128"}
 _VPMADDWD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
 _VECTORS = {64: "avx512bw", 32: "avx2", 16: "sse2"}
+_USDOT = "llvm.aarch64.neon.usdot.v4i32.v16i8"
 NAMES = tuple(_WIDTHS)
 """The ways to multiply, by whose positions plans name them."""
 
@@ -63,6 +64,9 @@ class Dot:
             size = self.lanes * 4
             left = _reinterpret(f"uint8x{size}", tirx.Broadcast(_word(data, 4, count), self.lanes))
             return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPDPBUSD[size], total, left, weights)
+        if self.name == "usdot":
+            left = _reinterpret("uint8x16", tirx.Broadcast(_word(data, 4, count), 4))
+            return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, left, weights)
         if self.name == "vpmaddwd":
             wide = f"int16x{self.lanes * 2}"
             left = _reinterpret(f"uint8x{self.lanes * 2}", tirx.Broadcast(_word(data, 2, count), self.lanes))
@@ -80,6 +84,8 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     size, instructions = lanes * 4, machine.instructions
     if size in _VPDPBUSD and ("vnni" in instructions or ("avx-vnni" in instructions and size <= 32)):
         return Dot("vpdpbusd", lanes)
+    if size == 16 and "i8mm" in instructions:
+        return Dot("usdot", lanes)
     if _VECTORS.get(size) in instructions:
         return Dot("vpmaddwd", lanes)
     return Dot("mull", lanes)

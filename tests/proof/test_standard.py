@@ -1,0 +1,65 @@
+"""The tolerance of models that round to integers: steps are allowed there, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graphopt.errors import VerificationError
+from graphopt.ir import DType, Graph
+from graphopt.proof.numerical import CheckNumbers
+from graphopt.proof.standard import is_rounded, standard_of
+from graphopt.rewriting.passes import Fidelity, Pass, PassContext
+from graphopt.rewriting.pipeline import PassManager, Pipeline
+from tests.helpers import model_of
+
+FLOATS = "g (float[2,3] X) => (float[2,3] Y) { Y = Mul(X, f) }"
+ROUNDED = """g (float[2,3] X) => (float[2,3] Y) {
+    q = QuantizeLinear(X, s, z) x = DequantizeLinear(q, s, z) Y = Mul(x, f) }"""
+STORED = "g (float[2,3] X) => (float[2,3] Y) { w = DequantizeLinear(i, s) Y = Mul(X, w) }"
+WEIGHTS = {"s": np.array(0.02, np.float32), "z": np.array(9, np.uint8), "f": np.array(2, np.float32)}
+WEIGHTS |= {"i": np.array([[1, 2, 3]], np.int8)}
+
+
+class _Scale(Pass):
+    """Multiply the constant by a number: an error of known size."""
+
+    name = "scale-for-tests"
+    fidelity = Fidelity.FLOAT
+    factor = 1.0
+
+    def run(self, graph: Graph, context: PassContext) -> None:
+        value = graph.find("f")
+        assert value is not None
+        rewriter = context.rewriter(graph)
+        changed = rewriter.constant(np.array(2 * self.factor, np.float32))
+        rewriter.replace_uses(value, changed)
+
+
+class _Little(_Scale):
+    factor = 1.02
+
+
+class _Much(_Scale):
+    factor = 1.2
+
+
+def test_which_models_round() -> None:
+    assert is_rounded(model_of(ROUNDED, WEIGHTS))
+    assert not is_rounded(model_of(FLOATS, WEIGHTS))
+    assert not is_rounded(model_of(STORED, WEIGHTS))  # weights alone
+    assert standard_of(model_of(FLOATS, WEIGHTS)).allowed("Y", DType.FLOAT) == 1e-4
+    assert standard_of(model_of(ROUNDED, WEIGHTS)).allowed("Y", DType.UINT8) == 5e-2
+
+
+@pytest.mark.parametrize(
+    ("text", "pass_", "fails"),
+    [(FLOATS, _Little(), True), (ROUNDED, _Little(), False), (ROUNDED, _Much(), True)],
+)
+def test_passes_are_judged_by_it(text: str, pass_: Pass, fails: bool) -> None:
+    manager = PassManager(Pipeline.of(pass_), [CheckNumbers()])
+    if fails:
+        with pytest.raises(VerificationError, match="scale-for-tests"):
+            manager.run(model_of(text, WEIGHTS))
+    else:
+        manager.run(model_of(text, WEIGHTS))
