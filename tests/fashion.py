@@ -10,8 +10,9 @@ from graphopt.cli.demo import MODEL as DEMO
 from graphopt.cli.demo import load_images
 
 FOLDER = Path(__file__).resolve().parent / "networks"
+MOBILENET = FOLDER / "mobilenet.onnx"
 VIT = FOLDER / "vit.onnx"
-NETWORKS = {"demo": DEMO, "vit": VIT}
+NETWORKS = {"demo": DEMO, "mobilenet": MOBILENET, "vit": VIT}
 """`image` float32 N x 1 x 28 x 28 between 0 and 1 to `logits` N x 10. See tools/train_networks.py."""
 
 

@@ -11,10 +11,10 @@ import pytest
 
 import graphopt
 from graphopt.proof.oracle import run_reference
-from tests.fashion import FOLDER, NETWORKS, VIT, labelled
+from tests.fashion import FOLDER, MOBILENET, NETWORKS, VIT, labelled
 
 
-@pytest.mark.parametrize(("path", "right"), [(VIT, 0.86)], ids=["vit"])
+@pytest.mark.parametrize(("path", "right"), [(MOBILENET, 0.88), (VIT, 0.86)], ids=["mobilenet", "vit"])
 def test_a_network_is_small_and_right(path: Path, right: float) -> None:
     assert path.stat().st_size < 1_500_000
     onnx.checker.check_model(str(path), full_check=True)
@@ -24,6 +24,14 @@ def test_a_network_is_small_and_right(path: Path, right: float) -> None:
     assert (logits.argmax(1) == classes).mean() >= right
 
 
+def test_the_mobilenet_has_what_is_hard_to_quantize() -> None:
+    found = Counter(node.op_type for node in onnx.load(MOBILENET).graph.node)
+    assert found["BatchNormalization"] == 16
+    assert {"HardSwish", "HardSigmoid", "Mul", "Add", "ReduceMean"} <= found.keys()
+    convolutions = [node for node in onnx.load(MOBILENET).graph.node if node.op_type == "Conv"]
+    assert sum(a.name == "group" and a.i > 1 for node in convolutions for a in node.attribute) == 5
+
+
 def test_the_transformer_has_six_layers() -> None:
     found = Counter(node.op_type for node in onnx.load(VIT).graph.node)
     assert found["Softmax"] == 6
@@ -31,7 +39,7 @@ def test_the_transformer_has_six_layers() -> None:
     assert found["Gelu"] == 6
 
 
-@pytest.mark.parametrize("name", ["vit"])
+@pytest.mark.parametrize("name", ["mobilenet", "vit"])
 def test_compiled_it_computes_what_onnx_runtime_does(name: str) -> None:
     artifact = graphopt.compile(NETWORKS[name])
     for count in (1, 3):

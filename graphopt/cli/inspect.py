@@ -161,7 +161,7 @@ def _integers(model: Model, name: str, output: Output, top: int | None) -> dict[
         return {}
     found = products(model, targets.load(name))
     whole, part = (sum(p.flops or 0 for p in found if p.is_integer or every) for every in (True, False))
-    share = part / whole if whole else 0.0
+    share = part / whole if whole else None
     summary = Table(
         f"products on {name}", ("computed on", "nodes", "FLOPs", "reason"), right=frozenset({"nodes", "FLOPs"})
     )

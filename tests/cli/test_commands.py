@@ -300,6 +300,7 @@ def test_inspect_says_which_products_are_on_integers(run: Run, mlp: Path) -> Non
         (2 * 2 * 3 * 3, False, "its data is not quantized"),
     ]
     assert (found["int8_flops"], found["flops"], found["target"]) == (48, 84, "x86:v4")
+    assert found["int8_share"] == pytest.approx(48 / 84)
     text = run("inspect", "q.onnx", "-t", "x86:v4").out
     assert "its data is not quantized" in text
     assert "8-bit integers" in text
