@@ -3,10 +3,10 @@
     python tools/bench.py [MODEL ...] [--batches 1 8] [--threads 1 2] [-o bench] [--resume]
 
 MODEL is a name of the suite or an ONNX file with fixed shapes (which is measured at its own batch size); the default is
-the whole suite. All three use float32 arithmetic and get the same file. The outputs of each are compared with the
-model's before it is timed. The result is the ratio: the median latency of the faster of the other two divided by that
-of graphopt. Writes FILE.json, after each model, and FILE.svg. Exit status: 0 all measured, 1 a model failed or its
-outputs differ, 2 a model is not available.
+the whole suite. All three get the same file, and compute in float32, or on integers with --int8. The outputs of each
+are compared with the model's before it is timed. The result is the ratio: the median latency of the faster of the other
+two divided by that of graphopt. Writes FILE.json, after each model, and FILE.svg. Exit status: 0 all measured, 1 a
+model failed or its outputs differ, 2 a model is not available.
 """
 
 from __future__ import annotations
@@ -117,7 +117,17 @@ def _jobs(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[J
     jobs = []
     for name in options.models or SUITE:
         for batch in options.batches if name in SUITE else (1,):
-            job = Job(name, batch, (), options.runs, options.seconds, options.target, options.clock, options.tune)
+            job = Job(
+                name,
+                batch,
+                (),
+                options.runs,
+                options.seconds,
+                options.target,
+                options.clock,
+                options.tune,
+                options.int8,
+            )
             threads = tuple(count for count in options.threads if (job.name, batch, count) not in known)
             if threads:
                 jobs.append(dataclasses.replace(job, threads=threads))
@@ -176,6 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="host")
     parser.add_argument(
         "--tune", default="off", help="off (default): untuned; records: use existing records; or a budget such as 5m"
+    )
+    parser.add_argument(
+        "--int8", action="store_true", help="quantize each model first; all runtimes get the same quantized file"
     )
     parser.add_argument(
         "--clock",

@@ -340,6 +340,15 @@ def test_a_runtime_whose_outputs_differ_is_not_timed(small: Path, monkeypatch: p
     assert "onnxruntime" in found["timings"]
 
 
+def test_all_get_the_same_quantized_model(tmp_path: Path) -> None:
+    path, weights = tmp_path / "product.onnx", np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    io.save(model_of("g (float[4,64] x) => (float[4,32] y) { y = MatMul(x, w) }", {"w": weights}), path)
+    (found,) = bench_case.measure(Job(str(path), 1, (1,), runs=1, seconds=1, target="host", int8=True))
+    assert found["int8"]
+    assert not found["failures"]
+    assert set(found["timings"]) >= {"graphopt", "onnxruntime"}
+
+
 def test_a_case_that_dies_costs_only_itself(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
