@@ -21,6 +21,7 @@ COMMANDS = [
     "compile",
     "tune",
     "optimize",
+    "quantize",
     "run",
     "bench",
     "verify",

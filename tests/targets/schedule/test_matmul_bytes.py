@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +18,13 @@ from tests.targets.schedule.support import MACHINE, execute, placeholder, schedu
 from tests.targets.schedule.test_direct_bytes import WAYS, machine_with
 
 FAMILY = Matmul()
+
+
+@pytest.fixture(autouse=True)
+def _no_schedule_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A schedule that fails is replaced by a more general one with the same results."""
+    yield
+    assert not caplog.records
 
 
 def halved(sums: te.Tensor) -> te.Tensor:

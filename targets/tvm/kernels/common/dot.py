@@ -71,7 +71,11 @@ class Dot:
             words = tirx.Broadcast(_word(data, 4, count), self.lanes)
             return total + self._sums_of_pairs(_reinterpret(f"uint16x{self.lanes * 2}", words), weights)
         factor = _load(data, 1).astype(str(sums.dtype))
-        return total + tirx.Broadcast(factor, self.lanes) * weights.astype(str(total.ty.dtype))
+        return total + self._spread(factor) * weights.astype(str(total.ty.dtype))
+
+    def _spread(self, value: Any) -> Any:
+        """Return a vector of equal elements."""
+        return tirx.Broadcast(value, self.lanes) if self.lanes > 1 else value
 
     def _sums_of_pairs(self, data: Any, weights: Any) -> Any:
         """Return the sums of four products in each lane, by two instructions that multiply 16-bit integers in pairs.

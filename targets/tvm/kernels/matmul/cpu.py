@@ -310,7 +310,7 @@ class _Nest:
             count = self.rest if k.same_as(self.steps) else None
             weight = [right.source, panel, k, int64(span[0] * step)]
             total = self.dot.add(sums, at, [left.source, *left.indices], weight, count)
-            return tirx.BufferStore(sums, total, [tirx.Ramp(at, int64(1), span[1])])
+            return tirx.BufferStore(sums, total, [tirx.Ramp(at, int64(1), span[1]) if span[1] > 1 else at])
 
         return several
 
