@@ -18,7 +18,9 @@ def table(profile: Profile, top: int) -> Table:
     ordered = sorted(profile.calls, key=lambda call: -call.seconds)
     title = f"kernels: {format_seconds(profile.seconds)} of {format_seconds(profile.latency)} a run"
     if profile.peak:
-        title += f"; peak {format_count(profile.peak.flops)}FLOP/s, memory {format_bytes(round(profile.peak.bytes))}/s"
+        floats, products = format_count(profile.peak.flops), format_count(profile.peak.products)
+        memory = format_bytes(round(profile.peak.bytes))
+        title += f"; peak {floats}FLOP/s, {products}OP/s on bytes, memory {memory}/s"
     made = Table(title, ("layers", "kernel", *_NUMBERS, "schedule"), right=frozenset(_NUMBERS))
     for call in ordered[:top]:
         made.add(*_row(profile, call))

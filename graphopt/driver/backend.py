@@ -62,14 +62,17 @@ class Built:
 
 @dataclass(frozen=True)
 class Peak:
-    """The measured peak of a machine: float32 operations per second, and bytes read from memory per second."""
+    """The measured peak of a machine, per second: float32 operations, those on products of bytes, bytes of memory read."""
 
     flops: float
     bytes: float
+    products: float
 
     def or_better(self, other: Peak) -> Peak:
         """Return the higher of two measurements, because the clock frequency changes between them."""
-        return Peak(max(self.flops, other.flops), max(self.bytes, other.bytes))
+        return Peak(
+            max(self.flops, other.flops), max(self.bytes, other.bytes), max(self.products, other.products)
+        )
 
 
 class Backend(Protocol):

@@ -35,6 +35,11 @@ class Kernel:
     bytes: int | None
     schedule: str
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether the kernel multiplies bytes."""
+        return any(operator.endswith("Integer") for operator in self.operators)
+
 
 def write_kernels(kernels: Sequence[Kernel], folder: Path) -> None:
     """Write `kernels.json` into an artifact's folder; the same kernels give the same bytes."""

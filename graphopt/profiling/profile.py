@@ -60,11 +60,14 @@ class Profile:
         return call.seconds / self.seconds if self.seconds else 0.0
 
     def of_peak(self, call: Call) -> float | None:
-        """Return the call's FLOPs per second relative to the peak; Winograd and the like can exceed 1."""
+        """Return the call's operations per second relative to the peak, for kernels on bytes that of products of bytes.
+
+        Winograd and the like can exceed 1.
+        """
         flops = call.kernel.flops
-        return (
-            None if self.peak is None or flops is None or not call.seconds else flops / call.seconds / self.peak.flops
-        )
+        if self.peak is None or flops is None or not call.seconds:
+            return None
+        return flops / call.seconds / (self.peak.products if call.kernel.is_integer else self.peak.flops)
 
     def of_memory(self, call: Call) -> float | None:
         """Return the call's bytes per second relative to the memory bandwidth; data in caches can exceed 1."""

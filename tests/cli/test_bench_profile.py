@@ -20,7 +20,8 @@ from tests.helpers import model_of
 @pytest.fixture(autouse=True)
 def known_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose speed is known and need not be measured."""
-    monkeypatch.setattr(TvmBackend, "peak", lambda self, target, threads: Peak(flops=1e11 * threads, bytes=2e10))
+    peak = Peak(flops=1e11, bytes=2e10, products=4e11)
+    monkeypatch.setattr(TvmBackend, "peak", lambda self, target, threads: peak)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_the_table_names_the_models_layers(run: Run, fixed: Path) -> None:
     text = run("bench", fixed, "--runs", 3, "--baseline", "none", "--profile").out
     assert "graphopt" in text
     lines = text[text.index("kernels:") :].splitlines()
-    assert "peak 100 GFLOP/s, memory 20.0 GB/s" in lines[0]
+    assert "peak 100 GFLOP/s, 400 GOP/s on bytes, memory 20.0 GB/s" in lines[0]
     assert lines[1].split()[:2] == ["layers", "kernel"]
     assert any(line.startswith(("double", "norm")) for line in lines)
     assert any("%" in line for line in lines[3:])
@@ -50,7 +51,7 @@ def test_json_has_every_kernel(run: Run, fixed: Path) -> None:
     assert sum(entry["share"] for entry in told["kernels"]) == pytest.approx(1)
     assert sum(entry["seconds"] for entry in told["kernels"]) == pytest.approx(told["kernel_seconds"])
     assert sum(entry["flops"] for entry in told["kernels"]) == pytest.approx(6 * 8 * 64, abs=2)
-    assert told["peak"] == {"flops": 1e11, "bytes": 2e10}
+    assert told["peak"] == {"flops": 1e11, "bytes": 2e10, "products": 4e11}
     assert told["threads"] == 1
 
 

@@ -22,8 +22,10 @@ from graphopt.runtime.members import MANIFEST
 from tests.compiled import compiled, copy, expected, inputs
 
 
-def kernel(function: str, *layers: str, flops: int | None = 100, size: int | None = 10) -> Kernel:
-    return Kernel(function, layers, ("Conv",) if layers else (), flops, size, "direct 6x2")
+def kernel(
+    function: str, *layers: str, flops: int | None = 100, size: int | None = 10, operator: str = "Conv"
+) -> Kernel:
+    return Kernel(function, layers, (operator,) if layers else (), flops, size, "direct 6x2")
 
 
 MADE = Profile(
@@ -31,7 +33,7 @@ MADE = Profile(
     latency=5e-6,
     runs=3,
     threads=2,
-    peak=Peak(flops=1e8, bytes=2e7),
+    peak=Peak(flops=1e8, bytes=2e7, products=4e8),
 )
 
 
@@ -91,7 +93,7 @@ def test_shares_and_parts_of_the_peak() -> None:
     assert MADE.of_memory(h) is None
     told = MADE.to_json()
     assert [entry["layers"] for entry in told["kernels"]] == [("a", "b"), ("b",), ()]
-    assert told["peak"] == {"flops": 1e8, "bytes": 2e7}
+    assert told["peak"] == {"flops": 1e8, "bytes": 2e7, "products": 4e8}
 
 
 def test_the_picture_has_a_bar_for_each_kernel_under_its_layer() -> None:
@@ -146,3 +148,9 @@ def test_the_peak_is_measured() -> None:
     found = backend.load().peak(Target.load("host"), 1)
     assert 1e8 < found.flops < 1e13
     assert 1e8 < found.bytes < 1e13
+    assert 1e8 < found.products < 1e14
+
+
+def test_products_of_bytes_are_held_against_their_own_peak() -> None:
+    calls = [Call(kernel("f", "a", flops=50, operator=name), 1e-6) for name in ("Conv", "graphopt::BlockedConvInteger")]
+    assert [MADE.of_peak(call) for call in calls] == [pytest.approx(0.5), pytest.approx(0.125)]

@@ -22,7 +22,7 @@ def test_kinds_sum_their_calls() -> None:
         call("pooling 12x8", 50, 1.0),
         call("matmul", None, 1.0),
     ]
-    found = peak_share.by_kind(calls, Peak(200.0, 1.0))
+    found = peak_share.by_kind(calls, Peak(200.0, 1.0, 400.0))
     assert found == {
         "direct convolution": {"seconds": 2.0, "of_peak": pytest.approx(0.75)},
         "Winograd": {"seconds": 3.0, "of_peak": pytest.approx(1.5)},

@@ -1,10 +1,9 @@
 """Measurement of this machine's peak: the arithmetic of its vector units, and reading from its memory.
 
-Arithmetic: a loop of independent fused multiply-adds on registers (12 vectors, more than latency times the number of
-units of any supported processor), so no kernel with the same instruction set can be faster. Memory: a sum over an array
-that is many times larger than any cache. Both are compiled for the target and run on the requested number of threads,
-and
-the best of many runs counts.
+Arithmetic: a loop of independent multiply-adds on registers (12 vectors, more than latency times the number of units of
+any supported processor), of float32 and of bytes, so no kernel with the same instruction set can be faster. Memory: a
+sum over an array that is many times larger than any cache. All are compiled for the target and run on the requested
+number of threads, and the best of many runs counts.
 """
 
 from __future__ import annotations
@@ -21,28 +20,37 @@ from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
 from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, Dot, dot_for
 from graphopt.targets.tvm.machine import machine_of
 
 _ACCUMULATORS = 12
 _STEPS = 1 << 18  # multiply-adds per accumulator: about a millisecond
+_DATA = 64  # different bytes to multiply, in groups of the width of an instruction
 _ELEMENTS = 1 << 26  # floats to read: 256 MiB
 _RUNS = 100
 
 
 def measure_peak(target: Target, threads: int) -> Peak:
-    """Return float32 operations and bytes read per second on this machine, with the target's instructions."""
+    """Return operations on floats and bytes, and bytes read per second on this machine, with the target's instructions."""
     made_for = tvm_target(target)
-    lanes = machine_of(made_for).lanes("float32")
+    machine = machine_of(made_for)
+    lanes = machine.lanes("float32")
+    dot = dot_for(INTEGER, lanes, machine)
+    loops = {"flops": _flops(lanes, threads), "products": _products(dot, threads), "read": _read(lanes, threads)}
     with made_for:
-        built = tvm.compile(tvm.IRModule({"flops": _flops(lanes, threads), "read": _read(lanes, threads)}), made_for)
+        built = tvm.compile(tvm.IRModule(loops), made_for)
     few = tvm.runtime.tensor(np.full(lanes, 0.5, np.float32))
     result = tvm.runtime.tensor(np.zeros(threads * _ACCUMULATORS * lanes, np.float32))
     many = tvm.runtime.tensor(np.ones(_ELEMENTS // (threads * _ACCUMULATORS * lanes) * len(result.numpy()), np.float32))
     compat.configure_threads(threads, cpu.allowed())
+    data = tvm.runtime.tensor(np.ones(_DATA * dot.width, np.uint8))
+    weight = tvm.runtime.tensor(np.ones(_ACCUMULATORS * lanes * dot.width, np.int8))
+    sums = tvm.runtime.tensor(np.zeros(len(result.numpy()), np.int32))
     operations = 2 * lanes * _ACCUMULATORS * _STEPS * threads
     size = many.numpy().nbytes
     return Peak(
         flops=operations / _best(lambda: built["flops"](few, result), _RUNS),
+        products=operations * dot.width / _best(lambda: built["products"](data, weight, sums), _RUNS),
         bytes=size / _best(lambda: built["read"](many, result), _RUNS // 5),
     )
 
@@ -76,6 +84,33 @@ def _flops(lanes: int, threads: int) -> Any:
                 y[T.Ramp((t * count + i) * lanes, 1, lanes)] = a[T.Ramp(i * lanes, 1, lanes)]
 
     return flops
+
+
+def _products(dot: Dot, threads: int) -> Any:
+    """Return the loop on bytes: each sum has weights of its own and data that changes, so that all is computed."""
+    lanes, count = dot.lanes, _ACCUMULATORS
+    steps = _STEPS
+
+    @T.prim_func
+    def products(
+        x: T.Buffer((_DATA * dot.width,), "uint8"),  # type: ignore
+        w: T.Buffer((count * lanes * dot.width,), "int8"),  # type: ignore
+        y: T.Buffer((threads * count * lanes,), "int32"),  # type: ignore
+    ):
+        T.func_attr({"global_symbol": "products", "tirx.noalias": True})
+        for t in T.parallel(threads):
+            a = T.alloc_buffer((count * lanes,), "int32", scope="local")
+            for i in T.unroll(count):
+                a[T.Ramp(i * lanes, 1, lanes)] = T.Broadcast(T.int32(0), lanes)
+            for k in T.serial(steps):
+                for i in T.unroll(count):
+                    a[T.Ramp(i * lanes, 1, lanes)] = dot.add(
+                        a, i * lanes, [x, k % _DATA * dot.width], [w, i * lanes * dot.width]
+                    )
+            for i in T.unroll(count):
+                y[T.Ramp((t * count + i) * lanes, 1, lanes)] = a[T.Ramp(i * lanes, 1, lanes)]
+
+    return products
 
 
 def _read(lanes: int, threads: int) -> Any:
