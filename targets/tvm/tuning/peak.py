@@ -92,7 +92,7 @@ def _products(dot: Dot, threads: int) -> Any:
     steps = _STEPS
 
     @T.prim_func
-    def products(
+    def products(  # type: ignore
         x: T.Buffer((_DATA * dot.width,), "uint8"),  # type: ignore
         w: T.Buffer((count * lanes * dot.width,), "int8"),  # type: ignore
         y: T.Buffer((threads * count * lanes,), "int32"),  # type: ignore
