@@ -51,7 +51,7 @@ def gptq(weights: np.ndarray, steps: Steps, gram: np.ndarray, damping: float = 0
     Elias Frantar et al., "GPTQ" (2023). `damping`: this part of the mean of the Gram matrix's diagonal is added to it.
     `order`: columns of the largest data come first. Returns integers in float64.
     """
-    size = gram.shape[-1]
+    size, gram = gram.shape[-1], gram.astype(np.float64)
     diagonal = np.einsum("gkk->gk", gram)
     ranks = np.argsort(-diagonal, -1, kind="stable") if order else np.broadcast_to(np.arange(size), diagonal.shape)
     gram = np.take_along_axis(np.take_along_axis(gram, ranks[:, :, None], 1), ranks[:, None, :], 2)
@@ -80,7 +80,7 @@ def descend(weights: np.ndarray, integers: np.ndarray, steps: Steps, gram: np.nd
 
     What AdaRound (Nagel et al., 2020) approaches by gradients, in closed form for each weight. Returns integers.
     """
-    integers = integers.copy()
+    integers, gram = integers.copy(), gram.astype(np.float64)
     diagonal = np.maximum(np.einsum("gkk->gk", gram), np.finfo(np.float64).tiny)
     for _ in range(sweeps):
         slope = np.matmul(steps.floats(integers) - weights, gram)
