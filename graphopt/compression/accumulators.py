@@ -13,7 +13,7 @@ import numpy as np
 from graphopt.errors import InputError
 
 HISTOGRAM_BINS = 2048
-_MOST = 1 << 17
+_MOST = 1 << 15
 """How many numbers of an array a histogram counts: those of hundreds of samples are more than enough for its bins."""
 
 
@@ -60,13 +60,12 @@ class Range(Accumulator):
     strange: int = 0
 
     def add(self, array: np.ndarray) -> None:
-        numbers = _finite(array)  # no copy of what is finite: large activations are looked at by the thousand
+        numbers, low, high = _extremes(array)
         self.count += array.size
         self.strange += array.size - numbers.size
         self.zeros += int(np.count_nonzero(numbers == 0))
         if numbers.size:
-            self.low = min(self.low, float(numbers.min()))
-            self.high = max(self.high, float(numbers.max()))
+            self.low, self.high = min(self.low, low), max(self.high, high)
 
     def merge(self, other: Self) -> None:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
@@ -89,9 +88,9 @@ class Moving(Accumulator):
     count: int = 0
 
     def add(self, array: np.ndarray) -> None:
-        numbers = _finite(array)
+        numbers, low, high = _extremes(array)
         if numbers.size:
-            self._join(float(numbers.min()), float(numbers.max()), 1.0 - min(MOMENTUM, self.count / (self.count + 1)))
+            self._join(low, high, 1.0 - min(MOMENTUM, self.count / (self.count + 1)))
             self.count += 1
 
     def merge(self, other: Self) -> None:
@@ -228,11 +227,21 @@ class Channels(Accumulator):
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
+    return _extremes(array)[0]
+
+
+def _extremes(array: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return the finite numbers of an array, which is not copied if they all are, the smallest and the largest."""
     plain = array.astype(np.float32) if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
-    if not plain.size or (np.isfinite(plain.min()) and np.isfinite(plain.max())):
-        return plain
-    kept: np.ndarray = plain[np.isfinite(plain)]
-    return kept
+    low, high = _ends(plain)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        plain = plain[np.isfinite(plain)]
+        low, high = _ends(plain)
+    return plain, low, high
+
+
+def _ends(array: np.ndarray) -> tuple[float, float]:
+    return (float(array.min()), float(array.max())) if array.size else (math.inf, -math.inf)
 
 
 KINDS: dict[str, type[Accumulator]] = {cls.kind: cls for cls in (Range, Moving, Moments, Histogram, Channels)}

@@ -64,7 +64,7 @@ class QuantizationReport:
         return sum(layer.flops for layer in self.changed) / weigh
 
     def reason(self, layer: Layer) -> str:
-        """Why a layer was left as it was, as the last lossy pass that said so told it."""
+        """Why a layer was left as it was, as the first lossy pass that declined it told."""
         why = self.reasons.get(layer.label, "")
         return why.partition(": ")[2] or why
 

@@ -23,7 +23,7 @@ from graphopt.rewriting.shapes import fix_shapes
 
 from .mixed_precision import Folder, Search
 from .optimizing import evaluate_on, run_passes
-from .quantization_plan import Plan, Watch
+from .quantization_plan import Plan, Tell, Watch
 from .quantization_report import QuantizationReport
 from .speed import measure_speed
 
@@ -139,7 +139,8 @@ class _Job:
             warnings += _chance(judge, judge.baseline(self.part(0.0, 0.1)), original)
             self.progress("optimizing", 0.1)
             prepared = original.copy()
-            report = run_passes(prepared, self.plan.head, evaluation=self._lossy)
+            tell = Tell(self.part(0.1, 0.15))  # the many passes that take no time are not worth a line each
+            report = run_passes(prepared, self.plan.head, evaluation=self._lossy, observers=[tell])
             infer_shapes(prepared)
             before = self._layers(prepared)
             result, passes, reasons = self._quantized(prepared, report, (), self.part(0.15, 0.5))

@@ -15,7 +15,9 @@ from graphopt.passes.quantization.stored import Bias, bias_of, everywhere, write
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _PARTS = np.linspace(0.5, 1.1, 25)
-"""The multiples of a scale that are tried; with many bits, whose errors change slowly, every second one."""
+"""The multiples of a scale that are tried."""
+_NEAR = _PARTS[12::2]
+"""Those for integers of many bits: clipping much costs more than finer steps save, and the error changes slowly."""
 _FEW = 16
 
 
@@ -112,7 +114,7 @@ class _Search:
         """Return the scales of least error."""
         best, least = self.scales, np.full(self.scales.shape, np.inf)
         first, last = self.product.stored.limits
-        for part in sorted(_PARTS[:: 1 if last - first < _FEW else 2], key=lambda part: abs(part - 1)):
+        for part in sorted(_PARTS if last - first < _FEW else _NEAR, key=lambda part: abs(part - 1)):
             tried = (self.scales * part).astype(np.float32).astype(np.float64)
             error = self._error(tried)
             best = np.where(error < least, tried, best)

@@ -248,6 +248,19 @@ def test_samples_unlike_those_of_the_training(run: Run) -> None:
     assert "not like those of the training: at BatchNormalization" in wrong.err
 
 
+@pytest.mark.parametrize(
+    ("passes", "line"),
+    [
+        ("half", "convert-float: run 1 of 1, sample 1"),
+        ("quantize-smooth", "smooth-activations: run 1 of 1, sample 1"),
+        ("quantize-int4-awq", "awq: what 1 products sum, sample 1"),
+        ("quantize,mend", "gptq: what 3 products sum, sample 1"),
+    ],
+)
+def test_every_pass_that_runs_over_the_samples_tells_its_progress(passes: str, line: str, run: Run, net: Path) -> None:
+    assert line in quantized(run, net, "--passes", passes).err
+
+
 def test_schemes_that_need_no_samples(run: Run, net: Path) -> None:
     for scheme in ("int4-weights", "int8-dynamic", "float16"):
         words = ["-c", "samples.npz"] if scheme == "float16" else []
