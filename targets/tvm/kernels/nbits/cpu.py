@@ -7,6 +7,7 @@ permits it and the processor multiplies bytes, the data are rounded to 8 bits be
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -90,8 +91,7 @@ class _Nest:
         def tile(panel: Any, first: Any) -> None:
             totals = few.totals(panel, first)
             for row in range(few.rows):
-                at = row * self.layout.plan.vectors
-                self._store(panel, first + row, lambda vector, lane, at=at: totals.lane(at + vector, lane))
+                self._store(panel, first + row, functools.partial(totals.lane_of, row * self.layout.plan.vectors))
 
         with nest.spread(self.layout.panels, self.layout.workload.flops) as panel:
             if rows is not None:

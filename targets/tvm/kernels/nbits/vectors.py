@@ -35,6 +35,10 @@ class Sums:
         """Return one element of a vector."""
         return self.buffer[long(index * self.lanes) + lane]
 
+    def lane_of(self, first: int, index: int, lane: Any) -> Any:
+        """Return one element of a vector, counted from `first`."""
+        return self.lane(first + index, lane)
+
 
 def spread(value: Any, lanes: int) -> Any:
     """Return a vector of equal elements."""
