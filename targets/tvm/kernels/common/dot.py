@@ -60,18 +60,20 @@ class Dot:
         """
         total = sums[_run(start, self.lanes)]
         weights = _load(weight, self.lanes * self.width)
-        if self.name == "vpdpbusd":
-            size = self.lanes * 4
-            left = _reinterpret(f"uint8x{size}", tirx.Broadcast(_word(data, 4, count), self.lanes))
-            return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPDPBUSD[size], total, left, weights)
-        if self.name == "usdot":
-            left = _reinterpret("uint8x16", tirx.Broadcast(_word(data, 4, count), 4))
-            return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, left, weights)
-        if self.name == "vpmaddwd":
-            words = tirx.Broadcast(_word(data, 4, count), self.lanes)
-            return total + self._sums_of_pairs(_reinterpret(f"uint16x{self.lanes * 2}", words), weights)
+        if self.width == 4:
+            left = _reinterpret(f"uint8x{self.lanes * 4}", tirx.Broadcast(_word(data, 4, count), self.lanes))
+            return self.products(total, left, weights)
         factor = _load(data, 1).astype(str(sums.dtype))
         return total + self._spread(factor) * weights.astype(str(total.ty.dtype))
+
+    def products(self, total: Any, unsigned: Any, signed: Any) -> Any:
+        """Return a vector of sums after adding to each lane the products of four bytes, without and with signs."""
+        size = self.lanes * 4
+        if self.name == "vpdpbusd":
+            return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPDPBUSD[size], total, unsigned, signed)
+        if self.name == "usdot":
+            return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, unsigned, signed)
+        return total + self._sums_of_pairs(_reinterpret(f"uint16x{self.lanes * 2}", unsigned), signed)
 
     def _spread(self, value: Any) -> Any:
         """Return a vector of equal elements."""
