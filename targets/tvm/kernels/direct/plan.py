@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.common.dot import NAMES, Dot, bytes_of, dot_for
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, NAMES, Dot, bytes_of, dot_for
 from graphopt.targets.tvm.kernels.common.nest import even_split
 from graphopt.targets.tvm.machine import Machine
 
@@ -135,7 +135,8 @@ def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     """Return how many blocks of input channels have weights that nearly fill the L1 cache; 0 if chunks are not needed.
 
     They are needed if a tile's weights leave no room for data in the L2 cache, and they help if the partial sums take
-    little room in the L1 cache. If there are few tiles, weights are hardly reused at all.
+    little room in the L1 cache. Bytes of data need them whenever weights do not stay in the L1 cache. If there are few
+    tiles, weights are hardly reused at all.
     """
     geometry = workload.geometry
     tiles = geometry.rows * -(-geometry.width // plan.columns)
@@ -144,10 +145,32 @@ def _chunk(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
         return 0
     weights = _tile_bytes(workload, plan)
     small = _sums_bytes(workload, plan) <= machine.l1_bytes // 4
-    if weights <= (machine.l1_bytes if small else machine.l2_bytes // 4):
+    near = machine.l1_bytes if small else machine.l2_bytes // 4
+    if workload.dtypes == INTEGER:
+        near = _room(workload, machine)
+    if weights <= near:
         return 0
     most = machine.l1_bytes * 3 // 4 * full // weights
     return max((size for size in range(1, max(1, most) + 1) if full % size == 0), default=0)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """The cycles that a load takes beside multiplications: of an element for all lanes, and of a vector of weights.
+
+    `far`: for weights from the L2 cache, additionally. `exchange`: to load and store a vector of sums that are not in
+    the L1 cache.
+    """
+
+    broadcast: float
+    vector: float
+    far: float
+    exchange: float
+
+
+_COSTS = _Costs(0.14, 0.1, 0.1, 4)
+_COSTS_OF_BYTES = _Costs(0.3, 0.2, 0.6, 2)
+"""Fitted to kernels of ResNet-50 on a processor with VNNI."""
 
 
 def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
@@ -158,25 +181,34 @@ def cycles(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> float:
     loaded and stored for each.
     """
     chunk = _chunk(workload, plan, machine)
-    room = (
-        machine.l1_bytes // 3 if workload.blocked else machine.l1_bytes * 3 // 4
-    )  # few channels of data are read at a time
-    far = 0.0 if chunk or _tile_bytes(workload, plan) <= room else 0.1
+    near = chunk or _tile_bytes(workload, plan) <= _room(workload, machine)
+    costs = _COSTS_OF_BYTES if workload.dtypes == INTEGER else _COSTS
+    vector = costs.vector if near else costs.vector + costs.far
     exchange = 0.0
     if chunk:
         steps = chunk * workload.step // plan.dot(workload).width * workload.geometry.taps
-        exchange = (2 if _sums_bytes(workload, plan) <= machine.l1_bytes // 4 else 4) / steps
+        exchange = (2 if _sums_bytes(workload, plan) <= machine.l1_bytes // 4 else costs.exchange) / steps
     total = 0.0
     for _, columns, across in even_split(workload.geometry.width, plan.columns):
         for first, vectors, down in tiles_of(workload, plan.vectors):
             busy = max(columns * vectors / 2, 4, (columns + vectors) / 2)
-            loads = 0.14 * columns + (0.1 + far) * vectors + exchange * columns * vectors
+            loads = costs.broadcast * columns + vector * vectors + exchange * columns * vectors
             share = 1.0
             if workload.is_banded:  # the share of the widest band
                 tops = range(first, first + vectors * down, vectors)
                 share = sum(workload.band(block)[1] for block in tops) * workload.lanes / (down * workload.group_in)
             total += across * down * (busy + loads) * share
     return total
+
+
+def _room(workload: ConvWorkload, machine: Machine) -> int:
+    """Return the bytes of weights that stay in the L1 cache beside the data; of unblocked data, few channels are read.
+
+    Bytes of data take little room, and are multiplied so fast that their weights should always come from there.
+    """
+    if workload.dtypes == INTEGER:
+        return machine.l1_bytes * 3 // 4
+    return machine.l1_bytes // 3 if workload.blocked else machine.l1_bytes * 3 // 4
 
 
 def padded(channels: int, width: int) -> int:
