@@ -70,7 +70,9 @@ class Peak:
 
     def or_better(self, other: Peak) -> Peak:
         """Return the higher of two measurements, because the clock frequency changes between them."""
-        return Peak(max(self.flops, other.flops), max(self.bytes, other.bytes), max(self.products, other.products))
+        return Peak(
+            max(self.flops, other.flops), max(self.bytes, other.bytes), max(self.products, other.products)
+        )
 
 
 class Backend(Protocol):

@@ -1,4 +1,4 @@
-"""SmoothQuant for all products: large channels of activations are divided, and the weights that read them multiplied."""
+"""SmoothQuant for all products: large channels of activations are divided, weights that read them multiplied."""
 
 from __future__ import annotations
 
