@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from graphopt.ir import DType, Model
+from graphopt.passes.quantization.widen_floats import WidenFloats
 from tests.helpers import model_of
 from tests.passes.quantization.measuring import OPSET, feeds, noise, random, run
 from tests.passes.quantization.test_convert_float import NETWORK, WEIGHTS
@@ -80,7 +81,7 @@ def test_every_operand_of_a_type_variable() -> None:
     text = f"""{OPSET} g (float16[1,3,4,4] X) => (float16[1,3,8,8] Y) {{
         Y = Resize<mode="linear">(X, none, scales) }}"""
     constants = {"scales": np.array([1, 1, 2, 2], np.float32), "none": np.zeros(0, np.float16)}
-    wide, _ = run(model_of(text, constants), "widen-floats")
+    wide, _ = run(model_of(text, constants), WidenFloats())
     (resize,) = (node for node in wide.graph.nodes if node.op == "Resize")
     assert resize.output.dtype is DType.FLOAT
     assert [v.dtype for v in resize.inputs if v is not None] == [DType.FLOAT] * 3
