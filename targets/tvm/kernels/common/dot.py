@@ -3,8 +3,8 @@
 A step of a reduction adds to each sum in a vector the products of `width` elements of data, which are the same for all
 lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a
 processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's I8MM (USDOT) multiply four. AVX2,
-AVX-512BW and SSE2 multiply two 16-bit integers (VPMADDWD), so bytes are stored as such for them (`bytes_for`). None of
-these saturates, so that all give the same sums.
+AVX-512BW and SSE2 multiply two 16-bit integers (VPMADDWD): bytes are stored as such for them (`bytes_for`), or become
+such twice two at each step. None of these saturates, so that all give the same sums.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WIDENED = Dtypes("int16", "int16", "int32", "int32")
 INTEGERS = (INTEGER, WIDENED)
 """The types of products of bytes."""
 
-_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 2, "mull": 1, "usdot": 4}
+_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "vpmaddwd-16": 2}
 _VPDPBUSD = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.128"}
 _VPMADDWD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
 _VECTORS = {64: "avx512bw", 32: "avx2", 16: "sse2"}
@@ -62,7 +62,7 @@ class Dot:
     def accumulators(self, machine: Machine) -> int:
         """Return the number of vectors that a register tile may keep: fewer if products need registers of their own."""
         most = machine.accumulators
-        return most - 2 if self.name == "vpmaddwd" and machine.registers < 32 else most
+        return most - 2 if self.width == 2 and machine.registers < 32 else most
 
     def add(self, sums: Any, start: Any, data: Elements, weight: Elements, count: int | None = None) -> Any:
         """Return the sums from `start` on in the buffer `sums`, as a vector, after one step.
@@ -72,19 +72,38 @@ class Dot:
         """
         total = sums[_run(start, self.lanes)]
         weights = _load(weight, self.lanes * self.width)
-        if self.name == "vpdpbusd":
-            size = self.lanes * 4
-            left = _reinterpret(f"uint8x{size}", tirx.Broadcast(_word(data, 4, count), self.lanes))
-            return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPDPBUSD[size], total, left, weights)
-        if self.name == "usdot":
-            left = _reinterpret("uint8x16", tirx.Broadcast(_word(data, 4, count), 4))
-            return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, left, weights)
-        if self.name == "vpmaddwd":
+        if self.width == 4:
+            left = _reinterpret(f"uint8x{self.lanes * 4}", tirx.Broadcast(_word(data, 4, count), self.lanes))
+            return self.products(total, left, weights)
+        if self.width == 2:
             pairs = _reinterpret(f"int16x{self.lanes * 2}", tirx.Broadcast(_word(data, 2, count), self.lanes))
-            kind = f"int32x{self.lanes}"
-            return _fenced(total + tirx.call_llvm_pure_intrin(kind, _VPMADDWD[self.lanes * 4], pairs, weights))
+            return _fenced(total + self._sums_of_two(pairs, weights))
         factor = _load(data, 1).astype(str(sums.dtype))
         return total + self._spread(factor) * weights.astype(str(total.ty.dtype))
+
+    def products(self, total: Any, unsigned: Any, signed: Any) -> Any:
+        """Return a vector of sums after adding to each lane the products of four bytes, without and with signs."""
+        size = self.lanes * 4
+        if self.name == "vpdpbusd":
+            return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPDPBUSD[size], total, unsigned, signed)
+        if self.name == "usdot":
+            return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, unsigned, signed)
+        return total + self._sums_of_four(_reinterpret(f"uint16x{self.lanes * 2}", unsigned), signed)
+
+    def _sums_of_two(self, data: Any, weights: Any) -> Any:
+        """Return the sums of two products of 16-bit integers in each lane."""
+        return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPMADDWD[self.lanes * 4], data, weights)
+
+    def _sums_of_four(self, data: Any, weights: Any) -> Any:
+        """Return the sums of four products of bytes in each lane, two by two as 16-bit integers.
+
+        The bytes of even and of odd places become 16-bit integers by shifts, which run on more ports than shuffles.
+        """
+        lanes = self.lanes * 2
+        eight, low = (tirx.Broadcast(tirx.const(number, "uint16"), lanes) for number in (8, 0xFF))
+        signed = _reinterpret(f"int16x{lanes}", weights)
+        up = tirx.Broadcast(tirx.const(8, "int16"), lanes)
+        return self._sums_of_two(data & low, signed << up >> up) + self._sums_of_two(data >> eight, signed >> up)
 
     def _spread(self, value: Any) -> Any:
         """Return a vector of equal elements."""
@@ -94,16 +113,16 @@ class Dot:
 def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     """Return the fastest way in which a machine multiplies these types, with `lanes` sums in a vector."""
     size, instructions = lanes * 4, machine.instructions
-    if dtypes == WIDENED and _VECTORS.get(size) in instructions:
-        return Dot("vpmaddwd", lanes)
     if dtypes not in INTEGERS:
         return Dot("fma", lanes)
     if dtypes == WIDENED:
-        return Dot("mull", lanes)
+        return Dot("vpmaddwd-16" if _VECTORS.get(size) in instructions else "mull", lanes)
     if size in _VPDPBUSD and ("vnni" in instructions or ("avx-vnni" in instructions and size <= 32)):
         return Dot("vpdpbusd", lanes)
     if size == 16 and "i8mm" in instructions:
         return Dot("usdot", lanes)
+    if _VECTORS.get(size) in instructions:
+        return Dot("vpmaddwd", lanes)
     return Dot("mull", lanes)
 
 
