@@ -69,11 +69,8 @@ def integer_share(found: Sequence[Product]) -> tuple[float, list[str]]:
     return 1 - sum(lost.values()) / max(whole, 1), reasons
 
 
-def agreements(path: Path, artifact: graphopt.Artifact, feeds: Sequence[Feed]) -> tuple[float, float, list[str]]:
-    """Return the shares of values within a step of the reference: ours, those of ONNX Runtime's kernels; and the worst.
-
-    The last: outputs of which the most values are farther away, with their share.
-    """
+def agreements(path: Path, artifact: graphopt.Artifact, feeds: Sequence[Feed]) -> tuple[float, float]:
+    """Return the shares of output values within a step of the reference: ours, those of ONNX Runtime's kernels."""
     steps = agreement.output_steps(onnx.load(path, load_external_data=False))
     ours, theirs = [], []
     with Reference(path) as plain, Reference(path, optimize=True) as fast:
@@ -81,9 +78,33 @@ def agreements(path: Path, artifact: graphopt.Artifact, feeds: Sequence[Feed]) -
             wanted = plain.run(feed)
             ours.append(agreement.within_a_step(wanted, artifact.run(feed), steps))
             theirs.append(agreement.within_a_step(wanted, fast.run(feed), steps))
-    far = {name: 1 - agreement.total([{name: one[name]} for one in ours]) for name in ours[0]}
+    return agreement.total(ours), agreement.total(theirs)
+
+
+def inner_agreement(path: Path, target: Target, feeds: Sequence[Feed]) -> dict[str, Any]:
+    """Compare the 8-bit values inside, once with all rounding before them, and once layer by layer.
+
+    Layer by layer, the reference computes each value from the integers that the compiled model has before it.
+    """
+    model = onnx.load(path)
+    inner = agreement.with_inner_values(model)
+    names = [info.name for info in inner.graph.output[len(model.graph.output) :]]
+    artifact = graphopt.compile(inner, target=target, tune="off")
+    along, alone, equal = [], [], []
+    with Reference(inner) as plain, Reference(agreement.cut_apart(inner, names)) as cut:
+        for feed in feeds:
+            found = artifact.run(feed)
+            own = {name: found[name] for name in names}
+            wanted = plain.run(feed, names)
+            made = cut.run({**feed, **own}, [name + agreement.MADE for name in names])
+            expected = {name: made[name + agreement.MADE] for name in names}
+            along.append(agreement.within_a_step(wanted, own, {}))
+            alone.append(agreement.within_a_step(expected, own, {}))
+            equal.append({name: (int((expected[name] == own[name]).sum()), own[name].size) for name in names})
+    far = {name: 1 - agreement.total([{name: one[name]} for one in alone]) for name in names}
     worst = [f"{name} {share:.2%}" for name, share in sorted(far.items(), key=lambda item: -item[1])[:8] if share]
-    return agreement.total(ours), agreement.total(theirs), worst
+    totals = {"inner": agreement.total(along), "alone": agreement.total(alone), "equal": agreement.total(equal)}
+    return {**totals, "worst": worst}
 
 
 def measured(subject: Subject, source: Path, writer: Writer, seconds: float, options: argparse.Namespace) -> Row:
@@ -103,12 +124,9 @@ def measured(subject: Subject, source: Path, writer: Writer, seconds: float, opt
             row["share"], row["reasons"] = integer_share(products(io.load(path), target))
             artifact, taken = compiled(path, target)
             row["time"] = taken / seconds
-            row["near"], row["theirs"], _ = agreements(path, artifact, feeds)
+            row["near"], row["theirs"] = agreements(path, artifact, feeds)
             if options.inner:
-                inner = Path(folder) / "inner.onnx"
-                onnx.save(agreement.with_inner_values(onnx.load(path)), inner)
-                found = agreements(inner, graphopt.compile(inner, target=target, tune="off"), feeds)
-                row["inner"], row["their inner"], row["worst"] = found
+                row |= inner_agreement(path, target, feeds)
         except graphopt.GraphOptError as error:
             return {**row, "error": str(error)}
     return row

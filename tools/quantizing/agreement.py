@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+MADE = "__made"
 _SLACK = 1e-3
 """The part of a step by which floats may be rounded."""
+_MAKING = ("QuantizeLinear", "QLinearConv", "QLinearMatMul")
 _MOVING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
@@ -34,9 +36,29 @@ def output_steps(model: onnx.ModelProto) -> dict[str, float | None]:
 def with_inner_values(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with all 8-bit values that it computes as further outputs."""
     result = onnx.shape_inference.infer_shapes(model)
-    known = {info.name: info for info in result.graph.value_info}
-    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    result.graph.output.extend(known[name] for name in names if name in known)
+    outputs = {output.name for output in model.graph.output}
+    made = {name for node in model.graph.node if node.op_type in _MAKING for name in node.output} - outputs
+    result.graph.output.extend(info for info in result.graph.value_info if info.name in made)
+    return result
+
+
+def cut_apart(model: onnx.ModelProto, inner: Sequence[str]) -> onnx.ModelProto:
+    """Return the model in which 8-bit values inside are inputs, beside the same values as they follow from others.
+
+    Each layer then computes from given integers: what it returns, under the name of the value and `MADE`, does not
+    depend on the rounding of the layers before it. `inner`: outputs of the model that are values inside.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    infos = [info for info in result.graph.output if info.name in inner]
+    result.graph.input.extend(infos)
+    for node in result.graph.node:
+        for place, name in enumerate(node.output):
+            if name in inner:
+                node.output[place] = name + MADE
+    for info in result.graph.output:
+        if info.name in inner:
+            info.name += MADE
     return result
 
 

@@ -56,10 +56,13 @@ class Dot:
         """Return the sums from `start` on in the buffer `sums`, as a vector, after one step.
 
         data: the first of `width` adjacent elements, which all lanes multiply; only `count` of them are read if given.
-        weight: the first of the step's `lanes * width` weights.
+        weight: the first of the step's `lanes * width` weights, or of the int32 words that hold `width` of them each.
         """
         total = sums[_run(start, self.lanes)]
-        weights = _load(weight, self.lanes * self.width)
+        if self.width > 1 and str(weight[0].dtype) == "int32":
+            weights = _reinterpret(f"int8x{self.lanes * self.width}", _load(weight, self.lanes))
+        else:
+            weights = _load(weight, self.lanes * self.width)
         if self.name == "vpdpbusd":
             size = self.lanes * 4
             left = _reinterpret(f"uint8x{size}", tirx.Broadcast(_word(data, 4, count), self.lanes))

@@ -26,7 +26,7 @@ class Matmul(Family):
         if not isinstance(workload, MatmulWorkload) or workload.k is None:
             return False
         if workload.dtypes == INTEGER:
-            return workload.packed and not workload.transpose_a
+            return not workload.transpose_a
         return workload.dtypes.is_uniform and workload.dtypes.data in ("float32", "float16")
 
     def default(self, workload: MatmulWorkload, machine: Machine) -> MatmulPlan:
