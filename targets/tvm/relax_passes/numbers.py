@@ -17,16 +17,20 @@ import tvm_ffi
 from tvm import ir, relax, s_tir, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-_PLACEHOLDER = 3.0
+_PLACEHOLDER = 3
+_Number = tirx.FloatImm | tirx.IntImm
 
 
 @tvm.transform.module_pass(opt_level=0)
 def share_but_for_numbers(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Merge functions that differ in float32 numbers alone, after FuseTIR and before scheduling."""
-    merged: dict[ir.GlobalVar, tuple[tirx.PrimFunc, list[float]]] = {}
+    """Merge functions that differ in float32 and int32 numbers alone, after FuseTIR and before scheduling.
+
+    Indices are int64, so that these numbers are only computed with.
+    """
+    merged: dict[ir.GlobalVar, tuple[tirx.PrimFunc, list[_Number]]] = {}
     for group in _alike(mod):
         numbers = [_numbers(mod[name]) for name in group]
-        places = [place for place, values in enumerate(zip(*numbers, strict=True)) if len(set(values)) > 1]
+        places = [place for place, values in enumerate(zip(*numbers, strict=True)) if _differ(values)]
         if places:
             func = _with_parameters(mod[group[0]], places)
             given = [[own[place] for place in places] for own in numbers]
@@ -47,7 +51,7 @@ def _alike(mod: tvm.IRModule) -> list[list[ir.GlobalVar]]:
     for name, func in sorted(mod.functions_items(), key=lambda item: item[0].name_hint):
         if not isinstance(func, tirx.PrimFunc) or not _numbers(func):
             continue
-        bare = _mapped(func, lambda number: tirx.FloatImm("float32", _PLACEHOLDER))
+        bare = _mapped(func, lambda number: tirx.const(_PLACEHOLDER, str(number.ty.dtype)))
         same = found[tvm_ffi.structural_hash(bare)]
         group = next((names for other, names in same if tvm_ffi.structural_equal(bare, other)), None)
         if group is None:
@@ -57,16 +61,21 @@ def _alike(mod: tvm.IRModule) -> list[list[ir.GlobalVar]]:
     return [names for same in found.values() for _, names in same if len(names) > 1]
 
 
-def _is_number(number: tirx.FloatImm) -> bool:
-    return str(number.ty.dtype) == "float32" and bool(np.isfinite(number.value))
+def _differ(numbers: Sequence[_Number]) -> bool:
+    return len({number.value for number in numbers}) > 1
 
 
-def _numbers(func: tirx.PrimFunc) -> list[float]:
+def _is_number(number: _Number) -> bool:
+    dtype = str(number.ty.dtype)
+    return dtype == "int32" or (dtype == "float32" and bool(np.isfinite(number.value)))
+
+
+def _numbers(func: tirx.PrimFunc) -> list[_Number]:
     """Return the numbers in what a function stores, in the order in which `_mapped` meets them."""
-    found: list[float] = []
+    found: list[_Number] = []
 
-    def note(number: tirx.FloatImm) -> tirx.FloatImm:
-        found.append(float(number.value))
+    def note(number: _Number) -> _Number:
+        found.append(number)
         return number
 
     _mapped(func, note)
@@ -76,11 +85,12 @@ def _numbers(func: tirx.PrimFunc) -> list[float]:
 def _mapped(func: tirx.PrimFunc, change: Any) -> tirx.PrimFunc:
     """Return a function with each number replaced that occurs in what it stores."""
 
-    def number(node: tirx.FloatImm) -> Any:
+    def number(node: Any) -> Any:
         return change(node) if _is_number(node) else node
 
     def store(node: tirx.BufferStore) -> Any:
-        value = tvm_ffi.structural_map(node.value, (tirx.FloatImm, number), order="post")
+        kinds = [(tirx.FloatImm, number), (tirx.IntImm, number)]
+        value = tvm_ffi.structural_map(node.value, kinds, order="post")
         return tirx.BufferStore(node.buffer, value, node.indices)
 
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.BufferStore, store), order="post"))
@@ -88,10 +98,11 @@ def _mapped(func: tirx.PrimFunc, change: Any) -> tirx.PrimFunc:
 
 def _with_parameters(func: tirx.PrimFunc, places: Sequence[int]) -> tirx.PrimFunc:
     """Return a function whose first parameters are the numbers at some places among `_numbers`."""
-    buffers = {place: tirx.decl_buffer([1], "float32", f"number{i}", layout=None) for i, place in enumerate(places)}
+    kinds = [str(number.ty.dtype) for number in _numbers(func)]
+    buffers = {place: tirx.decl_buffer([1], kinds[place], f"number{i}", layout=None) for i, place in enumerate(places)}
     met = iter(range(1 << 62))
 
-    def change(number: tirx.FloatImm) -> Any:
+    def change(number: _Number) -> Any:
         buffer = buffers.get(next(met))
         return number if buffer is None else buffer[tirx.IntImm("int64", 0)]
 
@@ -122,7 +133,7 @@ def _declared(body: tirx.Stmt, added: Sequence[Any]) -> tirx.Stmt:
 class _Callers(PyExprMutator):
     """Calls the merged functions, with the numbers as the first arguments."""
 
-    def __init__(self, mod: tvm.IRModule, merged: dict[ir.GlobalVar, tuple[tirx.PrimFunc, list[float]]]) -> None:
+    def __init__(self, mod: tvm.IRModule, merged: dict[ir.GlobalVar, tuple[tirx.PrimFunc, list[_Number]]]) -> None:
         super().__init__(mod)
         self.merged = merged
         self.names: dict[Any, ir.GlobalVar] = {}
@@ -134,6 +145,7 @@ class _Callers(PyExprMutator):
         func, numbers = self.merged[call.args[0]]
         if func not in self.names:
             self.names[func] = self.builder_.add_func(func, call.args[0].name_hint)
-        constants = [relax.const(tvm.runtime.tensor(np.array([number], np.float32))) for number in numbers]
+        arrays = [np.array([number.value], str(number.ty.dtype)) for number in numbers]
+        constants = [relax.const(tvm.runtime.tensor(array)) for array in arrays]
         operands = relax.Tuple([*constants, *call.args[1].fields])
         return relax.Call(call.op, [self.names[func], operands, *call.args[2:]], call.attrs, call.ty_args, call.span)

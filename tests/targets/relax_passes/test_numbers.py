@@ -70,6 +70,17 @@ def test_functions_that_differ_in_numbers(body: str, count: int | None, numbers:
     check(made)
 
 
+def test_integers() -> None:
+    """As the zero points of matmuls of bytes; those by which elements are found stay."""
+    weights = {"p": np.int32(5), "q": np.int32(7), "i": np.array([1, -2, 3], np.int32)}
+    text = """g (int32[7,16] X) => (int32[7,3] Y) {
+        a = Mul (X, p) b = Neg (a) c = Mul (b, q) d = Gather <axis = 1> (c, i) Y = Neg (d) }"""
+    made = model_of(text, weights)
+    feed = {"X": noise(7, 16, dtype="int32")}
+    found = graphopt.compile(made, passes="").run(feed)["Y"]
+    np.testing.assert_array_equal(found, run_reference(made, feed)["Y"])
+
+
 def test_scales_and_zero_points() -> None:
     """Two quantized layers of equal sizes share each of their functions."""
     layer = "{b} = MatMul ({a}, q) {b}q = QuantizeLinear ({b}, {s}, {z}) {b}d = DequantizeLinear ({b}q, {s}, {z})"
