@@ -113,11 +113,17 @@ def _is_dequantized(value: Value) -> bool:
     return value.producer is not None and value.producer.op == DEQUANTIZE
 
 
+def _is_depthwise(node: Node) -> bool:
+    """Return whether each channel of the result comes from a single channel of the data."""
+    weight = node.inputs[1]
+    return node.op == "Conv" and weight is not None and weight.shape is not None and weight.shape[1] == 1
+
+
 def _product(node: Node) -> _Product | Miss:
-    data = quantized_data(node.inputs[0])
+    weight = node.inputs[1]
+    data = quantized_data(node.inputs[0], depthwise=_is_depthwise(node))
     if isinstance(data, Miss):
         return data
-    weight = node.inputs[1]
     if weight is None or weight.rank is None or (node.op != "Conv" and weight.rank != 2):
         return Miss("its weights are not one matrix")
     if node.op == "MatMul" and (data.integers.rank is None or data.integers.rank < 2):
@@ -157,7 +163,8 @@ def _with_bias(node: Node, data: Data, weights: IntegerWeights, pads: tuple[int,
         shift -= data.zero * weights.array.sum(summed, dtype=np.int64)
     scale = weights.scale.astype(np.float64) * float(node.attr("alpha", 1.0))
     if not isinstance(data.scale, Value):
-        scale = scale * data.scale.astype(np.float64)
+        repeats = weights.array.shape[0] // data.scale.size if data.scale.ndim else 1
+        scale = scale * np.repeat(data.scale.astype(np.float64), repeats).reshape(-1 if data.scale.ndim else ())
     bias = node.input(2)
     product = _Product(node, data, weights, shift, scale, pads=pads)
     if bias is not None:

@@ -89,6 +89,18 @@ def test_biases(point: int, axis: int | None) -> None:
     check(text, weights, {**INTEGER, "Add": 1 + bool(point)})
 
 
+@pytest.mark.parametrize("outputs", [4, 8])
+@pytest.mark.parametrize("axis", [None, 0])
+def test_scales_of_the_channels_of_data(outputs: int, axis: int | None) -> None:
+    """As NNCF writes for depthwise convolutions."""
+    weights = operands((outputs, 1, 3, 3), axis, 0)
+    weights |= {"s": np.linspace(0.01, 0.09, 4).astype(np.float32), "z": np.full(4, 128, np.uint8)}
+    text = conv("group = 4, pads = [1,1,1,1]", 4, outputs, "7,5").replace(f"{DQ}(X", f"{DQ}<axis = 1>(X")
+    check(text, weights, {**INTEGER, "Add": 1, "Pad": 1})
+    weights["z"] = np.array([128, 128, 127, 128], np.uint8)
+    check_pass(PASS, text, weights=weights, ops={"Conv": 1, DQ: 1})
+
+
 def test_one_and_three_spatial_axes() -> None:
     text = f"""g (uint8[2,3,9] X) => (float[2,4,9] Y) {{
         x = {DQ}(X, s, z) k = {DQ}<axis = 0>(w, t, v) Y = Conv<pads = [1,1]>(x, k) }}"""
