@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,10 +98,10 @@ def _progress_lines() -> Progress:
     last, stage, since = "", "", 0.0
 
     def report(what: str, done: float) -> None:
-        """Print each new activity, but samples and cases of the same one only every few seconds."""
+        """Print each new activity, but those that differ only in a number (of a sample) only every few seconds."""
         nonlocal last, stage, since
-        now, counted = time.monotonic(), what.rpartition(", sample ")[0] or what.rpartition(": case ")[0]
-        if what == last or (counted and counted == stage and now - since < _SECONDS_A_LINE):
+        now, counted = time.monotonic(), re.sub(r"\d+", "", what)
+        if what == last or (counted == stage and now - since < _SECONDS_A_LINE):
             return
         last, stage, since = what, counted, now
         print(f"[{done:4.0%}] {what}", file=sys.stderr, flush=True)

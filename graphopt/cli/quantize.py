@@ -27,6 +27,9 @@ SCHEMES = {
 _CHOSEN = ("calibration", "percentile", "activations", "symmetric", "per_channel", "ignore")
 """The options of `quantize-static` that the command has options for."""
 
+_WORST = 10
+"""How many layers with the noisiest results are printed; --json has all."""
+
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="Where to write the result.", metavar="OUT.onnx", show_default=False)
 ]
@@ -85,10 +88,14 @@ SaveOption = Annotated[
 ]
 SensitivityOption = Annotated[bool, typer.Option("--sensitivity", help="Show the error that each layer contributes.")]
 PictureOption = Annotated[
-    Path | None, typer.Option(metavar="FILE.svg", help="Draw the sensitivity (needs --sensitivity or --max-drop).")
+    Path | None,
+    typer.Option(metavar="FILE.svg", help="Draw the sensitivity of layers, or without --sensitivity their errors."),
 ]
 CostOption = Annotated[
     str, typer.Option(metavar="NAME", help="What the search for layers to quantize saves: flops or bytes.")
+]
+SpeedOption = Annotated[
+    bool, typer.Option("--speed", help="Compile the model before and after for this machine, and time both.")
 ]
 
 
@@ -115,6 +122,7 @@ def quantize(
     sensitivity: SensitivityOption = False,
     picture: PictureOption = None,
     cost: CostOption = "flops",
+    speed: SpeedOption = False,
     load: options.Load = None,
     as_json: options.Json = False,
 ) -> None:
@@ -138,7 +146,7 @@ def quantize(
     patterns = tuple(ignore) if ignore else None
     chosen = dict(zip(_CHOSEN, (method, percentile, activations, symmetric, per_channel, patterns), strict=True))
     given = {name: value for name, value in chosen.items() if value is not None}
-    _check(model, out, save_statistics, picture, sensitivity or max_drop is not None)
+    _check(out, save_statistics, picture)
     output, folder = Output(as_json), out.with_name(f"{out.name}.search")
     try:
         with output.progress() as progress:
@@ -155,6 +163,7 @@ def quantize(
                 statistics=statistics or (),
                 sensitivity=sensitivity,
                 cost=cost,
+                speed=speed,
                 work_in=folder,
                 progress=progress,
             )
@@ -167,14 +176,12 @@ def quantize(
     _show(output, result, model, out)
 
 
-def _check(model: Path, out: Path, statistics: Path | None, picture: Path | None, sensitivity: bool) -> None:
+def _check(out: Path, statistics: Path | None, picture: Path | None) -> None:
     """Raise InputError before any work for files that cannot be written."""
     if statistics is not None and statistics.suffix not in (".npz", ".json"):
         raise InputError(
             f"statistics cannot be saved in '{statistics}'", remedy="Name a file that ends in .npz or .json."
         )
-    if picture is not None and not sensitivity:
-        raise InputError("--picture draws the sensitivity", remedy="Add --sensitivity.")
     if out.is_dir():
         raise InputError("this is a folder, not a file", where=str(out), remedy="Name an .onnx file.")
     for path in filter(None, (out, statistics, picture)):
@@ -196,24 +203,32 @@ def _pipeline(passes: str | None, scheme: str | None) -> str:
 
 
 def _save(result: Quantized, statistics: Path | None, picture: Path | None, model: Path) -> None:
-    from graphopt.compression.sensitivity import draw_sensitivity
+    from graphopt.compression.sensitivity import draw_errors
 
     if statistics is not None:
         if result.statistics is None:
             raise InputError("there are no statistics to save: no pass asked for any", where="--save-statistics")
         result.statistics.save(statistics)
-    if picture is not None and result.report.sensitivity is not None:
-        picture.write_text(draw_sensitivity(result.report.sensitivity, model.name), encoding="utf-8")
+    if picture is not None:
+        found = result.report.sensitivity
+        if found is None:
+            drawn = draw_errors(result.report.errors, f"{model.name}: errors of the results of layers")
+        else:
+            drawn = draw_errors(found.layers, f"{model.name}: error of the outputs if one layer is quantized")
+        picture.write_text(drawn, encoding="utf-8")
 
 
 def _show(output: Output, result: Quantized, model: Path, out: Path) -> None:
     """Print the report. Exits with status 1 if the budget is not met."""
+    from graphopt.compression.layer_errors import results_table
+
     report = result.report
     report.files = {"before": _size(model), "after": _size(out)}
     for warning in report.warnings:
         output.note(f"warning: {warning}")
     output.table(report.passes.table())
     output.table(report.summary())
+    output.table(results_table(report.errors, _WORST))
     if report.sensitivity is not None:
         output.table(report.sensitivity.table())
     output.table(report.layers_table())

@@ -13,6 +13,8 @@ import numpy as np
 from graphopt.errors import InputError
 
 HISTOGRAM_BINS = 2048
+_MOST = 1 << 15
+"""How many numbers of an array a histogram counts: those of hundreds of samples are more than enough for its bins."""
 
 
 @dataclass
@@ -58,13 +60,12 @@ class Range(Accumulator):
     strange: int = 0
 
     def add(self, array: np.ndarray) -> None:
-        numbers = _finite(array)
+        numbers, low, high = _extremes(array)
         self.count += array.size
         self.strange += array.size - numbers.size
         self.zeros += int(np.count_nonzero(numbers == 0))
         if numbers.size:
-            self.low = min(self.low, float(numbers.min()))
-            self.high = max(self.high, float(numbers.max()))
+            self.low, self.high = min(self.low, low), max(self.high, high)
 
     def merge(self, other: Self) -> None:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
@@ -87,9 +88,9 @@ class Moving(Accumulator):
     count: int = 0
 
     def add(self, array: np.ndarray) -> None:
-        numbers = _finite(array)
+        numbers, low, high = _extremes(array)
         if numbers.size:
-            self._join(float(numbers.min()), float(numbers.max()), 1.0 - min(MOMENTUM, self.count / (self.count + 1)))
+            self._join(low, high, 1.0 - min(MOMENTUM, self.count / (self.count + 1)))
             self.count += 1
 
     def merge(self, other: Self) -> None:
@@ -137,7 +138,10 @@ class Moments(Accumulator):
 
 @dataclass
 class Histogram(Accumulator):
-    """Counts in equal bins from `-limit` to `limit`, which doubles when a number lies outside: bins join in pairs."""
+    """Counts in equal bins from `-limit` to `limit`, which doubles when a number lies outside: bins join in pairs.
+
+    Of a large array, numbers at evenly spread places are counted, each for those that lie between two places.
+    """
 
     kind: ClassVar[str] = "histogram"
     limit: float = 0.0
@@ -146,14 +150,15 @@ class Histogram(Accumulator):
     """Zeros seen before any other number, when there was no limit yet."""
 
     def add(self, array: np.ndarray) -> None:
-        numbers = _finite(array).astype(np.float64).ravel()
+        step = -(-array.size // _MOST) | 1  # odd, so that places do not fall into one column of an image
+        numbers = _finite(array.reshape(-1)[::step]).astype(np.float64)
         largest = float(np.abs(numbers).max(initial=0.0))
         if largest == 0 and self.limit == 0:
-            self.zeros += numbers.size
+            self.zeros += numbers.size * step
             return
         self._widen(largest)
         place = np.floor((numbers / self.limit + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64)
-        self.counts += np.bincount(np.clip(place, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
+        self.counts += step * np.bincount(np.clip(place, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
 
     def merge(self, other: Self) -> None:
         if other.limit:
@@ -222,9 +227,21 @@ class Channels(Accumulator):
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
+    return _extremes(array)[0]
+
+
+def _extremes(array: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return the finite numbers of an array, which is not copied if they all are, the smallest and the largest."""
     plain = array.astype(np.float32) if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
-    kept: np.ndarray = plain[np.isfinite(plain)]
-    return kept
+    low, high = _ends(plain)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        plain = plain[np.isfinite(plain)]
+        low, high = _ends(plain)
+    return plain, low, high
+
+
+def _ends(array: np.ndarray) -> tuple[float, float]:
+    return (float(array.min()), float(array.max())) if array.size else (math.inf, -math.inf)
 
 
 KINDS: dict[str, type[Accumulator]] = {cls.kind: cls for cls in (Range, Moving, Moments, Histogram, Channels)}

@@ -96,7 +96,8 @@ def _least_error(statistics: Statistics, scheme: IntegerScheme, calibration: Cal
     seen = statistics["range"]
     assert isinstance(seen, Range)
     counts = counts.copy()
-    counts[HISTOGRAM_BINS // 2] -= seen.zeros  # zero is exact, whatever the range
+    middle = HISTOGRAM_BINS // 2
+    counts[middle] = max(counts[middle] - seen.zeros, 0)  # zero is exact, whatever the range
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     errors = _Errors(centers, counts, scheme)
     if scheme.symmetric:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.errors import InputError, VerificationError
+from graphopt.hardware import processor
 
 if TYPE_CHECKING:
     from graphopt.data.samples import ValidationCase as Case
@@ -97,7 +98,7 @@ class Judge:
 
         before, after, count = self.metric.start(), self.metric.start(), 0
         total = min(self.count, most or self.count)
-        with Reference(model) as reference:
+        with Reference(model, threads=processor.cores()) as reference:
             for case, expected in self._cases(most):
                 if progress is not None:
                     progress(f"measuring: case {count + 1} of {total}", count / total)
@@ -109,19 +110,24 @@ class Judge:
         loss = self.metric.loss(after.value, before.value)
         return Measurement(self.metric.name, before.value, after.value, loss, count)
 
-    def noise(self, model: Model, most: int | None = None) -> float:
-        """Return the squared error of a model's outputs relative to their squared size, of the worst output.
+    def noise(self, model: Model, most: int | None = None) -> tuple[float, float]:
+        """Return the squared error of a model's outputs relative to their squared size, of the worst, and the loss.
 
-        Errors of this kind add up over layers, more or less: the search for mixed precision is based on them.
+        Errors of this kind add up over layers, more or less: the search for mixed precision is based on them. The loss
+        is that of the metric on the same cases.
         """
         from graphopt.proof.metrics import Metric
         from graphopt.proof.oracle import Reference
 
-        meter = Metric.parse("sqnr").start()
-        with Reference(model) as reference:
+        meter, before, after = Metric.parse("sqnr").start(), self.metric.start(), self.metric.start()
+        with Reference(model, threads=processor.cores()) as reference:
             for case, expected in self._cases(most):
-                meter.add(expected, reference.run(case.inputs))
-        return math.inf if math.isnan(meter.value) else 10 ** (-meter.value / 10)
+                outputs = reference.run(case.inputs)
+                meter.add(expected, outputs)
+                before.add(expected, expected, case.expected)
+                after.add(expected, outputs, case.expected)
+        noise = math.inf if math.isnan(meter.value) else 10 ** (-meter.value / 10)
+        return noise, self.metric.loss(after.value, before.value)
 
     def _cases(self, most: int | None) -> Iterator[tuple[Case, dict[str, Any]]]:
         """Yield cases with the original's outputs."""
@@ -140,7 +146,7 @@ class Judge:
 
         if self._original is None:
             assert self.evaluation.original is not None
-            self._original = Reference(self.evaluation.original)
+            self._original = Reference(self.evaluation.original, threads=processor.cores())
         return self._original
 
 

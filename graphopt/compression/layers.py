@@ -15,7 +15,8 @@ _INTEGER = frozenset({"ConvInteger", "MatMulInteger"})
 class Layer:
     """A convolution or matmul. `flops` is 0 where sizes are open; `bytes` are those of its weights as stored.
 
-    `data` and `weights` are the types that a runtime can compute with: those before a DequantizeLinear.
+    `data` and `weights` are the types that a runtime can compute with: those before a DequantizeLinear. `result` is the
+    name of its result.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Layer:
     bytes: int
     data: str
     weights: str
+    result: str = ""
 
     @property
     def label(self) -> str:
@@ -57,6 +59,7 @@ def _layer(node: Node) -> Layer:
         constant.nbytes if constant is not None else 0,
         _type(data),
         _type(weights),
+        node.output.name,
     )
 
 

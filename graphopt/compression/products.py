@@ -17,14 +17,14 @@ from graphopt.data.samples import Samples
 from graphopt.ir import Model, Node
 from graphopt.rewriting.shapes import fix_shapes
 
-from .statistics import DEFAULT_MEMORY, observe
+from .statistics import DEFAULT_MEMORY, Progress, observe
 
-_ROWS_A_COLUMN = 16
+_ROWS_A_COLUMN = 8
 """How many rows are wanted for each of their elements."""
 _FEWEST, _MOST = 32, 512
 """The rows of one sample that are used: a convolution has as many as its result has places."""
-_ROWS_AT_ONCE = 2048
-_FLOPS = 1e12
+_ROWS_AT_ONCE = 1024
+_FLOPS = 8e11
 """The arithmetic that a run over samples may take: minutes. A large model sees fewer of them."""
 _LEAST_SAMPLES = 64
 
@@ -95,7 +95,10 @@ def _chosen(count: int, most: int) -> np.ndarray:
 
 @dataclass
 class Moments:
-    """Sums over the rows of a product: their number, `sums` [groups, K] and, if wanted, `gram` [groups, K, K]."""
+    """Sums over the rows of a product: their number, `sums` [groups, K] and, if wanted, `gram` [groups, K, K].
+
+    Sums are float64, the Gram matrix is float32: it is large, and a mean over samples anyway.
+    """
 
     count: int = 0
     sums: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -116,9 +119,11 @@ class Moments:
         """Multiply the rows that wait for others: many at once are faster."""
         if self._waiting:
             rows = np.concatenate(self._waiting, axis=1)
-            product = np.matmul(np.ascontiguousarray(rows.transpose(0, 2, 1)), rows)
-            self.gram = product.astype(np.float64) if self.gram is None else self.gram + product
             self._waiting = []
+            if self.gram is None:
+                self.gram = np.zeros((rows.shape[0], rows.shape[2], rows.shape[2]), np.float32)
+            for total, group in zip(self.gram, np.ascontiguousarray(rows, np.float32), strict=True):
+                total += group.T @ group  # of one array, BLAS computes half of the symmetric product
 
     @property
     def mean(self) -> np.ndarray:
@@ -127,17 +132,24 @@ class Moments:
 
 
 def collect_moments(
-    model: Model, samples: Samples, reads: Sequence[tuple[Node, str]], *, gram: bool = True
+    model: Model,
+    samples: Samples,
+    reads: Sequence[tuple[Node, str]],
+    *,
+    gram: bool = True,
+    progress: Progress | None = None,
 ) -> list[Moments]:
     """Run a model over samples, the first that are affordable, and return the moments of what products sum.
 
     `reads`: each product and the name of the value that stands for its data. All moments are in memory at a time: see
-    `batches`.
+    `batches`. `progress` is called with the current activity and the completed share.
     """
     found = [Moments() for _ in reads]
     count = affordable(model, samples, _FLOPS, _LEAST_SAMPLES)
     names = list(dict.fromkeys(name for _, name in reads))
-    for values in observe(model, names, itertools.islice(samples, count)):
+    for number, values in enumerate(observe(model, names, itertools.islice(samples, count))):
+        if progress is not None:
+            progress(f"what {len(found)} products sum, sample {number + 1}", number / count)
         for moments, (node, name) in zip(found, reads, strict=True):
             moments.add(summed_rows(node, values[name], _enough(node, count)), gram)
     for moments in found:
@@ -147,11 +159,15 @@ def collect_moments(
 
 def affordable(model: Model, samples: Samples, flops: float, least: int) -> int:
     """Return how many samples a model can be run on with so much arithmetic: at least `least`, at most all."""
+    return min(samples.count, max(least, int(flops / max(flops_of(model, samples), 1))))
+
+
+def flops_of(model: Model, samples: Samples) -> int:
+    """Return the arithmetic of a model's layers for the first sample."""
     copy = model.copy()
     feed = samples.first(1)[0]
     fix_shapes(copy, {name: array.shape for name, array in feed.items() if isinstance(array, np.ndarray)})
-    each = sum(count_flops(node) or 0 for node in copy.graph.nodes)
-    return min(samples.count, max(least, int(flops / max(each, 1))))
+    return sum(count_flops(node) or 0 for node in copy.graph.nodes)
 
 
 def _enough(node: Node, samples: int) -> int:
@@ -173,10 +189,11 @@ def batches(nodes: Sequence[Node], memory: int = DEFAULT_MEMORY) -> Iterator[lis
     used = 0
     for node in nodes:
         groups, size = _size(node)
-        if batch and used + groups * size * size * 8 > memory:
+        matrix = groups * size * size * np.dtype(np.float32).itemsize
+        if batch and used + matrix > memory:
             yield batch
             batch, used = [], 0
         batch.append(node)
-        used += groups * size * size * 8
+        used += matrix
     if batch:
         yield batch

@@ -51,13 +51,12 @@ def gptq(weights: np.ndarray, steps: Steps, gram: np.ndarray, damping: float = 0
     Elias Frantar et al., "GPTQ" (2023). `damping`: this part of the mean of the Gram matrix's diagonal is added to it.
     `order`: columns of the largest data come first. Returns integers in float64.
     """
-    size = gram.shape[-1]
+    size, gram = gram.shape[-1], gram.astype(np.float64)
     diagonal = np.einsum("gkk->gk", gram)
     ranks = np.argsort(-diagonal, -1, kind="stable") if order else np.broadcast_to(np.arange(size), diagonal.shape)
     gram = np.take_along_axis(np.take_along_axis(gram, ranks[:, :, None], 1), ranks[:, None, :], 2)
     added = np.maximum(damping * diagonal.mean(-1), np.finfo(np.float64).tiny)
-    inverse = np.linalg.inv(gram + added[:, None, None] * np.eye(size))
-    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    upper = _root_of_inverse(gram + added[:, None, None] * np.eye(size))
     left = np.take_along_axis(weights, ranks[:, None, :], 2).astype(np.float64)
     steps = steps.taken(ranks)
     integers = np.empty_like(left)
@@ -75,12 +74,35 @@ def gptq(weights: np.ndarray, steps: Steps, gram: np.ndarray, damping: float = 0
     return found
 
 
+def _root_of_inverse(gram: np.ndarray) -> np.ndarray:
+    """Return the upper triangular R with R^T R the inverse of a matrix.
+
+    That of the matrix with its rows and columns in reverse order is lower triangular, and the inverse of its own root.
+    """
+    lower = np.linalg.cholesky(gram[:, ::-1, ::-1])
+    return np.ascontiguousarray(_inverse_of_lower(lower)[:, ::-1, ::-1])
+
+
+def _inverse_of_lower(lower: np.ndarray) -> np.ndarray:
+    """Return the inverse of lower triangular matrices, by halves: mostly products, which are the fastest."""
+    size = lower.shape[-1]
+    if size <= _BLOCK:
+        inverse: np.ndarray = np.tril(np.linalg.inv(lower))
+        return inverse
+    half = size // 2
+    first, last = _inverse_of_lower(lower[:, :half, :half]), _inverse_of_lower(lower[:, half:, half:])
+    found = np.zeros_like(lower)
+    found[:, :half, :half], found[:, half:, half:] = first, last
+    found[:, half:, :half] = -np.matmul(np.matmul(last, lower[:, half:, :half]), first)
+    return found
+
+
 def descend(weights: np.ndarray, integers: np.ndarray, steps: Steps, gram: np.ndarray, sweeps: int = 4) -> np.ndarray:
     """Set one integer of each row after the other to its best value, the others staying: no step raises the error.
 
     What AdaRound (Nagel et al., 2020) approaches by gradients, in closed form for each weight. Returns integers.
     """
-    integers = integers.copy()
+    integers, gram = integers.copy(), gram.astype(np.float64)
     diagonal = np.maximum(np.einsum("gkk->gk", gram), np.finfo(np.float64).tiny)
     for _ in range(sweeps):
         slope = np.matmul(steps.floats(integers) - weights, gram)

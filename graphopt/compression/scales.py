@@ -89,24 +89,34 @@ class Scale:
 
     def quantize(self, array: np.ndarray, axis: int | None = None) -> np.ndarray:
         """Return the integers that stand for an array; `axis` is that of the channels. NaN becomes the zero point."""
-        scale, point = self._along(array.ndim, axis)
-        first, last = self.scheme.limits
-        with np.errstate(over="ignore"):
-            ratio = np.rint(array.astype(np.float32) / scale).astype(np.float64)
-        ratio = np.nan_to_num(ratio, posinf=1e9, neginf=-1e9)
-        return np.clip(ratio + point, first, last).astype(np.int64).astype(self.scheme.numpy)
+        return self._steps(array, axis).astype(np.int32).astype(self.scheme.numpy)
 
     def dequantize(self, integers: np.ndarray, axis: int | None = None) -> np.ndarray:
         """Return float32 numbers."""
-        scale, point = self._along(integers.ndim, axis)
-        return ((integers.astype(np.int64) - point) * scale).astype(np.float32)
+        return self._floats(integers.astype(np.float32), axis)
 
     def rounded(self, array: np.ndarray, axis: int | None = None) -> np.ndarray:
         """Return the numbers that are left of an array after quantization."""
-        return self.dequantize(self.quantize(array, axis), axis)
+        return self._floats(self._steps(array, axis), axis)
+
+    def _steps(self, array: np.ndarray, axis: int | None) -> np.ndarray:
+        """Return the integers as float32, which holds those of 16 bits: this is done often, for weights by millions."""
+        scale, point = self._along(array.ndim, axis)
+        with np.errstate(over="ignore"):
+            steps = np.rint(np.divide(array, scale, dtype=np.float32))
+        steps += point
+        np.clip(steps, *self.scheme.limits, out=steps)
+        strange = np.isnan(steps)
+        return np.where(strange, point, steps) if strange.any() else steps
+
+    def _floats(self, steps: np.ndarray, axis: int | None) -> np.ndarray:
+        scale, point = self._along(steps.ndim, axis)
+        floats: np.ndarray = (steps - point) * scale
+        return floats
 
     def _along(self, rank: int, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
-        point = self.zero_point.astype(np.int64)
+        """Return the scale and the zero point as float32 arrays, which broadcast against one of that rank."""
+        point = self.zero_point.astype(np.float32)
         if axis is None:
             return self.scale, point
         shape = [-1 if i == axis % rank else 1 for i in range(rank)]

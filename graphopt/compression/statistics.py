@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.errors import InputError
+from graphopt.hardware import processor
 from graphopt.ir import Model, TensorType, Value, infer_shapes
 from graphopt.proof.oracle import Reference
 from graphopt.rewriting.rewriter import Rewriter
@@ -160,7 +161,7 @@ def collect(
     found = ActivationStatistics(
         {value.name: {kind: KINDS[kind]() for kind in kinds} for value in wanted}, digest=samples.digest
     )
-    groups = _groups(wanted, _sizes(model, samples), memory)
+    groups = groups_within([value.name for value in wanted], sizes_of(model, samples), memory)
     tell = progress or (lambda what, done: None)
     for number, names in enumerate(groups):
         found.samples = 0
@@ -194,7 +195,7 @@ def _wanted(model: Model, names: Iterable[str] | None) -> list[Value]:
     return chosen
 
 
-def _sizes(model: Model, samples: Samples) -> dict[str, int]:
+def sizes_of(model: Model, samples: Samples) -> dict[str, int]:
     """Return the bytes of each value for the first sample; what inference cannot determine counts as the largest."""
     copy = model.copy()
     feed = samples.first(1)[0]
@@ -211,17 +212,17 @@ def _sizes(model: Model, samples: Samples) -> dict[str, int]:
     return {**known, **dict.fromkeys(unknown, largest)}
 
 
-def _groups(values: Sequence[Value], sizes: dict[str, int], memory: int) -> list[list[str]]:
-    """Divide the values into groups that fit into the memory limit: first fit, the largest first."""
+def groups_within(values: Sequence[str], sizes: Mapping[str, int], memory: int) -> list[list[str]]:
+    """Divide values into groups whose bytes fit into the memory limit: first fit, the largest first."""
     groups: list[tuple[int, list[str]]] = []
-    for value in sorted(values, key=lambda value: -sizes[value.name]):
-        size = sizes[value.name]
+    for name in sorted(values, key=lambda name: -sizes[name]):
+        size = sizes[name]
         place = next((i for i, (used, _) in enumerate(groups) if used + size <= memory), None)
         if place is None:
-            groups.append((size, [value.name]))
+            groups.append((size, [name]))
         else:
             used, names = groups[place]
-            groups[place] = (used + size, [*names, value.name])
+            groups[place] = (used + size, [*names, name])
     return [names for _, names in groups]
 
 
@@ -243,6 +244,6 @@ def observe(model: Model, names: Sequence[str], samples: Iterable[Feed]) -> Iter
     copy = model.copy()
     found = [copy.graph.find(name) for name in made]
     Rewriter(copy.graph).set_outputs([value for value in found if value is not None])
-    with Reference(copy) as reference:
+    with Reference(copy, threads=processor.cores()) as reference:
         for feed in samples:
             yield {**from_feed(feed), **reference.run(feed)}

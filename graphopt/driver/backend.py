@@ -62,7 +62,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Peak:
-    """The measured peak of a machine, per second: float32 operations, those on products of bytes, bytes of memory read."""
+    """The measured peak of a machine per second: float32 operations, those on products of bytes, bytes of memory read."""
 
     flops: float
     bytes: float
@@ -70,9 +70,7 @@ class Peak:
 
     def or_better(self, other: Peak) -> Peak:
         """Return the higher of two measurements, because the clock frequency changes between them."""
-        return Peak(
-            max(self.flops, other.flops), max(self.bytes, other.bytes), max(self.products, other.products)
-        )
+        return Peak(max(self.flops, other.flops), max(self.bytes, other.bytes), max(self.products, other.products))
 
 
 class Backend(Protocol):

@@ -27,7 +27,8 @@ from graphopt.util.files import replacing
 from .backend import Progress
 from .quantization_plan import exactly
 
-_CASES = 16
+_CASES, _LABELLED = 16, 256
+"""How many cases the sensitivity is measured on; with labels, of which a few say nothing, more."""
 _SECONDS = 180.0
 """How long measuring the sensitivity should take at most: with many layers, fewer cases are used, at least 2."""
 _ROUNDS = 10
@@ -44,6 +45,7 @@ class Folder:
     path: Path | None
     digest: str
     noise: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
     cases: int = 0
     tried: dict[str, Measurement] = field(default_factory=dict)
 
@@ -56,7 +58,9 @@ class Folder:
         try:
             facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
             if facts["digest"] == made.digest:
-                made.noise = {str(name): float(noise) for name, noise in facts["noise"].items()}
+                made.noise, made.losses = (
+                    {str(name): float(number) for name, number in facts[key].items()} for key in ("noise", "losses")
+                )
                 made.cases = int(facts["cases"])
                 made.tried = {str(name): Measurement(**one) for name, one in facts["tried"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -71,7 +75,8 @@ class Folder:
         if best is not None:
             io.save(best, self.path / "best.onnx")
         tried = {name: asdict(one) for name, one in self.tried.items()}
-        facts = {"digest": self.digest, "noise": self.noise, "cases": self.cases, "tried": tried}
+        measured = {"noise": self.noise, "losses": self.losses, "cases": self.cases}
+        facts = {"digest": self.digest, **measured, "tried": tried}
         with replacing(self.path / "state.json") as file:
             file.write(json.dumps(facts).encode())
 
@@ -119,21 +124,23 @@ class Search:
                 continue
             self.progress(f"sensitivity: layer {number + 1} of {len(names)}, {name}", 0.5 * number / len(names))
             others = tuple(exactly(other) for other in names if other != name)
-            self.folder.noise[name] = self.judge.noise(self.alone(others), cases)
+            self.folder.noise[name], self.folder.losses[name] = self.judge.noise(self.alone(others), cases)
             self.folder.save()
-        found = Sensitivity(cases=cases)
+        found = Sensitivity(cases=cases, metric=self.judge.metric.name)
         for layer in self.layers:
             cost = self.costs.cost(layer, "float32")
             saved = cost - self.costs.cost(layer, "int8")
-            found.layers.append(LayerError(layer.name, layer.op, self.folder.noise[layer.name], cost, saved))
+            noise, loss = self.folder.noise[layer.name], self.folder.losses[layer.name]
+            found.layers.append(LayerError(layer.name, layer.op, noise, cost, saved, loss))
         return found
 
     def _cases(self, whole: Model, count: int) -> int:
-        cases = min(_CASES, self.judge.count)
+        looked_at = min(_CASES, self.judge.count)
         start = time.perf_counter()
-        self.judge.noise(whole, cases)
-        each = (time.perf_counter() - start) * count
-        return max(min(2, cases), min(cases, math.floor(cases * _SECONDS / max(each, 1e-9))))
+        self.judge.noise(whole, looked_at)
+        each = (time.perf_counter() - start) / looked_at * count
+        most = min(_CASES if self.judge.evaluation.validation is None else _LABELLED, self.judge.count)
+        return max(min(2, most), min(most, math.floor(_SECONDS / max(each, 1e-9))))
 
     def find(self, limit: float, measured: Measurement, errors: Sensitivity) -> Best:
         """Return the cheapest layers to leave as floats for a loss of at most `limit`.

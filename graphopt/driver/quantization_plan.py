@@ -125,20 +125,39 @@ def _with(pass_: Pass, options: Mapping[str, Any]) -> Pass:
         raise InputError(str(error), where=pass_.name) from error
 
 
-class Watch(Observer):
-    """Tells the progress of passes that take long, and keeps the reasons why lossy ones left nodes as they are."""
+class Tell(Observer):
+    """Tells the progress of passes that take long; each pass is an equal share of all."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.count, self.begun = 1, 0
+
+    def begin(self, model: Model, pipeline: Pipeline) -> None:
+        self.count = max(len(pipeline.passes), 1)
+
+    def before(self, step: Step, model: Model) -> None:
+        self.begun += 1
+
+    def during(self, step: Step, what: str, done: float) -> None:
+        self.tell(f"{step.pass_.name}: {what}", done)
+
+    def tell(self, what: str, done: float) -> None:
+        """Tell how much of a pass is done."""
+        self.progress(what, min((self.begun - 1 + done) / self.count, 1.0))
+
+
+class Watch(Tell):
+    """Tells which pass runs too, and keeps the reasons why lossy ones left nodes as they are."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(progress)
         self.reasons: dict[str, str] = {}
         """By the label of the node."""
 
     def declined(self, step: Step, node: Node, reason: str) -> None:
         if step.pass_.fidelity is Fidelity.LOSSY:
-            self.reasons[node.label] = reason
-
-    def during(self, step: Step, what: str, done: float) -> None:
-        self.progress(f"{step.pass_.name}: {what}", done)
+            self.reasons.setdefault(node.label, reason)  # passes that mend find it unquantized after the first
 
     def before(self, step: Step, model: Model) -> None:
-        self.progress(f"{step.pass_.name}: running", 0.0)
+        super().before(step, model)
+        self.tell(f"{step.pass_.name}: running", 0.0)

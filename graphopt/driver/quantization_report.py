@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt.compression.judge import Measurement
+from graphopt.compression.layer_errors import ResultError, results_json
 from graphopt.compression.layers import Layer
 from graphopt.compression.sensitivity import Sensitivity
 from graphopt.rewriting.report import Report
 from graphopt.util.codec import encode
-from graphopt.util.tables import Table, format_bytes, format_count
+from graphopt.util.tables import Table, format_bytes, format_count, format_seconds
+
+if TYPE_CHECKING:
+    from .speed import Speed
 
 
 @dataclass
@@ -20,6 +24,8 @@ class QuantizationReport:
     `pipeline` is what `graphopt optimize --passes` repeats it with. `before` and `after` are the layers of the model as
     quantization found and left it. `reasons`: why layers were left, by their labels. `limit`: the largest loss allowed,
     None without a budget. `warnings`: what looks wrong about the data. `tried`: how many whole models were measured.
+    `errors`: those of the layers' results. `costs`: the layers before and after in `unit`, by the cost table.
+    `speed`: what was measured on this machine, if that was requested.
     """
 
     pipeline: str
@@ -30,7 +36,11 @@ class QuantizationReport:
     reasons: dict[str, str] = field(default_factory=dict)
     limit: float | None = None
     warnings: list[str] = field(default_factory=list)
+    errors: list[ResultError] = field(default_factory=list)
     sensitivity: Sensitivity | None = None
+    speed: Speed | None = None
+    costs: tuple[float, float] = (0.0, 0.0)
+    unit: str = ""
     tried: int = 1
     files: dict[str, int] = field(default_factory=dict)
 
@@ -54,7 +64,7 @@ class QuantizationReport:
         return sum(layer.flops for layer in self.changed) / weigh
 
     def reason(self, layer: Layer) -> str:
-        """Why a layer was left as it was, as the last lossy pass that said so told it."""
+        """Why a layer was left as it was, as the first lossy pass that declined it told."""
         why = self.reasons.get(layer.label, "")
         return why.partition(": ")[2] or why
 
@@ -80,6 +90,11 @@ class QuantizationReport:
         table.add("weights of convolutions and matmuls", *map(format_bytes, sizes))
         measured = self.measured
         table.add(f"{measured.metric} on {measured.cases:,} cases", f"{measured.before:.4g}", f"{measured.after:.4g}")
+        if self.costs[0]:
+            table.add(f"predicted cost of convolutions and matmuls ({self.unit})", *map(format_count, self.costs))
+        if self.speed is not None:
+            times = (format_seconds(one.p50) for one in (self.speed.before, self.speed.after))
+            table.add("measured time of a run, compiled for this machine, one thread", *times)
         table.add("convolutions and matmuls quantized", "0", f"{len(self.changed)} of {len(self.after)}")
         table.add("their share of the arithmetic", "0%", f"{self.share:.1%}")
         return table
@@ -95,6 +110,9 @@ class QuantizationReport:
             "left": [{"layer": layer.name, "op": layer.op, "reason": reason} for layer, reason in self.left()],
             "warnings": self.warnings,
             "tried": self.tried,
+            "errors": results_json(self.errors),
+            "predicted": {"unit": self.unit, "before": self.costs[0], "after": self.costs[1]},
+            "speed": None if self.speed is None else self.speed.to_json(),
             "sensitivity": None if self.sensitivity is None else self.sensitivity.to_json(),
             "report": self.passes.to_json(),
         }

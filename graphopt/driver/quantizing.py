@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 from graphopt import io
 from graphopt.compression.costs import COSTS
 from graphopt.compression.judge import Judge
+from graphopt.compression.layer_errors import result_errors
 from graphopt.compression.layers import layers_of
 from graphopt.compression.store import StatisticsStore, load_statistics
 from graphopt.compression.suspicions import suspicions
-from graphopt.errors import InputError, PassError
+from graphopt.errors import GraphOptError, InputError, PassError
 from graphopt.ir import Model, infer_shapes
 from graphopt.proof.metrics import LABELS, Metric
 from graphopt.rewriting.shapes import fix_shapes
 
 from .mixed_precision import Folder, Search
 from .optimizing import evaluate_on, run_passes
-from .quantization_plan import Plan, Watch
+from .quantization_plan import Plan, Tell, Watch
 from .quantization_report import QuantizationReport
+from .speed import measure_speed
 
 if TYPE_CHECKING:
     import onnx
@@ -61,6 +63,7 @@ def quantize(
     statistics: Sequence[str | os.PathLike[str]] = (),
     sensitivity: bool = False,
     cost: str = "flops",
+    speed: bool = False,
     work_in: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
@@ -79,7 +82,8 @@ def quantize(
         validation, metric, budget, preprocess: see `evaluate_on`. With labels, the metric is the accuracy by default.
         statistics: files that `graphopt quantize --save-statistics` wrote, used instead of running the samples again.
         sensitivity: measure the error of each layer, even if the budget does not need it.
-        cost: what the search saves, one of `graphopt.compression.costs.COSTS`.
+        cost: what the search saves, and what the report predicts: one of `graphopt.compression.costs.COSTS`.
+        speed: compile the model before and after for this machine, and time both.
         work_in: a folder that keeps the state of the search, and from which it goes on.
         progress: is called with the current activity and the completed share (0 to 1).
 
@@ -93,8 +97,15 @@ def quantize(
     fix_shapes(original, inputs or {})
     evaluation = _evaluation(original, samples, validation, metric, budget, preprocess)
     store = StatisticsStore(load_statistics([Path(path) for path in statistics]), keep_all=True)
-    job = _Job(plan, dataclasses.replace(evaluation, statistics=store), progress or (lambda what, done: None))
-    return job.run(original, sensitivity, cost, None if work_in is None else Path(work_in))
+    job = _Job(plan, dataclasses.replace(evaluation, statistics=store), cost, progress or (lambda what, done: None))
+    result = job.run(original, sensitivity, None if work_in is None else Path(work_in))
+    if speed:
+        feed = next(iter(evaluation.cases())).inputs
+        try:
+            result.report.speed = measure_speed(original, result.model, feed, job.part(0.9, 1.0))
+        except GraphOptError as error:  # the result is good, and may have taken hours
+            result.report.warnings.append(f"the speed could not be measured: {error}")
+    return result
 
 
 def _evaluation(
@@ -118,20 +129,22 @@ class _Job:
 
     plan: Plan
     evaluation: Evaluation
+    cost: str
     progress: Progress
 
-    def run(self, original: Model, sensitivity: bool, cost: str, folder: Path | None) -> Quantized:
+    def run(self, original: Model, sensitivity: bool, folder: Path | None) -> Quantized:
         self.progress("checking the data", 0.0)
         warnings = self._warnings(original)
         with Judge(self.evaluation) as judge:
-            warnings += _chance(judge, judge.baseline(self._part(0.0, 0.1)), original)
+            warnings += _chance(judge, judge.baseline(self.part(0.0, 0.1)), original)
             self.progress("optimizing", 0.1)
             prepared = original.copy()
-            report = run_passes(prepared, self.plan.head, evaluation=self._lossy)
+            tell = Tell(self.part(0.1, 0.15))  # the many passes that take no time are not worth a line each
+            report = run_passes(prepared, self.plan.head, evaluation=self._lossy, observers=[tell])
             infer_shapes(prepared)
             before = self._layers(prepared)
-            result, passes, reasons = self._quantized(prepared, report, (), self._part(0.15, 0.5))
-            measured = judge.measure(result, progress=self._part(0.5, 0.6))
+            result, passes, reasons = self._quantized(prepared, report, (), self.part(0.15, 0.5))
+            measured = judge.measure(result, progress=self.part(0.5, 0.6))
             found = QuantizationReport(
                 str(self.plan.whole()), passes, before, self._layers(result), measured, reasons, self._limit, warnings
             )
@@ -144,7 +157,8 @@ class _Job:
             if not found.changed:
                 raise PassError("nothing was quantized", where=original.name, remedy=_reasons(found))
             if self.plan.searchable and (sensitivity or not found.met):
-                result = self._search(judge, prepared, report, result, found, cost, folder)
+                result = self._search(judge, prepared, report, result, found, folder)
+        self._complete(found, prepared, result)
         statistics = self._store.merged() if any(self._store.known.values()) else None
         return Quantized(result, found, statistics)
 
@@ -155,7 +169,6 @@ class _Job:
         report: Report,
         result: Model,
         found: QuantizationReport,
-        cost: str,
         folder: Path | None,
     ) -> Model:
         """Measure the sensitivity and, if the budget is not met, look for layers to leave as floats."""
@@ -165,9 +178,9 @@ class _Job:
             lambda ignore: self._alone(prepared, ignore),
             lambda ignore: self._quantized(prepared, report, ignore)[0],
             judge,
-            COSTS[cost](),
-            Folder.of(folder, self._digest(prepared, cost)),
-            self._part(0.6, 1.0),
+            COSTS[self.cost](),
+            Folder.of(folder, self._digest(prepared)),
+            self.part(0.6, 0.85),
         )
         found.sensitivity = search.sensitivity(result)
         if found.met:
@@ -182,6 +195,22 @@ class _Job:
             found.pipeline = str(self.plan.whole(best.ignored))
         search.folder.remove()
         return result
+
+    def _complete(self, found: QuantizationReport, prepared: Model, result: Model) -> None:
+        """Put the errors of layers and their costs into the report."""
+        data = self.evaluation.samples
+        if data is None and self.evaluation.validation is not None:
+            data = self.evaluation.validation.samples
+        assert data is not None
+        changed = {layer.label for layer in found.changed}
+        layers = [layer for layer in found.before if layer.label in changed]
+        found.errors = result_errors(prepared, result, layers, data, self.part(0.85, 0.9))
+        table = COSTS[self.cost]()
+        found.unit = table.unit
+        found.costs = (
+            sum(table.cost(layer, layer.precision) for layer in found.before),
+            sum(table.cost(layer, layer.precision) for layer in found.after),
+        )
 
     def _quantized(
         self, prepared: Model, report: Report, ignore: Sequence[str], progress: Progress = lambda what, done: None
@@ -211,7 +240,7 @@ class _Job:
     def _store(self) -> StatisticsStore:
         return self.evaluation.statistics
 
-    def _part(self, start: float, end: float) -> Progress:
+    def part(self, start: float, end: float) -> Progress:
         return lambda what, done: self.progress(what, start + done * (end - start))
 
     def _layers(self, model: Model) -> list[Layer]:
@@ -228,14 +257,14 @@ class _Job:
             found.append("the validation set has the inputs of the calibration: the loss for other data will be larger")
         return found
 
-    def _digest(self, prepared: Model, cost: str) -> str:
+    def _digest(self, prepared: Model) -> str:
         """Return what the state of a search depends on."""
         from graphopt.compression.store import digest_of
 
         evaluation = self.evaluation
         data = [one.digest for one in (evaluation.samples, evaluation.validation) if one is not None]
         loaded = [one.digest for one in self._store.loaded]
-        words = [digest_of(prepared), *data, *loaded, evaluation.counted.name, str(self.plan.whole()), cost]
+        words = [digest_of(prepared), *data, *loaded, evaluation.counted.name, str(self.plan.whole()), self.cost]
         return " ".join([*words, str(self._limit)])
 
 

@@ -170,7 +170,7 @@ def detected() -> Cpu:
         model_name=fields.get("model name", fields.get("Model", name)),
         features=features,
         identity=_identity(fields),
-        cores=_cores(),
+        cores=cores(),
         cache_kib=_caches(),
     )
 
@@ -214,7 +214,7 @@ def _identity(fields: Mapping[str, str]) -> dict[str, str | int]:
     return identity
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the physical cores available to this process: two threads of one core do not speed up vector code."""
     seen = set()
     for index in allowed():

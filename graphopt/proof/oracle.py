@@ -73,6 +73,8 @@ class Reference:
             options.add_session_config_entry("session.disable_prepacking", "1")
             # Planning which buffers to share takes time quadratic in the number of nodes: minutes for 10,000 of them.
             options.enable_mem_reuse = False
+            # Threads that wait by spinning take time from whatever else runs, here the statistics of the results.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._weights: dict[str, Any] = {}
         try:
             source = self._source(model)

@@ -11,6 +11,8 @@ from graphopt.ir import Node
 
 _PARTS = np.linspace(0.5, 1.0, 26)
 """The parts of the range of a channel that are tried for the least error."""
+_AT_ONCE = 1 << 16
+"""How many weights are looked at together: so many, and what is computed of them, fit into a cache."""
 
 
 def channel_axis(node: Node, rank: int) -> int | None:
@@ -30,9 +32,20 @@ def fit_weights(array: np.ndarray, axis: int | None, scheme: IntegerScheme, leas
     With `least_error`, ranges are narrowed where that lowers the squared error; the largest weights are then clipped.
     """
     rest = tuple(i for i in range(array.ndim) if i != axis)
-    low, high = array.min(rest), array.max(rest)
     if not least_error:
-        return scheme.fit(low, high)
+        return scheme.fit(array.min(rest), array.max(rest))
+    if axis is None:
+        return _least_error(array, axis, scheme)
+    parts = np.array_split(np.moveaxis(array, axis, 0), max(1, min(array.shape[axis], array.size // _AT_ONCE)))
+    found = [_least_error(np.ascontiguousarray(part), 0, scheme) for part in parts]
+    points = np.concatenate([one.zero_point for one in found])
+    return Scale(scheme, np.concatenate([one.scale for one in found]), points)
+
+
+def _least_error(array: np.ndarray, axis: int | None, scheme: IntegerScheme) -> Scale:
+    """Return the scales with the least squared error of weights, of all of them or of each channel."""
+    rest = tuple(i for i in range(array.ndim) if i != axis)
+    low, high = array.min(rest), array.max(rest)
     best, parts = np.full(low.shape, np.inf), np.ones(low.shape)
     for part in _PARTS[::-1]:
         error = _error(array, scheme.fit(low * part, high * part), axis)
@@ -67,7 +80,9 @@ def _padded(rows: np.ndarray, group: int) -> np.ndarray:
 def _error(array: np.ndarray, scale: Scale, axis: int | None) -> np.ndarray:
     """Return the squared error of all weights, or of each channel."""
     rest = tuple(i for i in range(array.ndim) if i != axis)
-    error: np.ndarray = np.square(scale.rounded(array, axis).astype(np.float64) - array).sum(rest)
+    apart = scale.rounded(array, axis)
+    apart -= array
+    error: np.ndarray = np.square(apart, out=apart).sum(rest, dtype=np.float64)
     return error
 
 

@@ -57,7 +57,8 @@ class Awq(Pass):
         first = {consumers[0]: value for value, consumers in read.items() if context.allow(consumers[0])}
         done: set[Value] = set()
         for batch in batches(list(first)):
-            moments = collect_moments(context.model, samples, [(node, first[node].name) for node in batch])
+            reads = [(node, first[node].name) for node in batch]
+            moments = collect_moments(context.model, samples, reads, progress=context.progress)
             for node, found in zip(batch, moments, strict=True):
                 value = first[node]
                 if value in done or found.gram is None:
@@ -70,7 +71,7 @@ class Awq(Pass):
 
     def _factors(self, gram: np.ndarray, readers: list[Node]) -> np.ndarray:
         """Return the best power of the channels' sizes; ones if none is better than rounding as it is."""
-        sizes = np.sqrt(np.einsum("gkk->k", gram))
+        sizes = np.sqrt(np.einsum("gkk->k", gram), dtype=np.float64)
         usable = sizes > 0
         middle = np.exp(np.log(sizes[usable]).mean()) if usable.any() else 1.0
         sizes = np.where(usable, np.clip(sizes / middle, 1e-4, 1e4), 1.0)

@@ -138,7 +138,8 @@ class _Conversion:
         }
         found = {v: _misfit_of(v.constant.numpy()) for v in values if v.constant is not None}
         names = sorted(v.name for v in values if v.constant is None)
-        statistics = collect(self.context.model, samples, names, ["range"]) if names else None
+        tell = self.context.progress
+        statistics = collect(self.context.model, samples, names, ["range"], progress=tell) if names else None
         for value in values - found.keys():
             assert statistics is not None
             seen = statistics.values[value.name]["range"]

@@ -38,7 +38,7 @@ class CorrectBiases(Pass):
         samples = context.evaluation.samples
         assert samples is not None
         reads = [(p.node, name) for p, _ in places for name in (p.data, _unrounded(p).name)]
-        moments = collect_moments(context.model, samples, reads, gram=False)
+        moments = collect_moments(context.model, samples, reads, gram=False, progress=context.progress)
         steps = [
             _step(context, product, bias, _shift(product, *moments[2 * i : 2 * i + 2]))
             for i, (product, bias) in enumerate(places)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphopt.compression.products import Moments, affordable, batches, collect_moments, weight_rows
+from graphopt.compression.products import Moments, affordable, batches, collect_moments, flops_of, weight_rows
 from graphopt.compression.rounding import Steps, result_error
 from graphopt.errors import PassError
+from graphopt.hardware import processor
 from graphopt.ir import Graph, Model, Node, infer_shapes
 from graphopt.passes.quantization.stored import StoredWeights, stored_weights
 from graphopt.proof.oracle import Reference
@@ -19,6 +20,9 @@ _MOST_SAMPLES = 256
 _MOST_BYTES = 1 << 27
 _FLOPS = 1e11
 """The arithmetic that measuring the error of the outputs may take: seconds, because it is done often."""
+_FLOPS_A_PASS = 2e12
+"""The arithmetic that all these measurements of one pass may take: a minute or two."""
+_FEWEST_MEASUREMENTS = 16
 _LEAST_SAMPLES = 16
 TINY = 1e-30
 
@@ -26,7 +30,8 @@ TINY = 1e-30
 class OutputError:
     """The error of a model's floating-point outputs against those of the float model, on some of the samples.
 
-    Each output counts equally: its squared error is divided by its squared size.
+    Each output counts equally: its squared error is divided by its squared size. `left` is how often it may still be
+    measured, because that takes long for large models.
     """
 
     def __init__(self, context: PassContext) -> None:
@@ -35,7 +40,9 @@ class OutputError:
         samples = context.evaluation.samples
         count = min(affordable(context.floats, samples, _FLOPS, _LEAST_SAMPLES), _MOST_SAMPLES)
         self.feeds = samples.first(count, _MOST_BYTES)
-        with Reference(context.floats) as reference:
+        each = max(flops_of(context.floats, samples), 1) * len(self.feeds)
+        self.left = max(_FEWEST_MEASUREMENTS, int(_FLOPS_A_PASS / each))
+        with Reference(context.floats, threads=processor.cores()) as reference:
             self.wanted = [_floats_of(reference.run(feed)) for feed in self.feeds]
         sizes = [sum(float(np.square(w[i]).sum()) for w in self.wanted) for i in range(len(self.wanted[0]))]
         self.sizes = [max(size, TINY) for size in sizes]
@@ -43,7 +50,8 @@ class OutputError:
     def of(self, model: Model) -> float:
         """Return the mean of the outputs' relative squared errors."""
         total = 0.0
-        with Reference(model) as reference:
+        self.left -= 1
+        with Reference(model, threads=processor.cores()) as reference:
             for feed, wanted in zip(self.feeds, self.wanted, strict=True):
                 for one, other, size in zip(_floats_of(reference.run(feed)), wanted, self.sizes, strict=True):
                     total += float(np.square(one - other).sum()) / size
@@ -69,21 +77,30 @@ def keep_what_helps(context: PassContext, steps: Sequence[Step], error: OutputEr
 
     The context counts the kept ones as `counted`, and the others as misses.
     """
+    if not steps:
+        return
     now = error.of(context.model)
-    waiting = [list(steps)] if steps else []
+    waiting, done = [list(steps)], 0
     while waiting:
         part = waiting.pop(0)
+        if error.left <= 0:
+            for step in part:
+                context.miss("to find out whether it lowers the error of the outputs would take too long", step.node)
+            continue
+        context.progress(f"measuring {len(part)} of {len(steps)} products", done / len(steps))
         for step in part:
             step.make()
         then = error.of(context.model)
         if then < now:
             now = then
             context.count(counted, len(part))
+            done += len(part)
             continue
         for step in reversed(part):
             step.undo()
         if len(part) == 1:
             context.miss("it would not lower the error of the outputs", part[0].node)
+            done += 1
         else:
             waiting += [part[: len(part) // 2], part[len(part) // 2 :]]
 
@@ -165,8 +182,12 @@ def reround(graph: Graph, context: PassContext, choose: Callable[[Mendable, np.n
     error = OutputError(context)
     for batch in batches(list(products)):
         found = [products[node] for node in batch]
-        moments = collect_moments(context.model, samples, [(product.node, product.data) for product in found])
-        steps = [_rerounded(context, p, m, choose) for p, m in zip(found, moments, strict=True)]
+        reads = [(product.node, product.data) for product in found]
+        moments = collect_moments(context.model, samples, reads, progress=context.progress)
+        steps = []
+        for number, (product, its) in enumerate(zip(found, moments, strict=True)):
+            context.progress(f"rounding product {number + 1} of {len(found)}", number / len(found))
+            steps.append(_rerounded(context, product, its, choose))
         keep_what_helps(context, [step for step in steps if step is not None], error, "products rounded anew")
 
 

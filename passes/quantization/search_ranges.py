@@ -16,6 +16,9 @@ from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _PARTS = np.linspace(0.5, 1.1, 25)
 """The multiples of a scale that are tried."""
+_NEAR = _PARTS[12::2]
+"""Those for integers of many bits: clipping much costs more than finer steps save, and the error changes slowly."""
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ class SearchRanges(Pass):
         error = OutputError(context)
         for batch in batches(list(products)):
             reads = [(node, products[node].data) for node in batch]
-            found = zip(batch, collect_moments(context.model, samples, reads), strict=True)
-            steps = [_step(context, products[node], moments.gram) for node, moments in found]
+            moments = collect_moments(context.model, samples, reads, progress=context.progress)
+            steps = []
+            for number, (node, its) in enumerate(zip(batch, moments, strict=True)):
+                context.progress(f"searching product {number + 1} of {len(batch)}", number / len(batch))
+                steps.append(_step(context, products[node], its.gram))
             keep_what_helps(context, [step for step in steps if step is not None], error, "ranges changed")
 
 
@@ -107,7 +113,8 @@ class _Search:
     def best(self) -> np.ndarray:
         """Return the scales of least error."""
         best, least = self.scales, np.full(self.scales.shape, np.inf)
-        for part in sorted(_PARTS, key=lambda part: abs(part - 1)):
+        first, last = self.product.stored.limits
+        for part in sorted(_PARTS if last - first < _FEW else _NEAR, key=lambda part: abs(part - 1)):
             tried = (self.scales * part).astype(np.float32).astype(np.float64)
             error = self._error(tried)
             best = np.where(error < least, tried, best)
@@ -129,7 +136,7 @@ class _Search:
         """Return the sum of `one G other` over the rows of each scale, in its shape."""
         groups, rows, columns = one.shape
         pad = ((0, 0), (0, 0), (0, self.blocks * self.size - columns))
-        blocked = np.pad(one, pad).reshape(groups, rows, self.blocks, self.size).swapaxes(1, 2)
+        blocked = np.pad(one.astype(np.float32), pad).reshape(groups, rows, self.blocks, self.size).swapaxes(1, 2)
         product = np.matmul(blocked, self.gram).swapaxes(1, 2).reshape(groups, rows, -1)[..., :columns]
         return self._gathered(product * other)
 

@@ -51,7 +51,8 @@ class SmoothActivations(Pass):
             return
         samples = context.evaluation.samples
         assert samples is not None
-        statistics = collect(context.model, samples, [value.name for value in read], ["channels"])
+        names = [value.name for value in read]
+        statistics = collect(context.model, samples, names, ["channels"], progress=context.progress)
         done: set[Value] = set()
         for value, consumers in read.items():
             found = statistics.values[value.name]["channels"]

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from graphopt import io, registry
 from graphopt.cli.app import run_command
+from tests.cli.quantizing import network
 from tests.helpers import model_of
 
 MLP = "mlp (float[N,4] x) => (float[N,3] y) { t = MatMul(x, w)  u = Add(t, b)  y = Relu(u) }"
@@ -79,3 +81,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     io.save(model_of(MLP, mlp_weights()), folder / "mlp.onnx")
     assert run_command(["compile", str(folder / "mlp.onnx"), "-o", str(folder / "mlp.gopt")]) == 0
     return folder / "mlp.gopt"
+
+
+@pytest.fixture
+def net(run: Run) -> Path:
+    """The network, samples, and its own answers as labels."""
+    rng = np.random.default_rng(1)
+    model = network()
+    io.save(model, "net.onnx")
+    x = rng.normal(size=(40, 3, 8, 8)).astype(np.float32)
+    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
+    labels = session.run(None, {"x": x})[0].argmax(1)
+    np.savez("samples.npz", x=x[:20])
+    np.savez("labelled.npz", x=x[20:], labels=labels[20:])
+    return Path("net.onnx")

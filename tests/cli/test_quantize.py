@@ -12,50 +12,14 @@ import pytest
 
 from graphopt import io
 from graphopt.compression.statistics import ActivationStatistics
-from graphopt.compression.store import StatisticsStore
 from graphopt.driver.mixed_precision import Folder
+from graphopt.errors import CompileError
 from graphopt.ir import Model
-from tests.cli.conftest import Result, Run
+from graphopt.proof.oracle import run_reference
+from graphopt.rewriting.rewriter import Rewriter
+from tests.cli.conftest import Run
+from tests.cli.quantizing import NET, integers, network, quantized
 from tests.helpers import model_of
-
-NET = """<ir_version: 10, opset_import: ["" : 21]> net (float[N,3,8,8] x) => (float[N,4] y) {
-    [first] a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) [second] c = Conv<strides=[2,2]>(r, w2) s = Relu(c)
-    m = GlobalAveragePool(s) f = Flatten(m) [last] y = Gemm<transB=1>(f, w3) }"""
-
-
-def network() -> Model:
-    """A small classifier whose second layer suffers from 8 bits: few large channels hide the others."""
-    rng = np.random.default_rng(0)
-    shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "w3": (4, 8)}
-    weights = {name: rng.normal(size=shape, scale=0.4).astype(np.float32) for name, shape in shapes.items()}
-    weights["w1"][0] *= 100
-    weights["w2"][:, 0] /= 100
-    return model_of(NET, weights)
-
-
-@pytest.fixture
-def net(run: Run) -> Path:
-    """The network, samples, and its own answers as labels."""
-    rng = np.random.default_rng(1)
-    model = network()
-    io.save(model, "net.onnx")
-    x = rng.normal(size=(40, 3, 8, 8)).astype(np.float32)
-    session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
-    labels = session.run(None, {"x": x})[0].argmax(1)
-    np.savez("samples.npz", x=x[:20])
-    np.savez("labelled.npz", x=x[20:], labels=labels[20:])
-    return Path("net.onnx")
-
-
-def quantized(run: Run, net: Path, *words: object) -> Result:
-    return run("quantize", net, "-o", "int8.onnx", "-c", "samples.npz", *words)
-
-
-def integers(path: str = "int8.onnx") -> int:
-    """The number of products with integer weights."""
-    return sum(
-        node.op in ("Conv", "Gemm") and node.inputs[1].producer is not None for node in io.load(path).graph.nodes
-    )  # type: ignore[union-attr]
 
 
 def test_the_file_and_its_report(run: Run, net: Path) -> None:
@@ -72,6 +36,66 @@ def test_the_file_and_its_report(run: Run, net: Path) -> None:
     again = run("optimize", net, "-o", "again.onnx", "-p", facts["pipeline"], "--samples", "samples.npz")
     assert again.status == 0, again.err
     assert Path("again.onnx").read_bytes() == Path("int8.onnx").read_bytes()
+
+
+def test_the_errors_of_layers_are_those_of_their_results(run: Run, net: Path) -> None:
+    result = quantized(run, net, "--json", "--picture", "p.svg")
+    assert result.status == 0, result.err
+    found = {one["layer"]: one["sqnr"] for one in result.json["errors"]}
+    names = {"first": "a", "second": "c", "last": "y"}
+    assert list(found) == list(names)
+    x = {"x": np.load("samples.npz")["x"]}
+    for layer, value in names.items():
+        floats, integers = (outputs_of(path, value, x) for path in ("net.onnx", "int8.onnx"))
+        noise = np.square(floats - integers).sum() / np.square(floats).sum()
+        assert found[layer] == pytest.approx(-10 * np.log10(noise), rel=1e-3)
+    drawn = Path("p.svg").read_text()
+    assert "errors of the results of layers" in drawn
+    assert drawn.count("dB</text>") == 3
+    text = quantized(run, net).out
+    rows = [line.split()[1] for line in text[text.index("results of layers") :].splitlines()[3:6]]
+    assert rows == [f"'{name}'" for name in sorted(found, key=found.__getitem__)]
+
+
+def outputs_of(path: str, value: str, feed: dict[str, np.ndarray]) -> np.ndarray:
+    model = io.load(path)
+    found = model.graph.find(value)
+    assert found is not None
+    Rewriter(model.graph).set_outputs([found])
+    return np.asarray(run_reference(model, feed)[value], np.float64)
+
+
+def test_with_labels_the_loss_of_each_layer_is_measured(run: Run, net: Path) -> None:
+    result = quantized(run, net, "--validate", "labelled.npz", "--sensitivity", "--json")
+    assert result.status == 0, result.err
+    found = result.json["sensitivity"]
+    assert (found["metric"], found["cases"]) == ("accuracy", 20)
+    for layer in found["layers"]:
+        others = [word for name in ("first", "second", "last") if name != layer["layer"] for word in ("--ignore", name)]
+        alone = quantized(run, net, "--validate", "labelled.npz", "--json", *others).json
+        assert layer["loss"] == pytest.approx(alone["metric"]["loss"]), layer
+
+
+def test_the_speed_is_measured_on_request(run: Run, net: Path) -> None:
+    result = quantized(run, net, "--speed", "--json")
+    assert result.status == 0, result.err
+    speed = result.json["speed"]
+    assert speed["ratio"] == pytest.approx(speed["before"]["p50"] / speed["after"]["p50"])
+    assert speed["before"]["runs"] > 2
+    assert quantized(run, net, "--json").json["speed"] is None
+
+
+def test_a_model_that_cannot_be_compiled_is_quantized_all_the_same(
+    run: Run, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **named: object) -> None:
+        raise CompileError("no such kernel")
+
+    monkeypatch.setattr("graphopt.driver.speed.compile", fails)
+    result = quantized(run, net, "--speed")
+    assert result.status == 0
+    assert "warning: the speed could not be measured: no such kernel" in result.err
+    assert integers() == 3
 
 
 def test_what_stays_a_float_is_named_with_the_reason(run: Run, net: Path) -> None:
@@ -145,6 +169,9 @@ def test_a_budget_is_met_with_the_layers_that_cost_least(run: Run, net: Path) ->
     found = result.json
     assert found["metric"]["loss"] <= float(limit)
     assert 0 < found["quantized"]["layers"] < 3
+    predicted = found["predicted"]
+    assert predicted["unit"] == "FLOPs"
+    assert predicted["before"] / 4 < predicted["after"] < predicted["before"]
     assert integers() == found["quantized"]["layers"]
     assert Path("p.svg").read_text().count("dB</text>") == 3
     assert not Path("int8.onnx.search").exists()
@@ -192,81 +219,6 @@ def test_a_folder_of_somebody_else_is_not_removed(run: Run, net: Path) -> None:
     assert [path.name for path in Path("int8.onnx.search").iterdir()] == ["notes.txt"]
 
 
-def test_an_interruption_during_calibration_writes_nothing(
-    run: Run, net: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*args: object, **named: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(StatisticsStore, "of", interrupted)
-    before = set(Path().iterdir())
-    assert quantized(run, net).status == 2
-    assert set(Path().iterdir()) == before
-
-
-def test_a_full_disk(run: Run, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object, **named: object) -> None:
-        raise OSError(28, "No space left on device", "int8.onnx")
-
-    monkeypatch.setattr(io, "save", full)
-    assert "int8.onnx: No space left on device" in quantized(run, net).error()
-    assert not Path("int8.onnx").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "quantization needs data"),
-        (["-c", "empty.npz"], "there are no samples"),
-        (["-c", "nothing.npz"], "there is no such file or folder"),
-        (["-c", "names.npz"], "the model has no input 'image'"),
-        (["-c", "shapes.npz"], "input 'x'"),
-        (["-c", "doubles.npz"], "has dtype float64, but must have float32"),
-        (["-c", "nan.npz"], "contains a NaN"),
-        (["-c", "samples.npz", "--validate", "high.npz"], "label 4 is not one of the 4 classes of output 'y'"),
-        (["-c", "samples.npz", "--validate", "floats.npz"], "'labels' are float64, not integers"),
-        (["-c", "samples.npz", "--validate", "few.npz"], "rows for 20 samples"),
-        (["-c", "samples.npz", "--metric", "failing:metric"], "the metric 'failing:metric' raised ValueError: no"),
-        (["-c", "samples.npz", "--metric", "failing:nothing"], "is not a number for the original"),
-        (["-c", "samples.npz", "--max-drop", "2"], "would accept anything"),
-        (["-c", "samples.npz", "--scheme", "int3"], "there is no scheme 'int3'"),
-        (["-c", "samples.npz", "--profile", "tensort"], "there is no profile 'tensort'"),
-        (["-c", "samples.npz", "--method", "best"], "there is no calibration 'best'"),
-        (["-c", "samples.npz", "--activations", "int4"], "activations must be uint8 or int8"),
-        (["-c", "samples.npz", "--passes", "default"], "no pass of 'default' quantizes anything"),
-        (["-c", "samples.npz", "--scheme", "float16", "--symmetric"], "has no option 'symmetric'"),
-        (["-c", "samples.npz", "--ignore", "*"], "there is nothing to quantize"),
-        (["-c", "samples.npz", "--cost", "money"], "there is no cost table 'money'"),
-        (["-c", "samples.npz", "--picture", "p.svg"], "--picture draws the sensitivity"),
-        (["-c", "samples.npz", "--statistics", "samples.npz"], "cannot be read as activation statistics"),
-        (["-c", "samples.npz", "-o", "no/where.onnx"], "nothing can be written there"),
-    ],
-)
-def test_bad_requests(words: list[str], message: str, run: Run, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = np.load("samples.npz")["x"]
-    labels = np.arange(20) % 4
-    np.savez("empty.npz", x=x[:0])
-    np.savez("names.npz", image=x)
-    np.savez("shapes.npz", x=x[:, :2])
-    np.savez("doubles.npz", x=x.astype(np.float64))
-    np.savez("nan.npz", x=np.where(np.arange(8) == 3, np.nan, x).astype(np.float32))
-    np.savez("high.npz", x=x, labels=np.arange(20) % 5)
-    np.savez("floats.npz", x=x, labels=labels.astype(np.float64))
-    np.savez("few.npz", x=x, labels=labels[:7])
-    Path("failing.py").write_text(
-        "def metric(got, wanted):\n    raise ValueError('no')\ndef nothing(got, wanted):\n    return float('nan')\n"
-    )
-    monkeypatch.syspath_prepend(str(Path().resolve()))
-    assert message in run("quantize", net, "-o", "int8.onnx", *words).error()
-    assert not Path("int8.onnx").exists()
-
-
-def test_what_is_quantized_already(run: Run, net: Path) -> None:
-    assert quantized(run, net).status == 0
-    error = run("quantize", "int8.onnx", "-o", "twice.onnx", "-c", "samples.npz").error()
-    assert "is quantized already" in error
-
-
 def test_data_that_look_wrong(run: Run, net: Path) -> None:
     x = np.load("samples.npz")["x"]
     np.savez("same.npz", x=np.repeat(x[:1], 4, axis=0))
@@ -294,6 +246,19 @@ def test_samples_unlike_those_of_the_training(run: Run) -> None:
     assert (right.status, wrong.status) == (0, 0), (right.err, wrong.err)
     assert "not like those of the training" not in right.err
     assert "not like those of the training: at BatchNormalization" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("passes", "line"),
+    [
+        ("half", "convert-float: run 1 of 1, sample 1"),
+        ("quantize-smooth", "smooth-activations: run 1 of 1, sample 1"),
+        ("quantize-int4-awq", "awq: what 1 products sum, sample 1"),
+        ("quantize,mend", "gptq: what 3 products sum, sample 1"),
+    ],
+)
+def test_every_pass_that_runs_over_the_samples_tells_its_progress(passes: str, line: str, run: Run, net: Path) -> None:
+    assert line in quantized(run, net, "--passes", passes).err
 
 
 def test_schemes_that_need_no_samples(run: Run, net: Path) -> None:

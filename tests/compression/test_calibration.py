@@ -71,6 +71,17 @@ def test_the_least_error_is_not_above_that_of_any_other_method(scheme: IntegerSc
     assert errors["mse"] <= 1.02 * min(errors.values()), errors
 
 
+@pytest.mark.parametrize("method", ["mse", "entropy", "percentile"])
+def test_a_range_from_some_numbers_of_large_arrays_is_as_good(method: str) -> None:
+    rng = np.random.default_rng(3)
+    arrays = [np.maximum(rng.normal(size=(1, 400_000)), 0).astype(np.float32) for _ in range(8)]
+    small = [part for array in arrays for part in np.split(array, 40, axis=1)]
+    errors = [
+        error(arrays[0], Calibration(method).bounds(seen(*parts), UNSIGNED), UNSIGNED) for parts in (arrays, small)
+    ]
+    assert errors[0] == pytest.approx(errors[1], rel=0.4)
+
+
 def test_a_moving_average_forgets_the_first_samples() -> None:
     arrays = [np.array([[-1.0, scale]], np.float32) for scale in [100.0] + [2.0] * 40]
     low, high = Calibration("moving-average").bounds(seen(*arrays), UNSIGNED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
@@ -59,6 +59,7 @@ def test_channels_have_scales_of_their_own(axis: int) -> None:
     np.testing.assert_array_equal(scale.rounded(array, axis), floats)
 
 
+@settings(deadline=None)  # a busy machine
 @given(low=FLOATS, high=FLOATS, symmetric=st.booleans(), power=st.booleans(), dtype=st.sampled_from(["int8", "uint8"]))
 def test_a_range_is_held(low: float, high: float, symmetric: bool, power: bool, dtype: str) -> None:
     """Both ends are off by less than a step; zero is exact."""

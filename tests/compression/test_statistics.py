@@ -156,6 +156,21 @@ def test_zeros_before_any_other_number_are_counted() -> None:
     assert late.counts.sum() == 3
 
 
+def test_of_large_arrays_numbers_at_some_places_are_counted() -> None:
+    """The range is that of all numbers; counts add up to about their number, and their shares are the same."""
+    array = np.maximum(np.random.default_rng(0).normal(size=(1, 64, 112, 112)), 0).astype(np.float32)
+    array[0, 5, 7, 9] = 8.5
+    range_, histogram = Range(), Histogram()
+    for accumulator in (range_, histogram):
+        accumulator.add(array)
+    assert (range_.low, range_.high, range_.count) == (0, 8.5, array.size)
+    assert range_.zeros == np.count_nonzero(array == 0)
+    assert histogram.counts.sum() == pytest.approx(array.size, rel=0.001)
+    edges = np.linspace(-histogram.limit, histogram.limit, 17)
+    counted = histogram.counts.reshape(16, -1).sum(1) / histogram.counts.sum()
+    np.testing.assert_allclose(counted, np.histogram(array, edges)[0] / array.size, atol=0.01)
+
+
 def test_a_picture_has_a_row_for_each_value(model: Model) -> None:
     picture = draw(collect(model, Samples(FEEDS, model)), "a <model>")
     root = ElementTree.fromstring(picture)

@@ -63,3 +63,18 @@ def test_passes_are_judged_by_it(text: str, pass_: Pass, fails: bool) -> None:
             manager.run(model_of(text, WEIGHTS))
     else:
         manager.run(model_of(text, WEIGHTS))
+
+
+def test_floats_of_16_bits_inside_of_a_model() -> None:
+    half = "g (float[2,3] X) => (float[2,3] Y) { h = Cast<to=10>(X) a = Neg(h) Y = Cast<to=1>(a) }"
+    assert standard_of(model_of(half)).allowed("Y", DType.FLOAT) == 1e-2
+    assert standard_of(model_of(half.replace("to=10", "to=16"))).allowed("Y", DType.FLOAT) == 4e-2
+    assert standard_of(model_of(half)).allowed("Y", DType.DOUBLE) == 1e-7
+
+
+def test_products_that_round_their_data() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]> g (float[1,32] x) => (float[1,4] y) {
+        y = com.microsoft.MatMulNBits<K = 32, N = 4, bits = 4, block_size = 32, accuracy_level = LEVEL>(x, w, s) }"""
+    given = {"w": np.zeros((4, 1, 16), np.uint8), "s": np.ones((4, 1), np.float32)}
+    assert is_rounded(model_of(text.replace("LEVEL", "4"), given))
+    assert not is_rounded(model_of(text.replace("LEVEL", "1"), given))

@@ -1,4 +1,4 @@
-"""Constant matrices of 4- or 8-bit integers: `DequantizeLinear` of constants, and `MatMulNBits`.
+"""Constant matrices of 2-, 4- or 8-bit integers: `DequantizeLinear` of constants, and `MatMulNBits`.
 
 What DequantizeLinear makes of constants is a constant. Kernels that read integers find out from it which they were
 (`Operand.quantized`); all others read floats, which are computed when weights are written.
@@ -7,6 +7,7 @@ What DequantizeLinear makes of constants is a constant. Kernels that read intege
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from graphopt.targets.tvm.lowering.kernel import kernel
 from graphopt.targets.tvm.lowering.operand import Operand, Quantized
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
-_BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
+_BITS = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
 
 
 def dequantized_constant(
@@ -101,7 +102,7 @@ def _product(ctx: Context, a: Operand, work: NBitsWorkload, weight: Operand) -> 
     rows = math.prod(int(size) for size in lead) if all(isinstance(size, int) for size in lead) else None
     if rows == 0:
         return None
-    work = NBitsWorkload(rows, work.n, work.k, work.bits, work.block, work.zeros)
+    work = replace(work, m=rows)
     chosen = ctx.plans.choose(work, weight.key)
     if chosen is None:
         return None
@@ -115,7 +116,10 @@ def _product(ctx: Context, a: Operand, work: NBitsWorkload, weight: Operand) -> 
 
 @converter("com.microsoft::MatMulNBits")
 def mat_mul_n_bits(c: Call) -> Operand:
-    """Microsoft's operator: B is (N, groups, bytes of a group), with scales and zero points of (N, groups)."""
+    """Microsoft's operator: B is (N, groups, bytes of a group), with scales and zero points of (N, groups).
+
+    An `accuracy_level` of 4 permits that data are rounded to 8 bits.
+    """
     a, b, scales, zeros, order, bias = c[0], c[1], c[2], c.input(3), c.input(4), c.input(5)
     n, k = int(c.attr("N")), int(c.attr("K"))
     bits, block = int(c.attr("bits", 4)), int(c.attr("block_size"))
@@ -126,10 +130,9 @@ def mat_mul_n_bits(c: Call) -> Operand:
         raise Declined("a computed matrix")
 
     def unpacked(packed: np.ndarray, count: int) -> np.ndarray:
-        """The integers of the last axis of bytes, of which the first of two has the lower half."""
-        if bits == 4:
-            packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
-        return packed[..., :count]
+        """The integers of the last axis of bytes, of which the first one has the lowest bits."""
+        each = [packed >> shift & ((1 << bits) - 1) for shift in range(0, 8, bits)]
+        return np.stack(each, axis=-1).reshape(*packed.shape[:-1], -1)[..., :count]
 
     def points() -> np.ndarray | None:
         if zeros is None:
@@ -144,7 +147,8 @@ def mat_mul_n_bits(c: Call) -> Operand:
         return stack(integers.T, np.ascontiguousarray(_array(scales).reshape(n, groups).T), points())
 
     key = (b.key, scales.key, None if zeros is None else zeros.key, "MatMulNBits")
-    work = NBitsWorkload(None, n, k, bits, block, zeros is not None)
+    rounded = int(c.attr("accuracy_level", 0)) == 4
+    work = NBitsWorkload(None, n, k, bits, block, zeros is not None, rounded)
     result = _product(c.ctx, a, work, Operand("uint8", (1,), read=read, key=key))
     if result is None:
         raise Declined("no kernel for it on this device")

@@ -31,7 +31,7 @@ _RUNS = 100
 
 
 def measure_peak(target: Target, threads: int) -> Peak:
-    """Return operations on floats and bytes, and bytes read per second on this machine, with the target's instructions."""
+    """Return operations on floats and on bytes, and bytes read per second here, with the instructions of the target."""
     made_for = tvm_target(target)
     machine = machine_of(made_for)
     lanes = machine.lanes("float32")

@@ -10,6 +10,8 @@ import pytest
 from graphopt.compression.evaluation import Evaluation
 from graphopt.compression.products import affordable
 from graphopt.data.samples import Samples
+from graphopt.driver.optimizing import run_passes
+from graphopt.driver.quantization_plan import Watch
 from graphopt.errors import InputError, PassError
 from graphopt.ir import Model, Tensor, infer_shapes
 from graphopt.passes.quantization.correct_biases import CorrectBiases
@@ -198,6 +200,54 @@ def test_a_step_that_harms_the_outputs_is_undone() -> None:
     assert context.counts == {"mended": 1}
     assert context.misses == {"it would not lower the error of the outputs": 1}
     assert error.of(context.model) == 0
+
+
+def test_what_would_take_too_long_to_measure_is_left_alone() -> None:
+    """The error is measured twice: of the model as it is, and with both steps, one of which harms."""
+    text = f"{OPSET} g (float[4] X) => (float[4] Y) {{ a = Add(X, b)  Y = Add(a, d) }}"
+    model = model_of(text, {name: np.zeros(4, np.float32) for name in "bd"})
+    infer_shapes(model)
+    samples = Samples([{"X": np.ones(4, np.float32)}], model)
+    told: list[str] = []
+    context = PassContext(
+        model.copy(),
+        evaluation=Evaluation(samples=samples),
+        floats=model,
+        progress=lambda what, done: told.append(what),
+    )
+    error = OutputError(context)
+    assert error.left > 1000, "a small model is measured as often as needed"
+    error.left = 2
+    node = next(iter(context.model.graph.nodes))
+    made: list[int] = []
+    value = context.model.graph.find("d")
+    assert value is not None
+    tensor = value.tensor
+    assert tensor is not None
+    rewriter = context.rewriter(context.model.graph)
+    harmful = Step(
+        node,
+        lambda: rewriter.set_tensor(value, Tensor.of(np.full(4, 5, np.float32))),
+        lambda: rewriter.set_tensor(value, tensor),
+    )
+    useless = Step(node, lambda: made.append(1), lambda: made.append(-1))
+    keep_what_helps(context, [harmful, useless], error, "mended")
+    assert made == [1, -1]
+    assert not context.counts
+    assert context.misses == {"to find out whether it lowers the error of the outputs would take too long": 2}
+    assert told == ["measuring 2 of 2 products"]
+    assert error.of(context.model) == 0
+
+
+@pytest.mark.parametrize("passes", ["gptq", "search-ranges", "correct-biases", "refine-rounding"])
+def test_collecting_and_measuring_tell_their_progress(passes: str) -> None:
+    model, samples, _ = case("gemm")
+    told: list[str] = []
+    watch = Watch(lambda what, done: told.append(what))
+    evaluation = Evaluation(samples=Samples(samples, model))
+    run_passes(model.copy(), f"{WEIGHTS},{passes}", evaluation=evaluation, observers=[watch])
+    assert any(f"{passes}: what" in what and ", sample 24" in what for what in told), told
+    assert f"{passes}: measuring 1 of 1 products" in told
 
 
 @pytest.mark.parametrize("pass_", [SearchRanges(), Gptq(), RefineRounding(), CorrectBiases()])

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from graphopt.ir import Model
 from graphopt.targets.tvm.lowering.lower import lower
 from tests.helpers import model_of
 from tests.targets.lowering.support import check, check_for_machine, expected, noise, run_model_for_machine
@@ -72,6 +73,36 @@ def test_mat_mul_n_bits(rows: int, bits: int, points: str) -> None:
     x = {"x": noise(2, rows, k)}
     ((found,),), (wanted,) = run_model_for_machine(model, x), expected(model, x)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("bits", "zeros"), [(4, False), (4, True), (8, False), (8, True)])
+@pytest.mark.parametrize(
+    ("rows", "k", "n", "block"),
+    [(1, 130, 70, 32), (2, 100, 1, 16), (3, 200, 37, 64), (33, 300, 50, 128), (140, 256, 16, 256)],
+)
+def test_rounded_data_are_as_near_as_those_of_onnxruntime(
+    rows: int, k: int, n: int, block: int, bits: int, zeros: bool
+) -> None:
+    groups = -(-k // block)
+    random = np.random.default_rng(k)
+    given = {
+        "w": random.integers(0, 256, (n, groups, block * bits // 8)).astype(np.uint8),
+        "s": np.abs(noise(n, groups)) / 8,
+    }
+    if zeros:
+        given["z"] = random.integers(0, 256, (n, -(-groups * bits // 8))).astype(np.uint8)
+    x = {"x": noise(rows, k)}
+
+    def model(level: int) -> Model:
+        attributes = f"K = {k}, N = {n}, bits = {bits}, block_size = {block}, accuracy_level = {level}"
+        text = f"""{HEADER} g (float[M,{k}] x) => (float[M,{n}] y) {{
+            y = com.microsoft.MatMulNBits <{attributes}> (x, w, s{", z" if zeros else ""}) }}"""
+        return model_of(text, given)
+
+    (exact,), (theirs,) = expected(model(0), x), expected(model(4), x)
+    ((found,),) = run_model_for_machine(model(4), x)
+    error, most = (np.sqrt(np.mean(np.square(y - exact))) for y in (found, theirs))
+    assert error <= 1.05 * most + 1e-5 * np.abs(exact).max()
 
 
 def test_a_matrix_of_four_bits_is_stored_as_such() -> None:

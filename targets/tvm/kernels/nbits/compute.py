@@ -32,11 +32,13 @@ def pack(stacked: np.ndarray, layout: Layout) -> np.ndarray:
     floats = stacked[count:].copy().view(np.float32).reshape(-1, work.groups, 1, work.n)
     assert len(floats) == 1 + work.zeros
     assert floats[0].size == numbers
-    each = np.pad(rows, [(0, work.groups * work.block - work.k), (0, 0)]).reshape(work.groups, work.block, work.n)
-    if work.bits == 4:
-        even = np.pad(each, [(0, 0), (0, work.block % 2), (0, 0)])
-        each = even[:, ::2] | even[:, 1::2] << 4
-    parts = [_by_panels(part, layout) for part in (*floats, each)]
+    groups = np.pad(rows, [(0, work.groups * work.block - work.k), (0, 0)]).reshape(work.groups, work.block, work.n)
+    filled = np.pad(groups, [(0, 0), (0, layout.rows - work.block), (0, 0)])
+    each = filled.reshape(work.groups, layout.words, layout.per, work.n)
+    words = np.zeros((work.groups, layout.words, work.n), "<u4")
+    for row in range(layout.per):
+        words |= each[:, :, row].astype("<u4") << layout.first_bit(row)
+    parts = [_by_panels(part, layout) for part in (*floats, words)]
     return np.concatenate(parts, axis=2).ravel()
 
 
@@ -50,38 +52,34 @@ def _by_panels(part: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def matmul(data: te.Tensor, weight: te.Tensor, workload: NBitsWorkload, plan: NBitsPlan) -> te.Tensor:
-    """Define `data` (m, k) by a packed matrix: (m, n)."""
+    """Define `data` (m, k) by a packed matrix: (m, n). What rounds the data is the kernel alone."""
     layout = Layout(workload, plan)
     k = reduce_axis(workload.k, "k")
 
     def element(row: Any, column: Any) -> Any:
         panel, lane = column // plan.width, column % plan.width
         start = (panel * workload.groups + k // workload.block) * layout.group
-        number = weight(start + integer_place(layout, k % workload.block) + lane)
-        if workload.bits == 4:
-            half = tirx.Select(tirx.EQ(k % workload.block % 2, long(0)), tirx.const(0, "uint8"), tirx.const(4, "uint8"))
-            number = number >> half & tirx.const(15, "uint8")
+        within = k % workload.block
+        word, place = within // layout.per, within % layout.per
+        byte = weight(start + layout.head + (word * plan.width + lane) * 4 + place % 4)
+        number = byte >> (place // 4 * workload.bits).astype("uint8") & tirx.const((1 << workload.bits) - 1, "uint8")
         scale = _float_at(weight, start + lane * 4)
         zero: Any = tirx.const(MIDDLE[workload.bits], "float32")
         if workload.zeros:
             zero = _float_at(weight, start + (plan.width + lane) * 4)
         return te.sum(data(row, k) * (scale * (number.astype("float32") - zero)), axis=k)
 
-    numbers = [plan.lanes, plan.vectors, plan.rows, workload.m or 0, workload.n, workload.k]
-    numbers += [workload.bits, workload.block, int(workload.zeros)]
+    numbers = [plan.lanes, plan.vectors, plan.rows, plan.way, workload.m or 0, workload.n, workload.k]
+    numbers += [workload.bits, workload.block, int(workload.zeros), int(workload.rounded)]
     attributes = {"kernel": KERNEL, "plan": [long(number) for number in numbers]}
     return te.compute([data.shape[0], long(workload.n)], element, name=KERNEL, attrs=attributes)
 
 
-def from_numbers(numbers: tuple[int, ...]) -> tuple[NBitsWorkload, NBitsPlan]:
+def from_numbers(numbers: tuple[int, ...]) -> Layout:
     """Decode the numbers that `matmul` wrote into the annotation of its block."""
-    lanes, vectors, rows, m, n, k, bits, block, zeros = numbers
-    return NBitsWorkload(m or None, n, k, bits, block, bool(zeros)), NBitsPlan(lanes, vectors, rows)
-
-
-def integer_place(layout: Layout, row: Any) -> Any:
-    """Return where the integers of a row of a group begin in that group; a byte has two rows of 4 bits."""
-    return layout.head + (row // 2 if layout.workload.bits == 4 else row) * layout.plan.width
+    lanes, vectors, rows, way, m, n, k, bits, block, zeros, rounded = numbers
+    workload = NBitsWorkload(m or None, n, k, bits, block, bool(zeros), bool(rounded))
+    return Layout(workload, NBitsPlan(lanes, vectors, rows, way))
 
 
 def _float_at(weight: te.Tensor, place: Any) -> Any:

@@ -15,10 +15,10 @@ from graphopt.targets.tvm.machine import Machine
 
 
 class NBits(Family):
-    """Matmul by integers of 4 or 8 bits with a scale for each group, which become floats in registers."""
+    """Matmul by integers of 2, 4 or 8 bits with a scale for each group, which become floats in registers."""
 
     name = "matmul_nbits"
-    version = 1
+    version = 2
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:

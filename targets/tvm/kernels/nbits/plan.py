@@ -9,21 +9,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, NAMES, dot_for
 from graphopt.targets.tvm.kernels.family import Dtypes, Workload
 from graphopt.targets.tvm.machine import Machine
 
 DTYPES = Dtypes("float32", "uint8", "float32", "float32")
-MIDDLE = {4: 8, 8: 128}
+MIDDLE = {2: 2, 4: 8, 8: 128}
 """The zero point where none is stored, by the number of bits."""
 VECTORS = 4
 """The vectors of columns in a panel: as many sums hide the latency of a multiply-add."""
+TILE_VECTORS = 2
+"""The vectors of columns in a register tile of many rows, whose height halves what it reads of the matrix."""
+LARGEST_BLOCK = 256
+"""The largest group whose data are rounded together: ONNX Runtime has no larger ones."""
 
 
 @dataclass(frozen=True)
 class NBitsWorkload(Workload):
     """A matmul of (m, k) floats by (k, n) integers of `bits` bits, in groups of `block` rows; `m` None if unknown.
 
-    `zeros`: whether zero points are stored; otherwise all are in the middle of the range.
+    `zeros`: whether zero points are stored; otherwise all are in the middle of the range. `rounded`: whether the model
+    permits that the data are rounded to 8 bits, with a scale for each group of each row.
     """
 
     m: int | None
@@ -32,13 +38,15 @@ class NBitsWorkload(Workload):
     bits: int
     block: int
     zeros: bool
+    rounded: bool = False
     dtypes: Dtypes = DTYPES
 
     @property
     def key(self) -> str:
         """See `Workload.key`."""
-        zeros = " zeros" if self.zeros else ""
-        return f"nbits m{self.m or '?'} n{self.n} k{self.k} b{self.bits} g{self.block}{zeros}"
+        marks = {" zeros": self.zeros, " rounded": self.rounded}
+        text = "".join(mark for mark, is_set in marks.items() if is_set)
+        return f"nbits m{self.m or '?'} n{self.n} k{self.k} b{self.bits} g{self.block}{text}"
 
     @property
     def flops(self) -> int:
@@ -62,11 +70,15 @@ class NBitsWorkload(Workload):
 
 @dataclass(frozen=True)
 class NBitsPlan:
-    """The lanes of a vector of sums, the vectors of a panel, and the rows of a register tile."""
+    """The lanes of a vector of sums, the vectors of a panel, the rows of a register tile, and how it multiplies.
+
+    `way`: the position in `dot.NAMES` of the instruction for rounded data; that of "fma" multiplies floats.
+    """
 
     lanes: int
     vectors: int
     rows: int
+    way: int = 0
 
     @property
     def width(self) -> int:
@@ -79,7 +91,11 @@ class Layout:
     """Where everything is in the packed matrix: panel by panel and group by group, in the order in which it is read.
 
     A group begins with the scales of the panel's columns, and their zero points if there are any, as float32. Its
-    integers follow row by row; two rows of 4 bits share bytes, of which the first row has the lower half.
+    integers follow: each column has words of 32 bits, with `per` rows in a word. Rows of zeros fill the last word, and
+    the last group. The first four rows of a word are the lowest bits of its bytes, the next four the bits above them:
+
+        row          0  1  2  3     4  5  6  7
+        first bit    0  8 16 24     4 12 20 28        (4 bits)
     """
 
     workload: NBitsWorkload
@@ -90,27 +106,45 @@ class Layout:
         return -(-self.workload.n // self.plan.width)
 
     @property
+    def per(self) -> int:
+        """The integers of a word."""
+        return 32 // self.workload.bits
+
+    @property
+    def words(self) -> int:
+        """The words of a column in a group."""
+        return -(-self.workload.block // self.per)
+
+    @property
+    def rows(self) -> int:
+        """The rows of a group, with those that fill its last word."""
+        return self.words * self.per
+
+    @property
     def head(self) -> int:
         """The bytes before the integers of a group."""
         return 4 * self.plan.width * (2 if self.workload.zeros else 1)
 
     @property
     def group(self) -> int:
-        """The bytes of a group; those of the last one are as many, even if it has fewer rows."""
-        return self.head + self.rows_bytes(self.workload.block)
+        """The bytes of a group."""
+        return self.head + 4 * self.plan.width * self.words
 
     @property
     def size(self) -> int:
         return self.panels * self.workload.groups * self.group
 
-    def rows_bytes(self, rows: int) -> int:
-        """Return the bytes of the integers of that many rows."""
-        return (-(-rows // 2) if self.workload.bits == 4 else rows) * self.plan.width
+    def first_bit(self, row: int) -> int:
+        """Return the place of a row's integers in their words."""
+        row %= self.per
+        return row % 4 * 8 + row // 4 * self.workload.bits
 
 
 def plan_nbits(workload: NBitsWorkload, machine: Machine) -> NBitsPlan:
     """Return as many vectors as a panel needs, and the rows that leave registers for the operands."""
     lanes = machine.lanes("float32")
-    vectors = min(VECTORS, -(-workload.n // lanes))
-    rows = max(1, machine.accumulators // vectors)
-    return NBitsPlan(lanes, vectors, min(rows, workload.m or rows))
+    vectors = next(count for count in (1, 2, VECTORS) if count == VECTORS or count * lanes >= workload.n)
+    dot = dot_for(INTEGER, lanes, machine)
+    is_rounded = workload.rounded and workload.block <= LARGEST_BLOCK and dot.width == 4
+    rows = machine.accumulators // min(vectors, TILE_VECTORS)
+    return NBitsPlan(lanes, vectors, min(rows, workload.m or rows), NAMES.index(dot.name if is_rounded else "fma"))
