@@ -2,9 +2,9 @@
 
 A step of a reduction adds to each sum in a vector the products of `width` elements of data, which are the same for all
 lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a
-processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's dot products (USDOT of I8MM, SDOT) multiply four,
-AVX2, AVX-512BW and SSE2 twice two as 16-bit integers (VPMADDWD). None of these saturates, so that all give the same
-sums.
+processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's dot products (USDOT of I8MM, or SDOT)
+multiply four, AVX2, AVX-512BW and SSE2 twice two as 16-bit integers (VPMADDWD). None of these saturates, so that all
+give the same sums.
 """
 
 from __future__ import annotations
