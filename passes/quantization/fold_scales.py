@@ -52,7 +52,7 @@ class FoldScales(RewritePass):
             return Miss("channels have zero points of their own")
         if data.dtype is not DType.FLOAT or data.producer is None:
             return NOTHING  # inputs are quantized once, and pixels are often in the middle between two integers
-        if not np.isfinite((1 / mapping.scale.astype(np.float64)).astype(np.float32)).all():
+        if (1 / mapping.scale.astype(np.float64)).max() > np.finfo(np.float32).max:
             return Miss("a scale is too small for its reciprocal")
         return _Match(node, mapping, mapping.is_uniform and _is_free(data, node, 0))
 
