@@ -8,7 +8,6 @@ from graphopt.ir import Model
 from tests.helpers import model_of
 
 DQ, Q = "DequantizeLinear", "QuantizeLinear"
-_RNG = np.random.default_rng(7)
 _CONVOLUTIONS = {
     "padded": (5, 7, 1, 3, "pads = [1,1,1,1]"),
     "strided": (19, 33, 1, 1, "strides = [2,2]"),
@@ -21,33 +20,34 @@ _CONVOLUTIONS = {
 """Channels of the data and the result, groups, size of the window, attributes."""
 
 
-def _bytes(dtype: str, *shape: int) -> np.ndarray:
-    info = np.iinfo(dtype)
-    return _RNG.integers(info.min, info.max, shape, endpoint=True).astype(dtype)
-
-
 def integer_kernels() -> tuple[Model, dict[str, np.ndarray]]:
     """Return the model and its inputs: exact sums, and bytes rounded from sums, with zero points that are not 0."""
+    random = np.random.default_rng(7)
+
+    def numbers(dtype: str, *shape: int) -> np.ndarray:
+        info = np.iinfo(dtype)
+        return random.integers(info.min, info.max, shape, endpoint=True).astype(dtype)
+
     weights = {"s": np.float32(0.05), "z": np.uint8(3), "t": np.float32(9.5), "y": np.uint8(120), "h": np.float32(0.01)}
     feeds: dict[str, np.ndarray] = {}
     inputs, outputs, body = [], [], []
     for number, (channels, results, groups, size, attributes) in enumerate(_CONVOLUTIONS.values()):
-        feeds[f"X{number}"] = _bytes("uint8", 1, channels, 9, 11)
-        weights[f"w{number}"] = _bytes("int8", results, channels // groups, size, size)
-        weights[f"c{number}"] = _RNG.uniform(0.005, 0.02, results).astype(np.float32)
+        feeds[f"X{number}"] = numbers("uint8", 1, channels, 9, 11)
+        weights[f"w{number}"] = numbers("int8", results, channels // groups, size, size)
+        weights[f"c{number}"] = random.uniform(0.005, 0.02, results).astype(np.float32)
         inputs.append(f"uint8[1,{channels},9,11] X{number}")
         outputs += [f"int32[N,C,H,W] S{number}", f"uint8[N,C,H,W] Y{number}"]
         body.append(f"""S{number} = ConvInteger<{attributes}>(X{number}, w{number})
             x{number} = {DQ}(X{number}, s, z) k{number} = {DQ}<axis = 0>(w{number}, c{number})
             v{number} = Conv<{attributes}>(x{number}, k{number}) Y{number} = {Q}(v{number}, t, y)""")
     for name, m, k, n in (("A", 5, 7, 33), ("B", 1, 70, 10), ("C", 13, 31, 64)):
-        feeds[name] = _bytes("uint8", m, k)
-        weights[f"m{name}"] = _bytes("int8", k, n)
+        feeds[name] = numbers("uint8", m, k)
+        weights[f"m{name}"] = numbers("int8", k, n)
         inputs.append(f"uint8[{m},{k}] {name}")
         outputs += [f"int32[{m},{n}] S{name}", f"uint8[{m},{n}] Y{name}"]
         body.append(f"""S{name} = MatMulInteger({name}, m{name}, z) x{name} = {DQ}({name}, s, z)
             k{name} = {DQ}(m{name}, h) v{name} = MatMul(x{name}, k{name}) Y{name} = {Q}(v{name}, t, y)""")
-    feeds |= {"P": _bytes("uint8", 2, 3, 9, 18), "R": _bytes("uint8", 2, 3, 18, 11)}
+    feeds |= {"P": numbers("uint8", 2, 3, 9, 18), "R": numbers("uint8", 2, 3, 18, 11)}
     inputs += ["uint8[2,3,9,18] P", "uint8[2,3,18,11] R"]
     outputs.append("uint8[2,3,9,11] YP")
     body.append(f"p = {DQ}(P, s, z) r = {DQ}(R, h, y) vp = MatMul(p, r) YP = {Q}(vp, t, y)")

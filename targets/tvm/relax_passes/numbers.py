@@ -25,7 +25,7 @@ _Number = tirx.FloatImm | tirx.IntImm
 def share_but_for_numbers(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
     """Merge functions that differ in float32 and int32 numbers alone, after FuseTIR and before scheduling.
 
-    Indices are int64, so that these numbers are only computed with.
+    Of whole numbers, only those that are added, subtracted or multiplied become parameters; indices are int64.
     """
     merged: dict[ir.GlobalVar, tuple[tirx.PrimFunc, list[_Number]]] = {}
     for group in _alike(mod):
@@ -88,8 +88,12 @@ def _mapped(func: tirx.PrimFunc, change: Any) -> tirx.PrimFunc:
     def number(node: Any) -> Any:
         return change(node) if _is_number(node) else node
 
+    def arithmetic(node: Any) -> Any:
+        a, b = (number(side) if isinstance(side, tirx.IntImm) else side for side in (node.a, node.b))
+        return node if a is node.a and b is node.b else type(node)(a, b)
+
     def store(node: tirx.BufferStore) -> Any:
-        kinds = [(tirx.FloatImm, number), (tirx.IntImm, number)]
+        kinds = [(tirx.FloatImm, number), ((tirx.Add, tirx.Sub, tirx.Mul), arithmetic)]
         value = tvm_ffi.structural_map(node.value, kinds, order="post")
         return tirx.BufferStore(node.buffer, value, node.indices)
 
