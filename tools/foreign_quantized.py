@@ -38,7 +38,9 @@ from tools.quantizing.networks import ROOT
 from tools.quantizing.table import replace_table
 from tools.quantizing.tasks import Feed
 
-SAMPLES, JUDGED = 16, 8
+SAMPLES, JUDGED, JUDGED_LARGE = 16, 64, 8
+LARGE = 1 << 16
+"""The number of elements of an input from which fewer inputs are judged with."""
 LEAST_SHARE, LEAST_NEAR, MOST_TIME = 0.95, 0.999, 1.5
 MARK = "tools/foreign_quantized.py"
 Row = dict[str, Any]
@@ -107,10 +109,16 @@ def inner_agreement(path: Path, target: Target, feeds: Sequence[Feed]) -> dict[s
     return {**totals, "worst": worst}
 
 
+def judged(subject: Subject) -> list[Feed]:
+    """Return the inputs on which results are compared."""
+    first = subject.feeds(1, True)[0]
+    return subject.feeds(JUDGED if sum(array.size for array in first.values()) < LARGE else JUDGED_LARGE, True)
+
+
 def measured(subject: Subject, source: Path, writer: Writer, seconds: float, options: argparse.Namespace) -> Row:
     """Return the row of a network and a writer; an error of the writer or of graphopt is a row too."""
     row: Row = {"network": subject.name, "kind": writer.name, "settings": ""}
-    target, feeds = Target.load(options.target), subject.feeds(JUDGED, True)
+    target, feeds = Target.load(options.target), judged(subject)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantized.onnx"
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tvm
@@ -18,7 +18,8 @@ from tvm import ir, relax, s_tir, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 _PLACEHOLDER = 3
-_Number = tirx.FloatImm | tirx.IntImm
+_Number: TypeAlias = Any
+"""A `FloatImm` or `IntImm`."""
 
 
 @tvm.transform.module_pass(opt_level=0)
