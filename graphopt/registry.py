@@ -30,11 +30,12 @@ _loaded: list[type[Pass]] = []
 
 @dataclass(frozen=True)
 class NamedPipeline:
-    """A pipeline text with a name."""
+    """A pipeline text with a name, and the file that it is from."""
 
     name: str
     text: str
     summary: str
+    source: str = ""
 
 
 @functools.cache
@@ -49,8 +50,12 @@ def passes() -> dict[str, type[Pass]]:
 
 @functools.cache
 def pipelines() -> dict[str, NamedPipeline]:
-    """Return every named pipeline by name, from the `pipelines.toml` of each package that offers passes."""
+    """Return every named pipeline by name, from the `pipelines.toml` of each package that offers passes.
+
+    Raises PassError if two pipelines, or a pipeline and a pass, have the same name: one would hide the other.
+    """
     found: dict[str, NamedPipeline] = {}
+    owners = {name: _title(cls) for name, cls in _installed_passes().items()} | {"fixpoint": "the pipeline grammar"}
     for point in _entry_points("graphopt.passes"):
         package = importlib.import_module(point.module)
         if not hasattr(package, "__path__"):
@@ -58,7 +63,10 @@ def pipelines() -> dict[str, NamedPipeline]:
         file = resources.files(package) / "pipelines.toml"
         if file.is_file():
             for name, entry in tomllib.loads(file.read_text()).items():
-                found[name] = NamedPipeline(name, "".join(entry["passes"].split()), entry["summary"])
+                if name in owners:
+                    raise _taken(f"pipeline '{name}'", str(file), owners[name])
+                owners[name] = str(file)
+                found[name] = NamedPipeline(name, "".join(entry["passes"].split()), entry["summary"], str(file))
     return found
 
 
@@ -75,6 +83,8 @@ def backend(name: str) -> Any:
 def register(cls: type[Pass]) -> type[Pass]:
     """Make a pass known by its name in this process. Raises PassError if it is malformed or its name is taken."""
     _by_name([*passes().values(), cls])
+    if cls.name in pipelines():
+        raise _taken(f"pass '{cls.name}'", _title(cls), pipelines()[cls.name].source)
     if cls not in _loaded:
         _loaded.append(cls)
     return cls
@@ -176,12 +186,16 @@ def _by_name(classes: list[type[Pass]]) -> dict[str, type[Pass]]:
     for cls in classes:
         _check(cls)
         if found.setdefault(cls.name, cls) is not cls:
-            raise PassError(
-                f"two passes have the name '{cls.name}'",
-                where=f"{cls.__module__}.{cls.__qualname__}",
-                remedy=f"{found[cls.name].__module__}.{found[cls.name].__qualname__} already uses it: choose another",
-            )
+            raise _taken(f"pass '{cls.name}'", _title(cls), _title(found[cls.name]))
     return found
+
+
+def _title(cls: type[Pass]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _taken(what: str, where: str, owner: str) -> PassError:
+    return PassError(f"the name of {what} is taken", where=where, remedy=f"{owner} already uses it: choose another")
 
 
 def _check(cls: type[Pass]) -> None:

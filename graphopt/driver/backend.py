@@ -62,7 +62,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Peak:
-    """The measured peak of a machine per second: operations on float32, those on bytes, bytes of memory read."""
+    """The measured peak of a machine per second: float32 operations, those on products of bytes, bytes from memory."""
 
     flops: float
     bytes: float

@@ -12,7 +12,7 @@ from graphopt.compression.accumulators import Range
 from graphopt.compression.statistics import collect
 from graphopt.errors import PassError
 from graphopt.ir import DType, Graph, Node, TensorType, Value, infer_shapes
-from graphopt.ir.verify import find_schema
+from graphopt.passes.quantization._float_types import changeable
 from graphopt.passes.quantization.ignoring import check_patterns, ignored_nodes
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
@@ -111,22 +111,7 @@ class _Conversion:
                 self.context.rewriter(self.graph).remove_dead(cast)
 
     def _floats(self, node: Node) -> tuple[list[int], list[int]] | None:
-        """Return the places of a node's inputs and outputs that can change their type together; None if there are none.
-
-        These are those in float32 whose type is one of the operator's type variables, all of which admit float16.
-        """
-        schema = find_schema(node.op_type, "", self.context.model.opset) if node.domain == "" else None
-        if schema is None or any(True for _ in node.subgraphs) or not all(value.name for value in node.outputs):
-            return None
-        halved = {c.type_param_str for c in schema.type_constraints if "tensor(float16)" in c.allowed_type_strs}
-        inputs = [(i, schema.inputs[min(i, len(schema.inputs) - 1)].type_str) for i in range(len(node.inputs))]
-        outputs = [(i, schema.outputs[min(i, len(schema.outputs) - 1)].type_str) for i in range(len(node.outputs))]
-        taken = [(i, t) for i, t in inputs if (v := node.inputs[i]) is not None and v.dtype is DType.FLOAT]
-        given = [(i, t) for i, t in outputs if node.outputs[i].dtype is DType.FLOAT]
-        variables = {t for _, t in taken if not t.startswith("tensor(")}
-        if not given or not variables <= halved or not {t for _, t in given} <= variables:
-            return None
-        return [i for i, t in taken if t in variables], [i for i, _ in given]
+        return changeable(node, self.context.model.opset, {DType.FLOAT}, "tensor(float16)")
 
     def _strange(self, nodes: list[Node]) -> dict[Value, str]:
         """Return the values that do not fit float16, each with the reason."""

@@ -1,4 +1,4 @@
-"""Patterns of nodes to leave alone: by operator, name, regular expression, or between two nodes."""
+"""Patterns of nodes to leave alone: by operator, name, result, regular expression, or between two nodes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def check_patterns(patterns: Sequence[str]) -> None:
 def ignored_nodes(graph: Graph, patterns: Sequence[str], context: PassContext) -> set[Node]:
     """Return the nodes of a graph, and of those nested in it, that any pattern means.
 
-    A pattern is compared to a node's operator, its name, and the names of the user's nodes that it came from:
-    `Gemm`, `*/head/*`, `re:layers[.][0-3][.].*`. `from..to`, with a pattern on each side, means these nodes and all
-    between them. The context counts patterns that mean no node. Raises PassError for a range without such ends.
+    A pattern is compared to a node's operator, its name, the names of the user's nodes that it came from, and those of
+    its results: `Gemm`, `*/head/*`, `re:layers[.][0-3][.].*`. `from..to`, with a pattern on each side, means these nodes
+    and all between them. The context counts patterns that mean no node. Raises PassError for a range without such ends.
     """
     found: set[Node] = set()
     nodes = list(graph.all_nodes())
@@ -55,7 +55,7 @@ def _named(nodes: Iterable[Node], pattern: str) -> set[Node]:
 
 
 def _names(node: Node) -> tuple[str, ...]:
-    return (node.op, node.name, *node.origin)
+    return (node.op, node.name, *node.origin, *(value.name for value in node.outputs if value.name))
 
 
 def _between(nodes: Sequence[Node], pattern: str) -> set[Node]:

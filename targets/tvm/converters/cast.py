@@ -52,6 +52,10 @@ def cast_to(ctx: Context, data: Operand, to: str) -> Operand:
     ctx.check_dtype(to)
     if data.dtype == to:
         return data
+    if data.is_constant and to == "float32" and data.dtype in ("float16", "bfloat16"):
+        made = data.derived([int(size) for size in data.shape], (to,), lambda array: array.astype(to), dtype=to)
+        made.narrow = data
+        return made
     return elementwise(ctx, lambda x: convert(x, to), [data], to, "cast")
 
 

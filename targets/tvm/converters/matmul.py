@@ -25,6 +25,8 @@ from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 FEW_ROWS = 8
 """The number of rows below which a matmul does not fill a register tile."""
+NARROW_ROWS = 16
+"""The number of rows up to which reading half as much of a matrix is worth more than converting it costs."""
 
 
 def agree(ctx: Context, a: Operand, axis_a: int, b: Operand, axis_b: int) -> tuple[Operand, Operand]:
@@ -102,6 +104,12 @@ def fast_matmul(
     if isinstance(k, int) and k == 0:
         return None
     constant = b.is_constant and b.rank == 2 and n is not None and not transpose_b
+    if constant and b.narrow is not None and (_known(m) or 1) <= NARROW_ROWS:
+        dtypes = Dtypes(a.dtype, b.narrow.dtype, "float32", dtype)
+        work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a)
+        chosen = ctx.plans.choose(work, b.narrow.key)
+        if chosen is not None:
+            return kernel(ctx, work, chosen, a, b.narrow, name=name)
     dtypes = Dtypes(a.dtype, b.dtype, wide(dtype), dtype)
     work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a, transpose_b)
     chosen = ctx.plans.choose(work, b.key if constant else None)
@@ -162,7 +170,9 @@ def gemm(c: Call) -> Operand:
     turn_a, turn_b = bool(c.attr("transA", 0)), bool(c.attr("transB", 0))
     result = None if turn_a else matmul_of_few_bits(c.ctx, a, b, transpose_b=turn_b)
     if turn_b and b.is_constant and result is None:
-        b, turn_b = transposed(c.ctx, b, [1, 0]), False
+        turned = transposed(c.ctx, b, [1, 0])
+        turned.narrow = None if b.narrow is None else transposed(c.ctx, b.narrow, [1, 0])
+        b, turn_b = turned, False
     if a.dtype == b.dtype and result is None:
         x, y = agree(c.ctx, a, 0 if turn_a else 1, b, 1 if turn_b else 0)
         result = fast_matmul(c.ctx, x, y, dtype=a.dtype, transpose_a=turn_a, transpose_b=turn_b)

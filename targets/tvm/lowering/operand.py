@@ -37,9 +37,10 @@ class Operand:
 
     `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
     with several consumers is stored once. `quantized`: where a constant of floats comes from, if it is dequantized.
+    `narrow`: the constant of 16-bit floats with the same elements, if it is cast from one.
     """
 
-    __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "quantized", "shape")
+    __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "narrow", "quantized", "shape")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Operand:
         self.name = name
         self.key = key or (object(),)
         self.quantized: Quantized | None = None
+        self.narrow: Operand | None = None
         self._pieces: Callable[[], Iterator[np.ndarray]] | None = None
 
     @classmethod

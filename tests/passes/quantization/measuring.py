@@ -11,6 +11,7 @@ from graphopt.proof.oracle import Reference
 from graphopt.rewriting.passes import Pass
 from graphopt.rewriting.pipeline import PassManager, Pipeline
 from graphopt.rewriting.report import Report
+from tests.helpers import model_of
 
 OPSET = '<ir_version: 10, opset_import: ["" : 21]>'
 Feed = dict[str, np.ndarray]
@@ -24,6 +25,13 @@ def random(seed: int, **shapes: tuple[int, ...]) -> Feed:
 
 def feeds(count: int, seed: int = 1, **shapes: tuple[int, ...]) -> list[Feed]:
     return [random(seed * 1000 + i, **shapes) for i in range(count)]
+
+
+def network(nodes: str, weights: dict[str, tuple[int, ...]], data: tuple[int, ...]) -> Model:
+    """A model that computes Y, of the rank of its data X, with random weights of these shapes."""
+    dims, result = ",".join(map(str, data)), ",".join("ABCD"[: len(data)])
+    text = f"{OPSET} g (float[{dims}] X) => (float[{result}] Y) {{ {nodes} }}"
+    return model_of(text, random(0, **weights))
 
 
 def run(model: Model, passes: str | Pass, samples: list[Feed] | None = None) -> tuple[Model, Report]:

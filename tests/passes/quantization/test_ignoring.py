@@ -29,6 +29,7 @@ def found(model: Model, *patterns: str) -> tuple[list[str], dict[str, int]]:
         (["body_?_relu", "head"], ["body_0_relu", "body_1_relu", "head"]),
         ([r"re:body_[12]_.*"], ["body_1_relu", "body_2_add"]),
         ([r"re:body"], []),
+        (["s", "re:[YZ]"], ["side", "head"]),  # the names of results
         (["body_1_relu..head"], ["body_1_relu", "body_2_add", "head"]),
         (["body_0_relu..body_2_add"], ["body_0_relu", "body_1_relu", "side", "body_2_add"]),
         (["side..body_1_relu"], []),

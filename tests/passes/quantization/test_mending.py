@@ -23,7 +23,7 @@ from graphopt.passes.quantization.search_ranges import SearchRanges
 from graphopt.proof.oracle import Reference
 from graphopt.rewriting.passes import PassContext
 from tests.helpers import model_of
-from tests.passes.quantization.measuring import OPSET, Feed, array, noise, random, run
+from tests.passes.quantization.measuring import OPSET, Feed, array, network, noise, run
 
 WEIGHTS = "quantize-weights{bits=3 least=1}"
 CASES = {
@@ -36,7 +36,6 @@ CASES = {
     "depthwise": ("Conv<group=8>(X, w, b)", {"w": (8, 1, 3, 3), "b": (8,)}, (2, 8, 9, 9)),
     "along one axis": ("Conv<pads=[1,1]>(X, w)", {"w": (12, 8, 3)}, (2, 8, 30)),
 }
-RESULT = {2: "float[A,B]", 3: "float[A,B,C]", 4: "float[A,B,C,D]"}
 
 
 def correlated(seed: int, shape: tuple[int, ...], mean: float = 0.0) -> np.ndarray:
@@ -52,8 +51,7 @@ def correlated(seed: int, shape: tuple[int, ...], mean: float = 0.0) -> np.ndarr
 def case(name: str, mean: float = 0.0) -> tuple[Model, list[Feed], list[Feed]]:
     """A model, samples for it, and others to measure the error with."""
     body, shapes, data = CASES[name]
-    dims = ",".join(map(str, data))
-    model = model_of(f"{OPSET} g (float[{dims}] X) => ({RESULT[len(data)]} Y) {{ Y = {body} }}", random(0, **shapes))
+    model = network(f"Y = {body}", shapes, data)
     samples = [{"X": correlated(seed, data, mean)} for seed in range(32)]
     return model, samples[:24], samples[24:]
 
@@ -139,9 +137,7 @@ def test_a_bias_is_made_or_found_behind_the_product() -> None:
         ("Y = Conv(X, w)", {"w": (12, 8, 1, 1)}, (2, 8, 9, 9), "Conv"),
         ("a = MatMul(X, w)  Y = Add(b, a)", {"w": (48, 24), "b": (24,)}, (2, 5, 48), "Add"),
     ):
-        dims = ",".join(map(str, data))
-        text = f"{OPSET} g (float[{dims}] X) => ({RESULT[len(data)]} Y) {{ {body} }}"
-        model = model_of(text, random(0, **shapes))
+        model = network(body, shapes, data)
         samples = [{"X": correlated(seed, data, 4.0)} for seed in range(8)]
         plain, better = (run(model, p, samples)[0] for p in (WEIGHTS, f"{WEIGHTS},correct-biases"))
         assert noise(model, better, samples) < 0.8 * noise(model, plain, samples)

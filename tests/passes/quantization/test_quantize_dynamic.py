@@ -13,7 +13,7 @@ from graphopt import io
 from graphopt.errors import PassError
 from graphopt.passes.quantization.quantize_dynamic import QuantizeDynamic
 from tests.helpers import model_of
-from tests.passes.quantization.measuring import OPSET, array, feeds, noise, random, run
+from tests.passes.quantization.measuring import OPSET, array, feeds, network, noise, random, run
 
 CASES = {
     "matmul": ("MatMul(X, w)", {"w": (40, 9)}, (3, 40)),
@@ -24,13 +24,11 @@ CASES = {
     "grouped": ("Conv<group=2>(X, w)", {"w": (6, 4, 3, 3)}, (2, 8, 7, 9)),
     "along one axis": ("Conv<pads=[1,1]>(X, w, b)", {"w": (6, 8, 3), "b": (6,)}, (2, 8, 30)),
 }
-RESULT = {2: "float[A,B]", 3: "float[A,B,C]", 4: "float[A,B,C,D]"}
 
 
 def case(name: str) -> tuple[Any, list[dict[str, np.ndarray]]]:
     body, shapes, data = CASES[name]
-    dims = ",".join(map(str, data))
-    model = model_of(f"{OPSET} g (float[{dims}] X) => ({RESULT[len(data)]} Y) {{ Y = {body} }}", random(0, **shapes))
+    model = network(f"Y = {body}", shapes, data)
     return model, feeds(4, X=data)
 
 

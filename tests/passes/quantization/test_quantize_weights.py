@@ -14,7 +14,7 @@ from graphopt.passes.quantization.fuse_matmul_nbits import FuseMatmulNbits
 from graphopt.passes.quantization.quantize_weights import QuantizeWeights
 from graphopt.proof.oracle import Reference
 from tests.helpers import check_declines, model_of
-from tests.passes.quantization.measuring import OPSET, array, feeds, noise, random, run
+from tests.passes.quantization.measuring import OPSET, array, feeds, network, noise, random, run
 
 PRODUCTS = {
     "conv": ("Conv<pads=[1,1,1,1]>(X, w, b)", {"w": (6, 24, 3, 3), "b": (6,)}, (2, 24, 5, 7)),
@@ -29,13 +29,11 @@ PRODUCTS = {
     "transposed gemm": ("Gemm<transB=1>(X, w, b)", {"w": (5, 70), "b": (5,)}, (3, 70)),
 }
 ERRORS = {2: 0.7, 3: 0.25, 4: 0.14, 5: 0.07, 6: 0.03, 8: 0.01}
-OUTPUT = {2: "float[A,B]", 3: "float[A,B,C]", 4: "float[A,B,C,D]"}
 
 
 def case(name: str) -> tuple[Any, list[dict[str, np.ndarray]]]:
     body, shapes, data = PRODUCTS[name]
-    dims = ",".join(map(str, data))
-    model = model_of(f"{OPSET} g (float[{dims}] X) => ({OUTPUT[len(data)]} Y) {{ Y = {body} }}", random(0, **shapes))
+    model = network(f"Y = {body}", shapes, data)
     return model, feeds(3, X=data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tvm
@@ -14,6 +15,7 @@ from graphopt.hardware.target import load
 from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.kernels.family import FLOAT32, Dtypes
 from graphopt.targets.tvm.kernels.matmul.compute import matmul, matmul_packed, pack_matrix
+from graphopt.targets.tvm.kernels.matmul.family import Matmul
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates
 from graphopt.targets.tvm.machine import Machine, machine_for
 from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
@@ -213,3 +215,30 @@ def test_types() -> None:
         expected = a.astype("float64") @ b.astype("float64")
         (out,) = run_te([x, y, matmul(x, y, plan)], [a, b], [expected.astype(dtype)])
         close(out, expected, tolerance)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 100, 64), (7, 33, 5), (16, 20, 300), (None, 50, 40)])
+def test_a_matrix_of_16_bits(m: int | None, n: int, k: int, kind: str) -> None:
+    """Is read as it is stored, half of float32's bytes, and every other number is a float32."""
+    work = MatmulWorkload(m, n, k, Dtypes("float32", kind, "float32", "float32"), packed=True)
+    assert Matmul().supports(work, MACHINE)
+    plan = MatmulPlan.default(work, MACHINE)
+    b = random(k, n).astype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
+    x = placeholder([te.var("m", "int64") if m is None else m, k], name="a")
+    w = placeholder(plan.packed_shape, kind, name="b")
+    func = scheduled([x, w, matmul_packed(x, w, plan)])
+    for rows in [m] if m else [1, 5, 30]:
+        a = random(rows, k)
+        expected = a.astype("float64") @ b.astype("float64")
+        (out,) = execute(func, [a, pack_matrix(b, plan)], [expected.astype("float32")])
+        close(out, expected)
+
+
+def test_processors_that_do_not_convert_float16() -> None:
+    work = MatmulWorkload(1, 64, 64, Dtypes("float32", "float16", "float32", "float32"), packed=True)
+    old, arm = Machine(16, 16, 1, instructions=frozenset({"sse2"})), Machine(16, 32, 1)
+    assert not Matmul().supports(work, old)
+    assert Matmul().supports(work, arm)
+    assert Matmul().supports(replace(work, dtypes=replace(work.dtypes, weight="bfloat16")), old)
+    assert not Matmul().supports(replace(work, packed=False), arm)

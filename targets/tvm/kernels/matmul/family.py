@@ -9,10 +9,13 @@ import numpy as np
 from tvm import te
 
 from graphopt.targets.tvm.kernels.common.dot import INTEGER
-from graphopt.targets.tvm.kernels.family import Family, Workload
+from graphopt.targets.tvm.kernels.family import Dtypes, Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
 from graphopt.targets.tvm.machine import Machine
+
+NARROW = tuple(Dtypes("float32", kind, "float32", "float32") for kind in ("float16", "bfloat16"))
+"""Floats by a matrix of 16-bit floats, which is converted where it is read."""
 
 
 class Matmul(Family):
@@ -27,6 +30,9 @@ class Matmul(Family):
             return False
         if workload.dtypes == INTEGER:
             return not workload.transpose_a
+        if workload.dtypes in NARROW:
+            # Processors without AVX2 have no conversions of float16.
+            return workload.packed and (workload.dtypes.weight != "float16" or _converts_halves(machine))
         return workload.dtypes.is_uniform and workload.dtypes.data in ("float32", "float16")
 
     def default(self, workload: MatmulWorkload, machine: Machine) -> MatmulPlan:
@@ -64,3 +70,8 @@ class Matmul(Family):
         if workload.is_packed:
             return compute.matmul_packed(data, weight, plan)
         return compute.matmul(data, weight, plan)
+
+
+def _converts_halves(machine: Machine) -> bool:
+    """Return whether vectors of float16 are converted by an instruction: by all ARM processors, and with AVX2."""
+    return "avx2" in machine.instructions or "sse2" not in machine.instructions
