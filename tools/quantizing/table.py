@@ -10,7 +10,7 @@ from tools.quantizing.networks import NETWORKS
 
 FLOAT = "float32"
 Row = dict[str, Any]
-_START, _END = "<!-- made by tools/quantization_accuracy.py -->", "<!-- end -->"
+_END = "<!-- end -->"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -47,9 +47,10 @@ def _setting(rows: Sequence[Row], best: Row) -> str:
     return f"{best['settings']} (of {count})" if count > 1 else ""
 
 
-def replace_table(text: str, new: str) -> str:
-    """Return a guide with the table between its two comments replaced. Raises ValueError if it has no such place."""
-    place = re.compile(f"{re.escape(_START)}.*?{re.escape(_END)}", re.DOTALL)
+def replace_table(text: str, new: str, tool: str = "tools/quantization_accuracy.py") -> str:
+    """Return a guide with the table of a tool, between two comments, replaced. Raises ValueError if there is none."""
+    start = f"<!-- made by {tool} -->"
+    place = re.compile(f"{re.escape(start)}.*?{re.escape(_END)}", re.DOTALL)
     if not place.search(text):
-        raise ValueError(f"the guide has no place for the table: {_START} {_END}")
-    return place.sub(lambda _: f"{_START}\n{new}{_END}", text)
+        raise ValueError(f"the guide has no place for the table: {start} {_END}")
+    return place.sub(lambda _: f"{start}\n{new}{_END}", text)

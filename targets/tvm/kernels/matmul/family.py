@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from graphopt.targets.tvm.kernels.common.dot import INTEGER
+from graphopt.targets.tvm.kernels.common.dot import INTEGERS
 from graphopt.targets.tvm.kernels.family import Dtypes, Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
@@ -28,7 +28,7 @@ class Matmul(Family):
     def supports(self, workload: Workload, machine: Machine) -> bool:
         if not isinstance(workload, MatmulWorkload) or workload.k is None:
             return False
-        if workload.dtypes == INTEGER:
+        if workload.dtypes in INTEGERS:
             return workload.packed and not workload.transpose_a
         if workload.dtypes in NARROW:
             # Processors without AVX2 have no conversions of float16.
