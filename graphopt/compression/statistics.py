@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY = 1 << 29
 Progress = Callable[[str, float], None]
-_FORM = 2
+_FORM = 3
 
 
 @dataclass

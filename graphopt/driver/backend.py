@@ -62,7 +62,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Peak:
-    """The measured peak of a machine per second: float32 operations, those on products of bytes, bytes from memory."""
+    """The measured peak of a machine per second: float32 operations, products of bytes, bytes from memory."""
 
     flops: float
     bytes: float

@@ -233,6 +233,10 @@ class Rewriter:
     def rename(self, value: Value, name: str) -> None:
         edit.rename_value(value, name)
 
+    def rename_node(self, node: Node, name: str) -> None:
+        """Give a node another name, or none."""
+        edit.rename_node(node, name)
+
     def set_outputs(self, outputs: Sequence[Value]) -> None:
         """Replace the outputs of this graph."""
         edit.set_graph_outputs(self.graph, outputs)

@@ -72,6 +72,22 @@ def quantize_groups(rows: np.ndarray, group: int, scale: Scale) -> np.ndarray:
     return flat.quantize(padded.reshape(-1, group), 0).reshape(padded.shape)[:, : rows.shape[1]]
 
 
+def binary_groups(rows: np.ndarray, group: int, scheme: IntegerScheme) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best scales [N, G] and signs [N, K], of the scheme's type, for weights that are a scale or minus it.
+
+    The mean magnitude of a group has the least squared error. Of powers of two, the one next to it has.
+    """
+    padded = np.abs(_padded(rows, group).astype(np.float64))
+    sizes = np.full(padded.shape[1] // group, group)
+    sizes[-1] -= padded.shape[1] - rows.shape[1]
+    means = padded.reshape(rows.shape[0], -1, group).sum(2) / sizes
+    means = np.maximum(means, np.finfo(np.float32).tiny)
+    if scheme.power_of_two:
+        lower = np.exp2(np.floor(np.log2(means)))
+        means = np.where(means < 1.5 * lower, lower, 2 * lower)
+    return means.astype(np.float32), np.where(rows < 0, -1, 1).astype(np.int8).astype(scheme.numpy)
+
+
 def _padded(rows: np.ndarray, group: int) -> np.ndarray:
     """Fill the last group of each row with zeros, which change neither its range nor its error."""
     return np.pad(rows, ((0, 0), (0, -rows.shape[1] % group)))

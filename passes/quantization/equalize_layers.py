@@ -60,7 +60,9 @@ def _regions(graph: Graph, context: PassContext) -> list[Region]:
             context.miss(region, node)
             continue
         seen.update(region.axes)
-        if region.consumers and all(p.op in ("Conv", "Gemm", "MatMul") for p in region.producers):
+        if region.multipliers or region.gates:
+            context.miss("a Mul is between products", node)
+        elif region.consumers and all(p.op in ("Conv", "Gemm", "MatMul") for p in region.producers):
             found.append(region)
     return found
 

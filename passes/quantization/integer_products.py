@@ -26,6 +26,7 @@ from graphopt.passes.quantization._operands import (
     quantized_data,
 )
 from graphopt.passes.quantization._pairs import DEQUANTIZE
+from graphopt.passes.quantization._speed import FLOATS_ARE_FASTER, floats_are_faster
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _INT32 = np.iinfo(np.int32)
@@ -51,7 +52,7 @@ class _Product:
 
 @dataclass(frozen=True)
 class _FloatWeights:
-    """A convolution whose stored weights and bias become floats, because its kernels are those of floats."""
+    """A convolution whose stored weights and bias become floats, which it computes on."""
 
     node: Node
 
@@ -63,7 +64,8 @@ class IntegerProducts(RewritePass):
     The data is uint8, the weights are constant int8 numbers; their sums are int32 and become floats with one
     multiplication by the product of the scales. Zero points and biases are added to the sums as one constant. A padding
     that stands for zero is made explicit where the zero point is not 0. Results differ from those of floats by
-    rounding. The weights of a convolution that cannot compute on integers become floats.
+    rounding. The weights of a convolution that cannot compute on integers become floats, and so do those of one that is
+    slower on integers: a processor without dot products of bytes convolves some floats faster.
     """
 
     name: ClassVar[str] = "integer-products"
@@ -86,8 +88,8 @@ class IntegerProducts(RewritePass):
             return _integer_matmul(node)
         if not _has_dequantized(node):
             return NOTHING
-        both = activation_product(node)
-        found = both if both is not None else _product(node)
+        slow, both = floats_are_faster(node, context.target), activation_product(node)
+        found = Miss(FLOATS_ARE_FASTER) if slow else _product(node) if both is None else both
         if not isinstance(found, Miss):
             return found
         if node.op == "Conv" and node.inputs[1] is not None and _is_dequantized(node.inputs[1]):

@@ -13,14 +13,14 @@ from graphopt.compression.scales import IntegerScheme
 from graphopt.errors import PassError
 from graphopt.ir import DType, Graph, Node, Value, infer_shapes
 from graphopt.passes.normalize.raise_opset import plan_raising
-from graphopt.passes.quantization._weights import fit_groups, quantize_groups
+from graphopt.passes.quantization._weights import binary_groups, fit_groups, quantize_groups
 from graphopt.passes.quantization.ignoring import check_patterns, ignored_nodes
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext, Rewriter
 
 _BLOCKS = 21
 """The opset that has 4-bit integers, and scales for blocks of them."""
 _TWO_BITS = 25
-_TYPES = {2: "int2", 3: "int4", 4: "int4"}
+_TYPES = {1: "int2", 2: "int2", 3: "int4", 4: "int4"}
 _TABLES = IntegerScheme("int8", symmetric=True)
 _MULTIPLE = 4
 """ONNX Runtime 1.32 computes wrong results with a matrix of 2-bit integers of any other number of columns."""
@@ -28,15 +28,17 @@ _MULTIPLE = 4
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
-    """Round the weights of products to integers of 2 to 8 bits, with a scale for each group; activations stay floats.
+    """Round the weights of products to integers of 1 to 8 bits, with a scale for each group; activations stay floats.
 
     A group lies along what a product sums, in one channel of its results. Needs no samples. The integers are packed:
-    two of 4 bits take a byte. 3 bits are stored as 4, and 5 to 7 as 8.
+    two of 4 bits take a byte. 1 bit is stored as 2, 3 bits as 4, and 5 to 7 as 8.
 
     Options:
-        bits: 2 to 8.
+        bits: 1 to 8. With 1, a weight is the mean magnitude of its group or its negative; with 2 and `symmetric`, it is
+            the scale, its negative, or zero.
         group: the number of weights that share a scale; 0: all of a channel.
         symmetric: whether zero is the middle of the integers; else each group has a zero point.
+        power_of_two: whether scales are powers of two.
         weights: the range of a group: `mse`, the one with the least squared error, or `min-max`.
         embeddings: whether tables that Gather reads are quantized too, always to 8 bits, for which it has kernels.
         least: the smallest number of weights that is worth it.
@@ -49,14 +51,15 @@ class QuantizeWeights(Pass):
     bits: int = 4
     group: int = 32
     symmetric: bool = False
+    power_of_two: bool = False
     weights: str = "mse"
     embeddings: bool = False
     least: int = 256
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise ValueError("bits must be 2 to 8")
+        if not 1 <= self.bits <= 8:
+            raise ValueError("bits must be 1 to 8")
         if self.group < 0 or self.group == 1:
             raise ValueError("group must be 0 or at least 2")
         if self.weights not in ("min-max", "mse"):
@@ -87,7 +90,7 @@ class QuantizeWeights(Pass):
             what = f"opset {opset} has no scales for blocks"
             remedy = "run raise-opset before, as the pipeline quantize-int4 does"
             raise PassError(what, where=context.model.name, remedy=remedy)
-        if self.bits == 2 and opset < _TWO_BITS:
+        if self.bits <= 2 and opset < _TWO_BITS:
             plans, declines = plan_raising(graph, opset, _TWO_BITS)
             if plans or declines or context.model.functions:
                 what = f"it cannot be raised to opset {_TWO_BITS}, the first with 2-bit integers"
@@ -117,8 +120,9 @@ class QuantizeWeights(Pass):
 
     def scheme(self, *, wide: bool = False) -> IntegerScheme:
         """How the weights of products become integers; `wide`: 2 bits are stored as 4."""
-        dtype = _TYPES.get(3 if wide and self.bits == 2 else self.bits, "int8")
-        return IntegerScheme(dtype if self.symmetric else f"u{dtype}", self.symmetric, bits=self.bits)
+        dtype = _TYPES.get(3 if wide and self.bits <= 2 else self.bits, "int8")
+        symmetric = self.symmetric or self.bits == 1
+        return IntegerScheme(dtype if symmetric else f"u{dtype}", symmetric, self.power_of_two, bits=max(2, self.bits))
 
 
 @dataclass
@@ -157,8 +161,8 @@ class _Insertion:
         axis = 1 if form == "Conv" else array.ndim - 2
         rows = np.moveaxis(array, axis, -1)
         wide = form == "MatMul" and array.shape[-1] % _MULTIPLE > 0
-        if wide and self.options.bits == 2:
-            self.context.miss(f"its 2 bits take 4: ONNX Runtime errs unless columns are a multiple of {_MULTIPLE}")
+        if wide and self.options.bits <= 2:
+            self.context.miss(f"its bits take 4: ONNX Runtime errs unless columns are a multiple of {_MULTIPLE}")
         integers, parameters, group = self._rounded(rows.reshape(-1, rows.shape[-1]), self.options.scheme(wide=wide))
         integers = np.moveaxis(integers.reshape(rows.shape), -1, axis)
         blocks = [np.moveaxis(p.reshape(*rows.shape[:-1], -1), -1, axis) for p in parameters]
@@ -183,6 +187,9 @@ class _Insertion:
     def _rounded(self, rows: np.ndarray, scheme: IntegerScheme) -> tuple[np.ndarray, list[np.ndarray], int]:
         """Return the integers of a matrix [N, K], scales and zero points [N, G], and the size of a group."""
         group = min(self.options.group or rows.shape[1], rows.shape[1])
+        if self.options.bits == 1 and scheme is not _TABLES:
+            scales, signs = binary_groups(rows, group, scheme)
+            return signs, [scales], group
         scale = fit_groups(rows, group, scheme, self.options.weights == "mse")
         parameters = [scale.scale] if scheme.symmetric else [scale.scale, scale.zero_point]
         return quantize_groups(rows, group, scale), parameters, group

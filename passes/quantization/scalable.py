@@ -1,7 +1,8 @@
 """Values whose channels can be scaled: what computes them is divided by a factor, what reads them is multiplied by it.
 
 A region is the set of values that then must be scaled together, because they are connected by operators f for which
-f(s x) = s f(x) for s > 0: ReLUs, pools, sums of residual branches.
+f(s x) = s f(x) for s > 0: ReLUs, pools, sums of residual branches, multiplication by a gate. A multiplication by a
+constant ends a region on either side: the factors go into the constant.
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ class Region:
     """Values that are scaled together, by `channels` factors.
 
     `producers`: products and normalizations that compute them. `offsets`: additions of a constant, with the index of
-    that. `consumers`: products that read them.
+    that; `multipliers`: the same for multiplications. `consumers`: products that read them. `gates`: multiplications of
+    two activations, one of which is scaled. `sums`: additions of two.
     """
 
     channels: int
     axes: dict[Value, int] = field(default_factory=dict)
     producers: dict[Node, None] = field(default_factory=dict)
     offsets: dict[Node, int] = field(default_factory=dict)
+    multipliers: dict[Node, int] = field(default_factory=dict)
     consumers: dict[Node, None] = field(default_factory=dict)
+    gates: dict[Node, None] = field(default_factory=dict)
+    sums: dict[Node, None] = field(default_factory=dict)
 
     def scale(self, context: PassContext, factors: np.ndarray) -> None:
         """Divide the values by factors, one for each channel, and multiply what products make of them."""
@@ -52,13 +57,24 @@ class Region:
                 for index in range(1, len(node.inputs)):
                     _replace(context, node, index, lambda b: b * down)
         for node, index in self.offsets.items():
-            shape = [-1 if i == self.axes[node.output] else 1 for i in range(node.output.rank or 0)]
-            _replace(context, node, index, partial(_scale_offset, shape=shape, factors=down))
+            self._scale_constant(context, node, index, node.output, down)
+        for node, index in self.multipliers.items():
+            data = node.inputs[1 - index]
+            assert data is not None
+            if data not in self.axes:
+                self._scale_constant(context, node, index, node.output, down)
+            elif node.output not in self.axes:
+                self._scale_constant(context, node, index, data, factors)
         for node in self.consumers:
             _replace(context, node, 1, partial(scale_data, node, factors=factors))
 
+    def _scale_constant(self, context: PassContext, node: Node, index: int, scaled: Value, factors: np.ndarray) -> None:
+        """Multiply a constant that is added to, or multiplied by, a value of the region."""
+        shape = [-1 if i == self.axes[scaled] else 1 for i in range(scaled.rank or 0)]
+        _replace(context, node, index, partial(_scale_broadcast, shape=shape, factors=factors))
 
-def _scale_offset(constant: np.ndarray, shape: list[int], factors: np.ndarray) -> np.ndarray:
+
+def _scale_broadcast(constant: np.ndarray, shape: list[int], factors: np.ndarray) -> np.ndarray:
     """Return a constant times factors that have `shape`, of at most the rank that it needs for all channels."""
     full = constant * factors.reshape(shape)
     kept = max(constant.ndim, len(shape) - shape.index(-1))
@@ -133,6 +149,8 @@ def region_of(value: Value, axis: int) -> Region | str:
                 waiting += _after(region, one, use.node, use.index, place)
     except _NotScalable as reason:
         return str(reason)
+    if any(sum(value in region.axes for value in gate.inputs) != 1 for gate in region.gates):
+        return "a Mul multiplies scaled values with each other"
     return region
 
 
@@ -154,6 +172,11 @@ def _before(region: Region, value: Value, axis: int) -> list[tuple[Value, int]]:
         return []
     if node.op in _PRODUCTS | _NORMS:
         raise _NotScalable(f"a {node.op} computes it from other than constants")
+    if node.op == "Mul":
+        index = _constant_factor(node)
+        if index is not None:
+            region.multipliers[node] = index
+            return []
     return _through(region, node)
 
 
@@ -199,6 +222,11 @@ def _after(region: Region, value: Value, node: Node, index: int, axis: int) -> l
         return []
     if node.op == "PRelu" and index != 0:
         raise _NotScalable("it is the slope of a PRelu")
+    if node.op == "Mul":
+        constant = _constant_factor(node)
+        if constant is not None:
+            region.multipliers[node] = constant
+            return []
     _through(region, node)
     return [(node.output, 1 if node.op in _FLATTENING else axis)]
 
@@ -217,6 +245,8 @@ def _through(region: Region, node: Node) -> list[tuple[Value, int]]:
         return [(data, 1)]
     if node.op == "Add":
         return _summands(region, node)
+    if node.op == "Mul":
+        return _gated(region, node)
     raise _NotScalable(f"a {node.op} is between products")
 
 
@@ -231,4 +261,30 @@ def _summands(region: Region, node: Node) -> list[tuple[Value, int]]:
         if value is None or value.dtype is not DType.FLOAT or len(value.shape or ()) > (node.output.rank or 0):
             raise _NotScalable("an Add has a constant of another shape")
         region.offsets[node] = index
+    if len(found) > 1:
+        region.sums[node] = None
     return [(value, axis) for value in found]
+
+
+def _constant_factor(node: Node) -> int | None:
+    """Return the index of the constant of a Mul, which factors for channels can go into; None if it has none."""
+    for index, value in enumerate(node.inputs):
+        other = node.inputs[1 - index]
+        if value is None or value.constant is None or other is None or other.constant is not None:
+            continue
+        rank = node.output.rank
+        if value.dtype is DType.FLOAT and rank is not None and other.rank == rank and len(value.shape or ()) <= rank:
+            return index
+    return None
+
+
+def _gated(region: Region, node: Node) -> list[tuple[Value, int]]:
+    """Return the operand of a Mul that is scaled with its result: one that is scaled already, or is as large as it."""
+    axis = next(axis for value, axis in region.axes.items() if value in (node.output, *node.inputs))
+    operands = [value for value in node.inputs if value is not None and value.constant is None]
+    if len(operands) != 2 or any(value.rank != node.output.rank for value in operands):
+        raise _NotScalable("the factors of a Mul differ in rank")
+    region.gates[node] = None
+    scaled = [value for value in operands if value in region.axes]
+    wide = [value for value in operands if value.shape == node.output.shape]
+    return [(value, axis) for value in (scaled or wide)[:1]]

@@ -95,7 +95,7 @@ def test_statistics_merge_as_if_collected_at_once(model: Model) -> None:
     for name, by_kind in whole.values.items():
         for kind in ("range", "histogram", "channels"):
             for key, item in by_kind[kind].state().items():
-                np.testing.assert_array_equal(first.values[name][kind].state()[key], item)
+                np.testing.assert_allclose(first.values[name][kind].state()[key], item, rtol=1e-14)
         assert first.values[name]["moments"].deviation == pytest.approx(by_kind["moments"].deviation)  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="other values or kinds"):
         whole.merge(collect(model, Samples(FEEDS, model), ["r"]))

@@ -48,10 +48,7 @@ def _setting(rows: Sequence[Row], best: Row) -> str:
 
 
 def replace_table(text: str, new: str, tool: str = "tools/quantization_accuracy.py") -> str:
-    """Return a guide with the table of a tool between its two comments replaced.
-
-    Raises ValueError if it has no such place.
-    """
+    """Return a guide with the table of a tool, between two comments, replaced. Raises ValueError if there is none."""
     start = f"<!-- made by {tool} -->"
     place = re.compile(f"{re.escape(start)}.*?{re.escape(_END)}", re.DOTALL)
     if not place.search(text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -12,17 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tools.quantizing.photos import photos
+
 Feed = dict[str, np.ndarray]
 Outputs = Mapping[str, np.ndarray]
 _FLOATS = "O0,fold-constants{limit=100000000}"
 """Makes floats of weights that the file stores as Mul(Cast(integers), scale)."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 _FONTS = ("DejaVuSans.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf", "DejaVuSans-Bold.ttf")
-_PHOTOS = (
-    ("chelsea.png", "coffee.png", "grass.png", "motorcycle_left.png", "moon.png", "clock_motion.png"),
-    ("astronaut.png", "rocket.jpg", "camera.png", "coins.png", "gravel.png", "brick.png", "hubble_deep_field.jpg"),
-)
-"""Of scikit-image: those to calibrate on, those to judge with."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +60,12 @@ def lines(count: int, judge: bool) -> list[Feed]:
 
 
 def crops(count: int, judge: bool) -> list[Feed]:
-    """Parts of photos that scikit-image carries. Raises SystemExit if it is not installed."""
-    found = importlib.util.find_spec("skimage")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("the photos are those of scikit-image: pip install --no-deps scikit-image")
-    folder = Path(found.submodule_search_locations[0]) / "data"
-    photos = [Image.open(folder / name).convert("RGB") for name in _PHOTOS[judge]]
+    """Parts of photos, of 120 pixels up to all of them."""
+    pictures = photos(judge)
     rng = np.random.default_rng(1 + judge)
     feeds = []
     for number in range(count):
-        photo = photos[number % len(photos)]
+        photo = pictures[number % len(pictures)]
         size = int(rng.integers(120, min(photo.size) + 1))
         left, top = (int(rng.integers(0, side - size + 1)) for side in photo.size)
         part = photo.resize((224, 224), Image.Resampling.BILINEAR, (left, top, left + size, top + size))
@@ -83,14 +75,14 @@ def crops(count: int, judge: bool) -> list[Feed]:
 
 
 def files(count: int, judge: bool) -> list[Feed]:
-    """The first and last kilobyte of files of this machine, at most twenty of a kind, as magika reads them."""
+    """The first and last kilobyte of files of this machine, at most forty of a kind, as magika reads them."""
     kinds: dict[str, int] = {}
     chosen = []
     folders = (Path(sysconfig.get_paths()["stdlib"]), Path(sysconfig.get_paths()["purelib"]), Path("/usr/share"))
     for path in (path for folder in folders for path in sorted(folder.glob("*/*"))):
         if len(chosen) < 2 * count and path.is_file() and not path.is_symlink() and path.stat().st_size > 64:
             kinds[path.suffix] = kinds.get(path.suffix, 0) + 1
-            chosen += [path] if kinds[path.suffix] <= 20 else []
+            chosen += [path] if kinds[path.suffix] <= 40 else []
     return [{"bytes": _ends(path)[None]} for path in chosen[int(judge) :: 2][:count]]
 
 
@@ -116,13 +108,19 @@ def sentences(count: int, judge: bool) -> list[Feed]:
 
 
 def same_text(floats: Outputs, integers: Outputs) -> float:
-    """Whether the same characters are read: the most probable ones, without repetitions and blanks."""
+    """Whether the same characters are read: the most probable ones, without repetitions, blanks and outer spaces.
 
-    def read(outputs: Outputs) -> list[int]:
-        best = next(iter(outputs.values()))[0].argmax(-1)
-        return [int(c) for i, c in enumerate(best) if c and (i == 0 or c != best[i - 1])]
+    Whether a line begins with a space depends on its margin, which is the same in all lines here, and just wide enough.
+    """
+    return float(_read(floats) == _read(integers))
 
-    return float(read(floats) == read(integers))
+
+def _read(outputs: Outputs) -> list[int]:
+    (scores,) = next(iter(outputs.values()))
+    best, space = scores.argmax(-1), scores.shape[-1] - 1
+    found = [int(c) for i, c in enumerate(best) if c and (i == 0 or c != best[i - 1])]
+    inner = [i for i, c in enumerate(found) if c != space]
+    return found[inner[0] : inner[-1] + 1] if inner else []
 
 
 def same_class(floats: Outputs, integers: Outputs) -> float:

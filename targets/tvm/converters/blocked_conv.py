@@ -9,6 +9,7 @@ import numpy as np
 from tvm import te
 
 from graphopt.targets.tvm.converters.tensors import elementwise
+from graphopt.targets.tvm.converters.widened import for_products
 from graphopt.targets.tvm.kernels.common.computes import accumulator, long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.family import Dtypes
@@ -38,19 +39,22 @@ def blocked_conv_integer(c: Call) -> Operand:
 
 
 def _convolution(c: Call, *, blocked: bool) -> Operand:
-    work, data = _workload(c, blocked), c[0]
+    data, weight = c[0], c[1]
+    work = _workload(c, data, weight, blocked)
+    if not work.is_depthwise:
+        data, weight = for_products(c.ctx, data, weight)
+        work = dataclasses.replace(work, dtypes=_dtypes(data, weight))
     if blocked and work.geometry.is_subsampled:
         data, work = _subsampled(c.ctx, data, work)
-    chosen = c.ctx.plans.choose(work, c[1].key) or c.ctx.plans.define(work)
+    chosen = c.ctx.plans.choose(work, weight.key) or c.ctx.plans.define(work)
     if chosen is None:
         raise Declined(f"no kernel convolves channel-blocked values of types {work.dtypes}")
     name = "conv" + "x".join(str(size) for size in c[1].shape[2:])
-    result = kernel(c.ctx, work, chosen, data, c[1], name=name)
+    result = kernel(c.ctx, work, chosen, data, weight, name=name)
     return _with_bias(c.ctx, result, c.input(2), work, c[1].dtype)
 
 
-def _workload(c: Call, blocked: bool) -> ConvWorkload:
-    data, weight = c[0], c[1]
+def _workload(c: Call, data: Operand, weight: Operand, blocked: bool) -> ConvWorkload:
     space = data.shape[2:-1] if blocked else data.shape[2:]
     if not all(isinstance(size, int) for size in (*space, *weight.shape)) or not weight.is_constant:
         raise Declined("spatial sizes or the weight are not known")
@@ -67,13 +71,17 @@ def _workload(c: Call, blocked: bool) -> ConvWorkload:
         groups=groups,
     )
     batch = data.shape[0] if isinstance(data.shape[0], int) else None
-    kind = accumulator(data.dtype)
-    dtypes = Dtypes(data.dtype, weight.dtype, kind, kind if kind == "int32" else data.dtype)
+    dtypes = _dtypes(data, weight)
     sizes, lanes = tuple(int(size) for size in space), int(c.attr("block"))
     # Integers and kernels of one tap are not transformed.
-    usual = kind == "int32" or max(spec.kernel) == 1 or _is_usual(weight)
+    usual = dtypes.accumulator == "int32" or max(spec.kernel) == 1 or _is_usual(weight)
     data_lanes = int(data.shape[-1]) if blocked and data.shape[-1] != lanes else None
     return ConvWorkload(spec, batch, sizes, lanes, blocked, dtypes, usual, data_lanes)
+
+
+def _dtypes(data: Operand, weight: Operand) -> Dtypes:
+    kind = accumulator(data.dtype)
+    return Dtypes(data.dtype, weight.dtype, kind, kind if kind == "int32" else data.dtype)
 
 
 def _is_usual(weight: Operand) -> bool:

@@ -16,6 +16,7 @@ from tvm import te, tirx
 from graphopt.targets.tvm.converters.matmul import product
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise
+from graphopt.targets.tvm.converters.widened import for_products
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Operand
@@ -41,7 +42,8 @@ def product_of_bytes(
     shift_a, shift_b = _MIDDLE * (a.dtype == "int8"), _MIDDLE * (b.dtype == "uint8")
     bytes_a = elementwise(ctx, lambda x: x.astype("int32") + _MIDDLE, [a], "uint8", "unsigned") if shift_a else a
     bytes_b = _signed(ctx, b) if shift_b else b
-    total = product(ctx, bytes_a, bytes_b, dtype="int32")
+    operands = for_products(ctx, bytes_a, bytes_b) if b.is_constant else (bytes_a, bytes_b)
+    total = product(ctx, *operands, dtype="int32")
     p = _point(ctx, zero_a, shift_a)
     q = np.full(1, -shift_b, np.int32)
     if zero_b is not None and zero_b.array is not None:

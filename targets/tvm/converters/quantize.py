@@ -14,6 +14,7 @@ from graphopt.targets.tvm.converters.quantized_weights import dequantized_consta
 from graphopt.targets.tvm.converters.reduce import reduced
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import elementwise
+from graphopt.targets.tvm.converters.widened import as_products_read
 from graphopt.targets.tvm.converters.window import int_expr, read_window
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
@@ -85,7 +86,11 @@ def dequantize_linear(c: Call) -> Operand:
         return constant
     if data.dtype not in _RANGE:
         raise Declined(f"dequantizing {data.dtype}")
-    operands = [data, _spread(c, scale, data.rank), *([] if zero is None else [_spread(c, zero, data.rank)])]
+    operands = [
+        as_products_read(c.ctx, data),
+        _spread(c, scale, data.rank),
+        *([] if zero is None else [_spread(c, zero, data.rank)]),
+    ]
 
     def dequantize(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
         if z and data.dtype != "int32":  # exact, and kernels that differ in a float number share their code

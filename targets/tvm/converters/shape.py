@@ -12,6 +12,7 @@ from graphopt.ir.shape_arithmetic import shape_of, size_of
 from graphopt.targets.tvm.converters.host import operand_of
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.tensors import where
+from graphopt.targets.tvm.converters.widened import widen_parts
 from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
 from graphopt.targets.tvm.lowering.define import define
@@ -162,7 +163,10 @@ def _is_one(size: Dim) -> bool:
 @converter("Concat")
 def concat(c: Call) -> Operand:
     axis = c.axis(c[0].rank, 1 if c.version < 4 else 0)
-    return concatenated(c.ctx, [operand for operand in c.inputs if operand is not None], axis)
+    operands = [operand for operand in c.inputs if operand is not None]
+    result = concatenated(c.ctx, operands, axis)
+    widen_parts(c.ctx, result, operands, lambda parts: concatenated(c.ctx, parts, axis))
+    return result
 
 
 def concatenated(ctx: Context, operands: list[Operand], axis: int) -> Operand:

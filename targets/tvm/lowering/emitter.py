@@ -69,6 +69,8 @@ class Context(Sizes):
         self.define: Callable[[Value, Operand], None]
         self._weight_names: set[str] = set()
         self._weight_vars: dict[tuple[Hashable, ...], relax.Var] = {}
+        self.wide: dict[Operand, Operand] = {}
+        """Bytes that were converted to 16-bit integers, by the value that they were."""
         self._local: list[Operand] = []
         self._inside_layer = False
 
@@ -93,7 +95,7 @@ class Context(Sizes):
     def branch(self) -> Iterator[list[relax.BindingBlock]]:
         """Collect what is emitted within the context in blocks (listed at the end) that are visible only there."""
         blocks: list[relax.BindingBlock] = []
-        saved, local = self.symbols.scope(), self._local
+        saved, local, wide = self.symbols.scope(), self._local, dict(self.wide)
         self._local = []
         self._depth += 1
         self.builder.begin_scope(None)
@@ -106,7 +108,7 @@ class Context(Sizes):
             self.symbols.leave(saved)
             for operand in self._local:
                 operand.expr = None
-            self._local = local
+            self._local, self.wide = local, wide
             self._depth -= 1
 
     # --- values

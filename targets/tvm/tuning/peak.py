@@ -20,7 +20,8 @@ from graphopt.hardware import processor as cpu
 from graphopt.hardware.target import Target
 from graphopt.targets.tvm import compat
 from graphopt.targets.tvm.codegen.build import tvm_target
-from graphopt.targets.tvm.kernels.common.dot import INTEGER, Dot, dot_for
+from graphopt.targets.tvm.kernels.common.dot import Dot, bytes_for, dot_for
+from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.machine import machine_of
 
 _ACCUMULATORS = 12
@@ -35,16 +36,17 @@ def measure_peak(target: Target, threads: int) -> Peak:
     made_for = tvm_target(target)
     machine = machine_of(made_for)
     lanes = machine.lanes("float32")
-    dot = dot_for(INTEGER, lanes, machine)
-    loops = {"flops": _flops(lanes, threads), "products": _products(dot, threads), "read": _read(lanes, threads)}
+    types = bytes_for(machine)
+    dot = dot_for(types, lanes, machine)
+    loops = {"flops": _flops(lanes, threads), "products": _products(dot, types, threads), "read": _read(lanes, threads)}
     with made_for:
         built = tvm.compile(tvm.IRModule(loops), made_for)
     few = tvm.runtime.tensor(np.full(lanes, 0.5, np.float32))
     result = tvm.runtime.tensor(np.zeros(threads * _ACCUMULATORS * lanes, np.float32))
     many = tvm.runtime.tensor(np.ones(_ELEMENTS // (threads * _ACCUMULATORS * lanes) * len(result.numpy()), np.float32))
     compat.configure_threads(threads, cpu.allowed())
-    data = tvm.runtime.tensor(np.ones(_DATA * dot.width, np.uint8))
-    weight = tvm.runtime.tensor(np.ones(_ACCUMULATORS * lanes * dot.width, np.int8))
+    data = tvm.runtime.tensor(np.ones(_DATA * dot.width, types.data))
+    weight = tvm.runtime.tensor(np.ones(_ACCUMULATORS * lanes * dot.width, types.weight))
     sums = tvm.runtime.tensor(np.zeros(len(result.numpy()), np.int32))
     operations = 2 * lanes * _ACCUMULATORS * _STEPS * threads
     size = many.numpy().nbytes
@@ -86,15 +88,15 @@ def _flops(lanes: int, threads: int) -> Any:
     return flops
 
 
-def _products(dot: Dot, threads: int) -> Any:
+def _products(dot: Dot, types: Dtypes, threads: int) -> Any:
     """Return the loop on bytes: each sum has weights of its own and data that changes, so that all is computed."""
     lanes, count = dot.lanes, _ACCUMULATORS
     steps = _STEPS
 
     @T.prim_func
     def products(  # type: ignore
-        x: T.Buffer((_DATA * dot.width,), "uint8"),  # type: ignore
-        w: T.Buffer((count * lanes * dot.width,), "int8"),  # type: ignore
+        x: T.Buffer((_DATA * dot.width,), types.data),  # type: ignore
+        w: T.Buffer((count * lanes * dot.width,), types.weight),  # type: ignore
         y: T.Buffer((threads * count * lanes,), "int32"),  # type: ignore
     ):
         T.func_attr({"global_symbol": "products", "tirx.noalias": True})

@@ -18,7 +18,7 @@ CASES = {
     "normalization": (
         "n = LayerNormalization(X, s, b)  q = MatMul(n, w)  k = MatMul(n, v)  t = Softmax(q)  Y = Mul(t, k)"
     ),
-    "function": "e = Mul(X, s)  Y = MatMul(e, w)",
+    "function": "m = Mul(X, s)  e = HardSwish(m)  Y = MatMul(e, w)",
 }
 
 
@@ -58,7 +58,7 @@ def test_even_channels_stay() -> None:
 def test_without_insertion_the_reason_is_counted() -> None:
     model, samples = case("function")
     _, report = run(model, Awq(insert=False), samples)
-    assert report.steps[0].misses == {"a Mul is between products": 1}
+    assert report.steps[0].misses == {"a HardSwish is between products": 1}
     assert not report.steps[0].changed
 
 

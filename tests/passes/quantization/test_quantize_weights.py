@@ -99,6 +99,43 @@ def test_two_bits_raise_the_opset_or_are_refused() -> None:
     assert noise(model, changed, feeds(2, X=(1, 64))) < 0.8
 
 
+@pytest.mark.parametrize("power_of_two", [False, True])
+@pytest.mark.parametrize(("group", "columns"), [(32, 64), (0, 64), (48, 6)])
+def test_binary_weights(group: int, columns: int, power_of_two: bool) -> None:
+    """Each weight is the best scale for its group, or minus it; 2 bits are stored, or 4 for what ONNX Runtime needs."""
+    weights = random(0, w=(70, columns))
+    model = model_of(f"{OPSET} g (float[N,70] X) => (float[N,{columns}] Y) {{ Y = MatMul(X, w) }}", weights)
+    options = QuantizeWeights(bits=1, group=group, power_of_two=power_of_two)
+    changed, _ = run(model, options)
+    (stored,) = (node for node in changed.graph.nodes if node.op == "DequantizeLinear")
+    integers, scales = array(stored.inputs[0]), array(stored.inputs[1])
+    assert str(integers.dtype) == ("int2" if columns % 4 == 0 else "int4")
+    size = group or 70
+    for first in range(0, 70, size):
+        some = weights["w"][first : first + size]
+        assert np.array_equal(integers[first : first + size].astype(int), np.where(some < 0, -1, 1))
+        found, mean = scales.reshape(-1, columns)[first // size], np.abs(some).mean(0)
+        if power_of_two:
+            assert not (np.log2(found) % 1).any()
+            assert (np.abs(found - mean) <= np.minimum(np.abs(2 * found - mean), np.abs(found / 2 - mean)) + 1e-6).all()
+        else:
+            np.testing.assert_allclose(found, mean, rtol=1e-5)
+    samples = feeds(2, X=(3, 70))
+    assert 0.3 < noise(model, changed, samples) < 0.8
+    assert noise(changed, changed, samples, optimize=True) < 1e-2
+
+
+def test_scales_that_are_powers_of_two() -> None:
+    text = f"{OPSET} g (float[N,64] X) => (float[N,8] Y) {{ Y = MatMul(X, w) }}"
+    model = model_of(text, random(0, w=(64, 8)))
+    changed, _ = run(model, QuantizeWeights(power_of_two=True))
+    (stored,) = (node for node in changed.graph.nodes if node.op == "DequantizeLinear")
+    assert not (np.log2(array(stored.inputs[1])) % 1).any()
+    samples = feeds(2, X=(3, 64))
+    finer, _ = run(model, QuantizeWeights())
+    assert noise(model, finer, samples) < noise(model, changed, samples) < 0.2
+
+
 def test_an_opset_without_blocks_or_two_bits() -> None:
     text = "g (float[N,32] X) => (float[N,32] Y) { a = Upsample(X, s)  Y = MatMul(a, w) }"
     model = model_of(f'<ir_version: 7, opset_import: ["" : 9]> {text}', random(0, w=(32, 32), s=(2,)))
@@ -150,7 +187,7 @@ def test_nothing_to_quantize(body: str, shapes: Any, options: Any, reason: str) 
 
 
 @pytest.mark.parametrize(
-    "options", [{"bits": 1}, {"bits": 9}, {"group": 1}, {"weights": "entropy"}, {"ignore": ("re:(",)}]
+    "options", [{"bits": 0}, {"bits": 9}, {"group": 1}, {"weights": "entropy"}, {"ignore": ("re:(",)}]
 )
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must|no regular"):

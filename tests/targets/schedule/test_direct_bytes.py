@@ -16,7 +16,7 @@ from tvm import te, tirx
 from graphopt.hardware.target import load
 from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
-from graphopt.targets.tvm.kernels.common.dot import INTEGER
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, bytes_for
 from graphopt.targets.tvm.kernels.depthwise.family import Depthwise
 from graphopt.targets.tvm.kernels.depthwise.plan import plan_depthwise
 from graphopt.targets.tvm.kernels.direct import compute
@@ -59,13 +59,14 @@ def check(workload: ConvWorkload, machine: Machine, plan: object, way: str, extr
     weights = (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)
     weight = np.full(weights, -128, np.int8) if extreme else random.integers(-128, 128, weights).astype(np.int8)
     step, family = workload.step, DEPTHWISE if workload.is_depthwise else DIRECT
-    packed = family.pack(weight, workload, plan)
+    types = workload.dtypes
+    packed = family.pack(weight.astype(types.weight), workload, plan)
     assert packed.shape == family.packed_shape(workload, plan)
-    image = blocked(data, step, 0)
+    image = blocked(data.astype(types.data), step, 0)
     rest = -spec.in_channels % step
     if rest:
         image[:, -1, ..., step - rest :] = 99
-    x, w = placeholder(image.shape, "uint8", "x"), placeholder(packed.shape, "int8", "w")
+    x, w = placeholder(image.shape, types.data, "x"), placeholder(packed.shape, types.weight, "w")
     out = family.compute(x, w, workload, plan)
     low, high, zero = (tirx.const(n, "float32") for n in (0, 255, 128))
 
@@ -113,7 +114,7 @@ CASES = {
 def test_odd_shapes(case: str, way: str, lanes: int) -> None:
     spec, batch, space = CASES[case]
     machine = machine_with(way, lanes)
-    workload = ConvWorkload(spec, batch, space, lanes, dtypes=INTEGER)
+    workload = ConvWorkload(spec, batch, space, lanes, dtypes=bytes_for(machine))
     assert DIRECT.supports(workload, machine)
     check(workload, machine, plan_direct(workload, machine), way)
 
@@ -122,14 +123,16 @@ def test_odd_shapes(case: str, way: str, lanes: int) -> None:
 def test_no_sum_saturates(way: str) -> None:
     lanes = max(lanes for lanes in (16, 8, 4) if lanes * 4 <= MACHINE.vector_bytes)
     machine = machine_with(way, lanes)
-    workload = ConvWorkload(conv(16, 64, (3, 3), p=1), 1, (4, 4), lanes, dtypes=INTEGER)
+    workload = ConvWorkload(conv(16, 64, (3, 3), p=1), 1, (4, 4), lanes, dtypes=bytes_for(machine))
     check(workload, machine, plan_direct(workload, machine), way, extreme=True)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_first_layer_reads_blocks_of_four(channels: int) -> None:
     lanes = MACHINE.lanes("float32")
-    workload = ConvWorkload(conv(24, channels, (7, 7), s=2, p=3), 1, (20, 19), lanes, dtypes=INTEGER, data_lanes=4)
+    workload = ConvWorkload(
+        conv(24, channels, (7, 7), s=2, p=3), 1, (20, 19), lanes, dtypes=bytes_for(MACHINE), data_lanes=4
+    )
     check(workload, MACHINE, plan_direct(workload, MACHINE), "")
 
 
@@ -152,7 +155,7 @@ def test_depthwise(case: str, extreme: bool) -> None:
 
 def test_every_candidate_gives_the_same() -> None:
     lanes = MACHINE.lanes("float32")
-    workload = ConvWorkload(conv(5 * lanes, 6 * lanes, (3, 3), p=1), 1, (14, 15), lanes, dtypes=INTEGER)
+    workload = ConvWorkload(conv(5 * lanes, 6 * lanes, (3, 3), p=1), 1, (14, 15), lanes, dtypes=bytes_for(MACHINE))
     for plan in candidates(workload, dataclasses.replace(MACHINE, l1_bytes=8 << 10, l2_bytes=32 << 10))[::4]:
         check(workload, MACHINE, plan, "")
 
@@ -183,11 +186,29 @@ def test_code_for_other_processors(target: str, instruction: str) -> None:
     description = tvm_target(load(target))
     machine = machine_of(description)
     lanes = machine.lanes("float32")
-    workload = ConvWorkload(conv(32, 32, (3, 3), p=1), 1, (6, 6), lanes, dtypes=INTEGER)
+    types = bytes_for(machine)
+    workload = ConvWorkload(conv(32, 32, (3, 3), p=1), 1, (6, 6), lanes, dtypes=types)
     plan = plan_direct(workload, machine)
-    x = placeholder(workload.data_shape, "uint8", "x")
-    w = placeholder(DIRECT.packed_shape(workload, plan), "int8", "w")
+    x = placeholder(workload.data_shape, types.data, "x")
+    w = placeholder(DIRECT.packed_shape(workload, plan), types.weight, "w")
     func = scheduled([x, w, DIRECT.compute(x, w, workload, plan)], machine)
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     assembly = tvm.compile(module, description, tir_pipeline=PIPELINE).mod.inspect_source("asm")
     assert re.search(rf"\b{instruction}\b", assembly)
+
+
+def test_sums_of_a_register_tile_stay_in_registers() -> None:
+    """LLVM must not reorder the additions of a tile: it would spill the sums in the innermost loop."""
+    description = tvm_target(load("x86"))
+    machine = machine_of(description)
+    workload = ConvWorkload(conv(64, 256, (1, 1)), 1, (56, 56), 8, dtypes=bytes_for(machine))
+    plan = plan_direct(workload, machine)
+    x = placeholder(workload.data_shape, "int16", "x")
+    w = placeholder(DIRECT.packed_shape(workload, plan), "int16", "w")
+    func = scheduled([x, w, DIRECT.compute(x, w, workload, plan)], machine)
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    assembly = tvm.compile(module, description, tir_pipeline=PIPELINE).mod.inspect_source("asm")
+    products = len(re.findall(r"\bvpmaddwd\b", assembly))
+    spilled = len(re.findall(r"\bvpaddd\b.*\(%rsp\)|\bvmovdqu\b.*ymm.*\(%rsp\)$", assembly))
+    assert products >= 40
+    assert spilled < products / 20

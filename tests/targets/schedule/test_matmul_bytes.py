@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.common.dot import INTEGER
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, bytes_for
 from graphopt.targets.tvm.kernels.matmul.compute import matmul, matmul_packed, pack_matrix
 from graphopt.targets.tvm.kernels.matmul.family import Matmul
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
@@ -32,7 +32,8 @@ def halved(sums: te.Tensor) -> te.Tensor:
 
 
 def check(batch: tuple[int, ...], m: int, n: int, k: int, machine: Machine, *, extreme: bool = False) -> None:
-    workload = MatmulWorkload(m, n, k, INTEGER, packed=True)
+    types = bytes_for(machine)
+    workload = MatmulWorkload(m, n, k, types, packed=True)
     assert FAMILY.supports(workload, machine)
     random = np.random.default_rng(m + n + k)
     a = random.integers(0, 256, (*batch, m, k)).astype(np.uint8)
@@ -40,10 +41,11 @@ def check(batch: tuple[int, ...], m: int, n: int, k: int, machine: Machine, *, e
     if extreme:
         a[:], b[:] = 255, -128
     sums = a.astype(np.int64) @ b
+    a, b = a.astype(types.data), b.astype(types.weight)
     for plan in FAMILY.candidates(workload, machine)[:3]:
         packed = np.concatenate(list(FAMILY.parts(b, workload, plan)))
         np.testing.assert_array_equal(packed, pack_matrix(b, plan))
-        x, w = placeholder(a.shape, "uint8", "a"), placeholder(packed.shape, "int8", "b")
+        x, w = placeholder(a.shape, types.data, "a"), placeholder(packed.shape, types.weight, "b")
         out = matmul_packed(x, w, plan)
         half = halved(out)
         for result, dtype, expected in ((out, "int32", sums), (half, "float32", sums / 2)):
@@ -76,23 +78,24 @@ def test_no_sum_saturates() -> None:
 
 @pytest.mark.parametrize("k", [4096, 4099])
 def test_k_in_blocks(k: int) -> None:
-    workload = MatmulWorkload(40, 100, k, INTEGER, packed=True)
+    workload = MatmulWorkload(40, 100, k, bytes_for(MACHINE), packed=True)
     assert FAMILY.default(workload, MACHINE).k_block
     check((), 40, 100, k, MACHINE)
 
 
 def test_any_number_of_rows() -> None:
     machine = dataclasses.replace(MACHINE)
-    plan = FAMILY.default(MatmulWorkload(None, 50, 30, INTEGER, packed=True), machine)
+    types = bytes_for(machine)
+    plan = FAMILY.default(MatmulWorkload(None, 50, 30, types, packed=True), machine)
     rows = te.var("m", "int64")
     random = np.random.default_rng(0)
     b = random.integers(-128, 128, (30, 50)).astype(np.int8)
-    packed = pack_matrix(b, plan)
-    x, w = placeholder([rows, 30], "uint8", "a"), placeholder(packed.shape, "int8", "b")
+    packed = pack_matrix(b.astype(types.weight), plan)
+    x, w = placeholder([rows, 30], types.data, "a"), placeholder(packed.shape, types.weight, "b")
     func = scheduled([x, w, matmul_packed(x, w, plan)], machine)
     for m in (0, 1, 2, 3, 9, 30):
         a = random.integers(0, 256, (m, 30)).astype(np.uint8)
-        (found,) = execute(func, [a, packed], [np.zeros((m, 50), np.int32)])
+        (found,) = execute(func, [a.astype(types.data), packed], [np.zeros((m, 50), np.int32)])
         np.testing.assert_array_equal(found, a.astype(np.int32) @ b)
 
 

@@ -3,8 +3,8 @@
 A step of a reduction adds to each sum in a vector the products of `width` elements of data, which are the same for all
 lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a
 processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's dot products (USDOT of I8MM, or SDOT)
-multiply four, AVX2, AVX-512BW and SSE2 twice two as 16-bit integers (VPMADDWD). None of these saturates, so that all
-give the same sums.
+multiply four. AVX2, AVX-512BW and SSE2 multiply two 16-bit integers (VPMADDWD): bytes are stored as such for them
+(`bytes_for`), or become such twice two at each step. None of these saturates, so that all give the same sums.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from graphopt.targets.tvm.machine import Machine
 INTEGER = Dtypes("uint8", "int8", "int32", "int32")
 """Bytes of activations without sign, bytes of weights with one, and exact sums."""
 
-_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "sdot": 4}
+WIDENED = Dtypes("int16", "int16", "int32", "int32")
+"""The same bytes as 16-bit integers, for processors that multiply these in pairs."""
+
+INTEGERS = (INTEGER, WIDENED)
+"""The types of products of bytes."""
+
+_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "vpmaddwd-16": 2, "sdot": 4}
 _VPDPBUSD = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.128"}
 _VPMADDWD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
 _VECTORS = {64: "avx512bw", 32: "avx2", 16: "sse2"}
@@ -54,6 +60,11 @@ class Dot:
         """The number of products that a step adds to each sum."""
         return _WIDTHS[self.name]
 
+    def accumulators(self, machine: Machine) -> int:
+        """Return the number of vectors that a register tile may keep: fewer if products need registers of their own."""
+        most = machine.accumulators
+        return most - 2 if self.width == 2 and machine.registers < 32 else most
+
     def add(self, sums: Any, start: Any, data: Elements, weight: Elements, count: int | None = None) -> Any:
         """Return the sums from `start` on in the buffer `sums`, as a vector, after one step.
 
@@ -68,6 +79,9 @@ class Dot:
         if self.width == 4:
             left = _reinterpret(f"uint8x{self.lanes * 4}", tirx.Broadcast(_word(data, 4, count), self.lanes))
             return self.products(total, left, weights)
+        if self.width == 2:
+            pairs = _reinterpret(f"int16x{self.lanes * 2}", tirx.Broadcast(_word(data, 2, count), self.lanes))
+            return _fenced(total + self._sums_of_two(pairs, weights))
         factor = _load(data, 1).astype(str(sums.dtype))
         return total + self._spread(factor) * weights.astype(str(total.ty.dtype))
 
@@ -80,7 +94,7 @@ class Dot:
             return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, unsigned, signed)
         if self.name == "sdot":
             return self._signed_dot(total, unsigned, signed)
-        return total + self._sums_of_pairs(_reinterpret(f"uint16x{self.lanes * 2}", unsigned), signed)
+        return total + self._sums_of_four(_reinterpret(f"uint16x{self.lanes * 2}", unsigned), signed)
 
     def _signed_dot(self, total: Any, unsigned: Any, signed: Any) -> Any:
         """Return the sums plus u * w from products of signed bytes: u * w = (u - 128) * w + 128 * w.
@@ -96,12 +110,12 @@ class Dot:
         )
         return dot(total + (dot(zero, ones) << bits), _reinterpret("int32x4", unsigned) ^ flip)
 
-    def _spread(self, value: Any) -> Any:
-        """Return a vector of equal elements."""
-        return tirx.Broadcast(value, self.lanes) if self.lanes > 1 else value
+    def _sums_of_two(self, data: Any, weights: Any) -> Any:
+        """Return the sums of two products of 16-bit integers in each lane."""
+        return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPMADDWD[self.lanes * 4], data, weights)
 
-    def _sums_of_pairs(self, data: Any, weights: Any) -> Any:
-        """Return the sums of four products in each lane, by two instructions that multiply 16-bit integers in pairs.
+    def _sums_of_four(self, data: Any, weights: Any) -> Any:
+        """Return the sums of four products of bytes in each lane, two by two as 16-bit integers.
 
         The bytes of even and of odd places become 16-bit integers by shifts, which run on more ports than shuffles.
         """
@@ -109,16 +123,20 @@ class Dot:
         eight, low = (tirx.Broadcast(tirx.const(number, "uint16"), lanes) for number in (8, 0xFF))
         signed = _reinterpret(f"int16x{lanes}", weights)
         up = tirx.Broadcast(tirx.const(8, "int16"), lanes)
-        call, kind = _VPMADDWD[self.lanes * 4], f"int32x{self.lanes}"
-        even = tirx.call_llvm_pure_intrin(kind, call, data & low, signed << up >> up)
-        return even + tirx.call_llvm_pure_intrin(kind, call, data >> eight, signed >> up)
+        return self._sums_of_two(data & low, signed << up >> up) + self._sums_of_two(data >> eight, signed >> up)
+
+    def _spread(self, value: Any) -> Any:
+        """Return a vector of equal elements."""
+        return tirx.Broadcast(value, self.lanes) if self.lanes > 1 else value
 
 
 def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     """Return the fastest way in which a machine multiplies these types, with `lanes` sums in a vector."""
-    if dtypes != INTEGER:
-        return Dot("fma", lanes)
     size, instructions = lanes * 4, machine.instructions
+    if dtypes not in INTEGERS:
+        return Dot("fma", lanes)
+    if dtypes == WIDENED:
+        return Dot("vpmaddwd-16" if _VECTORS.get(size) in instructions else "mull", lanes)
     if size in _VPDPBUSD and ("vnni" in instructions or ("avx-vnni" in instructions and size <= 32)):
         return Dot("vpdpbusd", lanes)
     if size == 16 and "i8mm" in instructions:
@@ -128,6 +146,13 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     if _VECTORS.get(size) in instructions:
         return Dot("vpmaddwd", lanes)
     return Dot("mull", lanes)
+
+
+def bytes_for(machine: Machine | None) -> Dtypes:
+    """Return the types in which a machine multiplies bytes fastest: as they are, or stored as 16-bit integers."""
+    if machine is None or {"vnni", "avx-vnni"} & machine.instructions:
+        return INTEGER
+    return WIDENED if _VECTORS.get(machine.vector_bytes) in machine.instructions else INTEGER
 
 
 def _run(first: Any, count: int) -> Any:
@@ -140,15 +165,25 @@ def _load(elements: Elements, count: int) -> Any:
 
 
 def _word(data: Elements, width: int, count: int | None) -> Any:
-    """Return adjacent bytes as one integer; those from `count` on, which may be outside the buffer, as zeros."""
-    kind = f"int{width * 8}"
+    """Return 32 bits of adjacent elements as one integer; those from `count` on, maybe outside the buffer, as zeros."""
     if count is None or count == width:
-        return _reinterpret(kind, _load(data, width))
+        return _reinterpret("int32", _load(data, width))
     buffer, *place = data
-    word: Any = tirx.const(0, kind)
-    for byte in range(count):
-        word = word | buffer[(*place[:-1], place[-1] + byte)].astype(kind) << tirx.const(8 * byte, kind)
+    word: Any = tirx.const(0, "int32")
+    for part in range(count):
+        element = buffer[(*place[:-1], place[-1] + part)].astype("int32")
+        word = word | element << tirx.const(32 // width * part, "int32")
     return word
+
+
+def _fenced(sums: Any) -> Any:
+    """Return sums that LLVM computes in this order.
+
+    It would add products of different steps first, and spill the sums of a register tile for that.
+    """
+    kind = str(sums.ty.dtype)
+    floats = kind.replace("int", "float")
+    return _reinterpret(kind, tirx.call_llvm_pure_intrin(floats, "llvm.arithmetic.fence", _reinterpret(floats, sums)))
 
 
 def _reinterpret(kind: str, value: Any) -> Any:

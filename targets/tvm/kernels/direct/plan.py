@@ -85,9 +85,10 @@ def _tiles(workload: ConvWorkload, machine: Machine) -> list[DirectPlan]:
 
     It keeps some of it in a tile of one vector too, so a tile of all accumulators would spill.
     """
-    most = machine.accumulators if workload.blocked else machine.accumulators * 3 // 4
+    dot = dot_for(workload.dtypes, workload.lanes, machine)
+    most = dot.accumulators(machine) if workload.blocked else machine.accumulators * 3 // 4
     alone = min(most, machine.registers - 6) if workload.geometry.taps > 1 else most
-    way = NAMES.index(dot_for(workload.dtypes, workload.lanes, machine).name)
+    way = NAMES.index(dot.name)
     return [
         DirectPlan(columns, vectors, way=way)
         for columns in range(1, min(workload.geometry.width, most) + 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from graphopt.targets.tvm.kernels.common.dot import INTEGER
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, INTEGERS
 from graphopt.targets.tvm.kernels.family import Dtypes, Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
@@ -28,8 +28,8 @@ class Matmul(Family):
     def supports(self, workload: Workload, machine: Machine) -> bool:
         if not isinstance(workload, MatmulWorkload) or workload.k is None:
             return False
-        if workload.dtypes == INTEGER:
-            return not workload.transpose_a
+        if workload.dtypes in INTEGERS:
+            return (workload.packed or workload.dtypes == INTEGER) and not workload.transpose_a
         if workload.dtypes in NARROW:
             # Processors without AVX2 have no conversions of float16.
             return workload.packed and (workload.dtypes.weight != "float16" or _converts_halves(machine))

@@ -133,8 +133,9 @@ def _tiles(work: MatmulWorkload, lanes: int, machine: Machine) -> Iterator[tuple
     line = max(1, LINE_BYTES // (machine.vector_bytes))
     if columns < line:
         line = columns
+    accumulators = dot_for(work.dtypes, lanes, machine).accumulators(machine)
     for rows in range(1, min(12, work.m or 4) + 1):
-        most = min(columns, machine.accumulators // rows)
+        most = min(columns, accumulators // rows)
         for vectors in range(line, most + 1, line):
             operands = min(rows, vectors) + 1 + SPARE_REGISTERS
             if rows * vectors + operands <= machine.registers or (rows, vectors) == (1, line):

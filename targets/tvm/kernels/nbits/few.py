@@ -49,7 +49,9 @@ class FewRows:
         start = self.matrix.start(panel, group)
         sums = Sums(totals.count, plan.lanes, "float32")
         sums.clear()
+        self.matrix.fetch(start, 0, layout.head)
         with nest.serial(layout.words) as word:
+            self.matrix.fetch(start, layout.head + word * (4 * plan.width), 4 * plan.width)
             words = [nest.stored(self.matrix.words(start, word, vector)) for vector in range(plan.vectors)]
             for place in range(layout.per):
                 for vector in range(plan.vectors):
@@ -71,7 +73,9 @@ class FewRows:
         sums = Sums(totals.count, plan.lanes, "int32")
         for at in range(totals.count):
             sums[at] = self.data.initial(first + at // plan.vectors, group)
+        self.matrix.fetch(start, 0, layout.head)
         with nest.serial(layout.words) as word:
+            self.matrix.fetch(start, layout.head + word * (4 * plan.width), 4 * plan.width)
             words = [nest.stored(self.matrix.words(start, word, vector)) for vector in range(plan.vectors)]
             for part in range(8 // work.bits):
                 for row in range(self.rows):

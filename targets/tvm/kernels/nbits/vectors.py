@@ -8,8 +8,14 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from graphopt.targets.tvm.kernels.common import nest
 from graphopt.targets.tvm.kernels.common.computes import long
+from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL
+from graphopt.targets.tvm.kernels.matmul.plan import LINE_BYTES
 from graphopt.targets.tvm.kernels.nbits.plan import MIDDLE, Layout
+
+AHEAD = 4096
+"""The bytes of a matrix between what is read and what is prefetched: too few lines are underway otherwise."""
 
 
 class Sums:
@@ -55,6 +61,11 @@ class Matrix:
     def start(self, panel: Any, group: Any) -> Any:
         """Return the place of the first byte of a group."""
         return (panel * self.layout.workload.groups + group) * self.layout.group
+
+    def fetch(self, start: Any, first: Any, size: int) -> None:
+        """Emit the prefetches of `size` bytes that are read some time after those from `first` in a group."""
+        for line in range(0, size, LINE_BYTES):
+            nest.prefetch(self.memory, [start + first + (AHEAD + line)], FIRST_LEVEL)
 
     def words(self, start: Any, word: Any, vector: Any) -> Any:
         """Return the words of a vector of columns in the group at `start`, as uint32."""
