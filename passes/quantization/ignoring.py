@@ -31,7 +31,8 @@ def ignored_nodes(graph: Graph, patterns: Sequence[str], context: PassContext) -
 
     A pattern is compared to a node's operator, its name, the names of the user's nodes that it came from, and those of
     its results: `Gemm`, `*/head/*`, `re:layers[.][0-3][.].*`. `from..to`, with a pattern on each side, means these
-    nodes and all between them. The context counts patterns that mean no node. Raises PassError for a range without such ends.
+    nodes and all between them. The context counts patterns that mean no node. Raises PassError for a range without such
+    ends.
     """
     found: set[Node] = set()
     nodes = list(graph.all_nodes())
