@@ -42,8 +42,8 @@ def product_of_bytes(
     shift_a, shift_b = _MIDDLE * (a.dtype == "int8"), _MIDDLE * (b.dtype == "uint8")
     bytes_a = elementwise(ctx, lambda x: x.astype("int32") + _MIDDLE, [a], "uint8", "unsigned") if shift_a else a
     bytes_b = _signed(ctx, b) if shift_b else b
-    operands = for_products(ctx, bytes_a, bytes_b) if b.is_constant else (bytes_a, bytes_b)
-    total = product(ctx, *operands, dtype="int32")
+    factors = for_products(ctx, bytes_a, bytes_b) if b.is_constant else (bytes_a, bytes_b)
+    total = product(ctx, *factors, dtype="int32")
     p = _point(ctx, zero_a, shift_a)
     q = np.full(1, -shift_b, np.int32)
     if zero_b is not None and zero_b.array is not None:
