@@ -126,11 +126,11 @@ def _with(pass_: Pass, options: Mapping[str, Any]) -> Pass:
 
 
 class Tell(Observer):
-    """Tells the progress of passes that take long; each pass is an equal share of all."""
+    """Tells the progress of passes that take long; each pass is an equal share of all, and the bar never goes back."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.count, self.begun = 1, 0
+        self.count, self.begun, self.share = 1, 0, 0.0
 
     def begin(self, model: Model, pipeline: Pipeline) -> None:
         self.count = max(len(pipeline.passes), 1)
@@ -143,7 +143,8 @@ class Tell(Observer):
 
     def tell(self, what: str, done: float) -> None:
         """Tell how much of a pass is done."""
-        self.progress(what, min((self.begun - 1 + done) / self.count, 1.0))
+        self.share = max(self.share, min((self.begun - 1 + done) / self.count, 1.0))  # parts of a pass start at 0 again
+        self.progress(what, self.share)
 
 
 class Watch(Tell):

@@ -20,7 +20,8 @@ _SAME_SCALE = 1e-5
 class Data:
     """uint8 data that stands for `(integers - zero) * scale`.
 
-    The scale and the zero point are numbers, or scalar values that are computed from the data.
+    The scale and the zero point are numbers, or scalar values that are computed from the data. For a convolution that
+    computes each channel from one, there may be a scale for each channel.
     """
 
     integers: Value
@@ -28,8 +29,11 @@ class Data:
     zero: int | Value
 
 
-def quantized_data(value: Value | None) -> Data | Miss:
-    """Return the integers behind the data of a product, or why they cannot be multiplied."""
+def quantized_data(value: Value | None, *, depthwise: bool = False) -> Data | Miss:
+    """Return the integers behind the data of a product, or why they cannot be multiplied.
+
+    With `depthwise`, channels may have scales of their own, but not zero points, with which the data is padded.
+    """
     node = None if value is None else value.producer
     if node is None or node.op != DEQUANTIZE:
         return Miss("its data is not quantized")
@@ -40,9 +44,10 @@ def quantized_data(value: Value | None) -> Data | Miss:
         return Miss("its data is constant")
     if source.integers.dtype is not DType.UINT8:
         return Miss("its data is of another type than uint8 or int8")
-    if not source.mapping.is_uniform:
+    mapping = source.mapping
+    if not mapping.is_uniform and not (depthwise and mapping.axis == 1 and np.ptp(mapping.zero) == 0):
         return Miss("its data has a scale for each channel")
-    return Data(source.integers, source.mapping.scale, int(source.mapping.zero))
+    return Data(source.integers, mapping.scale, int(mapping.zero.reshape(-1)[0]))
 
 
 def _dynamic(node: Node) -> Data | Miss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,7 +37,7 @@ class FoldScales(RewritePass):
 
     A sum of products that becomes an integer then needs one multiplication and no division, with residual sums of
     dequantized values and activation functions in between. Where no constant is found, one multiplication replaces the
-    division; inputs of the model keep their scale. Results differ by rounding.
+    division, and the scales of channels become one; inputs of the model keep their scale. Results differ by rounding.
     """
 
     name: ClassVar[str] = "fold-scales"
@@ -45,27 +46,34 @@ class FoldScales(RewritePass):
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
         mapping, data = mapping_of(node), node.inputs[0]
-        if mapping is None or not mapping.is_uniform or mapping.scale == 1 or data is None:
+        if mapping is None or data is None or (mapping.is_uniform and mapping.scale == 1):
             return NOTHING
+        if not mapping.is_uniform and (data.rank is None or np.ptp(mapping.zero) != 0):
+            return Miss("channels have zero points of their own")
         if data.dtype is not DType.FLOAT or data.producer is None:
             return NOTHING  # inputs are quantized once, and pixels are often in the middle between two integers
-        if not np.isfinite(np.float32(1 / mapping.scale.astype(np.float64))):
+        if (1 / mapping.scale.astype(np.float64)).max() > np.finfo(np.float32).max:
             return Miss("a scale is too small for its reciprocal")
-        return _Match(node, mapping, _is_free(data, node, 0))
+        return _Match(node, mapping, mapping.is_uniform and _is_free(data, node, 0))
 
     def rewrite(self, match: _Match, rewriter: Rewriter) -> None:
         node, mapping = match.node, match.mapping
         data = node.inputs[0]
         assert data is not None
-        factor = 1 / float(mapping.scale)
-        value = _scaled(data, factor, rewriter) if match.is_free else _times(data, factor, rewriter)
+        factors = 1 / mapping.along(mapping.scale.astype(np.float64), data.rank or 0)
+        value = _scaled(data, float(factors), rewriter) if match.is_free else _times(data, factors, rewriter)
         one = rewriter.constant(np.array(1, np.float32), f"{node.name}_scale")
-        rewriter.set_inputs(node, [value, one, *node.inputs[2:]])
+        rest: Sequence[Value | None] = node.inputs[2:]
+        if not mapping.is_uniform:
+            zero = mapping.zero.reshape(-1)[0].astype(mapping.dtype.numpy)
+            rest = [rewriter.constant(zero, f"{node.name}_zero_point")]
+            rewriter.set_attribute(node, "axis", None)
+        rewriter.set_inputs(node, [value, one, *rest])
         if data.producer is not None:
             rewriter.remove_dead(data.producer)
 
 
-def _times(value: Value, factor: float, rewriter: Rewriter) -> Value:
+def _times(value: Value, factor: float | np.ndarray, rewriter: Rewriter) -> Value:
     if value.constant is not None:
         scaled = value.constant.numpy().astype(np.float64) * factor
         return rewriter.constant(scaled.astype(np.float32), value.name)

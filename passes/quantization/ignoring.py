@@ -30,8 +30,9 @@ def ignored_nodes(graph: Graph, patterns: Sequence[str], context: PassContext) -
     """Return the nodes of a graph, and of those nested in it, that any pattern means.
 
     A pattern is compared to a node's operator, its name, the names of the user's nodes that it came from, and those of
-    its results: `Gemm`, `*/head/*`, `re:layers[.][0-3][.].*`. `from..to`, with a pattern on each side, means these nodes
-    and all between them. The context counts patterns that mean no node. Raises PassError for a range without such ends.
+    its results: `Gemm`, `*/head/*`, `re:layers[.][0-3][.].*`. `from..to`, with a pattern on each side, means these
+    nodes and all between them. The context counts patterns that mean no node. Raises PassError for a range without such
+    ends.
     """
     found: set[Node] = set()
     nodes = list(graph.all_nodes())

@@ -10,6 +10,12 @@ import numpy as np
 from graphopt.ir import DType, Graph, Node, TensorType, Value
 from graphopt.passes.matching.match import NOTHING
 from graphopt.passes.matching.windows import explicit_pads
+from graphopt.passes.quantization._activations import (
+    LARGEST_SUM,
+    ActivationProduct,
+    activation_product,
+    activation_result,
+)
 from graphopt.passes.quantization._moving import OLDEST_OPSET
 from graphopt.passes.quantization._operands import (
     Data,
@@ -25,8 +31,6 @@ from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, 
 
 _INT32 = np.iinfo(np.int32)
 _INTEGER = ("ConvInteger", "MatMulInteger")
-_LARGEST_SUM = 2**31 // (255 * 128)
-"""The number of products up to which no sum of them overflows."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,15 @@ class IntegerProducts(RewritePass):
             if node.op in ("Conv", "Gemm", "MatMul") and not _has_dequantized(node):
                 context.miss(f"{node.op}: its data is not quantized", node)
 
-    def match(self, node: Node, context: PassContext) -> _Product | _FloatWeights | Miss:
+    def match(self, node: Node, context: PassContext) -> _Product | ActivationProduct | _FloatWeights | Miss:
         if context.model.opset < OLDEST_OPSET:
             return NOTHING
         if node.op == "MatMulInteger":
             return _integer_matmul(node)
         if not _has_dequantized(node):
             return NOTHING
-        slow = floats_are_faster(node, context.target)
-        found = Miss(FLOATS_ARE_FASTER) if slow else _product(node)
+        slow, both = floats_are_faster(node, context.target), activation_product(node)
+        found = Miss(FLOATS_ARE_FASTER) if slow else _product(node) if both is None else both
         if not isinstance(found, Miss):
             return found
         if node.op == "Conv" and node.inputs[1] is not None and _is_dequantized(node.inputs[1]):
@@ -94,9 +98,11 @@ class IntegerProducts(RewritePass):
                 return _FloatWeights(node)
         return Miss(f"{node.op}: {found.reason}")
 
-    def rewrite(self, match: _Product | _FloatWeights, rewriter: Rewriter) -> None:
+    def rewrite(self, match: _Product | ActivationProduct | _FloatWeights, rewriter: Rewriter) -> None:
         if isinstance(match, _FloatWeights):
             _make_floats(match.node, rewriter)
+        elif isinstance(match, ActivationProduct):
+            rewriter.replace(match.node, activation_result(match, rewriter))
         else:
             rewriter.replace(match.node, _result(match, rewriter))
 
@@ -109,11 +115,17 @@ def _is_dequantized(value: Value) -> bool:
     return value.producer is not None and value.producer.op == DEQUANTIZE
 
 
+def _is_depthwise(node: Node) -> bool:
+    """Return whether each channel of the result comes from a single channel of the data."""
+    weight = node.inputs[1]
+    return node.op == "Conv" and weight is not None and weight.shape is not None and weight.shape[1] == 1
+
+
 def _product(node: Node) -> _Product | Miss:
-    data = quantized_data(node.inputs[0])
+    weight = node.inputs[1]
+    data = quantized_data(node.inputs[0], depthwise=_is_depthwise(node))
     if isinstance(data, Miss):
         return data
-    weight = node.inputs[1]
     if weight is None or weight.rank is None or (node.op != "Conv" and weight.rank != 2):
         return Miss("its weights are not one matrix")
     if node.op == "MatMul" and (data.integers.rank is None or data.integers.rank < 2):
@@ -146,14 +158,15 @@ def _with_bias(node: Node, data: Data, weights: IntegerWeights, pads: tuple[int,
         return Miss("its data has a scale that is computed")
     results = 0 if node.op == "Conv" else 1
     summed = tuple(axis for axis in range(weights.array.ndim) if axis != results)
-    if weights.array.size // max(weights.array.shape[results], 1) > _LARGEST_SUM:
+    if weights.array.size // max(weights.array.shape[results], 1) > LARGEST_SUM:
         return Miss("it sums more products than int32 can hold")
     shift = np.zeros(weights.array.shape[results], np.int64)
     if isinstance(data.zero, int):
         shift -= data.zero * weights.array.sum(summed, dtype=np.int64)
     scale = weights.scale.astype(np.float64) * float(node.attr("alpha", 1.0))
     if not isinstance(data.scale, Value):
-        scale = scale * data.scale.astype(np.float64)
+        repeats = weights.array.shape[0] // data.scale.size if data.scale.ndim else 1
+        scale = scale * np.repeat(data.scale.astype(np.float64), repeats).reshape(-1 if data.scale.ndim else ())
     bias = node.input(2)
     product = _Product(node, data, weights, shift, scale, pads=pads)
     if bias is not None:
@@ -186,17 +199,17 @@ def _biased(product: _Product, bias: Value, factor: float) -> _Product | Miss:
 def _integer_matmul(node: Node) -> _Product | Miss:
     """Match a MatMulInteger with zero points, which become part of the constants."""
     data, weight, zero, point = node.inputs[0], node.inputs[1], node.input(2), node.input(3)
-    if data is None or weight is None or (zero is None and point is None):
+    if data is None or weight is None or weight.constant is None or (zero is None and point is None):
         return NOTHING
     if data.dtype is not DType.UINT8 or data.rank is None or data.rank < 2:
         return Miss("MatMulInteger: its data is not uint8, or a vector")
-    if weight.constant is None or len(weight.constant.shape) != 2 or (point is not None and point.constant is None):
+    if len(weight.constant.shape) != 2 or (point is not None and point.constant is None):
         return Miss("MatMulInteger: its weights are not a constant matrix")
     if zero is not None and zero.shape not in ((), (1,)):
         return Miss("MatMulInteger: its rows have zero points of their own")
     points = np.zeros((), np.int64) if point is None or point.constant is None else point.constant.numpy()
     array = weight.constant.numpy().astype(np.int64) - points.astype(np.int64)
-    if array.min(initial=0) < -128 or array.max(initial=0) > 127 or array.shape[0] > _LARGEST_SUM:
+    if array.min(initial=0) < -128 or array.max(initial=0) > 127 or array.shape[0] > LARGEST_SUM:
         return Miss("MatMulInteger: its weights do not fit into int8 without their zero point")
     kept = weight if weight.dtype is DType.INT8 and not points.any() else None
     weights = IntegerWeights(array.astype(np.int8), np.ones(()), kept)

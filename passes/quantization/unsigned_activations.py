@@ -52,7 +52,7 @@ class UnsignedActivations(Pass):
             places = {node: place for place, node in enumerate(inner.nodes)}
             for node in list(inner.nodes):
                 value = node.inputs[0] if node.op == DEQUANTIZE else None
-                if value is None or value in seen or not _is_signed(value) or not _is_uniform(node):
+                if value is None or value in seen or not _is_signed(value) or not _is_known(node):
                     continue
                 group = _group(value, inner)
                 seen.update(group.values)
@@ -69,9 +69,9 @@ def _is_signed(value: Value) -> bool:
     return value.dtype is DType.INT8 and value.constant is None
 
 
-def _is_uniform(node: Node) -> bool:
-    mapping = mapping_of(node)
-    return mapping is not None and mapping.is_uniform
+def _is_known(node: Node) -> bool:
+    """Return whether the scales are constants: zero points of channels move by the same number as a single one."""
+    return mapping_of(node) is not None
 
 
 def _group(start: Value, graph: Graph) -> _Group:
@@ -84,7 +84,7 @@ def _group(start: Value, graph: Graph) -> _Group:
         if value.graph is not graph or value.is_graph_output:
             group.reason = "int8 numbers are an output, or used across graphs"
         producer = value.producer
-        if producer is not None and producer.op == QUANTIZE and _is_uniform(producer):
+        if producer is not None and producer.op == QUANTIZE and _is_known(producer):
             group.quantizers.append(producer)
         elif producer is not None and _moves(producer) and value in moved_outputs(producer):
             group.movers[producer] = None
@@ -93,7 +93,7 @@ def _group(start: Value, graph: Graph) -> _Group:
         for use in value.uses:
             if use.node.graph is not graph:
                 group.reason = "int8 numbers are an output, or used across graphs"
-            elif use.node.op == DEQUANTIZE and use.index == 0 and _is_uniform(use.node):
+            elif use.node.op == DEQUANTIZE and use.index == 0 and _is_known(use.node):
                 group.readers.append(use.node)
             elif _moves(use.node) and use.index in moved_inputs(use.node):
                 group.movers[use.node] = None

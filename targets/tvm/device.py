@@ -10,6 +10,7 @@ from tvm import relax
 
 from graphopt.targets.tvm.lowering.provenance import fuse_operators
 from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.relax_passes.numbers import share_but_for_numbers
 from graphopt.targets.tvm.relax_passes.order import order_symbols
 from graphopt.targets.tvm.tir_passes.work import measure_bytes
 
@@ -67,6 +68,7 @@ def fusion(
             fuse_operators,
             relax.transform.FuseTIR(),
             order_symbols,
+            share_but_for_numbers,
             measure_bytes,
             *after,
             relax.transform.DeadCodeElimination(),

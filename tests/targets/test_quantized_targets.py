@@ -1,7 +1,10 @@
-"""One quantized network compiled for several processors: the same integers, whatever the instructions."""
+"""Quantized networks and kernels compiled for several processors: the same integers, whatever the instructions."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,15 @@ from graphopt import io
 from graphopt.cli.demo import MODEL
 from graphopt.hardware.target import Target
 from graphopt.proof.oracle import run_reference
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, dot_for
+from graphopt.targets.tvm.machine import machine_for
+from tests.targets.integer_kernels import integer_kernels
+from tests.test_deploy import EMULATOR, SYSROOT, arm_runtime_is_cached
+from tools import check_arm
 
 TARGETS = ("x86", "x86:v4")
+BOARDS = {"arm:cortex-a72": "mull", "arm:cortex-a76": "sdot", "arm:neoverse-v1": "usdot"}
+"""ARM processors, and how they multiply bytes."""
 
 
 def test_processors_with_and_without_dot_products_agree(tmp_path: Path) -> None:
@@ -36,3 +46,59 @@ def test_processors_with_and_without_dot_products_agree(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, first, rtol=0, atol=1e-5 * np.abs(first).max(), err_msg=name)
     expected = run_reference(tmp_path / "int8.onnx", {"image": images})["logits"]
     assert (first.argmax(1) == expected.argmax(1)).all()
+
+
+def check_integers(found: Mapping[str, np.ndarray], where: str) -> None:
+    """Sums are those of ONNX Runtime; what is rounded from them may be a step away where a sum is in the middle."""
+    model, feeds = integer_kernels()
+    expected = run_reference(model, feeds)
+    for name, want in expected.items():
+        have = found[name].astype(np.int64)
+        if want.dtype == np.int32:
+            np.testing.assert_array_equal(have, want, err_msg=f"{where}: {name}")
+        else:
+            assert np.abs(have - want).max() <= 1, f"{where}: {name}"
+
+
+def check_equal(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], where: str) -> None:
+    """All is equal but what is rounded from convolutions, which are those of floats where these are faster."""
+    for name, array in found.items():
+        if not (name[0] == "Y" and name[1:].isdigit()):
+            np.testing.assert_array_equal(array, wanted[name], err_msg=f"{where}: {name}")
+
+
+def test_kernels_of_odd_shapes_give_the_same_integers() -> None:
+    model, feeds = integer_kernels()
+    results = {}
+    for name in ("host", *TARGETS):
+        if Target.load(name).runs_here():
+            results[name] = graphopt.compile(model, target=name, tune="off").run(feeds)
+            check_integers(results[name], name)
+    first = results.pop("host")
+    for name, outputs in results.items():
+        check_equal(outputs, first, name)
+
+
+@pytest.mark.skipif(EMULATOR is None, reason="qemu-aarch64-static is not here (Debian: qemu-user-static)")
+@pytest.mark.skipif(not (SYSROOT / "lib" / "libstdc++.so.6").exists(), reason="ARM's libraries are not here")
+@pytest.mark.skipif(not arm_runtime_is_cached(), reason="TVM's runtime for ARM is not in the cache")
+def test_boards_give_the_same_integers(tmp_path: Path) -> None:
+    """Those that multiply unsigned by signed bytes, signed bytes alone, and 16-bit integers."""
+    model, feeds = integer_kernels()
+    here = graphopt.compile(model, target="host", tune="off").run(feeds)
+    given = []
+    for name, array in feeds.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        given.append(f"{name}={name}.npy")
+    for target, way in BOARDS.items():
+        assert dot_for(INTEGER, 4, machine_for(Target.load(target))).name == way
+        folder = tmp_path / "model.gopt"
+        shutil.rmtree(folder, ignore_errors=True)
+        graphopt.compile(model, target=target, tune="off", bundle_runtime=True).save(folder)
+        if not (tmp_path / "run").exists():
+            check_arm.build_program(folder, tmp_path / "run")
+        command = [str(EMULATOR), "-cpu", "max", "-L", str(SYSROOT), "./run", "model.gopt", *given]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        found = {name: np.load(tmp_path / f"{name}.npy") for name in here}
+        check_integers(found, target)
+        check_equal(found, here, target)

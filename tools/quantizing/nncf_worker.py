@@ -1,6 +1,8 @@
 """Quantize one network with NNCF; run by an interpreter that has it, which needs nothing of graphopt.
 
-python nncf_worker.py MODEL.onnx IMAGES.npy OUT.onnx {performance,mixed} {fast,full} [transformer]
+python nncf_worker.py MODEL.onnx SAMPLES.npz OUT.onnx {performance,mixed} {fast,full} [transformer]
+
+SAMPLES.npz has an array for each input of the model, whose first axis counts the samples.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import onnx
 
 
 def main() -> None:
-    model, images, out, preset, correction, *kind = sys.argv[1:]
-    samples = [{"image": image[None]} for image in np.load(images)]
+    model, path, out, preset, correction, *kind = sys.argv[1:]
+    with np.load(path) as file:
+        arrays = dict(file)
+    samples = [dict(zip(arrays, rows)) for rows in zip(*arrays.values())]
     quantized = nncf.quantize(
         onnx.load(model),
         nncf.Dataset(samples),

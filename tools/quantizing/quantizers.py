@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import graphopt
+from tools.quantizing.foreign import run_nncf
 from tools.quantizing.networks import Network
 
 Quantize = Callable[[Network, np.ndarray, Path], None]
@@ -97,13 +96,7 @@ def _onnxruntime(method: str, types: list[str] | None) -> Quantize:
 
 def _nncf(python: str, preset: str, correction: str) -> Quantize:
     def run(network: Network, images: np.ndarray, out: Path) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            np.save(Path(folder) / "images.npy", images)
-            worker = Path(__file__).with_name("nncf_worker.py")
-            arguments: list[Any] = [network.path, Path(folder) / "images.npy", out, preset, correction]
-            kind = ["transformer"] if network.transformer else []
-            done = subprocess.run([python, worker, *arguments, *kind], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError("NNCF: " + (done.stderr.strip().splitlines() or ["no message"])[-1])
+        feeds = [{"image": image[None]} for image in images]
+        run_nncf(python, network.path, feeds, out, preset, correction, transformer=network.transformer)
 
     return run

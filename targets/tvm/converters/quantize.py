@@ -93,9 +93,9 @@ def dequantize_linear(c: Call) -> Operand:
     ]
 
     def dequantize(x: tirx.Expr, s: tirx.Expr, *z: tirx.Expr) -> tirx.Expr:
-        value = x.astype("int32")
-        if z:
-            value = value - z[0].astype("int32")
+        if z and data.dtype != "int32":  # exact, and kernels that differ in a float number share their code
+            return (x.astype("float32") - z[0].astype("float32")) * s.astype("float32")
+        value = x.astype("int32") - z[0].astype("int32") if z else x
         return value.astype("float32") * s.astype("float32")
 
     return elementwise(c.ctx, dequantize, operands, dtype, "dequantize")

@@ -90,6 +90,17 @@ def test_a_multiplication_replaces_the_division(body: str) -> None:
     check(body, added=1)
 
 
+def test_scales_of_channels_become_one() -> None:
+    weights = {**WEIGHTS, "e": np.full(4, 128, np.uint8)}
+    text = f"""g (float[2,4,3,5] X) => (float[2,4,3,5] Y) {{
+        v = Sigmoid(X) q = {Q}<axis = 1>(v, c, e) Y = Cast<to = 1>(q) }}"""
+    model = check_pass(
+        PASS, text, weights=weights, counts={"rewritten": 1}, tol=STEP, ops={"Mul": 1, Q: 1, "Cast": 1, "Sigmoid": 1}
+    )
+    assert [scale_of(node) for node in model.graph.nodes if node.op == Q] == [1]
+    check_declines(PASS, text, "channels have zero points of their own", weights={**weights, "e": WEIGHTS["d"]})
+
+
 def test_values_that_others_read_keep_their_scale() -> None:
     text = f"""g (int32[2,4,3,5] A) => (uint8[2,4,3,5] Y, float[2,4,3,5] Z) {{
         {SUMS} v = Relu(p) Y = {Q}(v, u, y) Z = Neg(p) }}"""

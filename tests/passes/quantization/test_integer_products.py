@@ -89,6 +89,18 @@ def test_biases(point: int, axis: int | None) -> None:
     check(text, weights, {**INTEGER, "Add": 1 + bool(point)})
 
 
+@pytest.mark.parametrize("outputs", [4, 8])
+@pytest.mark.parametrize("axis", [None, 0])
+def test_scales_of_the_channels_of_data(outputs: int, axis: int | None) -> None:
+    """As NNCF writes for depthwise convolutions."""
+    weights = operands((outputs, 1, 3, 3), axis, 0)
+    weights |= {"s": np.linspace(0.01, 0.09, 4).astype(np.float32), "z": np.full(4, 128, np.uint8)}
+    text = conv("group = 4, pads = [1,1,1,1]", 4, outputs, "7,5").replace(f"{DQ}(X", f"{DQ}<axis = 1>(X")
+    check(text, weights, {**INTEGER, "Add": 1, "Pad": 1})
+    weights["z"] = np.array([128, 128, 127, 128], np.uint8)
+    check_pass(PASS, text, weights=weights, ops={"Conv": 1, DQ: 1})
+
+
 def test_one_and_three_spatial_axes() -> None:
     text = f"""g (uint8[2,3,9] X) => (float[2,4,9] Y) {{
         x = {DQ}(X, s, z) k = {DQ}<axis = 0>(w, t, v) Y = Conv<pads = [1,1]>(x, k) }}"""
@@ -158,6 +170,27 @@ def test_integer_matmuls_lose_their_zero_points(signed: bool, computed: bool) ->
     check(text, weights, ops)
 
 
+@pytest.mark.parametrize("points", [(0, 0), (3, 0), (0, 128), (7, 130)])
+@pytest.mark.parametrize(
+    ("left", "right", "result"),
+    [("3,4", "4,5", "3,5"), ("2,3,7,4", "2,3,4,5", "2,3,7,5"), ("2,1,4", "4,5", "2,1,5"), ("3,4", "2,4,1", "2,3,1")],
+)
+def test_products_of_activations(points: tuple[int, int], left: str, right: str, result: str) -> None:
+    """As of the scores and the values of attention."""
+    weights = {"s": scalar(0.05), "z": np.uint8(points[0]), "t": scalar(0.02), "p": np.uint8(points[1])}
+    text = f"""g (uint8[{left}] A, uint8[{right}] B) => (float[{result}] Y) {{
+        x = {DQ}(A, s, z) y = {DQ}(B, t, p) Y = MatMul(x, y) }}"""
+    ops = {"MatMulInteger": 1, "Cast": 1, "Mul": 1}
+    check_pass(PASS, text, weights=weights, ops=ops, counts={"rewritten": 1})
+    signed = text.replace("uint8[" + right, "int8[" + right)
+    check_pass(PASS, signed, weights={**weights, "p": np.int8(points[1] - 128)}, ops=ops, counts={"rewritten": 1})
+
+
+def test_stored_matrices_of_a_batch() -> None:
+    text = f"g (uint8[2,3,4] X) => (float[2,3,5] Y) {{ x = {DQ}(X, s, z) k = {DQ}(w, t, v) Y = MatMul(x, k) }}"
+    check_pass(PASS, text, weights=operands((2, 4, 5), None, 3), ops={"MatMulInteger": 1, "Cast": 1, "Mul": 1})
+
+
 def test_convolutions_of_floats_get_weights_of_floats() -> None:
     text = f"""g (float[1,4,7,5] X) => (float[1,6,5,3] Y) {{
         k = {DQ}<axis = 0>(w, t, v) b = {DQ}<axis = 0>(i, t) Y = Conv(X, k, b) }}"""
@@ -169,7 +202,11 @@ def test_convolutions_of_floats_get_weights_of_floats() -> None:
     ("text", "reason"),
     [
         (f"x = {DQ}(X, s, z) Y = MatMul(x, f)", "MatMul: its weights are floats"),
-        (f"x = {DQ}(X, s, z) y = {DQ}(X2, s, z) Y = MatMul(x, y)", "MatMul: its weights are not constant"),
+        (f"x = {DQ}(X, s, z) y = {DQ}(X2, s, z) Y = Gemm(x, y)", "Gemm: its weights are not constant"),
+        (
+            f"x = {DQ}(X, s, z) y = {DQ}<axis = 1>(X2, r, q) Y = MatMul(x, y)",
+            "MatMul: its weights are not constant",
+        ),
         (
             f"x = {DQ}<axis = 1>(X, r, q) k = {DQ}(w, t, v) Y = MatMul(x, k)",
             "MatMul: its data has a scale for each channel",

@@ -239,11 +239,19 @@ def test_what_would_take_too_long_to_measure_is_left_alone() -> None:
 def test_collecting_and_measuring_tell_their_progress(passes: str) -> None:
     model, samples, _ = case("gemm")
     told: list[str] = []
-    watch = Watch(lambda what, done: told.append(what))
+    shares: list[float] = []
+
+    def hear(what: str, done: float) -> None:
+        told.append(what)
+        shares.append(done)
+
+    watch = Watch(hear)
     evaluation = Evaluation(samples=Samples(samples, model))
     run_passes(model.copy(), f"{WEIGHTS},{passes}", evaluation=evaluation, observers=[watch])
     assert any(f"{passes}: what" in what and ", sample 24" in what for what in told), told
     assert f"{passes}: measuring 1 of 1 products" in told
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1
 
 
 @pytest.mark.parametrize("pass_", [SearchRanges(), Gptq(), RefineRounding(), CorrectBiases()])

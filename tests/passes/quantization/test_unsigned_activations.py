@@ -28,6 +28,13 @@ def test_pairs(point: int) -> None:
     check_pass(PASS, text, weights=weights(), counts={"activations made unsigned": 1})
 
 
+def test_scales_of_channels() -> None:
+    known = {"s": np.linspace(0.1, 0.2, 4).astype(np.float32), "z": np.int8([0, 3, -4, 100])}
+    text = f"{HEAD} {{ q = QuantizeLinear<axis = 1>(X, s, z) Y = DequantizeLinear<axis = 1>(q, s, z) }}"
+    model = check_pass(PASS, text, weights=known, counts={"activations made unsigned": 1})
+    assert value_named(model, "q").dtype is DType.UINT8
+
+
 @pytest.mark.parametrize("pad", ["Pad(q, p)", "Pad(q, p, v)", 'Pad<mode = "edge">(q, p)'])
 def test_moved_together(pad: str) -> None:
     text = f"""g (float[1,4,5,6] X) => (float[N,C,H,W] Y, float[N,C,H,W] Z) {{ q = QuantizeLinear(X, s, z) r = {pad}

@@ -255,6 +255,25 @@ def test_integer_products_of_all_signs(left: str, right: str, points: str) -> No
     check_for_machine(text, given, weights=weights)
 
 
+@pytest.mark.parametrize("points", ["", ", p", ", p, one"])
+@pytest.mark.parametrize("right", ["uint8", "int8"])
+@pytest.mark.parametrize("left", ["uint8", "int8"])
+@pytest.mark.parametrize(
+    ("x", "w", "z"), [((2, 4, 7), (7, 5), (2, 4, 5)), ((2, 3, 33, 18), (2, 3, 18, 40), (2, 3, 33, 40))]
+)
+def test_integer_products_of_two_inputs(
+    x: tuple[int, ...], w: tuple[int, ...], z: tuple[int, ...], left: str, right: str, points: str
+) -> None:
+    sizes = [",".join(map(str, shape)) for shape in (x, w, z)]
+    text = f"""g ({left}[{sizes[0]}] x, {right}[{sizes[1]}] w) => (int32[{sizes[2]}] z) {{
+        z = MatMulInteger(x, w{points}) }}"""
+    weights = {"p": noise(1, dtype=left, seed=4).reshape(()), "one": noise(1, dtype=right, seed=5).reshape(())}
+    used = {name: array for name, array in weights.items() if f", {name}" in points}
+    given = {"x": noise(*x, dtype=left), "w": noise(*w, dtype=right, seed=2)}
+    check(text, given, weights=used)
+    check_for_machine(text, given, weights=used)
+
+
 def test_scatter_writes_in_order() -> None:
     text = """g (float[3, 4] x, float[2, 4] u) => (float[3, 4] a, float[3, 4] b)
         <int64[2, 4] i = {0, 1, 2, 0, 2, 2, -3, 1}> {

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.common.dot import bytes_for
-from graphopt.targets.tvm.kernels.matmul.compute import matmul_packed, pack_matrix
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, bytes_for
+from graphopt.targets.tvm.kernels.matmul.compute import matmul, matmul_packed, pack_matrix
 from graphopt.targets.tvm.kernels.matmul.family import Matmul
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
 from graphopt.targets.tvm.machine import Machine
@@ -97,3 +97,37 @@ def test_any_number_of_rows() -> None:
         a = random.integers(0, 256, (m, 30)).astype(np.uint8)
         (found,) = execute(func, [a.astype(types.data), packed], [np.zeros((m, 50), np.int32)])
         np.testing.assert_array_equal(found, a.astype(np.int32) @ b)
+
+
+@pytest.mark.parametrize("lanes", [16, 8, 4])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_matrix_that_is_packed_at_run_time(
+    size: tuple[tuple[int, ...], int, int, int], transposed: bool, way: str, lanes: int
+) -> None:
+    batch, m, n, k = size
+    machine = machine_with(way, lanes)
+    workload = MatmulWorkload(m, n, k, INTEGER, transpose_b=transposed)
+    assert FAMILY.supports(workload, machine)
+    random = np.random.default_rng(m + n + k)
+    a = random.integers(0, 256, (*batch, m, k)).astype(np.uint8)
+    b = random.integers(-128, 128, (*batch, k, n)).astype(np.int8)
+    given = np.ascontiguousarray(b.swapaxes(-1, -2)) if transposed else b
+    sums = a.astype(np.int64) @ b
+    for plan in FAMILY.candidates(workload, machine)[:2]:
+        x, y = placeholder(a.shape, "uint8", "a"), placeholder(given.shape, "int8", "b")
+        func = scheduled([x, y, halved(matmul(x, y, plan))], machine)
+        (found,) = execute(func, [a, given], [np.zeros(sums.shape, "float32")])
+        np.testing.assert_array_equal(found, sums / 2)
+
+
+def test_one_matrix_for_a_batch_is_packed_once_at_run_time() -> None:
+    workload = MatmulWorkload(5, 20, 9, INTEGER)
+    plan = FAMILY.default(workload, MACHINE)
+    random = np.random.default_rng(0)
+    a = random.integers(0, 256, (3, 5, 9)).astype(np.uint8)
+    b = random.integers(-128, 128, (9, 20)).astype(np.int8)
+    x, y = placeholder(a.shape, "uint8", "a"), placeholder(b.shape, "int8", "b")
+    (found,) = execute(scheduled([x, y, matmul(x, y, plan)], MACHINE), [a, b], [np.zeros((3, 5, 20), np.int32)])
+    np.testing.assert_array_equal(found, a.astype(np.int32) @ b)

@@ -2,9 +2,9 @@
 
 A step of a reduction adds to each sum in a vector the products of `width` elements of data, which are the same for all
 lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a
-processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's I8MM (USDOT) multiply four. AVX2,
-AVX-512BW and SSE2 multiply two 16-bit integers (VPMADDWD): bytes are stored as such for them (`bytes_for`), or become
-such twice two at each step. None of these saturates, so that all give the same sums.
+processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's dot products (USDOT of I8MM, or SDOT)
+multiply four. AVX2, AVX-512BW and SSE2 multiply two 16-bit integers (VPMADDWD): bytes are stored as such for them
+(`bytes_for`), or become such twice two at each step. None of these saturates, so that all give the same sums.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ WIDENED = Dtypes("int16", "int16", "int32", "int32")
 INTEGERS = (INTEGER, WIDENED)
 """The types of products of bytes."""
 
-_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "vpmaddwd-16": 2}
+_WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "vpmaddwd-16": 2, "sdot": 4}
 _VPDPBUSD = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.128"}
 _VPMADDWD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
 _VECTORS = {64: "avx512bw", 32: "avx2", 16: "sse2"}
 _USDOT = "llvm.aarch64.neon.usdot.v4i32.v16i8"
+_SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 NAMES = tuple(_WIDTHS)
 """The ways to multiply, by whose positions plans name them."""
 
@@ -68,10 +69,13 @@ class Dot:
         """Return the sums from `start` on in the buffer `sums`, as a vector, after one step.
 
         data: the first of `width` adjacent elements, which all lanes multiply; only `count` of them are read if given.
-        weight: the first of the step's `lanes * width` weights.
+        weight: the first of the step's `lanes * width` weights, or of the int32 words that hold `width` of them each.
         """
         total = sums[_run(start, self.lanes)]
-        weights = _load(weight, self.lanes * self.width)
+        if self.width > 1 and str(weight[0].dtype) == "int32":
+            weights = _reinterpret(f"int8x{self.lanes * self.width}", _load(weight, self.lanes))
+        else:
+            weights = _load(weight, self.lanes * self.width)
         if self.width == 4:
             left = _reinterpret(f"uint8x{self.lanes * 4}", tirx.Broadcast(_word(data, 4, count), self.lanes))
             return self.products(total, left, weights)
@@ -88,7 +92,23 @@ class Dot:
             return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _VPDPBUSD[size], total, unsigned, signed)
         if self.name == "usdot":
             return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, unsigned, signed)
+        if self.name == "sdot":
+            return self._signed_dot(total, unsigned, signed)
         return total + self._sums_of_four(_reinterpret(f"uint16x{self.lanes * 2}", unsigned), signed)
+
+    def _signed_dot(self, total: Any, unsigned: Any, signed: Any) -> Any:
+        """Return the sums plus u * w from products of signed bytes: u * w = (u - 128) * w + 128 * w.
+
+        The second term is that of all rows of a register tile, for which it is computed once.
+        """
+
+        def dot(sums: Any, left: Any) -> Any:
+            return tirx.call_llvm_pure_intrin("int32x4", _SDOT, sums, _reinterpret("int8x16", left), signed)
+
+        zero, ones, flip, bits = (
+            tirx.Broadcast(tirx.const(number, "int32"), 4) for number in (0, 0x01010101, -0x7F7F7F80, 7)
+        )
+        return dot(total + (dot(zero, ones) << bits), _reinterpret("int32x4", unsigned) ^ flip)
 
     def _sums_of_two(self, data: Any, weights: Any) -> Any:
         """Return the sums of two products of 16-bit integers in each lane."""
@@ -121,6 +141,8 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
         return Dot("vpdpbusd", lanes)
     if size == 16 and "i8mm" in instructions:
         return Dot("usdot", lanes)
+    if size == 16 and "dotprod" in instructions:
+        return Dot("sdot", lanes)
     if _VECTORS.get(size) in instructions:
         return Dot("vpmaddwd", lanes)
     return Dot("mull", lanes)

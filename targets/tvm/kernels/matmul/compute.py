@@ -6,7 +6,8 @@
     out = matmul(a, b, plan)                              # both known only at run time
 
 Bias, residual and activation that follow are fused. The right operand is read in panels of one tile's columns, (N /
-width, K, width); one that is only known at run time is packed first, unless few rows read it.
+width, K, width); one that is only known at run time is packed first, unless few rows read it. Panels of bytes that are
+multiplied several at once hold those of a column side by side: as int32 words where they are packed at run time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.kernels.common.computes import long, reduce_axis, simplified
+from graphopt.targets.tvm.kernels.common.dot import INTEGER
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan
 
 Right = Callable[[Sequence[Any], Any, Any], Any]
@@ -70,24 +72,40 @@ def matmul(a: te.Tensor, b: te.Tensor, plan: MatmulPlan) -> te.Tensor:
     batch = _broadcast(list(a.shape[:-2]), list(b.shape[:-2]))
     columns, depth = (b.shape[-2], b.shape[-1]) if transpose_b else (b.shape[-1], b.shape[-2])
     m = plan.workload.m
-    if not transpose_b and m is not None and m <= DIRECT_ROWS:
+    if plan.workload.dtypes != INTEGER and not transpose_b and m is not None and m <= DIRECT_ROWS:
         return _product(a, batch, plan, columns, lambda outer, k, n: b(*_aligned(outer, b.shape[:-2]), k, n))
-    width = plan.width
+    width, step = plan.width, plan.step
     exact = isinstance(columns, tirx.IntImm) and int(columns) % width == 0
 
     def element(*index: Any) -> Any:
         *outer, panel, k, lane = index
         column = panel * width + lane
-        value = b(*outer, column, k) if transpose_b else b(*outer, k, column)
-        return value if exact else tirx.if_then_else(column < columns, value, tirx.const(0, b.dtype))
+        value = _word(b, outer, k, column, plan) if step > 1 else _element(b, outer, k, column, plan)
+        return value if exact else tirx.if_then_else(column < columns, value, tirx.const(0, str(value.ty.dtype)))
 
-    shape = [*b.shape[:-2], (columns + width - 1) // width, depth, width]
+    shape = [*b.shape[:-2], (columns + width - 1) // width, (depth + step - 1) // step, width]
     panels = te.compute([simplified(size) for size in shape], element, name="pack")
 
     def right(outer: Sequence[Any], k: Any, column: Any) -> Any:
-        return panels(*_aligned(outer, b.shape[:-2]), column // width, k, column % width)
+        value = panels(*_aligned(outer, b.shape[:-2]), column // width, k // step, column % width)
+        return value if step == 1 else (value >> (k % step * 8).astype("int32")).astype("int8")
 
     return _product(a, batch, plan, columns, right)
+
+
+def _element(b: te.Tensor, outer: Sequence[Any], k: Any, column: Any, plan: MatmulPlan) -> Any:
+    return b(*outer, column, k) if plan.workload.transpose_b else b(*outer, k, column)
+
+
+def _word(b: te.Tensor, outer: Sequence[Any], step: Any, column: Any, plan: MatmulPlan) -> Any:
+    """Return the elements of a step in one column as the bytes of an int32; zeros below the last row."""
+    assert plan.workload.k is not None
+    depth, word = plan.workload.k, tirx.const(0, "int32")
+    for place in range(plan.step):
+        k = step * plan.step + place
+        byte = _element(b, outer, k, column, plan).astype("uint8").astype("int32") << tirx.const(8 * place, "int32")
+        word = word | (byte if depth % plan.step == 0 else tirx.if_then_else(k < depth, byte, tirx.const(0, "int32")))
+    return word
 
 
 def _broadcast(left: list[Any], right: list[Any]) -> list[Any]:

@@ -308,7 +308,9 @@ class _Nest:
         def several(sums: tirx.Buffer, at: Expr, r: int, span: tuple[int, int], k: Expr) -> tirx.Stmt:
             left, right = loads(one(r, int64(span[0]), k * step))
             count = self.rest if k.same_as(self.steps) else None
-            weight = [right.source, panel, k, int64(span[0] * step)]
+            words = str(right.source.dtype) == "int32"
+            first = [*list(right.indices)[:-3], panel, k, int64(span[0] * (1 if words else step))]
+            weight = [right.source, *first]
             total = self.dot.add(sums, at, [left.source, *left.indices], weight, count)
             return tirx.BufferStore(sums, total, [tirx.Ramp(at, int64(1), span[1]) if span[1] > 1 else at])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from graphopt.targets.tvm.kernels.common.dot import INTEGERS
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, INTEGERS
 from graphopt.targets.tvm.kernels.family import Dtypes, Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
@@ -29,7 +29,7 @@ class Matmul(Family):
         if not isinstance(workload, MatmulWorkload) or workload.k is None:
             return False
         if workload.dtypes in INTEGERS:
-            return workload.packed and not workload.transpose_a
+            return (workload.packed or workload.dtypes == INTEGER) and not workload.transpose_a
         if workload.dtypes in NARROW:
             # Processors without AVX2 have no conversions of float16.
             return workload.packed and (workload.dtypes.weight != "float16" or _converts_halves(machine))
