@@ -53,7 +53,8 @@ def test_the_mobilenet_is_measured(writer: str, tmp_path: Path, capsys: pytest.C
     arguments = ["mobilenet", "--writers", writer, "--target", "x86", "-o", str(out), "--docs", str(guide)]
     foreign_quantized.main(arguments)
     (row,) = json.loads(out.read_text())
-    assert row["share"] > foreign_quantized.LEAST_SHARE
+    assert row["share"] > 0.9  # without dot products, depthwise convolutions stay floats by choice
+    assert all("floats are faster" in reason for reason in row["reasons"])
     assert row["near"] >= foreign_quantized.LEAST_NEAR
     assert foreign_quantized.falls_short({**row, "near": 0.99})
     assert "old" not in guide.read_text()

@@ -212,3 +212,14 @@ def test_sums_of_a_register_tile_stay_in_registers() -> None:
     spilled = len(re.findall(r"\bvpaddd\b.*\(%rsp\)|\bvmovdqu\b.*ymm.*\(%rsp\)$", assembly))
     assert products >= 40
     assert spilled < products / 20
+
+
+@pytest.mark.parametrize(("channels", "taps", "size"), [(64, 3, 56), (1024, 1, 14), (256, 3, 14), (512, 3, 7)])
+def test_the_weights_of_a_tile_stay_in_the_first_cache(channels: int, taps: int, size: int) -> None:
+    """A tile reads them again at each of its positions, faster than the second cache gives them."""
+    machine = Machine(64, 32, 1, 32 << 10, 1 << 20, instructions=frozenset({"sse2", "avx2", "avx512bw", "vnni"}))
+    spec = conv(256, channels, (taps, taps), p=taps // 2)
+    plan = plan_direct(ConvWorkload(spec, 1, (size, size), 16, dtypes=INTEGER), machine)
+    blocks = plan.chunk or channels // 16
+    assert blocks * 16 * taps**2 * plan.vectors * 16 <= machine.l1_bytes * 3 // 4
+    assert plan.columns * plan.vectors >= 14

@@ -138,7 +138,7 @@ FLOAT16, BYTES = Dtypes.of("float16"), Dtypes("uint8", "int8", "int32", "int32")
         dataclasses.replace(conv(24, 24, groups=24), dtypes=dataclasses.replace(BYTES, weight="uint8")),
         dataclasses.replace(conv(), dtypes=BYTES, blocked=False),
         dataclasses.replace(conv(64, 64, 28), dtypes=dataclasses.replace(FLOAT32, result="float16")),
-        MatmulWorkload(8, 8, 8, BYTES, packed=False),
+        MatmulWorkload(8, 8, 8, dataclasses.replace(BYTES, weight="uint8"), packed=False),
         MatmulWorkload(8, 8, None, FLOAT32),
         PlainConvWorkload(conv().spec, 1, (8, 8), Dtypes.of("float64")),
     ],
