@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from graphopt.ir import Model
@@ -20,7 +22,7 @@ _CONVOLUTIONS = {
 """Channels of the data and the result, groups, size of the window, attributes."""
 
 
-def integer_kernels() -> tuple[Model, dict[str, np.ndarray]]:
+def integer_kernels(convolutions: Sequence[str] = tuple(_CONVOLUTIONS)) -> tuple[Model, dict[str, np.ndarray]]:
     """Return the model and its inputs: exact sums, and bytes rounded from sums, with zero points that are not 0."""
     random = np.random.default_rng(7)
 
@@ -31,7 +33,8 @@ def integer_kernels() -> tuple[Model, dict[str, np.ndarray]]:
     weights = {"s": np.float32(0.05), "z": np.uint8(3), "t": np.float32(9.5), "y": np.uint8(120), "h": np.float32(0.01)}
     feeds: dict[str, np.ndarray] = {}
     inputs, outputs, body = [], [], []
-    for number, (channels, results, groups, size, attributes) in enumerate(_CONVOLUTIONS.values()):
+    for number, name in enumerate(convolutions):
+        channels, results, groups, size, attributes = _CONVOLUTIONS[name]
         feeds[f"X{number}"] = numbers("uint8", 1, channels, 9, 11)
         weights[f"w{number}"] = numbers("int8", results, channels // groups, size, size)
         weights[f"c{number}"] = random.uniform(0.005, 0.02, results).astype(np.float32)
