@@ -222,6 +222,8 @@ def test_types() -> None:
 def test_a_matrix_of_16_bits(m: int | None, n: int, k: int, kind: str) -> None:
     """Is read as it is stored, half of float32's bytes, and every other number is a float32."""
     work = MatmulWorkload(m, n, k, Dtypes("float32", kind, "float32", "float32"), packed=True)
+    if kind == "float16" and {"sse2", "avx2"} & MACHINE.instructions == {"sse2"}:
+        pytest.skip("x86 before AVX2 does not convert float16")
     assert Matmul().supports(work, MACHINE)
     plan = MatmulPlan.default(work, MACHINE)
     b = random(k, n).astype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
