@@ -5,7 +5,7 @@ graphopt knows backends only through this protocol and entry points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +15,7 @@ from graphopt.profiling.code import KernelCode
 from graphopt.runtime.manifest import Memory, TensorInfo, Weight, Workloads
 
 if TYPE_CHECKING:
+    from graphopt.compression.latency import Latencies, LayerSizes
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
 
@@ -95,6 +96,25 @@ class Backend(Protocol):
         """Write the library, the weights and the list of kernels (see `graphopt.profiling.kernels`) into `folder`.
 
         The same model, target and tuning records give the same bytes.
+        """
+        ...
+
+    def latencies(self, target: Target, tuning: Tuning) -> Latencies:
+        """Return what is known about the times of layers on `target`; nothing is read or loaded until it is asked."""
+        ...
+
+    def measure(
+        self,
+        layers: Sequence[LayerSizes],
+        make: Callable[[LayerSizes, str], Model],
+        target: Target,
+        tuning: Tuning,
+        progress: Progress,
+    ) -> int:
+        """Measure layers in floats and in integers, in this order, within `tuning.budget`, and keep the results.
+
+        `make` returns the model of a layer in a precision, ready for `build`. Returns how many layers were measured;
+        raises what `tune` raises.
         """
         ...
 

@@ -128,6 +128,7 @@ def compile(
         feeds=feeds,
         observers=[deadline, *observers],
         reproducer=reproducer,
+        latencies=backend.load().latencies(made_for, tuning),
     )
     tell("starting the compiler", 0.2)
     with _new_folder() as folder:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from graphopt.analysis.flops import count_flops
 from graphopt.hardware.target import Target
 from graphopt.ir import Model, Node
-from graphopt.rewriting.pipeline import Observer, PassManager, Pipeline, Step
+from graphopt.rewriting.pipeline import Observer, Pipeline, Step
 from graphopt.rewriting.report import StepResult
 
 from . import backend
-from .optimizing import optimize
+from .optimizing import optimize, run_passes
 
 _PASS = "integer-products"
 _INTEGER = ("ConvInteger", "MatMulInteger")
@@ -53,7 +53,7 @@ def products(model: Model, target: Target) -> list[Product]:
         reason = f"{target.name} has no kernels for integers"
         return [Product(n.label, n.op, count_flops(n), reason) for n in _nodes(optimized) if n.op in _PRODUCTS]
     watch = _Watch()
-    PassManager(lowering, observers=[watch], target=target).run(optimized)
+    run_passes(optimized, lowering, target=target, observers=[watch])
     return watch.products
 
 

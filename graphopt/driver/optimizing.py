@@ -12,9 +12,13 @@ from graphopt.compression.evaluation import Evaluation
 from graphopt.rewriting.pipeline import Observer, PassManager, Pipeline
 from graphopt.rewriting.shapes import fix_shapes
 
+from . import backend
+from .tuning import Tuning
+
 if TYPE_CHECKING:
     import onnx
 
+    from graphopt.compression.latency import Latencies
     from graphopt.data.images import Preprocess
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
@@ -140,6 +144,7 @@ def run_passes(
     observers: Sequence[Observer] = (),
     reproducer: str | os.PathLike[str] | None = None,
     earlier: Report | None = None,
+    latencies: Latencies | None = None,
 ) -> Report:
     """Run `passes` over `model` itself, and report what each did.
 
@@ -156,6 +161,7 @@ def run_passes(
         observers: are notified of every pass.
         reproducer: a folder for what is needed to repeat a failure.
         earlier: the report of a pipeline that ran before, which the result continues.
+        latencies: the times of layers on `target`; by default what the backend has records of.
 
     Raises PipelineError, TargetError, InputError, PassError and VerificationError as `optimize` does.
     """
@@ -176,5 +182,8 @@ def run_passes(
         checks.append(CheckBudget(evaluation))
     if reproducer is not None:
         checks.append(CrashReproducer(os.fspath(reproducer), numbers))
-    manager = PassManager(pipeline, [*checks, *observers], load_target(target) if target else None, evaluation)
+    made_for = load_target(target) if target else None
+    if latencies is None and made_for is not None:
+        latencies = backend.load().latencies(made_for, Tuning())
+    manager = PassManager(pipeline, [*checks, *observers], made_for, evaluation, latencies)
     return manager.run(model, earlier)

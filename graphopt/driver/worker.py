@@ -18,12 +18,13 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import graphopt
 from graphopt import errors, io
+from graphopt.compression.latency import LayerSizes
 from graphopt.errors import CompileError, GraphOptError
 from graphopt.hardware.target import Target
 from graphopt.util.codec import decode, encode
@@ -32,6 +33,7 @@ from graphopt.util.scratch import scratch
 from .backend import Built, Progress
 from .backend import load as load_backend
 from .deadline import Deadline
+from .layer_models import maker
 from .tuning import Tuned, Tuning
 
 _LOG = logging.getLogger(__name__)
@@ -62,6 +64,19 @@ def tune(
     """Measure which kernels are fastest for the model in the file `model` on `target`. Raises what `build` raises."""
     answer = _run_job(_job("tune", model, target, tuning, model.parent), progress, (str(model.parent),), deadline)
     return decode(list[Tuned], answer["tuned"])
+
+
+def measure(
+    layers: Sequence[LayerSizes],
+    target: Target,
+    progress: Progress,
+    tuning: Tuning,
+    deadline: Deadline | None = None,
+) -> int:
+    """Measure layers in floats and in integers on `target`; return how many. Raises what `tune` raises."""
+    plain = {"target": encode(target), "tuning": encode(tuning), "layers": encode(layers)}
+    answer = _run_job({"do": "measure", **plain}, progress, (), deadline)
+    return int(answer["measured"])
 
 
 def _job(what: str, model: Path, target: Target, tuning: Tuning, folder: Path) -> dict[str, Any]:
@@ -203,7 +218,7 @@ def main(work: Path) -> None:
     heard = _WarningCollector()
     logging.getLogger("graphopt").addHandler(heard)
     job = json.loads((work / _JOB).read_text(encoding="utf-8"))
-    folder = Path(job["folder"])
+    folder = Path(job.get("folder", work))
     answer: dict[str, Any]
     try:
         answer = _do(job, progress)
@@ -220,10 +235,13 @@ def main(work: Path) -> None:
 
 
 def _do(job: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    backend, model, target = load_backend(), io.load(Path(job["model"])), decode(Target, job["target"])
-    tuning = decode(Tuning, job["tuning"])
+    backend, target, tuning = load_backend(), decode(Target, job["target"]), decode(Tuning, job["tuning"])
+    if job["do"] == "measure":
+        layers = decode(list[LayerSizes], job["layers"])
+        return {"measured": backend.measure(layers, maker(target), target, tuning, progress)}
     if job["do"] == "tune":
-        return {"tuned": encode(backend.tune(model, target, tuning, progress))}
+        return {"tuned": encode(backend.tune(io.load(Path(job["model"])), target, tuning, progress))}
+    model = io.load(Path(job["model"]))
     return {"built": encode(backend.build(model, target, Path(job["folder"]), progress, tuning))}
 
 

@@ -20,6 +20,7 @@ from graphopt.ir import Graph, Model, Node, Value
 from .rewriter import Rewriter
 
 if TYPE_CHECKING:
+    from graphopt.compression.latency import Latencies
     from graphopt.compression.statistics import ActivationStatistics
     from graphopt.hardware.target import Target
 
@@ -55,6 +56,8 @@ class PassContext:
     floats: Model | None = None
     """The model before the first lossy pass of the pipeline, for those that mend what lossy passes before them did.
     Values that exist in both models have the same names. It must not be changed."""
+    latencies: Latencies | None = None
+    """What is known about the times of layers on the target, for passes that choose how these compute."""
     gate: Callable[[Node], bool] | None = None
     """Called before each rewrite; False means that the rewrite must not happen (pass limits, bisection)."""
     progress: Callable[[str, float], None] = lambda what, done: None

@@ -17,6 +17,7 @@ from .passes import Fidelity, Pass, PassContext
 from .report import Report, StepResult
 
 if TYPE_CHECKING:
+    from graphopt.compression.latency import Latencies
     from graphopt.hardware.target import Target
 
 
@@ -119,7 +120,7 @@ class Observer:
 class PassManager:
     """Runs a pipeline over a model and notifies observers.
 
-    `target` and `evaluation` become part of the passes' context.
+    `target`, `evaluation` and `latencies` become part of the passes' context.
     """
 
     def __init__(
@@ -128,8 +129,10 @@ class PassManager:
         observers: Sequence[Observer] = (),
         target: Target | None = None,
         evaluation: Evaluation | None = None,
+        latencies: Latencies | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.latencies = latencies
         self.observers = list(observers)
         self.target = target
         self.evaluation = evaluation or Evaluation()
@@ -175,7 +178,7 @@ class PassManager:
             observer.before(step, model)
         if step.pass_.fidelity is Fidelity.LOSSY and self._floats is None:
             self._floats = model.copy()
-        context = PassContext(model, self.target, self.evaluation, self._floats)
+        context = PassContext(model, self.target, self.evaluation, self._floats, self.latencies)
         if self.observers:
             context.gate = lambda node: all(observer.allow(step, node) for observer in self.observers)
             context.declined = lambda node, reason: self._tell(step, node, reason)

@@ -26,7 +26,7 @@ from graphopt.passes.quantization._operands import (
     quantized_data,
 )
 from graphopt.passes.quantization._pairs import DEQUANTIZE
-from graphopt.passes.quantization._speed import FLOATS_ARE_FASTER, floats_are_faster
+from graphopt.passes.quantization._speed import why_floats
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _INT32 = np.iinfo(np.int32)
@@ -88,8 +88,8 @@ class IntegerProducts(RewritePass):
             return _integer_matmul(node)
         if not _has_dequantized(node):
             return NOTHING
-        slow, both = floats_are_faster(node, context.target), activation_product(node)
-        found = Miss(FLOATS_ARE_FASTER) if slow else _product(node) if both is None else both
+        slow, both = why_floats(node, context.latencies), activation_product(node)
+        found = Miss(slow) if slow else _product(node) if both is None else both
         if not isinstance(found, Miss):
             return found
         if node.op == "Conv" and node.inputs[1] is not None and _is_dequantized(node.inputs[1]):

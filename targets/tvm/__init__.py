@@ -16,6 +16,9 @@ from graphopt.runtime.manifest import LIBRARY, WEIGHTS, TensorInfo, Workloads
 from graphopt.targets.tvm.probe import requirements
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from graphopt.compression.latency import Latencies, LayerSizes
     from graphopt.hardware.target import Target
     from graphopt.ir import Model
     from graphopt.targets.tvm.device import Device
@@ -47,6 +50,25 @@ class TvmBackend:
         from graphopt.targets.tvm.tuning.tune import tune
 
         return tune(model, target, tuning, progress)
+
+    def latencies(self, target: Target, tuning: Tuning) -> Latencies:
+        """The times of layers in tuning records, or else by closed forms."""
+        from graphopt.targets.tvm.latency import RecordedLatencies
+
+        return RecordedLatencies(target, _folder(tuning), tuning.use_records)
+
+    def measure(
+        self,
+        layers: Sequence[LayerSizes],
+        make: Callable[[LayerSizes, str], Model],
+        target: Target,
+        tuning: Tuning,
+        progress: Progress,
+    ) -> int:
+        """Measure layers in floats and in integers, and save the results as records. Raises what `tune` raises."""
+        from graphopt.targets.tvm.tuning.layers import measure_layers
+
+        return measure_layers(layers, make, target, tuning, progress)
 
     def build(self, model: Model, target: Target, folder: Path, progress: Progress, tuning: Tuning) -> Built:
         """Write `lib.so`, `weights.bin` and `kernels.json` into `folder`.

@@ -89,7 +89,7 @@ class Family(Protocol):
 
     name: str
     version: int
-    """The version, to be incremented when a plan generates different code: earlier measurements are then ignored."""
+    """The version in `kernels/versions.py`."""
     schedules: Mapping[str, Rule]
     """The family's schedules by kind of device ("cpu", "cuda"), each for the functions of `compute` only."""
 

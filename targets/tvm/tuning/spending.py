@@ -10,7 +10,9 @@ from typing import Protocol
 
 from tvm import tirx
 
-from graphopt.driver.tuning import Budget, Tuned
+from graphopt.driver.tuning import Budget, Tuned, Tuning
+from graphopt.errors import InputError, TargetError
+from graphopt.hardware.target import Target
 from graphopt.targets.tvm.tuning.measure import Bench
 
 EACH = 0.5
@@ -36,6 +38,10 @@ class Spending:
         self.each = EACH
         """The average seconds per candidate."""
 
+    def restart(self) -> None:
+        """Count seconds from now on."""
+        self.start = self.clock()
+
     def left(self) -> bool:
         return self.done() < 1
 
@@ -51,6 +57,26 @@ class Spending:
             return min(number, self.budget.measurements - self.spent)
         seconds = (self.budget.seconds or 0) - (self.clock() - self.start)
         return min(number, max(1, int(seconds / self.each)))
+
+
+def checked(target: Target, tuning: Tuning) -> Spending:
+    """Return the account of a run that measures on a target.
+
+    Raises InputError if there is no budget, TargetError if the target cannot be measured.
+    """
+    if tuning.budget is None:
+        raise InputError(
+            "tuning needs a budget", remedy="Write a time such as 5m, or a number of measurements such as 200."
+        )
+    if target.kind != "cpu":
+        raise TargetError(f"kernels for {target.kind} are not tuned yet", where=target.name)
+    if tuning.remote is None and not target.runs_here():
+        raise TargetError(
+            "this machine cannot run code for the target",
+            where=target.name,
+            remedy="Measure on a machine that can: --rpc HOST:PORT --rpc-key KEY.",
+        )
+    return Spending(tuning.budget)
 
 
 class Measuring(Protocol):

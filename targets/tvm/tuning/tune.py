@@ -6,7 +6,6 @@ from pathlib import Path
 
 from graphopt.driver.backend import Progress
 from graphopt.driver.tuning import Tuned, Tuning
-from graphopt.errors import InputError, TargetError
 from graphopt.hardware.target import Target
 from graphopt.ir import Model
 from graphopt.targets.tvm.codegen.build import tvm_target
@@ -19,7 +18,7 @@ from graphopt.targets.tvm.tuning.measure import TvmBench
 from graphopt.targets.tvm.tuning.records import Records
 from graphopt.targets.tvm.tuning.search import Search, functions_of
 from graphopt.targets.tvm.tuning.searched import Searched
-from graphopt.targets.tvm.tuning.spending import Measuring, Spending, spend
+from graphopt.targets.tvm.tuning.spending import Measuring, checked, spend
 from graphopt.targets.tvm.tuning.tuner import Tuner
 
 
@@ -28,18 +27,7 @@ def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> li
 
     Raises TargetError, InputError, CompileError, and UnsupportedError as `lower` does.
     """
-    if tuning.budget is None:
-        raise InputError(
-            "tuning needs a budget", remedy="Write a time such as 5m, or a number of measurements such as 200."
-        )
-    if target.kind != "cpu":
-        raise TargetError(f"kernels for {target.kind} are not tuned yet", where=target.name)
-    if tuning.remote is None and not target.runs_here():
-        raise TargetError(
-            "this machine cannot run code for the target",
-            where=target.name,
-            remedy="Measure on a machine that can: --rpc HOST:PORT --rpc-key KEY.",
-        )
+    spending = checked(target, tuning)
     progress("finding workloads", 0.0)
     folder = None if tuning.records is None else Path(tuning.records)
     records = Records(target, folder)
@@ -52,7 +40,7 @@ def tune(model: Model, target: Target, tuning: Tuning, progress: Progress) -> li
     if not plans.workloads and not functions:
         return []
     with TvmBench(target, tuning.remote) as bench:
-        spending = Spending(tuning.budget)
+        spending.restart()
         parts: list[Measuring] = [Tuner(plans, records, bench, spending, progress)]
         if functions:
             parts.append(Search(functions, made_for, Searched(target, folder), bench, spending, progress))

@@ -11,6 +11,7 @@ from tvm import te
 from graphopt.targets.tvm.kernels.conv import compute, cpu
 from graphopt.targets.tvm.kernels.conv.plan import ConvPlan, PlainConvWorkload, candidates, cost
 from graphopt.targets.tvm.kernels.family import Family, Workload
+from graphopt.targets.tvm.kernels.versions import VERSIONS
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -18,7 +19,7 @@ class PlainConv(Family):
     """Convolution of values in plain layout, of open sizes and of 16-bit floats too."""
 
     name = "conv_plain"
-    version = 1
+    version = VERSIONS[name]
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:

@@ -13,6 +13,7 @@ from graphopt.targets.tvm.kernels.common.dot import INTEGER
 from graphopt.targets.tvm.kernels.depthwise import compute, cpu
 from graphopt.targets.tvm.kernels.depthwise.plan import DepthwisePlan, candidates, plan_depthwise
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
+from graphopt.targets.tvm.kernels.versions import VERSIONS
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -20,7 +21,7 @@ class Depthwise(Family):
     """Depthwise convolution: each channel with its own filter."""
 
     name = "conv_depthwise"
-    version = 1
+    version = VERSIONS[name]
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:

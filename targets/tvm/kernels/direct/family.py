@@ -13,6 +13,7 @@ from graphopt.targets.tvm.kernels.common.dot import INTEGERS
 from graphopt.targets.tvm.kernels.direct import compute, cpu
 from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, candidates, cycles, packed_size, plan_direct
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
+from graphopt.targets.tvm.kernels.versions import VERSIONS
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -20,7 +21,7 @@ class Direct(Family):
     """Direct convolution: a register tile summed over channels and taps."""
 
     name = "conv_direct"
-    version = 2
+    version = VERSIONS[name]
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:

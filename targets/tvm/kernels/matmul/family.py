@@ -12,6 +12,7 @@ from graphopt.targets.tvm.kernels.common.dot import INTEGER, INTEGERS
 from graphopt.targets.tvm.kernels.family import Dtypes, Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
+from graphopt.targets.tvm.kernels.versions import VERSIONS
 from graphopt.targets.tvm.machine import Machine
 
 NARROW = tuple(Dtypes("float32", kind, "float32", "float32") for kind in ("float16", "bfloat16"))
@@ -22,7 +23,7 @@ class Matmul(Family):
     """A matmul with a matrix packed in panels; one that is only known at run time is planned, but not measured."""
 
     name = "matmul"
-    version = 2
+    version = VERSIONS[name]
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:

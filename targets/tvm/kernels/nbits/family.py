@@ -11,6 +11,7 @@ from tvm import te
 from graphopt.targets.tvm.kernels.family import Family, Workload
 from graphopt.targets.tvm.kernels.nbits import compute, cpu
 from graphopt.targets.tvm.kernels.nbits.plan import DTYPES, MIDDLE, Layout, NBitsPlan, NBitsWorkload, plan_nbits
+from graphopt.targets.tvm.kernels.versions import VERSIONS
 from graphopt.targets.tvm.machine import Machine
 
 
@@ -18,7 +19,7 @@ class NBits(Family):
     """Matmul by integers of 2, 4 or 8 bits with a scale for each group, which become floats in registers."""
 
     name = "matmul_nbits"
-    version = 2
+    version = VERSIONS[name]
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:

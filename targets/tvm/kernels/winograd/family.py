@@ -10,6 +10,7 @@ from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
+from graphopt.targets.tvm.kernels.versions import VERSIONS
 from graphopt.targets.tvm.kernels.winograd import compute, cpu
 from graphopt.targets.tvm.kernels.winograd.plan import WinogradPlan, applies, candidates, cycles, worth
 from graphopt.targets.tvm.machine import Machine
@@ -19,7 +20,7 @@ class Winograd(Family):
     """Convolution with a 3x3 kernel and fewer multiplications, at some cost in accuracy (see `winograd.compute`)."""
 
     name = "conv_winograd"
-    version = 1
+    version = VERSIONS[name]
     schedules = {"cpu": cpu.schedule}
 
     def supports(self, workload: Workload, machine: Machine) -> bool:
