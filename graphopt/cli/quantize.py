@@ -92,7 +92,32 @@ PictureOption = Annotated[
     typer.Option(metavar="FILE.svg", help="Draw the sensitivity of layers, or without --sensitivity their errors."),
 ]
 CostOption = Annotated[
-    str, typer.Option(metavar="NAME", help="What the search for layers to quantize saves: flops or bytes.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the search for layers to quantize saves: flops, bytes, or latency with --target.  "
+        "[default: latency with --target, else flops]",
+    ),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="Let layers that are not faster as integers on this target stay floats; `graphopt targets` lists all.",
+        show_default=False,
+    ),
+]
+TuneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tune",
+        metavar="BUDGET",
+        help="Measure the layers in floats and in integers first, for a time (60s, 5m) or a number of measurements "
+        "(200); what earlier runs measured is not measured again. Without it, layers that were never measured are "
+        "estimated; `off` ignores measurements.",
+        show_default=False,
+    ),
 ]
 SpeedOption = Annotated[
     bool, typer.Option("--speed", help="Compile the model before and after for this machine, and time both.")
@@ -121,7 +146,12 @@ def quantize(
     save_statistics: SaveOption = None,
     sensitivity: SensitivityOption = False,
     picture: PictureOption = None,
-    cost: CostOption = "flops",
+    cost: CostOption = None,
+    target: TargetOption = None,
+    tune: TuneOption = None,
+    rpc: options.Rpc = None,
+    rpc_key: options.RpcKey = None,
+    records: options.Records = None,
     speed: SpeedOption = False,
     load: options.Load = None,
     as_json: options.Json = False,
@@ -137,6 +167,7 @@ def quantize(
         graphopt quantize model.onnx -o int8.onnx --calibration samples.npz
         graphopt quantize model.onnx -o int8.onnx -c samples.npz --validate labelled.npz --max-drop 0.5%
         graphopt quantize model.onnx -o int8.onnx -c pictures/ --preprocess imagenet --profile tensorrt
+        graphopt quantize model.onnx -o int8.onnx -c samples.npz --target host --tune 2m
     """
     from graphopt import io
     from graphopt.driver.quantization_plan import profile_options
@@ -147,6 +178,7 @@ def quantize(
     chosen = dict(zip(_CHOSEN, (method, percentile, activations, symmetric, per_channel, patterns), strict=True))
     given = {name: value for name, value in chosen.items() if value is not None}
     _check(out, save_statistics, picture)
+    tuning = options.choose_tuning(tune, records, rpc, rpc_key)
     output, folder = Output(as_json), out.with_name(f"{out.name}.search")
     try:
         with output.progress() as progress:
@@ -163,6 +195,8 @@ def quantize(
                 statistics=statistics or (),
                 sensitivity=sensitivity,
                 cost=cost,
+                target=target,
+                tune=tuning,
                 speed=speed,
                 work_in=folder,
                 progress=progress,
@@ -229,6 +263,8 @@ def _show(output: Output, result: Quantized, model: Path, out: Path) -> None:
     output.table(report.passes.table())
     output.table(report.summary())
     output.table(results_table(report.errors, _WORST))
+    if report.placement is not None:
+        output.table(report.placement.table(_WORST))
     if report.sensitivity is not None:
         output.table(report.sensitivity.table())
     output.table(report.layers_table())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,6 +41,23 @@ class LayerSizes:
     def is_depthwise(self) -> bool:
         """Whether each channel of the result comes from a single channel of the data."""
         return 1 < self.groups == self.data[1] == self.weight[0]
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        if not self.is_conv:
+            return (*self.data[:-1], self.weight[-1])
+        half = len(self.pads) // 2
+        axes = zip(self.data[2:], self.weight[2:], self.strides, self.dilations, strict=True)
+        pads = [begin + end for begin, end in zip(self.pads[:half], self.pads[half:], strict=True)]
+        space = [(n + p - d * (k - 1) - 1) // s + 1 for (n, k, s, d), p in zip(axes, pads, strict=True)]
+        return (self.data[0], self.weight[0], *space)
+
+    @property
+    def products(self) -> int:
+        """The number of multiplications."""
+        summed = math.prod(self.weight[1:]) if self.is_conv else self.data[-1]
+        return math.prod(self.result) * summed
 
     @property
     def key(self) -> str:
@@ -94,10 +112,10 @@ class Latencies(Protocol):
 
 def choose(latencies: Latencies, sizes: LayerSizes) -> Choice:
     """Return the times of a layer: those that were measured if both were, else both estimates."""
-    found = [latencies.measured(sizes, precision) for precision in PRECISIONS]
-    if found[0] is not None and found[1] is not None:
-        return Choice(found[0], found[1], True)
-    return Choice(*(latencies.estimated(sizes, precision) for precision in PRECISIONS), False)
+    floats, integers = latencies.measured(sizes, FLOATS), latencies.measured(sizes, INTEGERS)
+    if floats is not None and integers is not None:
+        return Choice(floats, integers, True)
+    return Choice(latencies.estimated(sizes, FLOATS), latencies.estimated(sizes, INTEGERS), False)
 
 
 def _by(sizes: Sequence[int]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from graphopt.analysis.flops import count_flops
 from graphopt.ir import Model, Node, Value
 
+from .latency import LayerSizes
+
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _INTEGER = frozenset({"ConvInteger", "MatMulInteger"})
 
@@ -16,7 +18,7 @@ class Layer:
     """A convolution or matmul. `flops` is 0 where sizes are open; `bytes` are those of its weights as stored.
 
     `data` and `weights` are the types that a runtime can compute with: those before a DequantizeLinear. `result` is the
-    name of its result.
+    name of its result. `sizes` are what its time depends on, where these are known.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Layer:
     data: str
     weights: str
     result: str = ""
+    sizes: LayerSizes | None = None
 
     @property
     def label(self) -> str:
@@ -60,6 +63,7 @@ def _layer(node: Node) -> Layer:
         _type(data),
         _type(weights),
         node.output.name,
+        LayerSizes.of(node),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt import io
 from graphopt.compression.latency import INTEGERS, LayerSizes
 from graphopt.hardware.target import Target
-from graphopt.ir import Model
+from graphopt.ir import Model, TensorType
 from graphopt.operators import DOMAIN, OLDEST_OPSET, declare
 from graphopt.rewriting.pipeline import PassManager, Pipeline
 from graphopt.rewriting.rewriter import Rewriter
@@ -57,7 +58,7 @@ def _proto(sizes: LayerSizes, integers: bool) -> bytes:
     """Return `Relu(layer(x) + bias)` as a serialized model, in pairs of Q and DQ if on integers."""
     random = np.random.default_rng(0)
     outputs = sizes.weight[0] if sizes.is_conv else sizes.weight[-1]
-    constants = {_SCALE: np.array(0.02, np.float32), _ZERO: np.array(0, np.uint8)}
+    constants: dict[str, np.ndarray] = {_SCALE: np.array(0.02, np.float32), _ZERO: np.array(0, np.uint8)}
     inputs = {"x": sizes.data}
     if sizes.constant:
         numbers = random.integers(-100, 100, sizes.weight).astype(np.int8)
@@ -84,7 +85,7 @@ def _proto(sizes: LayerSizes, integers: bool) -> bytes:
         nodes,
         "layer",
         [helper.make_tensor_value_info(name, type_, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info("y", type_, None)],
+        [helper.make_tensor_value_info("y", type_, sizes.result)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OLDEST_OPSET)], ir_version=9)
@@ -97,7 +98,12 @@ def _product(sizes: LayerSizes, data: str, weight: str, bias: str) -> list[helpe
         if len(sizes.weight) == 2 and sizes.constant:
             return [helper.make_node("Gemm", [data, weight, bias], ["sum"])]
         return [helper.make_node("MatMul", [data, weight], ["product"]), added]
-    attributes = {"strides": sizes.strides, "dilations": sizes.dilations, "pads": sizes.pads, "group": sizes.groups}
+    attributes: dict[str, Any] = {
+        "strides": sizes.strides,
+        "dilations": sizes.dilations,
+        "pads": sizes.pads,
+        "group": sizes.groups,
+    }
     return [helper.make_node("Conv", [data, weight, bias], ["sum"], **attributes)]
 
 
@@ -109,12 +115,12 @@ def _block_input(model: Model, sizes: LayerSizes, lanes: int) -> None:
     declare(rewriter, "FromBlocked")
     plain_type = data.type
     channels = sizes.data[1]
-    assert plain_type is not None
+    assert isinstance(plain_type, TensorType)
     shape = (sizes.data[0], -(-channels // lanes), *sizes.data[2:], lanes)
     made = rewriter.op("FromBlocked", [data], {"channels": channels}, domain=DOMAIN, types=[plain_type])
     rewriter.replace_uses(data, made.output)
     rewriter.set_input(made, 0, data)
-    rewriter.set_type(data, type(plain_type)(data.dtype, shape))  # type: ignore[call-arg]
+    rewriter.set_type(data, TensorType(plain_type.dtype, shape))
 
 
 def maker(target: Target) -> Callable[[LayerSizes, str], Model]:

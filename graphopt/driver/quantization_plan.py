@@ -90,6 +90,11 @@ class Plan:
             chosen = _with(chosen, {"ignore": (*chosen.options["ignore"], *ignore)})
         return Pipeline((PassStep(chosen),))
 
+    def without(self, patterns: Sequence[str]) -> Plan:
+        """The same with further patterns of nodes that stay floats."""
+        ignored = (*self.quantizing.options["ignore"], *patterns)
+        return dataclasses.replace(self, quantizing=_with(self.quantizing, {"ignore": ignored})) if patterns else self
+
     def tail(self, ignore: Sequence[str] = ()) -> Pipeline:
         """The same, and what comes after it."""
         return Pipeline((*self.alone(ignore).steps, *self.after))

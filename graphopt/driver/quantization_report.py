@@ -14,6 +14,7 @@ from graphopt.util.codec import encode
 from graphopt.util.tables import Table, format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
+    from .placing import Placement
     from .speed import Speed
 
 
@@ -25,7 +26,7 @@ class QuantizationReport:
     quantization found and left it. `reasons`: why layers were left, by their labels. `limit`: the largest loss allowed,
     None without a budget. `warnings`: what looks wrong about the data. `tried`: how many whole models were measured.
     `errors`: those of the layers' results. `costs`: the layers before and after in `unit`, by the cost table.
-    `speed`: what was measured on this machine, if that was requested.
+    `speed`: what was measured on this machine, if that was requested. `placement`: where layers are faster on a target.
     """
 
     pipeline: str
@@ -43,6 +44,7 @@ class QuantizationReport:
     unit: str = ""
     tried: int = 1
     files: dict[str, int] = field(default_factory=dict)
+    placement: Placement | None = None
 
     @property
     def met(self) -> bool:
@@ -65,6 +67,10 @@ class QuantizationReport:
 
     def reason(self, layer: Layer) -> str:
         """Why a layer was left as it was, as the first lossy pass that declined it told."""
+        placed = [] if self.placement is None else self.placement.floats
+        for one in placed:
+            if one.layer.label == layer.label:
+                return one.reason
         why = self.reasons.get(layer.label, "")
         return why.partition(": ")[2] or why
 
@@ -91,13 +97,16 @@ class QuantizationReport:
         measured = self.measured
         table.add(f"{measured.metric} on {measured.cases:,} cases", f"{measured.before:.4g}", f"{measured.after:.4g}")
         if self.costs[0]:
-            table.add(f"predicted cost of convolutions and matmuls ({self.unit})", *map(format_count, self.costs))
+            table.add(f"predicted cost of convolutions and matmuls ({self.unit})", *map(self._cost_text, self.costs))
         if self.speed is not None:
             times = (format_seconds(one.p50) for one in (self.speed.before, self.speed.after))
             table.add("measured time of a run, compiled for this machine, one thread", *times)
         table.add("convolutions and matmuls quantized", "0", f"{len(self.changed)} of {len(self.after)}")
         table.add("their share of the arithmetic", "0%", f"{self.share:.1%}")
         return table
+
+    def _cost_text(self, cost: float) -> str:
+        return format_seconds(cost) if self.unit == "seconds" else format_count(cost)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -112,6 +121,7 @@ class QuantizationReport:
             "tried": self.tried,
             "errors": results_json(self.errors),
             "predicted": {"unit": self.unit, "before": self.costs[0], "after": self.costs[1]},
+            "placement": None if self.placement is None else self.placement.to_json(),
             "speed": None if self.speed is None else self.speed.to_json(),
             "sensitivity": None if self.sensitivity is None else self.sensitivity.to_json(),
             "report": self.passes.to_json(),

@@ -10,22 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt import io
-from graphopt.compression.costs import COSTS
+from graphopt.compression.costs import COSTS, LATENCY, CostTable, LatencyCost
 from graphopt.compression.judge import Judge
 from graphopt.compression.layer_errors import result_errors
 from graphopt.compression.layers import layers_of
 from graphopt.compression.store import StatisticsStore, load_statistics
 from graphopt.compression.suspicions import suspicions
 from graphopt.errors import GraphOptError, InputError, PassError
+from graphopt.hardware.target import Target
 from graphopt.ir import Model, infer_shapes
 from graphopt.proof.metrics import LABELS, Metric
 from graphopt.rewriting.shapes import fix_shapes
 
 from .mixed_precision import Folder, Search
 from .optimizing import evaluate_on, run_passes
-from .quantization_plan import Plan, Tell, Watch
+from .placing import Placement, Placing, check_cost
+from .quantization_plan import SEARCHABLE, Plan, Tell, Watch, exactly
 from .quantization_report import QuantizationReport
 from .speed import measure_speed
+from .tuning import Tuning
 
 if TYPE_CHECKING:
     import onnx
@@ -62,7 +65,9 @@ def quantize(
     preprocess: Preprocess | str | None = None,
     statistics: Sequence[str | os.PathLike[str]] = (),
     sensitivity: bool = False,
-    cost: str = "flops",
+    cost: str | None = None,
+    target: Target | str | os.PathLike[str] | None = None,
+    tune: Tuning | str | int | None = None,
     speed: bool = False,
     work_in: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -82,27 +87,35 @@ def quantize(
         validation, metric, budget, preprocess: see `evaluate_on`. With labels, the metric is the accuracy by default.
         statistics: files that `graphopt quantize --save-statistics` wrote, used instead of running the samples again.
         sensitivity: measure the error of each layer, even if the budget does not need it.
-        cost: what the search saves, and what the report predicts: one of `graphopt.compression.costs.COSTS`.
-        speed: compile the model before and after for this machine, and time both.
+        cost: what the search saves, and what the report predicts: one of `graphopt.compression.costs.COSTS`, or
+            "latency" with a target. By default "latency" if there is a target, else "flops".
+        target: layers that are not faster as integers on it stay floats: by measurements of earlier runs, or else by a
+            closed form.
+        tune: measure layers of which there is no record first, for a time ("60s", "5m") or a number of measurements.
+        speed: compile the model before and after, for the target or else for this machine, and time both.
         work_in: a folder that keeps the state of the search, and from which it goes on.
         progress: is called with the current activity and the completed share (0 to 1).
 
     Raises InputError, ModelError, PipelineError and PassError for invalid arguments, also if there is nothing to
     quantize, and OracleError if ONNX Runtime cannot run the model.
     """
-    if cost not in COSTS:
-        raise InputError(f"there is no cost table '{cost}'", remedy=f"the tables are: {', '.join(COSTS)}")
+    placing = Placing.of(target, tune)
+    cost = check_cost(cost, placing)
     plan = Plan.parse(passes, options or {})
+    if placing is not None and not plan.searchable:
+        raise InputError(f"only {SEARCHABLE} places layers, and '{passes}' lacks it", remedy="omit the target")
     original = io.load(model)
     fix_shapes(original, inputs or {})
     evaluation = _evaluation(original, samples, validation, metric, budget, preprocess)
     store = StatisticsStore(load_statistics([Path(path) for path in statistics]), keep_all=True)
-    job = _Job(plan, dataclasses.replace(evaluation, statistics=store), cost, progress or (lambda what, done: None))
+    tell = progress or (lambda what, done: None)
+    job = _Job(plan, dataclasses.replace(evaluation, statistics=store), cost, tell, placing)
     result = job.run(original, sensitivity, None if work_in is None else Path(work_in))
     if speed:
         feed = next(iter(evaluation.cases())).inputs
         try:
-            result.report.speed = measure_speed(original, result.model, feed, job.part(0.9, 1.0))
+            place = "host" if placing is None or not placing.target.runs_here() else placing.target
+            result.report.speed = measure_speed(original, result.model, feed, job.part(0.9, 1.0), place)
         except GraphOptError as error:  # the result is good, and may have taken hours
             result.report.warnings.append(f"the speed could not be measured: {error}")
     return result
@@ -131,6 +144,9 @@ class _Job:
     evaluation: Evaluation
     cost: str
     progress: Progress
+    placing: Placing | None = None
+    latency: LatencyCost | None = None
+    """What layers take on the target, once these are placed."""
 
     def run(self, original: Model, sensitivity: bool, folder: Path | None) -> Quantized:
         self.progress("checking the data", 0.0)
@@ -143,11 +159,13 @@ class _Job:
             report = run_passes(prepared, self.plan.head, evaluation=self._lossy, observers=[tell])
             infer_shapes(prepared)
             before = self._layers(prepared)
-            result, passes, reasons = self._quantized(prepared, report, (), self.part(0.15, 0.5))
+            placement = self._place(before)
+            result, passes, reasons = self._quantized(prepared, report, (), self.part(0.2, 0.5))
             measured = judge.measure(result, progress=self.part(0.5, 0.6))
             found = QuantizationReport(
                 str(self.plan.whole()), passes, before, self._layers(result), measured, reasons, self._limit, warnings
             )
+            found.placement = placement
             if self._store.unused:
                 raise InputError(
                     "the statistics are of another model, or of this one after other passes",
@@ -178,7 +196,7 @@ class _Job:
             lambda ignore: self._alone(prepared, ignore),
             lambda ignore: self._quantized(prepared, report, ignore)[0],
             judge,
-            COSTS[self.cost](),
+            self._costs(),
             Folder.of(folder, self._digest(prepared)),
             self.part(0.6, 0.85),
         )
@@ -205,12 +223,26 @@ class _Job:
         changed = {layer.label for layer in found.changed}
         layers = [layer for layer in found.before if layer.label in changed]
         found.errors = result_errors(prepared, result, layers, data, self.part(0.85, 0.9))
-        table = COSTS[self.cost]()
+        table = self._costs()
         found.unit = table.unit
         found.costs = (
             sum(table.cost(layer, layer.precision) for layer in found.before),
             sum(table.cost(layer, layer.precision) for layer in found.after),
         )
+
+    def _place(self, layers: Sequence[Layer]) -> Placement | None:
+        """Let layers that are not faster as integers on the target stay floats."""
+        if self.placing is None:
+            return None
+        placement, self.latency = self.placing.place(layers, self.part(0.15, 0.2))
+        self.plan = self.plan.without([exactly(one.layer.name) for one in placement.floats])
+        return placement
+
+    def _costs(self) -> CostTable:
+        if self.cost == LATENCY:
+            assert self.latency is not None
+            return self.latency
+        return COSTS[self.cost]()
 
     def _quantized(
         self, prepared: Model, report: Report, ignore: Sequence[str], progress: Progress = lambda what, done: None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graphopt.hardware.target import Target
 from graphopt.ir import Model
 from graphopt.profiling.bench import Timing, interleave
 
@@ -34,17 +35,19 @@ class Speed:
         return {"before": self.before.to_json(), "after": self.after.to_json(), "ratio": self.ratio}
 
 
-def measure_speed(before: Model, after: Model, inputs: Mapping[str, Any], progress: Progress) -> Speed:
-    """Compile both models for this machine with the shapes of these inputs, and time them.
+def measure_speed(
+    before: Model, after: Model, inputs: Mapping[str, Any], progress: Progress, target: Target | str = "host"
+) -> Speed:
+    """Compile both models for a target that runs here with the shapes of these inputs, and time them.
 
     Raises UnsupportedError and CompileError for a model that cannot be compiled.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     progress("speed: compiling the model before", 0.0)
-    first = compile(before, inputs=shapes)
+    first = compile(before, target, inputs=shapes)
     progress("speed: compiling the model after", 0.4)
-    second = compile(after, inputs=shapes)
+    second = compile(after, target, inputs=shapes)
     progress("speed: timing both", 0.8)
     runners = {"before": lambda: first.run(arrays), "after": lambda: second.run(arrays)}
     timings = interleave(runners, runs=_RUNS, seconds=_SECONDS)

@@ -6,7 +6,6 @@ Records are read without loading TVM. The closed form asks the kernel families, 
 from __future__ import annotations
 
 import functools
-import math
 from pathlib import Path
 
 from graphopt.compression.latency import INTEGERS, LayerSizes
@@ -54,7 +53,7 @@ class RecordedLatencies:
 
     def estimated(self, sizes: LayerSizes, precision: str) -> float:
         """Return the seconds of a layer by its products, as many at a time as the target's instructions make."""
-        products = _products(sizes)
+        products = sizes.products
         lanes = max(1, self.target.vector_bits // 32)
         seconds = products / (2 * lanes * _CLOCK)
         if precision == INTEGERS:
@@ -71,17 +70,6 @@ class RecordedLatencies:
         from graphopt.targets.tvm.tuning.estimates import winograd_share
 
         return winograd_share(sizes, self.target)
-
-
-def _products(sizes: LayerSizes) -> int:
-    """Return the multiplications of a layer."""
-    if not sizes.is_conv:
-        return math.prod(sizes.data) * sizes.weight[-1]
-    axes = zip(sizes.data[2:], sizes.weight[2:], sizes.strides, sizes.dilations, strict=True)
-    half = len(sizes.pads) // 2
-    pads = [begin + end for begin, end in zip(sizes.pads[:half], sizes.pads[half:], strict=True)]
-    space = [(n + p - d * (k - 1) - 1) // s + 1 for (n, k, s, d), p in zip(axes, pads, strict=True)]
-    return sizes.data[0] * math.prod(space) * math.prod(sizes.weight)
 
 
 def _speedup(sizes: LayerSizes, target: Target) -> float:
