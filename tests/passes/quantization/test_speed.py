@@ -5,16 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphopt.compression.latency import INTEGERS, Latencies, LayerSizes
+from graphopt.driver import backend
+from graphopt.driver.optimizing import run_passes
+from graphopt.driver.tuning import Tuning
 from graphopt.hardware.target import Target
 from graphopt.ir import Model
+from graphopt.passes.quantization._speed import ESTIMATED, MEASURED
 from graphopt.passes.quantization.integer_products import IntegerProducts
 from graphopt.proof.oracle import run_reference
-from graphopt.rewriting.pipeline import PassManager, Pipeline
+from graphopt.rewriting.pipeline import Pipeline
 from graphopt.rewriting.report import Report
 from tests.helpers import model_of
 
 DQ = "DequantizeLinear"
-REASON = "Conv: floats are faster on this machine"
+REASON = f"Conv: {ESTIMATED}"
 
 
 def conv(size: int, channels: int, outputs: int, kernel: int = 3, attributes: str = "", groups: int = 1) -> Model:
@@ -34,7 +39,12 @@ def conv(size: int, channels: int, outputs: int, kernel: int = 3, attributes: st
 
 def run(model: Model, target: str | None) -> Report:
     pipeline = Pipeline.parse("infer-shapes").steps + Pipeline.parse(IntegerProducts.name).steps
-    return PassManager(Pipeline(pipeline), target=target and Target.load(target)).run(model)
+    return run_passes(model, Pipeline(pipeline), target=target, latencies=latencies(target))
+
+
+def latencies(name: str | None) -> Latencies | None:
+    """Closed forms, whatever was measured on this machine."""
+    return None if name is None else backend.load().latencies(Target.load(name), Tuning(use_records=False))
 
 
 def placed(model: Model, target: str | None) -> str:
@@ -47,9 +57,8 @@ def placed(model: Model, target: str | None) -> str:
 @pytest.mark.parametrize("target", ["x86", "x86:v2", "x86:znver3"])
 def test_what_winograd_computes_stays_floats_without_dot_products(target: str) -> None:
     assert placed(conv(56, 64, 64), target) == "Conv"
-    assert placed(conv(14, 128, 64), target) == "Conv"
-    assert placed(conv(7, 128, 64), target) == "ConvInteger"
-    assert placed(conv(56, 8, 64), target) == "ConvInteger"
+    assert placed(conv(28, 128, 64), target) == "Conv"
+    assert placed(conv(7, 128, 64), target) == ("Conv" if target == "x86:v2" else "ConvInteger")
     assert placed(conv(56, 64, 64, attributes=", strides = [2,2]"), target) == "ConvInteger"
     assert placed(conv(56, 64, 64, attributes=", dilations = [2,2]"), target) == "ConvInteger"
     assert placed(conv(28, 64, 64, kernel=1), target) == "ConvInteger"
@@ -80,12 +89,34 @@ def test_sizes_that_are_not_known_are_not_transformed() -> None:
         assert placed(model_of(text, weights), "x86") == op
 
 
+class Times:
+    """Given times instead of measured ones: integers take `factor` times as long."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def measured(self, sizes: LayerSizes, precision: str) -> float | None:
+        return self.factor if precision == INTEGERS else 1.0
+
+    def estimated(self, sizes: LayerSizes, precision: str) -> float:
+        raise AssertionError("what was measured is not estimated")
+
+
+@pytest.mark.parametrize(("factor", "op"), [(1.2, "Conv"), (0.8, "ConvInteger")])
+def test_measured_times_decide(factor: float, op: str) -> None:
+    model = conv(14, 32, 32, kernel=1)
+    passes = f"infer-shapes,{IntegerProducts.name}"
+    report = run_passes(model, passes, target="x86:cascadelake", latencies=Times(factor))
+    assert op in [node.op for node in model.graph.nodes]
+    assert (f"Conv: {MEASURED}" in report.steps[-1].misses) == (op == "Conv")
+
+
 def test_floats_stand_for_the_same_numbers() -> None:
     """Weights and bias are constants afterwards; the data is still what the integers stand for."""
-    model = conv(20, 16, 32)
+    model = conv(28, 64, 32)
     before = model.copy()
     run(model, "x86")
     assert [node.op for node in model.graph.nodes] == [DQ, "Conv"]
-    data = {"X": np.random.default_rng(1).integers(0, 256, (1, 16, 20, 20)).astype(np.uint8)}
+    data = {"X": np.random.default_rng(1).integers(0, 256, (1, 64, 28, 28)).astype(np.uint8)}
     expected, found = (run_reference(one, data)["Y"] for one in (before, model))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
