@@ -119,7 +119,7 @@ def descend(weights: np.ndarray, integers: np.ndarray, steps: Steps, gram: np.nd
                 moves[..., k - start] = own.floats(best) - now
                 integers[..., k] = best
                 slope[..., part] += moves[..., k - start, None] * gram[:, None, k, part]
-            changed += np.count_nonzero(moves)
+            changed += int(np.count_nonzero(moves))
             slope += np.matmul(moves, _without(gram[:, part], part))
         if changed <= _HARDLY_ANY * integers.size:
             break
