@@ -63,7 +63,7 @@ class _Callers(PyExprMutator):
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         kernel = _kernel(call)
-        if kernel not in self.mixed or not _is_harmless(call, self.weights):
+        if kernel is None or kernel not in self.mixed or not _is_harmless(call, self.weights):
             return self.visit_expr_post_order(call)
         call = self.visit_expr_post_order(call)
         if kernel not in self.names:
