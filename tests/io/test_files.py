@@ -397,7 +397,7 @@ def test_graphsurgeon_bridge() -> None:
 
 
 def test_types_of_pairs_are_omitted_and_restored(tmp_path: Path) -> None:
-    """Files do not state what follows from the inputs of QuantizeLinear and DequantizeLinear; what does not, they do."""
+    """Files state what does not follow from the inputs of QuantizeLinear and DequantizeLinear, and nothing else."""
     text = """
     <ir_version: 10, opset_import: ["" : 21]>
     f (float[N, 3] x, float scale, float[N] y) => (float[N, 3] result, float[N] odd)
@@ -418,7 +418,8 @@ def test_types_of_pairs_are_omitted_and_restored(tmp_path: Path) -> None:
     again = io.load(tmp_path / "pairs.onnx")
     for name in "abcde":
         value, before = again.graph.find(name), model.graph.find(name)
-        assert value is not None and before is not None
+        assert value is not None
+        assert before is not None
         assert value.type == before.type
         assert value.type is not None or name == "e"
     types = [node.outputs[0].type for node in again.graph.nodes]
