@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def call_others(
     callers = _Callers(mod, others)
     for name, func in mod.functions_items():
         if isinstance(func, relax.Function):
-            callers.chosen = lambda call, func=func: chosen(func, call)
+            callers.chosen = functools.partial(chosen, func)
             callers.builder_.update_func(name, callers.visit_expr(func))
     return callers.builder_.finalize()
 
