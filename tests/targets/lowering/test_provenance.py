@@ -98,7 +98,7 @@ def test_both_operands_of_a_sum_of_quantized_products_are_stored_as_integers() -
     scale = {"scale": np.float32(0.1).reshape(()), "zero": np.uint8(3).reshape(())}
     calls = found(text, weights | scale)
     assert len(calls) == 2
-    # What makes floats of both is where they are added. (Processors without dot products of bytes store wider integers.)
+    # Both become floats where they are added. (Processors without dot products of bytes store wider integers.)
     assert {"one_dq", "two_dq", "sum"} <= set(calls[-1].layers)
 
 
