@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 _BLOCK = 128
+_HARDLY_ANY = 1e-3
+"""The part of the weights that must move in a sweep for another one to be worth its time."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def descend(weights: np.ndarray, integers: np.ndarray, steps: Steps, gram: np.nd
     diagonal = np.maximum(np.einsum("gkk->gk", gram), np.finfo(np.float64).tiny)
     for _ in range(sweeps):
         slope = np.matmul(steps.floats(integers) - weights, gram)
-        changed = False
+        changed = 0
         for start in range(0, gram.shape[-1], _BLOCK):
             part = slice(start, min(start + _BLOCK, gram.shape[-1]))
             moves = np.zeros((*integers.shape[:2], part.stop - start))
@@ -117,9 +119,9 @@ def descend(weights: np.ndarray, integers: np.ndarray, steps: Steps, gram: np.nd
                 moves[..., k - start] = own.floats(best) - now
                 integers[..., k] = best
                 slope[..., part] += moves[..., k - start, None] * gram[:, None, k, part]
-            changed |= bool(np.any(moves))
+            changed += int(np.count_nonzero(moves))
             slope += np.matmul(moves, _without(gram[:, part], part))
-        if not changed:
+        if changed <= _HARDLY_ANY * integers.size:
             break
     return integers
 

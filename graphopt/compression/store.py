@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from graphopt.errors import InputError
 from graphopt.ir import Model, Tensor
 from graphopt.ir.write_proto import write_model
 
+from .products import Moments
 from .statistics import ActivationStatistics, collect
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ class StatisticsStore:
 
     `loaded`: statistics of earlier runs, of the model in the same state: with the same weights, after the same passes.
     `keep_all`: collect all kinds, so that the saved statistics serve any calibration.
+    `grams`: what passes found out last about what products sum, and a key that says of which products.
     """
 
     loaded: list[ActivationStatistics] = field(default_factory=list)
     keep_all: bool = False
     known: dict[str, list[ActivationStatistics]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
+    grams: tuple[Hashable, list[Moments]] | None = None
 
     def __post_init__(self) -> None:
         for statistics in self.loaded:

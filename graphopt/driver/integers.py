@@ -35,7 +35,9 @@ class Product:
 
 def is_quantized(model: Model) -> bool:
     """Return whether a model computes, or stores weights, as integers with scales."""
-    return any(node.op_type in _MARKS or node.op_type.startswith(("QLinear", "QGemm")) for node in _nodes(model))
+    return any(
+        node.op_type in _MARKS or node.op_type.startswith(("QLinear", "QGemm", "QAttention")) for node in _nodes(model)
+    )
 
 
 def _nodes(model: Model) -> list[Node]:

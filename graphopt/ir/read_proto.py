@@ -15,6 +15,7 @@ from . import edit
 from .attribute import Attribute, AttributeKind
 from .frozen import write
 from .graph import Graph
+from .implied import restore_types
 from .model import Function, Model
 from .node import ORIGIN, Node, Value
 from .sparse import SparseReader
@@ -70,6 +71,7 @@ def read_model(
     reader.graph(proto.graph, model.graph, overridable=proto.ir_version >= 4)
     for graph in (model.graph, *(f.graph for f in model._functions.values())):
         reader.sort(graph)
+    restore_types(model.graph.all_graphs())
     for domain in dict.fromkeys(node.domain for node in model.graph.all_nodes()):
         if domain in _RUNTIME_DOMAINS and domain not in model.opsets:
             tell(f"no opset is imported for domain '{domain}': version {_RUNTIME_DOMAINS[domain]} is assumed")

@@ -9,6 +9,7 @@ import onnx
 
 from .attribute import Attribute, AttributeKind
 from .graph import Graph
+from .implied import is_implied
 from .model import Function, Model
 from .node import ORIGIN, Node, Value
 from .tensor import Tensor
@@ -87,13 +88,10 @@ def write_graph(graph: Graph, proto: onnx.GraphProto, tensor_writer: TensorWrite
         _write_value_infos(node, graph, proto)
 
 
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
-
-
 def _write_value_infos(node: Node, graph: Graph, proto: onnx.GraphProto | onnx.FunctionProto) -> None:
-    """Describe the results of a node, except types that its inputs tell: pairs double the number of values."""
+    """Describe the results of a node, except types that reading the file restores."""
     for value in node.outputs:
-        described = (value.type is not None and node.op not in _PAIR) or value.doc_string or value.metadata
+        described = (value.type is not None and not is_implied(value)) or value.doc_string or value.metadata
         if value.name and described and graph not in value.output_of:
             write_value(value, proto.value_info.add())
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import Node, Value
+from graphopt.passes.layout._channels import Constant, constant_of
 from graphopt.passes.layout._phases import Axis, Piece, pieces_of, reaches
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
@@ -22,6 +23,8 @@ MOST_PIECES = 9
 @dataclass(frozen=True)
 class _Match:
     node: Node
+    weight: Constant
+    bias: Constant | None
     axes: tuple[Axis, ...]
     pieces: tuple[Piece, ...]
     groups: int
@@ -50,7 +53,7 @@ class ExpandConvTranspose(RewritePass):
     read the same inputs are channels of one convolution, and DepthToSpace moves them to their positions. Convolutions
     have fast kernels, and moving costs little. If there are too few channels or too many phases for one convolution
     each, a single one computes all phases, provided that each phase has a tap for every input that one of them reads:
-    a zero in place of a missing tap would make NaN of an infinity.
+    a zero in place of a missing tap would make NaN of an infinity. Weights that are stored as integers remain so.
     """
 
     name: ClassVar[str] = "expand-conv-transpose"
@@ -58,13 +61,13 @@ class ExpandConvTranspose(RewritePass):
     ops: ClassVar[tuple[str, ...]] = ("ConvTranspose",)
 
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
-        data, weight, bias = node.input(0), node.input(1), node.input(2)
-        if weight is None or weight.constant is None or (bias is not None and bias.constant is None):
+        data, weight, bias = node.input(0), constant_of(node.input(1), 1), constant_of(node.input(2), 0)
+        if weight is None or (bias is None and node.input(2) is not None):
             return Miss("the weight or the bias is computed")
-        shape = weight.constant.shape
+        shape = weight.array.shape
         if len(shape) < 3 or 0 in shape:
             return Miss("its kernel is empty")
-        if not np.isfinite(weight.constant.numpy().astype(np.float32)).all():
+        if not weight.is_finite:
             return Miss("a weight is no finite number: times the zeros of a convolution's padding, it is NaN")
         sizes = _sizes(data, len(shape) - 2)
         found = reaches(node, shape[2:], sizes)
@@ -84,7 +87,7 @@ class ExpandConvTranspose(RewritePass):
             and _products(joined, shape[1], 1) < _products(axes, shape[1], len(pieces))
         ):
             axes, pieces = joined, pieces_of(joined)
-        match = _Match(node, tuple(axes), tuple(pieces), groups, shape[1] * groups)
+        match = _Match(node, weight, bias, tuple(axes), tuple(pieces), groups, shape[1] * groups)
         if not match.is_square and sum(not isinstance(size, int) for size in sizes) > 1:
             return Miss("more than one size of its input is not known")
         return match
@@ -113,19 +116,19 @@ def _products(axes: Sequence[Axis], outputs: int, pieces: int) -> float:
 
 def _convolution(match: _Match, piece: Piece, rewriter: Rewriter) -> Value:
     """Return the convolution that computes the phases of a piece."""
-    data, weight, bias = match.node.inputs[0], match.node.inputs[1], match.node.input(2)
-    assert weight is not None
-    assert weight.constant is not None
-    kernel, phases = piece.weight(weight.constant.numpy(), match.groups), len(piece.phases)
+    kernel, phases = piece.weight(match.weight.array, match.groups), len(piece.phases)
     if match.is_inner:
         kernel = kernel.swapaxes(1, 2)
     kernel = np.ascontiguousarray(kernel.reshape(phases * match.outputs, *kernel.shape[3:]))
-    operands = [data, rewriter.constant(kernel, weight.name)]
-    if bias is not None:
-        assert bias.constant is not None
-        numbers = bias.constant.numpy()
-        several = np.repeat(numbers, phases) if match.is_inner else np.tile(numbers, phases)
-        operands.append(rewriter.constant(several, bias.name))
+
+    def channels(numbers: np.ndarray) -> np.ndarray:
+        """Return the number of each of the convolution's channels: a phase of a channel has that of the channel."""
+        return np.repeat(numbers, phases) if match.is_inner else np.tile(numbers, phases)
+
+    weight = match.weight.moved(kernel, lambda numbers: channels(np.tile(numbers, match.groups)))
+    operands = [match.node.inputs[0], weight.value(rewriter)]
+    if match.bias is not None:
+        operands.append(match.bias.moved(channels(match.bias.array), channels).value(rewriter))
     attributes = {"kernel_shape": list(kernel.shape[2:]), "group": match.groups, "pads": piece.pads}
     attributes["dilations"] = [axis.dilation for axis in match.axes]
     return rewriter.op("Conv", operands, attributes).output

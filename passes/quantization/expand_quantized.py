@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt.ir import DType, Node, Tensor, Value
 from graphopt.passes.matching.match import below_opset
+from graphopt.passes.quantization._attention import attention_of_floats, why_not_expanded
 from graphopt.rewriting.passes import Fidelity, Miss, PassContext, RewritePass, Rewriter
 
 _MICROSOFT = "com.microsoft"
@@ -43,9 +44,9 @@ class _Match:
 class ExpandQuantized(RewritePass):
     """Turn operators on quantized tensors into float ones between DequantizeLinear and QuantizeLinear.
 
-    QLinearConv and QLinearMatMul, and com.microsoft's QGemm, QLinear*, DynamicQuantizeMatMul, MatMulIntegerToFloat,
-    QuantizeLinear and DequantizeLinear; later passes then see one form. Where two roundings are done in another order,
-    a result may differ by one step.
+    QLinearConv and QLinearMatMul, and com.microsoft's QGemm, QLinear*, QAttention, DynamicQuantizeMatMul,
+    MatMulIntegerToFloat, QuantizeLinear and DequantizeLinear; later passes then see one form. Where two roundings are
+    done in another order, a result may differ by one step.
     """
 
     name: ClassVar[str] = "expand-quantized"
@@ -54,7 +55,7 @@ class ExpandQuantized(RewritePass):
         "QLinearConv",
         "QLinearMatMul",
         *(f"{_MICROSOFT}::{name}" for name in (*_SIMPLE, "QLinearConcat", "QLinearWhere")),
-        *(f"{_MICROSOFT}::{name}" for name in ("QGemm", "QLinearConv", "DynamicQuantizeMatMul")),
+        *(f"{_MICROSOFT}::{name}" for name in ("QAttention", "QGemm", "QLinearConv", "DynamicQuantizeMatMul")),
         *(f"{_MICROSOFT}::{name}" for name in ("MatMulIntegerToFloat", "QuantizeLinear", "DequantizeLinear")),
     )
 
@@ -90,6 +91,8 @@ def _scales(node: Node) -> Sequence[Value | None]:
             places = (2, 3)
         case "MatMulIntegerToFloat":
             places = (3, 5)
+        case "QAttention":
+            places = (4, 7)
         case _:
             places = range(1, len(inputs))
     return [inputs[place] for place in places if place < len(inputs)]
@@ -104,6 +107,8 @@ def _declined(node: Node, context: PassContext) -> str | None:
     """Return why an operator with constant scales has no float counterpart; None if it has one."""
     opset = context.model.opset
     match node.op_type:
+        case "QAttention":
+            return why_not_expanded(node)
         case "QLinearConv" | "QGemm":
             bias = node.input(8 if node.op_type == "QLinearConv" else 6)
             return "its bias is computed" if bias is not None and bias.constant is None else None
@@ -252,6 +257,13 @@ def _dynamic_matmul(node: Node, rewriter: Rewriter) -> Value:
     return _product(rewriter, made, [weight, scale, zero], bias)
 
 
+def _attention(node: Node, rewriter: Rewriter) -> Value:
+    """Only the product that makes queries, keys and values is quantized; the attention itself is one of floats."""
+    data, weight, bias, scale, weight_scale, mask, zero, weight_zero = (*node.inputs, None, None, None)[:8]
+    joined = _product(rewriter, [data, scale, zero], [weight, weight_scale, weight_zero], bias)
+    return attention_of_floats(node, joined, mask, rewriter)
+
+
 def _integer_matmul(node: Node, rewriter: Rewriter) -> Value:
     data, weight, data_scale, scale, data_zero, zero, bias = (*node.inputs, None, None, None)[:7]
     return _product(rewriter, [data, data_scale, data_zero], [weight, scale, zero], bias)
@@ -278,6 +290,7 @@ _MAKERS: dict[str, Callable[[Node, Rewriter], Value]] = {
     "QLinearConv": _conv,
     "QLinearMatMul": _matmul,
     "QGemm": _gemm,
+    "QAttention": _attention,
     "QLinearConcat": _concat,
     "QLinearWhere": _where,
     "DynamicQuantizeMatMul": _dynamic_matmul,

@@ -130,8 +130,6 @@ def _product(node: Node) -> _Product | Miss:
         return Miss("its weights are not one matrix")
     if node.op == "MatMul" and (data.integers.rank is None or data.integers.rank < 2):
         return Miss("its data is a vector")
-    if node.op == "Gemm" and node.attr("transA", 0):
-        return Miss("its data is transposed")
     rows = node.op == "Conv" or node.attr("transB", 0)
     weights = integer_weights(weight, 0 if rows else weight.rank - 1)
     if isinstance(weights, Miss):
@@ -261,6 +259,8 @@ def _sums(product: _Product, rewriter: Rewriter) -> Value:
         assert node.inputs[1] is not None
         weight = rewriter.constant(product.weights.array, f"{node.name}_weights")
     types = [TensorType(DType.INT32, node.output.shape)]
+    if node.op == "Gemm" and node.attr("transA", 0):
+        data = rewriter.op("Transpose", [data], {"perm": [1, 0]}).output
     if node.op != "Conv":
         return rewriter.op("MatMulInteger", [data, weight], types=types).output
     pads = list(product.pads)

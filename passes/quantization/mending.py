@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,22 +171,53 @@ def _counterpart(node: Node, context: PassContext) -> Node | None:
     return found if found is not None and found.op == node.op else None
 
 
+def product_moments(context: PassContext, products: Sequence[Mendable]) -> Iterator[list[tuple[Mendable, Moments]]]:
+    """Yield products with the moments of what they sum, those of as many at a time as fit into memory.
+
+    If all fit, they are kept for the next pass: other weights change the data of the products after them little, and
+    whether a step helps is measured anyway. Running the model on all samples takes longer than most of the passes.
+    """
+    samples, store = context.evaluation.samples, context.evaluation.statistics
+    assert samples is not None
+    key = (samples.digest, _apart_from_weights(context.model.graph), tuple(p.node.output.name for p in products))
+    if store.grams is not None and store.grams[0] == key:
+        yield list(zip(products, store.grams[1], strict=True))
+        return
+    store.grams = None
+    by_node = {product.node: product for product in products}
+    for batch in batches(list(by_node)):
+        found = [by_node[node] for node in batch]
+        reads = [(product.node, product.data) for product in found]
+        moments = collect_moments(context.model, samples, reads, progress=context.progress)
+        if len(batch) == len(products):
+            store.grams = key, moments
+        yield list(zip(found, moments, strict=True))
+
+
+def _apart_from_weights(graph: Graph) -> Hashable:
+    """Return what tells graphs apart whose weights and biases may differ: nodes, and the scales of activations."""
+    facts = []
+    for node in graph.nodes:
+        data = node.input(0)
+        if data is not None and data.constant is not None:
+            continue
+        rounds = node.op == "QuantizeLinear"
+        scales = tuple(value.constant.digest for value in node.inputs[1:] if rounds and value and value.constant)
+        facts.append((node.op, tuple(value.name for value in node.outputs), scales))
+    return tuple(facts)
+
+
 def reround(graph: Graph, context: PassContext, choose: Callable[[Mendable, np.ndarray], np.ndarray]) -> None:
     """Give products other integers, chosen from their float weights and the Gram matrix of what they sum.
 
     Those are kept that lower the error of the product's own results, and then those that lower that of the outputs.
     """
-    products = {product.node: product for product in mendable_products(graph, context) if context.allow(product.node)}
-    samples = context.evaluation.samples
-    assert samples is not None
+    products = [product for product in mendable_products(graph, context) if context.allow(product.node)]
     error = OutputError(context)
-    for batch in batches(list(products)):
-        found = [products[node] for node in batch]
-        reads = [(product.node, product.data) for product in found]
-        moments = collect_moments(context.model, samples, reads, progress=context.progress)
+    for batch in product_moments(context, products):
         steps = []
-        for number, (product, its) in enumerate(zip(found, moments, strict=True)):
-            context.progress(f"rounding product {number + 1} of {len(found)}", number / len(found))
+        for number, (product, its) in enumerate(batch):
+            context.progress(f"rounding product {number + 1} of {len(batch)}", number / len(batch))
             steps.append(_rerounded(context, product, its, choose))
         keep_what_helps(context, [step for step in steps if step is not None], error, "products rounded anew")
 

@@ -15,7 +15,7 @@ from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 @dataclass(frozen=True)
 class RefineRounding(Pass):
-    """Choose for each quantized weight in turn the integer that is best for the results, until none changes.
+    """Choose for each quantized weight in turn the integer that is best for the results, until hardly any changes.
 
     A closed form of AdaRound: no step raises the error. Runs after quantize-static or quantize-weights, and after gptq,
     whose result it improves. Needs samples; keeps what lowers the error of a product and of the outputs.

@@ -7,10 +7,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt.compression.products import batches, collect_moments, weights_of_rows
+from graphopt.compression.products import weights_of_rows
 from graphopt.compression.rounding import Steps, result_error
 from graphopt.ir import Graph, Tensor, Value
-from graphopt.passes.quantization.mending import Mendable, OutputError, Step, keep_what_helps, mendable_products
+from graphopt.passes.quantization.mending import (
+    Mendable,
+    OutputError,
+    Step,
+    keep_what_helps,
+    mendable_products,
+    product_moments,
+)
 from graphopt.passes.quantization.stored import Bias, bias_of, everywhere, write_bias
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
@@ -33,17 +40,13 @@ class SearchRanges(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
 
     def run(self, graph: Graph, context: PassContext) -> None:
-        products = {p.node: p for p in mendable_products(graph, context) if context.allow(p.node)}
-        samples = context.evaluation.samples
-        assert samples is not None
+        products = [product for product in mendable_products(graph, context) if context.allow(product.node)]
         error = OutputError(context)
-        for batch in batches(list(products)):
-            reads = [(node, products[node].data) for node in batch]
-            moments = collect_moments(context.model, samples, reads, progress=context.progress)
+        for batch in product_moments(context, products):
             steps = []
-            for number, (node, its) in enumerate(zip(batch, moments, strict=True)):
+            for number, (product, its) in enumerate(batch):
                 context.progress(f"searching product {number + 1} of {len(batch)}", number / len(batch))
-                steps.append(_step(context, products[node], its.gram))
+                steps.append(_step(context, product, its.gram))
             keep_what_helps(context, [step for step in steps if step is not None], error, "ranges changed")
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import io
 from graphopt.errors import ModelError
-from graphopt.ir import DType, Tensor, edit, verify
+from graphopt.ir import DType, Tensor, TensorType, edit, verify
 from graphopt.ir.text import parse, to_text
 from graphopt.rewriting.rewriter import Rewriter
 
@@ -394,3 +394,33 @@ def test_graphsurgeon_bridge() -> None:
     graph.nodes[0].op = "Abs"
     model = io.from_surgeon(graph)
     assert [node.op_type for node in model.graph.nodes] == ["Abs"]
+
+
+def test_types_of_pairs_are_omitted_and_restored(tmp_path: Path) -> None:
+    """Files state what does not follow from the inputs of QuantizeLinear and DequantizeLinear, and nothing else."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 21]>
+    f (float[N, 3] x, float scale, float[N] y) => (float[N, 3] result, float[N] odd)
+    <int8 zero = {0}, uint8[N, 3] a, float[N, 3] b, int8[N, 3] c, float[N, 3] d, uint8[2] e> {
+        a = QuantizeLinear(x, scale)
+        b = DequantizeLinear(a, scale)
+        c = QuantizeLinear(b, scale, zero)
+        d = DequantizeLinear(c, scale, zero)
+        result = Relu(d)
+        e = QuantizeLinear(y, scale)
+        odd = DequantizeLinear(e, scale)
+    }
+    """
+    model = io.load(onnx.parser.parse_model(text))
+    io.save(model, tmp_path / "pairs.onnx")
+    stated = {info.name for info in onnx.load(tmp_path / "pairs.onnx").graph.value_info}
+    assert stated == {"e"}, "only the size of 'e' is known from nowhere else"
+    again = io.load(tmp_path / "pairs.onnx")
+    for name in "abcde":
+        value, before = again.graph.find(name), model.graph.find(name)
+        assert value is not None
+        assert before is not None
+        assert value.type == before.type
+        assert value.type is not None or name == "e"
+    types = [node.outputs[0].type for node in again.graph.nodes]
+    assert types[2] == TensorType(DType.INT8, ("N", 3))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from graphopt.ir import DType
 from graphopt.passes.layout.expand_conv_transpose import ExpandConvTranspose
 from tests.helpers import check_declines, check_pass
 from tests.passes.layout.support import blocked, declined, noise
@@ -186,3 +187,24 @@ def test_depth_to_space_that_mixes_lanes(mode: str, outputs: int) -> None:
     text = f"""g (float[1,16,3,5] X) => (float[1,{outputs // 4},6,10] Y) {{
         c = Conv(X, w)  Y = DepthToSpace <blocksize = 2, mode = "{mode}"> (c) }}"""
     declined(text, "its pieces do not fill blocks of channels", {"w": np.asarray(noise(outputs, 16, 1, 1))})
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("attributes", ["strides = [2,2]", "strides = [2,2], pads = [1,1,1,1], group = 2"])
+def test_stored_weights_remain_integers(attributes: str, uniform: bool) -> None:
+    outputs = 6 if "group" in attributes else 3
+    size = 1 if uniform else 3
+    weights = {
+        "w": np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 2)).astype(np.int8),
+        "ws": (np.arange(1, size + 1) / 64).astype(np.float32),
+        "b": np.arange(outputs, dtype=np.int32) - 2,
+        "bs": np.linspace(0.5, 1, outputs, dtype=np.float32),
+    }
+    text = f"""g (float[N,4,5,4] X) => (float[N,{outputs},P,Q] Y) {{
+        wf = DequantizeLinear<axis = 1>(w, ws)
+        bf = DequantizeLinear<axis = 0>(b, bs)
+        Y = ConvTranspose<{attributes}>(X, wf, bf) }}"""
+    model = check_pass(PASS, text, weights=weights, counts={"rewritten": 1})
+    assert all(node.op != "ConvTranspose" for node in model.graph.nodes)
+    stored = [node.inputs[0] for node in model.graph.nodes if node.op == "DequantizeLinear"]
+    assert {value.dtype for value in stored if value is not None} == {DType.INT8, DType.INT32}

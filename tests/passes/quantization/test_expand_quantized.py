@@ -142,3 +142,37 @@ def test_what_stays() -> None:
     weights |= {"s": np.full(3, 0.05, np.float32), "z": np.full(3, 4, np.uint8), "u": np.full(3, 0.9, np.float32)}
     text = text.replace(", float s", "")
     check_declines(ExpandQuantized(), f"g {text}", "the rows have scales of their own", weights=weights)
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+@pytest.mark.parametrize("mask", ["", "int32[2] M", "int32[2,5] M"])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_attention(per_column: bool, mask: str, causal: int) -> None:
+    """QAttention with lengths, with a mask of positions, and of earlier positions alone."""
+    declared, name = (f", {mask}", "M") if mask else ("", "")
+    text = f"""g (uint8[2,5,8] X{declared}) => (float[2,5,8] Y) {{
+        Y = com.microsoft.QAttention <num_heads = 2, unidirectional = {causal}> (X, w, b, s, t, {name}, z, v) }}"""
+    scales = np.linspace(0.01, 0.03, 24).astype(np.float32) if per_column else scalar(0.02)
+    weights = {"w": integers("int8", 8, 24), "t": scales, "v": np.zeros(scales.shape, np.int8), "z": np.uint8(7)}
+    weights |= {"b": RNG.normal(size=24).astype(np.float32), "s": scalar(0.01)}
+    inputs = {"X": integers("uint8", 2, 5, 8)}
+    if mask:
+        inputs["M"] = np.array([5, 2], np.int32)
+        if "," in mask:
+            inputs["M"] = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0]], np.int32)
+    ops = {"DequantizeLinear": 2, "MatMul": 3, "Add": 1 + bool(mask), "Split": 1, "Mul": 1, "Softmax": 1}
+    ops |= {"Reshape": 4 + bool(mask), "Transpose": 4}
+    if mask or causal:
+        ops["Where"] = bool(mask) + causal
+    if mask:
+        ops["Greater" if "," in mask else "Less"] = 1
+    check(text, ops, inputs, Tolerance.uniform(1e-5), **weights)
+
+
+def test_attention_with_a_memory_declines() -> None:
+    text = f"""{HEADER} g (uint8[2,5,8] X, float[2,2,2,3,4] P) => (float[2,5,8] Y, float[2,2,2,8,4] K)
+        <float s = {{0.01}}, uint8 z = {{7}}, int8 v = {{0}}> {{
+        w = Constant <value = int8[8,24] {{{",".join(["1"] * 192)}}}> ()
+        b = Constant <value = float[24] {{{",".join(["1"] * 24)}}}> ()
+        Y, K = com.microsoft.QAttention <num_heads = 2, unidirectional = 1> (X, w, b, s, s, , z, v, P) }}"""
+    check_declines(ExpandQuantized(), text, "it keeps keys and values of earlier runs")

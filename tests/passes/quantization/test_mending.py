@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from graphopt.compression.evaluation import Evaluation
-from graphopt.compression.products import affordable
+from graphopt.compression.products import Moments, affordable, collect_moments
 from graphopt.data.samples import Samples
 from graphopt.driver.optimizing import run_passes
 from graphopt.driver.quantization_plan import Watch
 from graphopt.errors import InputError, PassError
 from graphopt.ir import Model, Tensor, infer_shapes
+from graphopt.passes.quantization import mending
 from graphopt.passes.quantization.correct_biases import CorrectBiases
 from graphopt.passes.quantization.gptq import Gptq
 from graphopt.passes.quantization.mending import OutputError, Step, keep_what_helps
@@ -279,3 +280,24 @@ def test_a_large_model_is_run_on_fewer_samples() -> None:
     assert affordable(model, found, each * 10, 1) == 10
     assert affordable(model, found, each * 10, 12) == 12
     assert affordable(model, found, each * 1e6, 12) == len(samples)
+
+
+def test_passes_share_what_products_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is run on the samples once, until the scales of its data are others."""
+    model, samples, others = case("conv")
+    runs: list[Any] = []
+
+    def counted(*args: Any, **more: Any) -> list[Moments]:
+        runs.append(args)
+        return collect_moments(*args, **more)
+
+    monkeypatch.setattr(mending, "collect_moments", counted)
+    static = "quantize-static{per_channel=false weights=min-max}"
+    plain, _ = run(model, static, samples)
+    better, _ = run(model, f"{static},search-ranges,gptq,refine-rounding", samples)
+    assert len(runs) == 1
+    assert noise(model, better, others) < 0.95 * noise(model, plain, others)
+    evaluation = Evaluation(samples=Samples(samples, model))
+    for passes, wanted in ((static, 2), (static, 2), ("quantize-static{calibration=min-max}", 3)):
+        run_passes(model.copy(), f"{passes},gptq", evaluation=evaluation)
+        assert len(runs) == wanted

@@ -71,6 +71,18 @@ def test_the_kernels_flops_are_those_of_the_model(machine: Machine | None) -> No
     assert (heaviest.flops or 0) > total / 4
 
 
+def test_a_factor_of_channels_is_fused_whoever_else_multiplies_so() -> None:
+    """Both products are one kernel until fusion, which takes only a factor that is a weight."""
+    text = """factors (float[1,8,9,9] x, float[1,8,1,1] u) => (float[1,8,7,7] y, float[1,8,7,7] z) {
+        [conv] a = Conv(x, w0)
+        [constant] y = Mul(a, c)
+        [computed] z = Mul(y, u)
+    }"""
+    weights = block_weights()
+    calls = found(text, {"w0": weights["w0"], "c": weights["b0"].reshape(1, 8, 1, 1)})
+    assert [call.layers for call in calls] == [("conv", "constant"), ("computed",)]
+
+
 def test_open_sizes_leave_work_unknown() -> None:
     for call in found("open (float[N,16] x) => (float[N,16] y) { [mul] t = Mul(x, x) [add] y = Add(t, x) }"):
         assert call.layers == ("mul", "add")

@@ -112,15 +112,16 @@ def _bands(workload: ConvWorkload, plan: DirectPlan, machine: Machine) -> int:
     """Return the number of bands whose data half fills the L2 cache; 0 if that would cause more reads than it saves.
 
     Without bands, all data is read once per tile of output channels; with them, all weights once per band. Partial sums
-    must not take an unlimited amount of memory.
+    must not take an unlimited amount of memory, and those of bytes, which are made fast, stay in the L2 cache.
     """
     batch, data = workload.batch or 1, _data_bytes(workload)
     near = machine.l2_bytes // 2
     tiles = sum(count for _, _, count in tiles_of(workload, plan.vectors))
     bands = max(1, -(-data // near))
     weights = bytes_of(workload.dtypes.weight) * packed_size(workload, plan)
-    if _chunk(workload, plan, machine) and _sums_bytes(workload, plan) > 4 * near:
-        return -(-_sums_bytes(workload, plan) // (4 * near))
+    most = near if workload.dtypes == INTEGER else 4 * near
+    if _chunk(workload, plan, machine) and _sums_bytes(workload, plan) > most:
+        return -(-_sums_bytes(workload, plan) // most)
     if batch * data <= 4 * near or not workload.blocked:
         return 0
     return bands if batch * (data + bands * max(0, weights - near)) < 0.4 * batch * data * tiles else 0
