@@ -32,7 +32,9 @@ def table(rows: Sequence[Row]) -> str:
         for kind in dict.fromkeys(row["kind"] for row in mine if row is not whole):
             best = best_of(mine, kind)
             lost, size = whole["accuracy"] - best["accuracy"], best["bytes"] / whole["bytes"]
-            facts = f"{best['accuracy']:.2f} % | {lost:.2f} | {best['changed']} | {best['decibels']:.1f} dB | {size:.1%}"
+            facts = (
+                f"{best['accuracy']:.2f} % | {lost:.2f} | {best['changed']} | {best['decibels']:.1f} dB | {size:.1%}"
+            )
             lines.append(f"| | {kind} | {facts} | {_setting(mine, best)} |")
     return "\n".join(lines) + "\n"
 
