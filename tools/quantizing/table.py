@@ -46,7 +46,7 @@ def best_of(rows: Sequence[Row], kind: str) -> Row:
 
 def _setting(rows: Sequence[Row], best: Row) -> str:
     count = sum(row["kind"] == best["kind"] for row in rows)
-    return f"{best['settings']} (of {count})" if count > 1 else ""
+    return f"{best['settings']} (of {count})" if count > 1 else str(best["settings"])
 
 
 def replace_table(text: str, new: str, tool: str = "tools/quantization_accuracy.py") -> str:
