@@ -91,6 +91,8 @@ def inner_agreement(path: Path, target: Target, feeds: Sequence[Feed]) -> dict[s
     model = onnx.load(path)
     inner = agreement.with_inner_values(model)
     names = [info.name for info in inner.graph.output[len(model.graph.output) :]]
+    if not names:
+        return {}
     artifact = graphopt.compile(inner, target=target, tune="off")
     along, alone, equal = [], [], []
     with Reference(inner) as plain, Reference(agreement.cut_apart(inner, names)) as cut:
@@ -151,6 +153,7 @@ def table(rows: Sequence[Row]) -> str:
         "written by",
         "on integers",
         "within a step",
+        "each layer alone",
         "ONNX Runtime's kernels",
         "compile time",
         "floats",
@@ -160,9 +163,10 @@ def table(rows: Sequence[Row]) -> str:
         for place, row in enumerate(row for row in rows if row["network"] == name):
             title = "" if place else subject.title
             if "error" in row:
-                lines.append(f"| {title} | {row['kind']} | {row['error'].splitlines()[0][:80]} | | | | |")
+                lines.append(f"| {title} | {row['kind']} | {row['error'].splitlines()[0][:80]} | | | | | |")
                 continue
-            shares = f"{row['share']:.1%} | {row['near']:.2%} | {row['theirs']:.2%}"
+            alone = f"{row['alone']:.2%}" if "alone" in row else ""
+            shares = f"{row['share']:.1%} | {row['near']:.2%} | {alone} | {row['theirs']:.2%}"
             lines.append(
                 f"| {title} | {row['kind']} | {shares} | {row['time']:.2f} | {'; '.join(row['reasons'][:2])} |"
             )

@@ -3,9 +3,10 @@
     python tools/quantized_models.py [MODEL ...] [--passes quantize] [--max-drop 1%] [--samples 100] [--count N]
         [-o docs/quantized_models.json] [--docs docs/quantization.md]
 
-Each model is quantized with inputs of its kind, as `graphopt quantize` does it, and its results for others are compared
-with those of the float model: lines read by an OCR network, classes of crops of photos and of files, vectors of
-sentences. Rows are written to a JSON file, in which those of other models stay; the table in the guide is made of them.
+Each model is quantized with inputs of its kind, as `graphopt quantize` does it with the same options, and its results
+for others are compared with those of the float model: lines read by an OCR network, classes of crops of
+photos and of files, vectors of sentences. Rows are written to a JSON file, in which those of other models stay; the
+table in the guide is made of them.
 Exit status 1 if a model falls short, 2 if a model or the data is not available.
 """
 
@@ -52,6 +53,7 @@ def measured(task: Task, passes: str, max_drop: str | None, samples: int, count:
             "model": task.model,
             "what": task.what,
             "passes": passes,
+            "max_drop": max_drop,
             "inputs": len(feeds),
             "alike": round(float(np.mean(alike)), 4),
             "needed": task.needed,
@@ -64,14 +66,17 @@ def measured(task: Task, passes: str, max_drop: str | None, samples: int, count:
 def table(rows: Sequence[Row]) -> str:
     """Return Markdown, with the models in the order of the tasks."""
     lines = [
-        "| network | what is compared | as before | wanted | arithmetic on integers | size of the file |",
-        "|---|---|---|---|---|---|",
+        "| network | options | what is compared | as before | wanted | arithmetic on integers | size of the file |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: list(TASKS).index(row["model"])):
         alike = f"{row['alike']:.4f}" if row["what"].startswith("cosine") else f"{row['alike']:.1%}"
         wanted = f"{row['needed']:.2f}" if row["what"].startswith("cosine") else f"{row['needed']:.0%}"
         facts = f"{alike} | {wanted} | {row['integers']:.1%} | {row['bytes'] / row['floats']:.1%}"
-        lines.append(f"| {row['model']} | {row['inputs']} {row['what']} | {facts} |")
+        settings = [f"--passes {row['passes']}"] if row["passes"] != "quantize" else []
+        settings += [f"--max-drop {row['max_drop']}"] if row["max_drop"] else []
+        options = f"`{' '.join(settings)}`" if settings else "no option"
+        lines.append(f"| {row['model']} | {options} | {row['inputs']} {row['what']} | {facts} |")
     return "\n".join(lines) + "\n"
 
 

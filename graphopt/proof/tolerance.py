@@ -40,12 +40,14 @@ class Tolerance:
 
     `relative` overrides the defaults by dtype (float64 1e-7, float32 1e-4, float16 1e-2, bfloat16 4e-2). Integers,
     booleans and strings must be equal unless `outputs` has an error for that output by name, which takes precedence
-    over `relative` for any dtype. With `exact`, all bits must be equal (any NaN equals any other).
+    over `relative` for any dtype. `absolute` further limits the difference itself, for outputs by name
+    that are not in `outputs`. With `exact`, all bits must be equal (any NaN equals any other).
     """
 
     relative: Mapping[DType, float] = field(default_factory=dict)
     outputs: Mapping[str, float] = field(default_factory=dict)
     exact: bool = False
+    absolute: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for allowed in (*self.relative.values(), *self.outputs.values()):
@@ -64,6 +66,14 @@ class Tolerance:
         if name in self.outputs:
             return self.outputs[name]
         return self.relative.get(dtype, _DEFAULTS.get(dtype, 0.0))
+
+    def allowed_in(self, name: str, expected: np.ndarray) -> float:
+        """The error allowed in output `name`, of which these elements are expected."""
+        allowed = self.allowed(name, DType.of(expected))
+        if self.exact or name in self.outputs or name not in self.absolute or not expected.size:
+            return allowed
+        finite = expected[np.isfinite(expected)].astype(np.float64)
+        return min(allowed, self.absolute[name] / (float(np.abs(finite).max(initial=0.0)) or 1.0))
 
 
 EXACT = Tolerance(exact=True)
@@ -174,7 +184,7 @@ def _compare_arrays(name: str, expected: np.ndarray, got: np.ndarray, tolerance:
     if expected.shape != got.shape:
         return Difference(name, problem=f"shape is {list(got.shape)}, expected {list(expected.shape)}")
     dtype = DType.of(expected)
-    allowed = tolerance.allowed(name.split("[")[0], dtype)
+    allowed = tolerance.allowed_in(name.split("[")[0], expected)
     if expected.size == 0:
         return Difference(name, allowed=allowed)
     if not _is_real(dtype):

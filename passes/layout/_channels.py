@@ -14,7 +14,7 @@ from graphopt.rewriting.passes import Rewriter
 
 @dataclass(frozen=True)
 class Constant:
-    """The contents of a constant; with a `mapping`, integers without zero points that a DequantizeLinear reads."""
+    """The contents of a constant; with a `mapping`, integers that a DequantizeLinear reads."""
 
     array: np.ndarray
     mapping: Mapping | None
@@ -48,7 +48,7 @@ def constant_of(value: Value | None, axis: int) -> Constant | None:
     if value is None or value.constant is not None:
         return None if value is None or value.constant is None else Constant(value.constant.numpy(), None, value.name)
     source = dequantized(value)
-    if source is None or source.integers.constant is None or source.mapping.zero.any():
+    if source is None or source.integers.constant is None:
         return None
     if source.mapping.axis not in (None, axis):
         return None

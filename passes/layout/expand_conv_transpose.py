@@ -63,7 +63,7 @@ class ExpandConvTranspose(RewritePass):
     def match(self, node: Node, context: PassContext) -> _Match | Miss:
         data, weight, bias = node.input(0), constant_of(node.input(1), 1), constant_of(node.input(2), 0)
         if weight is None or (bias is None and node.input(2) is not None):
-            return Miss("the weight or the bias is computed")
+            return Miss("the weight or the bias is computed, or not scaled by channel")
         shape = weight.array.shape
         if len(shape) < 3 or 0 in shape:
             return Miss("its kernel is empty")

@@ -8,7 +8,9 @@ import pytest
 from graphopt.errors import VerificationError
 from graphopt.ir import DType, Graph
 from graphopt.proof.numerical import CheckNumbers
+from graphopt.proof.oracle import run_reference
 from graphopt.proof.standard import is_rounded, standard_of
+from graphopt.proof.tolerance import Tolerance, compare
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 from graphopt.rewriting.pipeline import PassManager, Pipeline
 from tests.helpers import model_of
@@ -78,3 +80,26 @@ def test_products_that_round_their_data() -> None:
     given = {"w": np.zeros((4, 1, 16), np.uint8), "s": np.ones((4, 1), np.float32)}
     assert is_rounded(model_of(text.replace("LEVEL", "4"), given))
     assert not is_rounded(model_of(text.replace("LEVEL", "1"), given))
+
+
+def test_a_bias_that_is_off_by_three_steps_is_caught() -> None:
+    """Results of integers are held to few steps of theirs: one wrong channel shows, the rounding of sums does not."""
+    text = """g (float[1,8,6,6] X) => (float[1,8,6,6] Y) {
+        q = QuantizeLinear(X, s, z) x = DequantizeLinear(q, s, z) k = DequantizeLinear(w, t) c = DequantizeLinear(b, u)
+        a = Conv <pads = [1,1,1,1]> (x, k, c) p = QuantizeLinear(a, o, z) Y = DequantizeLinear(p, o, z) }"""
+    rng = np.random.default_rng(0)
+    bias = rng.integers(-2000, 2000, 8).astype(np.int32)
+    numbers = {name: np.float32(number) for name, number in {"s": 0.02, "t": 0.01, "u": 0.0002, "o": 0.04}.items()}
+    weights = {**numbers, "z": np.uint8(128), "w": rng.integers(-127, 128, (8, 8, 3, 3)).astype(np.int8), "b": bias}
+    model = model_of(text, weights)
+    wrong = bias.copy()
+    wrong[5] += round(3 * 0.04 / 0.0002)
+    inputs = {"X": rng.normal(size=(1, 8, 6, 6)).astype(np.float32)}
+    expected = run_reference(model, inputs)
+    tolerance = standard_of(model)
+    broken = run_reference(model_of(text, {**weights, "b": wrong}), inputs)
+    assert not compare(expected, broken, tolerance).ok
+    assert compare(expected, broken, Tolerance.uniform(5e-2)).ok, "no error relative to the largest result shows it"
+    step = {"Y": expected["Y"] + np.float32(0.04) * (rng.random(expected["Y"].shape) < 0.1).astype(np.float32)}
+    assert compare(expected, step, tolerance).ok
+    assert tolerance.absolute["Y"] == pytest.approx(0.08, rel=1e-2)

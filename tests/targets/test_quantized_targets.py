@@ -13,10 +13,12 @@ import pytest
 import graphopt
 from graphopt import io
 from graphopt.cli.demo import MODEL
+from graphopt.driver.integers import products
 from graphopt.hardware.target import Target
 from graphopt.proof.oracle import run_reference
 from graphopt.targets.tvm.kernels.common.dot import INTEGER, dot_for
 from graphopt.targets.tvm.machine import machine_for
+from tests.helpers import model_of
 from tests.targets.integer_kernels import integer_kernels
 from tests.test_deploy import EMULATOR, SYSROOT, arm_runtime_is_cached
 from tools import check_arm
@@ -102,3 +104,33 @@ def test_boards_give_the_same_integers(tmp_path: Path) -> None:
         found = {name: np.load(tmp_path / f"{name}.npy") for name in here}
         check_integers(found, expected, target)
         check_equal(found, here, target)
+
+
+def test_uncommon_products_are_right_and_accounted_for() -> None:
+    """The products of QAttention, of a Gemm with transposed data and of a transposed convolution run on integers."""
+    rng, weights = np.random.default_rng(0), {}
+    for name, shape in (("w", (16, 48)), ("g", (9, 5)), ("c", (3, 4, 3, 3))):
+        weights[name] = rng.integers(-127, 128, shape).astype(np.int8)
+    weights |= {"b": rng.normal(size=48).astype(np.float32), "s": np.float32(0.05), "t": np.float32(0.01)}
+    weights |= {"z": np.uint8(113), "v": np.int8(0), "m": np.array([7, 3], np.int32)}
+    model = model_of(
+        """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (float[2,7,16] X, float[9,6] G, float[1,3,6,5] C) => (float[2,7,16] attention, float[6,5] gemm, float D) {
+            x = QuantizeLinear(X, s, z)
+            attention = com.microsoft.QAttention <num_heads = 4> (x, w, b, s, t, m, z, v)
+            p = QuantizeLinear(G, s, z) q = DequantizeLinear(p, s, z) k = DequantizeLinear(g, t, v)
+            gemm = Gemm <transA = 1> (q, k)
+            d = QuantizeLinear(C, s, z) e = DequantizeLinear(d, s, z) l = DequantizeLinear(c, t, v)
+            D = ConvTranspose <strides = [2,2], pads = [1,1,1,1]> (e, l)
+        }""".replace("float D", "float[1,4,11,9] D"),
+        weights,
+    )
+    target = Target.load("host")
+    reasons = [(product.op, product.reason) for product in products(model, target)]
+    assert {("Gemm", ""), ("Conv", ""), ("MatMul", "")} <= set(reasons)
+    assert reasons.count(("MatMul", "its data is not quantized")) == 2, "attention itself is one of floats"
+    feeds = {"X": (2, 7, 16), "G": (9, 6), "C": (1, 3, 6, 5)}
+    inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in feeds.items()}
+    found = graphopt.compile(model, target=target, tune="off").run(inputs)
+    for name, wanted in run_reference(model, inputs).items():
+        np.testing.assert_allclose(found[name], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max(), err_msg=name)

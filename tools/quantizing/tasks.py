@@ -79,7 +79,8 @@ def files(count: int, judge: bool) -> list[Feed]:
     kinds: dict[str, int] = {}
     chosen = []
     folders = (Path(sysconfig.get_paths()["stdlib"]), Path(sysconfig.get_paths()["purelib"]), Path("/usr/share"))
-    for path in (path for folder in folders for path in sorted(folder.glob("*/*"))):
+    paths = (path for folder in folders for depth in ("*/*", "*/*/*") for path in sorted(folder.glob(depth)))
+    for path in paths:
         if len(chosen) < 2 * count and path.is_file() and not path.is_symlink() and path.stat().st_size > 64:
             kinds[path.suffix] = kinds.get(path.suffix, 0) + 1
             chosen += [path] if kinds[path.suffix] <= 40 else []

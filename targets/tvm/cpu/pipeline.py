@@ -10,6 +10,7 @@ from graphopt.targets.tvm.machine import Machine
 from graphopt.targets.tvm.relax_passes.concat import place_pieces
 from graphopt.targets.tvm.relax_passes.overwrite import note_overwritable, overwrite
 from graphopt.targets.tvm.relax_passes.patterns import relax_broadcasts
+from graphopt.targets.tvm.relax_passes.residuals import widen_after_reading
 from graphopt.targets.tvm.relax_passes.results import copy_constant_results
 from graphopt.targets.tvm.tuning.searched import Searched
 
@@ -28,7 +29,7 @@ class Cpu:
         """Compute concatenations in place, and mark results that may overwrite an operand."""
         return fusion(
             "graphopt.cpu",
-            before=[copy_constant_results, relax_broadcasts],
+            before=[copy_constant_results, relax_broadcasts, widen_after_reading],
             after=[place_pieces, note_overwritable],
         )
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from graphopt.ir import DType
 from graphopt.passes.layout.expand_conv_transpose import ExpandConvTranspose
 from tests.helpers import check_declines, check_pass
 from tests.passes.layout.support import blocked, declined, noise
@@ -172,7 +171,7 @@ def test_weights_that_are_no_finite_numbers() -> None:
 def test_a_computed_weight() -> None:
     text = """g (float[1,4,4,4] X, float[4,2,2,2] W) => (float[1,2,8,8] Y) {
         Y = ConvTranspose <strides = [2,2]> (X, W) }"""
-    check_declines(PASS, text, "the weight or the bias is computed")
+    check_declines(PASS, text, "the weight or the bias is computed, or not scaled by channel")
 
 
 def test_depth_to_space_of_whole_blocks() -> None:
@@ -189,22 +188,45 @@ def test_depth_to_space_that_mixes_lanes(mode: str, outputs: int) -> None:
     declined(text, "its pieces do not fill blocks of channels", {"w": np.asarray(noise(outputs, 16, 1, 1))})
 
 
-@pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("attributes", ["strides = [2,2]", "strides = [2,2], pads = [1,1,1,1], group = 2"])
-def test_stored_weights_remain_integers(attributes: str, uniform: bool) -> None:
-    outputs = 6 if "group" in attributes else 3
-    size = 1 if uniform else 3
+@pytest.mark.parametrize(
+    ("attributes", "kernel", "scales", "zero"),
+    [
+        ("strides = [2,2]", (6, 5, 2, 2), 5, 0),
+        ("strides = [2,2]", (6, 5, 2, 2), 1, 3),
+        ("strides = [2,2], pads = [1,1,1,1]", (6, 16, 4, 4), 16, -2),
+        ("strides = [2,2], pads = [1,1,1,1]", (6, 3, 3, 3), 3, 0),
+        # The scales of a group's outputs hold for every group.
+        ("strides = [2,2], group = 2", (6, 4, 2, 2), 4, 0),
+        ("strides = [4,4], group = 2", (6, 1, 4, 4), 1, 1),
+        ("group = 3", (6, 2, 3, 3), 2, 5),
+    ],
+)
+def test_stored_integers(attributes: str, kernel: tuple[int, ...], scales: int, zero: int) -> None:
+    """Weights and biases that are dequantized stay integers, with the scales of their channels."""
+    outputs = kernel[1] * int(next(iter(re.findall(r"group = (\d)", attributes)), "1"))
+    random = np.random.default_rng(3)
     weights = {
-        "w": np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 2)).astype(np.int8),
-        "ws": (np.arange(1, size + 1) / 64).astype(np.float32),
-        "b": np.arange(outputs, dtype=np.int32) - 2,
-        "bs": np.linspace(0.5, 1, outputs, dtype=np.float32),
+        "wq": random.integers(-100, 100, kernel).astype(np.int8),
+        "ws": random.uniform(0.01, 0.1, scales).astype(np.float32),
+        "wz": np.full(scales, zero, np.int8),
+        "bq": random.integers(-1000, 1000, outputs).astype(np.int32),
+        "bs": random.uniform(0.001, 0.01, outputs).astype(np.float32),
     }
-    text = f"""g (float[N,4,5,4] X) => (float[N,{outputs},P,Q] Y) {{
-        wf = DequantizeLinear<axis = 1>(w, ws)
-        bf = DequantizeLinear<axis = 0>(b, bs)
-        Y = ConvTranspose<{attributes}>(X, wf, bf) }}"""
+    text = f"""g (float[N,6,4,3] X) => (float[N,{outputs},H,W] Y) {{
+        w = DequantizeLinear <axis = 1> (wq, ws, wz)  b = DequantizeLinear <axis = 0> (bq, bs)
+        Y = ConvTranspose <{attributes}> (X, w, b) }}"""
     model = check_pass(PASS, text, weights=weights, counts={"rewritten": 1})
-    assert all(node.op != "ConvTranspose" for node in model.graph.nodes)
-    stored = [node.inputs[0] for node in model.graph.nodes if node.op == "DequantizeLinear"]
-    assert {value.dtype for value in stored if value is not None} == {DType.INT8, DType.INT32}
+    convolutions = [node for node in model.graph.all_nodes() if node.op == "Conv"]
+    assert convolutions
+    for node in convolutions:
+        for operand in node.inputs[1:]:
+            assert operand is not None
+            assert operand.producer is not None
+            assert operand.producer.op == "DequantizeLinear"
+
+
+def test_scales_along_what_is_summed() -> None:
+    weights = {"wq": np.ones((4, 4, 2, 2), np.int8), "s": np.linspace(0.1, 1, 4).astype(np.float32)}
+    text = """g (float[1,4,5,5] X) => (float[1,4,10,10] Y) {
+        w = DequantizeLinear <axis = 0> (wq, s)  Y = ConvTranspose <strides = [2,2]> (X, w) }"""
+    check_declines(PASS, text, "the weight or the bias is computed, or not scaled by channel", weights=weights)

@@ -89,3 +89,25 @@ def test_a_second_run_changes_nothing() -> None:
     infer_shapes(model)
     PassManager(LAYOUT, target=load_target("x86:v4")).run(model)
     assert Counter(node.op for node in model.graph.nodes) == before
+
+
+def test_a_transposed_convolution() -> None:
+    """Is a convolution of integers, which are rounded before they are moved to their positions."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[1,16,5,6] X) => (float[1,16,10,12] Y) {
+        a = ConvTranspose <strides=[2,2]> (X, w, b)  r = Relu(a)  Y = Conv <pads=[1,1,1,1]> (r, v) }"""
+    shapes = {"w": (16, 16, 2, 2), "b": (16,), "v": (16, 16, 3, 3)}
+    weights = {name: RNG.normal(size=shape, scale=0.3).astype(np.float32) for name, shape in shapes.items()}
+    model = model_of(text, weights)
+    images = RNG.normal(size=(4, 16, 5, 6)).astype(np.float32)
+    samples = Samples([{"X": image[None]} for image in images], model)
+    evaluation = Evaluation(samples=samples, original=model.copy())
+    PassManager(Pipeline.of(QuantizeStatic()), evaluation=evaluation).run(model)
+    original = model.copy()
+    PassManager(LAYOUT, target=load_target("x86:alderlake")).run(model)
+    found = Counter(node.op_type for node in model.graph.nodes)
+    assert found["BlockedConvInteger"] == 2
+    assert not {"Conv", "BlockedConv", "ConvTranspose", "Relu"} & set(found)
+    assert {node.output.dtype for node in model.graph.nodes if node.op == "Transpose"} == {DType.UINT8}
+    with Reference(original) as before, Reference(model) as after:
+        expected, result = before.run({"X": images[:1]})["Y"], after.run({"X": images[:1]})["Y"]
+    assert np.abs(result - expected).max() < 0.02 * np.abs(expected).max()

@@ -83,6 +83,26 @@ def test_a_factor_of_channels_is_fused_whoever_else_multiplies_so() -> None:
     assert [call.layers for call in calls] == [("conv", "constant"), ("computed",)]
 
 
+def test_both_operands_of_a_sum_of_quantized_products_are_stored_as_integers() -> None:
+    text = """residual (float[1,8,9,9] x) => (uint8[1,8,7,7] y) {
+        [one] a = Conv(x, w0)
+        [one_q] aq = QuantizeLinear(a, scale, zero)
+        [one_dq] ad = DequantizeLinear(aq, scale, zero)
+        [two] b = Conv(x, w1)
+        [two_q] bq = QuantizeLinear(b, scale, zero)
+        [two_dq] bd = DequantizeLinear(bq, scale, zero)
+        [sum] c = Add(ad, bd)
+        [sum_q] y = QuantizeLinear(c, scale, zero)
+    }"""
+    weights = {name: array for name, array in block_weights().items() if name in ("w0", "w1")}
+    scale = {"scale": np.float32(0.1).reshape(()), "zero": np.uint8(3).reshape(())}
+    calls = found(text, weights | scale)
+    assert [call.layers for call in calls] in (
+        [("one", "one_q"), ("two", "two_q", "two_dq", "one_dq", "sum", "sum_q")],
+        [("two", "two_q"), ("one", "one_q", "one_dq", "two_dq", "sum", "sum_q")],
+    )
+
+
 def test_open_sizes_leave_work_unknown() -> None:
     for call in found("open (float[N,16] x) => (float[N,16] y) { [mul] t = Mul(x, x) [add] y = Add(t, x) }"):
         assert call.layers == ("mul", "add")

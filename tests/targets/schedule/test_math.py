@@ -105,3 +105,23 @@ def test_nothing_stays_scalar(function: object) -> None:
     )
     text = library.mod.inspect_source("ll")
     assert not any(f"@{name}" in text for name in ("expf", "tanhf", "erff", "log1pf", "sinf", "cosf"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "stays"),
+    [("uint8", 0, 255, False), ("int8", -128, 127, False), ("int8", 0, 255, True)],
+)
+def test_integers_that_become_floats_at_once_are_not_made_small(dtype: str, low: int, high: int, stays: bool) -> None:
+    """Unless that changes them."""
+    values = np.concatenate([np.linspace(-300, 300, 2401), [1e9, -1e9, 0.5, 1.5]]).astype(np.float32)
+
+    def element(x: object) -> object:
+        rounded = tirx.nearbyint(x) + tirx.const(3, "float32")
+        clamped = tirx.max(tirx.min(rounded, tirx.const(high, "float32")), tirx.const(low, "float32"))
+        return clamped.astype("int32").astype(dtype).astype("float32") * tirx.const(0.5, "float32")
+
+    x = placeholder(values.shape)
+    func = scheduled([x, te.compute(x.shape, lambda i: element(x(i)), name="y")])
+    assert (dtype in func.script()) == stays
+    want = np.clip(np.rint(values) + 3, low, high).astype(np.int32).astype(dtype).astype(np.float32) * np.float32(0.5)
+    np.testing.assert_array_equal(execute(func, [values], [values])[0], want)

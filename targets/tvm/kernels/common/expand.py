@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import ir, tirx
@@ -65,7 +66,7 @@ def keep_special_values(func: tirx.PrimFunc) -> tirx.PrimFunc:
         (tirx.Max, lambda node: _with_nan(_MAXIMUM, node)),
         (tirx.Min, lambda node: _with_nan(_MINIMUM, node)),
         (ir.Call, _widened),
-        (tirx.Cast, _quantized),
+        (tirx.Cast, lambda node: _unstored(_quantized(node))),
     ]
     return func.with_body(keep_exact(tvm_ffi.structural_map(func.body, kinds, order="post")))
 
@@ -86,6 +87,24 @@ def _quantized(cast: tirx.Cast) -> Expr:
     if _name_of(value) != "tirx.nearbyint" or str(value.ty.dtype) != "float32":
         return cast
     return tirx.call_intrin("int32", _QUANTIZE, value.args[0], zero, low, high)
+
+
+def _unstored(expr: Expr) -> Expr:
+    """Return float32(q), where q is a QuantizeLinear, without its conversion to a smaller type, which changes nothing.
+
+    A kernel that adds to what it has just quantized has it in registers as int32.
+    """
+    if not isinstance(expr, tirx.Cast) or str(expr.ty.dtype) != "float32":
+        return expr
+    value, kinds = expr.value, []
+    while isinstance(value, tirx.Cast):
+        kinds.append(str(value.ty.dtype))
+        value = value.value
+    if _name_of(value) != _QUANTIZE or not all(isinstance(limit, tirx.FloatImm) for limit in value.args[2:]):
+        return expr
+    low, high = (limit.value for limit in value.args[2:])
+    kept = all("int" in kind and np.iinfo(kind).min <= low and high <= np.iinfo(kind).max for kind in kinds)
+    return value.astype("float32") if kept else expr
 
 
 def _rounded_within(x: Expr, zero: Expr, low: Expr, high: Expr) -> Expr:
