@@ -117,8 +117,7 @@ def compile(
     fix_shapes(original, inputs or {})
     tell("optimizing", 0.02)
     evaluation = evaluate_on(original, samples, validation, metric, budget, preprocess)
-    lowered = original.copy()
-    feeds = verification_feeds(original, evaluation, data, seed) if verify else []
+    lowered, feeds = original.copy(), verification_feeds(original, evaluation, data, seed) if verify else []
     optimized, report = optimize_for(
         lowered,
         made_for,
