@@ -14,7 +14,7 @@ from graphopt.proof.oracle import run_reference
 from tests.fashion import FOLDER, MOBILENET, NETWORKS, VIT, labelled
 
 
-@pytest.mark.parametrize(("path", "right"), [(MOBILENET, 0.88), (VIT, 0.86)], ids=["mobilenet", "vit"])
+@pytest.mark.parametrize(("path", "right"), [(MOBILENET, 0.88), (VIT, 0.87)], ids=["mobilenet", "vit"])
 def test_a_network_is_small_and_right(path: Path, right: float) -> None:
     assert path.stat().st_size < 1_500_000
     onnx.checker.check_model(str(path), full_check=True)

@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.quantizing.networks import NETWORKS, ROOT, Network, accuracy, answers, calibration_images
+from tools.quantizing.networks import NETWORKS, ROOT, Network, accuracy, answers, calibration_images, signal_to_noise
 from tools.quantizing.quantizers import Quantizer, quantizers
 from tools.quantizing.table import FLOAT, replace_table, table
 from tools.training.dataset import DATA
@@ -32,9 +32,9 @@ Measured = tuple[dict[str, Any], np.ndarray | None]
 
 
 def measured(network: Network, quantizer: Quantizer | None, data: Path, floats: np.ndarray | None) -> Measured:
-    """Return the row of a network and a quantizer (None: as it is), and its answers.
+    """Return the row of a network and a quantizer (None: as it is), and its logits.
 
-    `floats`: the answers before quantization. An error of the quantizer is a row too.
+    `floats`: the logits before quantization. An error of the quantizer is a row too.
     """
     row: dict[str, Any] = {"network": network.name, "kind": FLOAT, "settings": ""}
     with tempfile.TemporaryDirectory() as folder:
@@ -47,9 +47,11 @@ def measured(network: Network, quantizer: Quantizer | None, data: Path, floats: 
             except Exception as error:  # the peers raise whatever they like
                 return {**row, "error": f"{type(error).__name__}: {error}"}, None
         found = answers(path, data)
-        changed = 0 if floats is None else int((found != floats).sum())
-        facts = {"accuracy": round(accuracy(found, data), 2), "changed": changed, "bytes": path.stat().st_size}
-        return {**row, **facts}, found
+        row |= {"accuracy": round(accuracy(found, data), 2), "bytes": path.stat().st_size}
+        if floats is not None:
+            row["changed"] = int((found.argmax(1) != floats.argmax(1)).sum())
+            row["decibels"] = round(signal_to_noise(floats, found), 1)
+        return row, found
 
 
 def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

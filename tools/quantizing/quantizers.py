@@ -38,8 +38,8 @@ _PRODUCTS = ["Conv", "Gemm", "MatMul"]
 def quantizers(nncf_python: str | None) -> Iterator[Quantizer]:
     """All settings of all tools; those of NNCF only if there is an interpreter that has it."""
     for kind, passes in ((OURS, "quantize"), (WEIGHTS, "quantize-int4")):
-        yield Quantizer(kind, passes, _graphopt(passes))
-        yield Quantizer(kind, f"{passes},mend", _graphopt(f"{passes},mend"))
+        for pipeline in (f"{passes},compact", f"{passes},mend,compact"):
+            yield Quantizer(kind, pipeline, _graphopt(pipeline))
     yield Quantizer(NAIVE, _NAIVE, _graphopt(_NAIVE))
     for method in ("MinMax", "Entropy", "Percentile"):
         for types in (None, _PRODUCTS):

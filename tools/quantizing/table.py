@@ -16,23 +16,25 @@ _END = "<!-- end -->"
 def table(rows: Sequence[Row]) -> str:
     """Return Markdown; each tool's best setting stands for it.
 
-    "other answers" counts the images that get another class than from the float network: it is less a matter of luck
-    than how many of these changes are for the worse.
+    "other answers" counts the images that get another class than from the float network, and "SQNR" says how far the
+    logits are from its own: both are less a matter of luck than how many of the changes are for the worse.
     """
     lines = [
-        "| network | quantized by | accuracy | lost | other answers | size of the file | best setting |",
-        "|---|---|---|---|---|---|---|",
+        "| network | quantized by | accuracy | lost | other answers | SQNR | size of the file | best setting |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, network in NETWORKS.items():
         mine = [row for row in rows if row["network"] == name and "accuracy" in row]
         whole = next((row for row in mine if row["kind"] == FLOAT), None)
         if whole is None:
             continue
-        lines.append(f"| {network.title} | (float32) | {whole['accuracy']:.2f} % | | | {whole['bytes']:,} bytes | |")
+        lines.append(f"| {network.title} | (float32) | {whole['accuracy']:.2f} % | | | | {whole['bytes']:,} bytes | |")
         for kind in dict.fromkeys(row["kind"] for row in mine if row is not whole):
             best = best_of(mine, kind)
             lost, size = whole["accuracy"] - best["accuracy"], best["bytes"] / whole["bytes"]
-            facts = f"{best['accuracy']:.2f} % | {lost:.2f} | {best['changed']} | {size:.1%}"
+            facts = (
+                f"{best['accuracy']:.2f} % | {lost:.2f} | {best['changed']} | {best['decibels']:.1f} dB | {size:.1%}"
+            )
             lines.append(f"| | {kind} | {facts} | {_setting(mine, best)} |")
     return "\n".join(lines) + "\n"
 
@@ -44,7 +46,7 @@ def best_of(rows: Sequence[Row], kind: str) -> Row:
 
 def _setting(rows: Sequence[Row], best: Row) -> str:
     count = sum(row["kind"] == best["kind"] for row in rows)
-    return f"{best['settings']} (of {count})" if count > 1 else ""
+    return f"{best['settings']} (of {count})" if count > 1 else str(best["settings"])
 
 
 def replace_table(text: str, new: str, tool: str = "tools/quantization_accuracy.py") -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from tools.training.dataset import as_input, load_split
+from tools.training.teacher import Teacher
 
 Penalty = Callable[[nn.Module], torch.Tensor]
 
@@ -33,18 +35,23 @@ def train(
     peak: float,
     seed: int,
     penalty: Penalty | None = None,
+    distill: bool = False,
+    checkpoint: Path | None = None,
 ) -> None:
     """Train for `epochs` with a rate that rises to `peak` and falls to zero; print progress after each epoch.
 
-    `penalty` of the network is added to the loss.
+    `penalty` of the network is added to the loss. `distill`: learn the answers of the demo's network too. The state
+    after each epoch is written to `checkpoint`, and training goes on from there if it exists.
     """
     generator = torch.Generator().manual_seed(seed)
     images, labels = (torch.from_numpy(a.copy()) for a in load_split(folder, "train"))
     labels = labels.long()
+    teacher = Teacher(images.numpy(), threads=torch.get_num_threads()) if distill else None
     net.to(memory_format=torch.channels_last)
     steps = len(images) // batch
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=epochs * steps, pct_start=0.25)
-    for epoch in range(epochs):
+    parts = {"net": net, "optimizer": optimizer, "rate": rate}
+    for epoch in range(_resume(checkpoint, parts, generator), epochs):
         net.train()
         start = time.perf_counter()
         total = 0.0
@@ -52,7 +59,8 @@ def train(
         for step in range(steps):
             chosen = order[step * batch : (step + 1) * batch]
             x = augmented(images[chosen].unsqueeze(1).float() / 255, generator)
-            loss = F.cross_entropy(net(x.to(memory_format=torch.channels_last)), labels[chosen])
+            logits, wanted = net(x.to(memory_format=torch.channels_last)), labels[chosen]
+            loss = F.cross_entropy(logits, wanted) if teacher is None else teacher.loss(logits, wanted, chosen)
             if penalty is not None:
                 loss = loss + penalty(net)
             optimizer.zero_grad()
@@ -62,6 +70,20 @@ def train(
             total += loss.item()
         seconds = time.perf_counter() - start
         print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {seconds:.0f} s", flush=True)
+        if checkpoint is not None:
+            state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+            torch.save({**state, "epoch": epoch + 1, "generator": generator.get_state()}, checkpoint)
+
+
+def _resume(checkpoint: Path | None, parts: dict[str, Any], generator: torch.Generator) -> int:
+    """Load the state of an interrupted training, and return how many epochs it had."""
+    if checkpoint is None or not checkpoint.is_file():
+        return 0
+    state = torch.load(checkpoint)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    generator.set_state(state["generator"])
+    return int(state["epoch"])
 
 
 def test_accuracy(net: nn.Module, folder: Path) -> float:
