@@ -254,7 +254,7 @@ def test_samples_unlike_those_of_the_training(run: Run) -> None:
         ("half", "convert-float: run 1 of 1, sample 1"),
         ("quantize-smooth", "smooth-activations: channels of 3 activations, sample 1"),
         ("quantize-int4-awq", "awq: what 1 products sum, sample 1"),
-        ("quantize,mend", "gptq: what 3 products sum, sample 1"),
+        ("quantize,mend", "search-ranges: what 3 products sum, sample 1"),
     ],
 )
 def test_every_pass_that_runs_over_the_samples_tells_its_progress(passes: str, line: str, run: Run, net: Path) -> None:
