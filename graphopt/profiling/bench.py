@@ -80,8 +80,11 @@ def interleave(
     return {name: Timing.of(taken[name]) for name in names}
 
 
-def _wait_until_idle(most: float = 0.5, look: float = 0.002) -> None:
-    """Wait until this process uses almost no CPU time for `look` seconds, but at most `most` seconds."""
+def _wait_until_idle(most: float = 0.5, look: float = 0.01) -> None:
+    """Wait until this process uses almost no CPU time for `look` seconds, but at most `most` seconds.
+
+    `look` is longer than the time for which a scheduler makes a thread that spins wait for other processes.
+    """
     end = time.perf_counter() + most
     busy = True
     while busy and time.perf_counter() < end:

@@ -9,6 +9,8 @@ import pytest
 
 from graphopt.compression.evaluation import Evaluation
 from graphopt.data.samples import Samples
+from graphopt.driver import backend
+from graphopt.driver.tuning import Tuning
 from graphopt.hardware.target import load as load_target
 from graphopt.ir import DType, Model, infer_shapes, verify
 from graphopt.passes.quantization.quantize_static import QuantizeStatic
@@ -72,7 +74,9 @@ def test_a_network_without_dot_products(name: str) -> None:
     """Its depthwise convolution, faster on floats there, is between integers: the results are as close as theirs."""
     model, images = quantized("uint8", False, True)
     original = model.copy()
-    PassManager(LAYOUT, target=load_target(name)).run(model)
+    target = load_target(name)
+    latencies = backend.load().latencies(target, Tuning(use_records=False))
+    PassManager(LAYOUT, target=target, latencies=latencies).run(model)
     verify(model)
     found = Counter(node.op_type for node in model.graph.nodes)
     assert found["ConvInteger"] + found["BlockedConvInteger"] == 4
