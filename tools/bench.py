@@ -3,10 +3,11 @@
     python tools/bench.py [MODEL ...] [--batches 1 8] [--threads 1 2] [-o bench] [--resume]
 
 MODEL is a name of the suite or an ONNX file with fixed shapes (which is measured at its own batch size); the default is
-the whole suite. All three get the same file, and compute in float32, or on integers with --int8. The outputs of each
-are compared with the model's before it is timed. The result is the ratio: the median latency of the faster of the other
-two divided by that of graphopt. Writes FILE.json, after each model, and FILE.svg. Exit status: 0 all measured, 1 a
-model failed or its outputs differ, 2 a model is not available.
+the whole suite. All three get the same file, and compute in float32, or on integers with --int8. Before each is
+timed, its outputs are compared with the model's; with --int8, their distance to those of the float model is. The
+result is the ratio: the median latency of the faster of the other two divided by that of graphopt. Writes FILE.json,
+after each model, and FILE.svg. Exit status: 0 all measured, 1 a model failed or its outputs differ, 2 a model is not
+available.
 """
 
 from __future__ import annotations
