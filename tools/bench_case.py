@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ import graphopt
 from graphopt import io
 from graphopt.data import inputs
 from graphopt.proof.oracle import run_reference
-from graphopt.proof.tolerance import compare
+from graphopt.proof.standard import standard_of
+from graphopt.proof.tolerance import Tolerance, compare
 from tools import peers, suite
 from tools.bench_turns import end_with_parent
 from tools.bench_worker import Worker, peak_bytes, take_turns
@@ -82,7 +83,8 @@ def measure(job: Job) -> list[dict[str, Any]]:
         if in_suite and job.batch > 1:
             suite.check_rebatched(job.model, onnx.load(path), sample.inputs)
         np.savez(folder / "feed.npz", **sample.inputs)
-        judge = _Judge(sample.outputs, None if floats is None else run_reference(floats, sample.inputs))
+        exact = None if floats is None else run_reference(floats, sample.inputs)
+        judge = _Judge(sample.outputs, exact, standard_of(io.load(path)))
         about = {
             "model": job.name,
             "batch": job.batch,
@@ -125,19 +127,20 @@ def _compile(path: Path, artifact: Path, job: Job, failures: dict[str, str]) -> 
 
 @dataclass(frozen=True)
 class _Judge:
-    """Says whether outputs are correct, given those of the model and, if it is quantized, of the `floats` before.
+    """Says whether outputs are correct, given those of the model and, if `--int8` quantized it, of the `floats` before.
 
     A sum between two integers may become either. Where a network amplifies such a step, runtimes that all compute
     correctly differ by more than any useful tolerance, but none is much farther from the float model than the others.
     """
 
     wanted: Outputs
-    floats: Outputs | None
+    floats: Outputs | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
 
     def __call__(self, outputs: Outputs) -> tuple[float, str]:
         """Return the error, and what is wrong, or ""."""
         if self.floats is None:
-            comparison = compare(self.wanted, outputs)
+            comparison = compare(self.wanted, outputs, self.tolerance)
             return comparison.error, "" if comparison.ok else f"outputs differ: {comparison.worst}"
         errors = {}
         for name, exact in self.floats.items():

@@ -29,7 +29,8 @@ def widen_after_reading(mod: tvm.IRModule, context: tvm.transform.PassContext) -
     others = {call.args[0]: mod[call.args[0]].with_attr("op_pattern", BROADCAST) for call in found}
     if not others:
         return mod
-    return call_others(mod, others, lambda func, call: any(call.same_as(other) for other in found))
+    chosen = {hash(call) for call in found}  # by identity
+    return call_others(mod, others, lambda func, call: hash(call) in chosen)
 
 
 def _found(func: relax.Function, mod: tvm.IRModule) -> list[relax.Call]:

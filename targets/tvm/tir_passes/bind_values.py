@@ -19,7 +19,8 @@ import tvm_ffi
 from tvm import ir, tirx
 
 from graphopt.targets.tvm.tir_passes import let
-from graphopt.targets.tvm.tir_passes.sharing import Sharing, is_choice, operands_of
+from graphopt.targets.tvm.tir_passes.expressions import is_choice, operands_of
+from graphopt.targets.tvm.tir_passes.sharing import Sharing
 
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.BindValues")

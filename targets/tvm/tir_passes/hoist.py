@@ -22,7 +22,7 @@ from typing import Any
 import tvm
 from tvm import ir, tirx
 
-from graphopt.targets.tvm.tir_passes.sharing import operands_of, rebuilt
+from graphopt.targets.tvm.tir_passes.expressions import operands_of, rebuilt
 from graphopt.targets.tvm.tir_passes.stack import on_stack
 
 Expr = Any

@@ -17,36 +17,22 @@ from typing import Any
 
 import tvm_ffi
 from tvm import ir, tirx
-from tvm.ir import prim
 
-from graphopt.targets.tvm.tir_passes import exact, let
+from graphopt.targets.tvm.tir_passes import let
+from graphopt.targets.tvm.tir_passes.expressions import (
+    constant_key,
+    has_no_register,
+    is_choice,
+    is_conditional,
+    is_integer,
+    is_pure,
+    label_of,
+    operands_of,
+    rebuilt,
+)
 
 Expr = Any
 
-_BINARY = (
-    tirx.Add,
-    tirx.Sub,
-    tirx.Mul,
-    tirx.Div,
-    tirx.Mod,
-    tirx.FloorDiv,
-    tirx.FloorMod,
-    tirx.Min,
-    tirx.Max,
-    tirx.EQ,
-    tirx.NE,
-    tirx.LT,
-    tirx.LE,
-    tirx.GT,
-    tirx.GE,
-    tirx.And,
-    tirx.Or,
-    prim.BitwiseAnd,
-    prim.BitwiseOr,
-    prim.BitwiseXor,
-    prim.LShift,
-    prim.RShift,
-)
 _DIVISIONS = (tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod)
 _TOP = 0
 """The scope of unconditional computations."""
@@ -142,12 +128,12 @@ class Sharing:
         for child in children:
             number = yield child
             numbers.append(number)
-        return self._node((_label(expr), *numbers), expr, tuple(numbers), safe=self._is_safe(expr))
+        return self._node((label_of(expr), *numbers), expr, tuple(numbers), safe=self._is_safe(expr))
 
     def _opaque(self, expr: Expr) -> int:
         """Return the number of a constant or an unsupported expression, whose operands are only the lets around it."""
         if isinstance(expr, tirx.IntImm | tirx.FloatImm | ir.StringImm):
-            return self._node(_constant_key(expr), expr, (), safe=True)
+            return self._node(constant_key(expr), expr, (), safe=True)
         expr = let.written_out(expr)
         outer = tuple(dict.fromkeys(let.number_of(read) for read in let.reads_of(expr)))
         number = self._node(("other", hash(expr)), expr, tuple(self._lets[name] for name in outer), safe=False)
@@ -176,8 +162,8 @@ class Sharing:
         if isinstance(expr, ir.TensorLoad):
             return self._is_stored_place(expr)
         if isinstance(expr, _DIVISIONS):
-            return not _is_integer(expr) or isinstance(expr.b, tirx.IntImm)
-        return not isinstance(expr, ir.Call) or _is_pure(expr)
+            return not is_integer(expr) or isinstance(expr.b, tirx.IntImm)
+        return not isinstance(expr, ir.Call) or is_pure(expr)
 
     def _is_stored_place(self, load: ir.TensorLoad) -> bool:
         if self.place is None:
@@ -240,16 +226,16 @@ class Sharing:
 
     def _is_bound(self, number: int, node: _Node, root: int) -> bool:
         """Return whether it is used repeatedly, worth a name, and not an index, which vectors need to see through."""
-        if node.uses < 2 or number == root or not node.operands or _has_no_register(node.expr):
+        if node.uses < 2 or number == root or not node.operands or has_no_register(node.expr):
             return False
-        return isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr) or self._reads(number)
+        return isinstance(node.expr, ir.TensorLoad) or not is_integer(node.expr) or self._reads(number)
 
     def _bind_choices(self, bound: set[int], root: int) -> None:
         """Add the choices between sides of which one binds values itself."""
         inside = {self._nodes[number].scope for number in bound}
         for (number, _), scope in sorted(self._branches.items()):
             node = self._nodes[number]
-            if scope in inside and number != root and not _has_no_register(node.expr):
+            if scope in inside and number != root and not has_no_register(node.expr):
                 bound.add(number)
                 inside.add(node.scope)
 
@@ -258,7 +244,7 @@ class Sharing:
         stack, seen = [number], {number}
         while stack:
             node = self._nodes[stack.pop()]
-            if isinstance(node.expr, ir.TensorLoad) or not _is_integer(node.expr):
+            if isinstance(node.expr, ir.TensorLoad) or not is_integer(node.expr):
                 return True
             stack += [operand for operand in node.operands if operand not in seen]
             seen.update(node.operands)
@@ -294,89 +280,3 @@ def _wrapped(value: Expr, bindings: list[tuple[ir.Call, Expr]]) -> Expr:
     for read, bound in reversed(bindings):
         value = let.let_as(read, bound, value)
     return value
-
-
-# --- the kinds of expressions
-
-# fmt: off
-_PURE = frozenset({
-    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "call_llvm_pure_intrin", "ceil", "copysign", "cos",
-    "cosh", "erf", "exp", "exp10", "exp2", "fabs", "floor", "fma", "fmod", "if_then_else", "isfinite", "isinf",
-    "isnan", "likely", "log", "log10", "log1p", "log2", "nearbyint", "pow", "reinterpret", "round", "rsqrt",
-    "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
-})
-# fmt: on
-"""The calls of TVM that compute a value from values, whatever these are."""
-
-
-def _name(call: ir.Call) -> str:
-    """Return an operator's name without the dialect's."""
-    return str(getattr(call.op, "name", "")).rpartition(".")[2]
-
-
-def _is_pure(call: ir.Call) -> bool:
-    """Return whether a call computes a value from values, whatever these are."""
-    return _name(call) in _PURE or str(getattr(call.op, "name", "")) in exact.CALLS
-
-
-def is_conditional(expr: Expr) -> bool:
-    """Return whether this is an `if_then_else`, of which only the chosen side is evaluated."""
-    return isinstance(expr, ir.Call) and _name(expr) == "if_then_else"
-
-
-def is_choice(expr: Expr) -> bool:
-    """Return whether this is the value of one of two sides: both are computed (`Select`), or only one."""
-    return isinstance(expr, tirx.Select) or is_conditional(expr)
-
-
-def operands_of(expr: Expr) -> list[Expr] | None:
-    """Return the operands of an expression; None for constants, and for unsupported kinds."""
-    if isinstance(expr, _BINARY):
-        return [expr.a, expr.b]
-    if isinstance(expr, tirx.Select):
-        return [expr.condition, expr.true_value, expr.false_value]
-    if isinstance(expr, tirx.Cast):
-        return [expr.value]
-    if isinstance(expr, tirx.Not | prim.BitwiseNot):
-        return [expr.a]
-    if isinstance(expr, ir.TensorLoad):
-        return list(expr.indices)
-    if isinstance(expr, ir.Call) and _is_pure(expr):
-        return list(expr.args)
-    return None
-
-
-def rebuilt(expr: Expr, operands: list[Expr]) -> Expr:
-    """Return `expr` with other operands."""
-    if not operands:
-        return expr
-    if isinstance(expr, ir.TensorLoad):
-        return tirx.BufferLoad(expr.source, operands)
-    if isinstance(expr, ir.Call):
-        return ir.Call(expr.op, operands, expr.attrs, expr.ty_args, ret_ty=expr.ty)
-    if isinstance(expr, tirx.Cast):
-        return tirx.Cast(str(expr.ty.dtype), operands[0])
-    return type(expr)(*operands)
-
-
-def _label(expr: Expr) -> Any:
-    """Return what distinguishes expressions with equal operands."""
-    if isinstance(expr, ir.TensorLoad):
-        return ("load", hash(expr.source))
-    if isinstance(expr, ir.Call):
-        return (str(expr.op.name), str(expr.ty.dtype))
-    return (type(expr).__name__, str(expr.ty.dtype))
-
-
-def _constant_key(expr: Expr) -> Any:
-    value = float(expr.value).hex() if isinstance(expr, tirx.FloatImm) else str(expr.value)
-    return (type(expr).__name__, str(expr.ty), value)
-
-
-def _is_integer(expr: Expr) -> bool:
-    return str(expr.ty.dtype).startswith(("int", "uint", "bool"))
-
-
-def _has_no_register(expr: Expr) -> bool:
-    """Return whether it cannot be stored: boolean vectors are no memory, and small floats are stored as integers."""
-    return str(expr.ty.dtype).startswith(("bool", "bfloat16", "float8"))

@@ -24,6 +24,17 @@ BLOCK_ROWS = 128
 
 
 @dataclass(frozen=True)
+class _Part:
+    """`depth` rows of a panel, from the start of a unit, in the buffer that they are unpacked to and that of totals."""
+
+    panel: Any
+    unit: Any
+    depth: int
+    unpacked: Any
+    totals: Any
+
+
+@dataclass(frozen=True)
 class ManyRows:
     """Emits the totals of up to BLOCK_ROWS rows: of `source` as floats, or of prepared data that were rounded.
 
@@ -87,7 +98,7 @@ class ManyRows:
         with nest.serial(units) as index, nest.serial(self.strips) as strip:
             self._unpack(panel, unit + index, index, strip, unpacked)
         tile = self._tile_of_bytes if self.data else self._tile_of_floats
-        emit = functools.partial(tile, panel=panel, unit=unit, depth=depth, unpacked=unpacked, totals=totals)
+        emit = functools.partial(tile, _Part(panel, unit, depth, unpacked, totals))
         tiles = count // plan.rows
         with nest.serial(self.strips) as strip:
             with nest.serial(tiles) as index:
@@ -118,51 +129,27 @@ class ManyRows:
                     number = self.matrix.integers(words, place) - self.matrix.zero(start, vector)
                     T.buffer_store(unpacked, self.matrix.scale(start, vector) * number, [strip, row, span])
 
-    def _tile_of_floats(
-        self,
-        strip: Any,
-        first: Any,
-        row: Any,
-        rows: int,
-        *,
-        panel: Any,
-        unit: Any,
-        depth: int,
-        unpacked: Any,
-        totals: Any,
-    ) -> None:
+    def _tile_of_floats(self, part: _Part, strip: Any, first: Any, row: Any, rows: int) -> None:
         lanes = self.layout.plan.lanes
         sums = Sums(rows * self.strip, lanes, "float32")
         sums.clear()
-        start = unit * self.unit
-        with nest.serial(depth) as k:
+        start = part.unit * self.unit
+        with nest.serial(part.depth) as k:
             for r in range(rows):
                 x = spread(self.source[first + row + r, start + k], lanes)
                 for vector in range(self.strip):
-                    weight = unpacked[strip, k, tirx.Ramp(long(vector * lanes), long(1), lanes)]
+                    weight = part.unpacked[strip, k, tirx.Ramp(long(vector * lanes), long(1), lanes)]
                     at = r * self.strip + vector
                     sums[at] = sums[at] + x * weight
         for at in range(sums.count):
             place = self._place(row + at // self.strip, strip * self.strip + at % self.strip)
-            T.buffer_store(totals, totals[tuple(place)] + sums[at], place)
+            T.buffer_store(part.totals, part.totals[tuple(place)] + sums[at], place)
 
-    def _tile_of_bytes(
-        self,
-        strip: Any,
-        first: Any,
-        row: Any,
-        rows: int,
-        *,
-        panel: Any,
-        unit: Any,
-        depth: int,
-        unpacked: Any,
-        totals: Any,
-    ) -> None:
+    def _tile_of_bytes(self, part: _Part, strip: Any, first: Any, row: Any, rows: int) -> None:
         assert self.data is not None
         layout, lanes = self.layout, self.layout.plan.lanes
-        with nest.serial(-(-depth // self.unit)) as index:
-            group = unit + index
+        with nest.serial(-(-part.depth // self.unit)) as index:
+            group = part.unit + index
             sums = Sums(rows * self.strip, lanes, "int32")
             for at in range(sums.count):
                 sums[at] = self.data.initial(first + row + at // self.strip, group)
@@ -171,15 +158,15 @@ class ManyRows:
                     x = self.data.four(first + row + r, group, four * 4)
                     for vector in range(self.strip):
                         span = tirx.Ramp(long(vector * lanes * 4), long(1), lanes * 4)
-                        weights = unpacked[strip, index * (layout.rows // 4) + four, span]
+                        weights = part.unpacked[strip, index * (layout.rows // 4) + four, span]
                         at = r * self.strip + vector
                         sums[at] = self.dot.products(sums[at], weights, x)
-            start = self.matrix.start(panel, group)
+            start = self.matrix.start(part.panel, group)
             for at in range(sums.count):
                 r, vector = at // self.strip, strip * self.strip + at % self.strip
                 place = self._place(row + r, vector)
                 value = self.data.scaled(start, vector, first + row + r, group, sums[at])
-                T.buffer_store(totals, totals[tuple(place)] + value, place)
+                T.buffer_store(part.totals, part.totals[tuple(place)] + value, place)
 
     def _place(self, row: Any, vector: Any) -> list[Any]:
         lanes = self.layout.plan.lanes
