@@ -33,12 +33,13 @@ def _round(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.Pass
     return func.with_body(tvm_ffi.structural_map(func.body, kinds, order="post"))
 
 
-def broadcast_bits() -> tvm.transform.Pass:
-    """Return the pass that repeats the bits of a bfloat16, not the number, in all lanes of a vector.
+def only_bits() -> tvm.transform.Pass:
+    """Return the last passes, after which every bfloat16 is a uint16.
 
-    It must run right before TVM's `BF16StorageLegalize`, which does not look into `Broadcast`.
+    The bits are repeated in all lanes of a vector, because TVM's `BF16StorageLegalize` does not look into `Broadcast`.
     """
-    return _broadcast
+    store = tirx.transform.BF16StorageLegalize()
+    return tvm.transform.Sequential([_broadcast, store, bfloat16_instructions.define_called()])
 
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.BroadcastBits")
