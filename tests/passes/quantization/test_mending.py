@@ -26,7 +26,7 @@ from graphopt.rewriting.passes import PassContext
 from tests.helpers import model_of
 from tests.passes.quantization.measuring import OPSET, Feed, array, network, noise, run
 
-WEIGHTS = "quantize-weights{bits=3 least=1}"
+WEIGHTS = "quantize-weights{bits=3 least=1 few=0}"
 CASES = {
     "matmul": ("MatMul(X, w)", {"w": (48, 24)}, (40, 48)),
     "sequences": ("MatMul(X, w)", {"w": (48, 24)}, (4, 10, 48)),
@@ -81,7 +81,9 @@ def test_weights_of_eight_bits_are_rounded_anew() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("passes", ["quantize-weights{bits=3 group=0 least=1}", "quantize-weights{bits=3 least=1}"])
+@pytest.mark.parametrize(
+    "passes", ["quantize-weights{bits=3 group=0 least=1 few=0}", "quantize-weights{bits=3 least=1 few=0}"]
+)
 def test_ranges_are_chosen_by_the_error_of_results(name: str, passes: str) -> None:
     """Every eighth of the data is large: there, weights must be exact, and may be clipped elsewhere."""
     model, samples, others = case(name)
@@ -167,7 +169,7 @@ def test_what_does_not_help_is_not_done() -> None:
     text = f"{OPSET} g (float[40,48] X) => (float[A,B] Y) {{ Y = MatMul(X, w) }}"
     model = model_of(text, {"w": np.random.default_rng(0).integers(0, 16, (48, 24)).astype(np.float32)})
     samples = [{"X": correlated(seed, (40, 48))} for seed in range(4)]
-    _, report = run(model, "quantize-weights{group=0 least=1},gptq,refine-rounding", samples)
+    _, report = run(model, "quantize-weights{group=0 least=1 few=0},gptq,refine-rounding", samples)
     for step in report.steps[1:]:
         assert not step.changed
         assert step.misses == {"no other rounding lowers the error of the product": 1}
