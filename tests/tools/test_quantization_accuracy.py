@@ -19,7 +19,10 @@ SETTINGS = {"network": "demo", "settings": ""}
 
 
 def row(kind: str, accuracy: float, changed: int = 0, size: int = 1000, settings: str = "") -> dict[str, Any]:
-    facts = {"accuracy": accuracy, "bytes": size, "changed": changed, "decibels": 20.0}
+    """A row of 1,000 images; the accuracy on images that choose is higher by two."""
+    worse = round(10 * (92 - accuracy)) + 3
+    facts = {"chosen by": accuracy + 2, "accuracy": accuracy, "bytes": size, "images": 1000}
+    facts |= {"changed": changed, "worse": worse, "better": 3, "decibels": 20.0}
     return {**SETTINGS, "kind": kind, "settings": settings, **facts}
 
 
@@ -56,20 +59,27 @@ def test_the_demo_is_measured(dataset: Path, tmp_path: Path, capsys: pytest.Capt
     assert abs(integers["accuracy"] - floats["accuracy"]) < 1
     assert integers["bytes"] < 0.27 * floats["bytes"]
     assert integers["changed"] < 6
+    assert integers["images"] == 300
+    assert 3 * (floats["accuracy"] - integers["accuracy"]) == pytest.approx(
+        integers["worse"] - integers["better"], abs=0.1
+    )
     assert integers["decibels"] > 25
     assert "graphopt int8" in guide.read_text()
     assert "old" not in guide.read_text()
     assert "| Residual CNN of the demo |" in capsys.readouterr().out
 
 
-def test_the_best_setting_stands_for_a_tool() -> None:
+def test_the_best_setting_on_other_images_stands_for_a_tool() -> None:
     rows = [
         row("float32", 92.0),
         row("NNCF int8", 91.0, 30, 300, "one"),
         row("NNCF int8", 91.5, 20, 310, "another"),
         row("NNCF int8", 91.5, 10, 320, "a third"),
+        row("NNCF int8", 91.8, 10, 320, "lucky") | {"chosen by": 93.0},
     ]
-    assert table(rows).splitlines()[-1] == "| | NNCF int8 | 91.50 % | 0.50 | 10 | 20.0 dB | 32.0% | a third (of 3) |"
+    interval = 100 * 1.96 * np.sqrt(8 + 3 + 1 - 5 * 5 / 1002) / 1002
+    found = f"| | NNCF int8 | 91.50 % | 0.50 ± {interval:.2f} | 10 | 20.0 dB | 32.0% | a third (of 4) |"
+    assert table(rows).splitlines()[-1] == found
 
 
 def test_new_rows_replace_those_of_the_same_setting() -> None:
