@@ -13,7 +13,7 @@ from tools.training.dataset import as_input, load_split
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLES = 500
 _CHOOSING = 5000
-_BATCH = 250
+_BATCH = 50
 Images = tuple[np.ndarray, np.ndarray]
 """Images, uint8 N x 28 x 28, and their classes."""
 

@@ -27,13 +27,13 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, network in NETWORKS.items():
-        mine = [row for row in rows if row["network"] == name and "chosen by" in row]
+        mine = [row for row in rows if row["network"] == name and "error" not in row]
         whole = next((row for row in mine if row["kind"] == FLOAT), None)
         if whole is None:
             continue
         lines.append(f"| {network.title} | (float32) | {whole['accuracy']:.2f} % | | | | {whole['bytes']:,} bytes | |")
         for kind in dict.fromkeys(row["kind"] for row in mine if row is not whole):
-            best = best_of(mine, kind)
+            best = next(row for row in mine if row["kind"] == kind and "accuracy" in row)
             size = best["bytes"] / whole["bytes"]
             facts = f"{best['changed']} | {best['decibels']:.1f} dB | {size:.1%} | {_setting(mine, best)}"
             lines.append(f"| | {kind} | {best['accuracy']:.2f} % | {_lost(best)} | {facts} |")
@@ -51,9 +51,10 @@ def _lost(row: Row) -> str:
     return f"{100 * apart / count:.2f} ± {100 * _NORMAL * deviation:.2f}"
 
 
-def best_of(rows: Sequence[Row], kind: str) -> Row:
-    """Return the row of a kind that is best on images that choose; of several, that with the fewest other answers."""
-    return max((row for row in rows if row["kind"] == kind), key=lambda row: (row["chosen by"], -row["changed"]))
+def best_of(rows: Sequence[Row]) -> Row | None:
+    """Return the row that is best on the images that choose; of several, that with the fewest other answers there."""
+    able = [row for row in rows if "error" not in row]
+    return max(able, key=lambda row: (row["choosing accuracy"], -row["choosing changed"]), default=None)
 
 
 def _setting(rows: Sequence[Row], best: Row) -> str:
