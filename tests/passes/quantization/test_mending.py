@@ -201,6 +201,24 @@ def test_a_step_that_harms_the_outputs_is_undone() -> None:
     assert error.of(context.model) == 0
 
 
+def test_the_error_is_that_of_all_samples_joined_or_not() -> None:
+    """With an open first axis, three samples are measured in one run."""
+    rng = np.random.default_rng(0)
+    feeds = [{"X": rng.normal(size=(1, 4)).astype(np.float32)} for _ in range(3)]
+    weights = rng.normal(size=(4, 5)).astype(np.float32)
+    errors = []
+    for size, runs in (("N", 1), ("1", 3)):
+        text = f"{OPSET} g (float[{size},4] X) => (float[{size},5] Y) {{ Y = MatMul(X, w) }}"
+        model, other = (model_of(text, {"w": w}) for w in (weights, np.round(weights, 1)))
+        infer_shapes(model)
+        error = OutputError(PassContext(model, evaluation=Evaluation(samples=Samples(feeds, model)), floats=model))
+        assert len(error.feeds) == runs
+        errors.append(error.of(other))
+    data = np.concatenate([feed["X"] for feed in feeds])
+    wanted = np.square(data @ (np.round(weights, 1) - weights)).sum() / np.square(data @ weights).sum()
+    np.testing.assert_allclose(errors, wanted, rtol=1e-3)
+
+
 def test_what_would_take_too_long_to_measure_is_left_alone() -> None:
     """The error is measured twice: of the model as it is, and with both steps, one of which harms."""
     text = f"{OPSET} g (float[4] X) => (float[4] Y) {{ a = Add(X, b)  Y = Add(a, d) }}"
