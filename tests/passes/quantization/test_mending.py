@@ -162,6 +162,7 @@ def test_an_int32_bias_stays_one_with_the_scale_of_the_sums() -> None:
     assert bias is not None
     assert bias.producer is not None
     assert array(bias.producer.inputs[0]).dtype == np.int32
+    assert not bias.producer.origin, "origins take room in the file"
 
 
 def test_what_does_not_help_is_not_done() -> None:
