@@ -128,6 +128,7 @@ def _jobs(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[J
                 options.clock,
                 options.tune,
                 options.int8,
+                options.reduce_range,
             )
             threads = tuple(count for count in options.threads if (job.name, batch, count) not in known)
             if threads:
@@ -190,6 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--int8", action="store_true", help="quantize each model first; all runtimes get the same quantized file"
+    )
+    parser.add_argument(
+        "--reduce-range", action="store_true", help="with --int8: weights have 7 bits, as for processors without VNNI"
     )
     parser.add_argument(
         "--clock",

@@ -48,7 +48,8 @@ class Job:
 
     `runs`: maximal timed runs of each runtime; `seconds`: no new round starts after this time. `clock`: "wall", or
     "cpu" for the CPU time of each process. `tune`: "off" for closed-form plans, "records" for existing records, or a
-    budget. `int8`: all runtimes get the model after static quantization, on generated samples.
+    budget. `int8`: all runtimes get the model after static quantization, on generated samples; `reduce_range`: with
+    weights of 7 bits.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Job:
     clock: str = "wall"
     tune: str = "off"
     int8: bool = False
+    reduce_range: bool = False
 
     @property
     def name(self) -> str:
@@ -76,7 +78,7 @@ def measure(job: Job) -> list[dict[str, Any]]:
         onnx.save(suite.fixed(job.model, job.batch) if in_suite else onnx.load(job.model), path)
         floats = io.load(path) if job.int8 else None
         if job.int8:
-            _quantize(path, folder)
+            _quantize(path, folder, job.reduce_range)
         failures: dict[str, str] = {}
         compiling = _compile(path, folder / "model.gopt", job, failures)
         sample = inputs.generate(io.load(path))
@@ -99,13 +101,14 @@ def measure(job: Job) -> list[dict[str, Any]]:
         ]
 
 
-def _quantize(path: Path, folder: Path) -> None:
+def _quantize(path: Path, folder: Path, reduce_range: bool = False) -> None:
     """Replace a model by its quantized form: ranges that some generated inputs have say nothing about its accuracy."""
     model = io.load(path)
     given = [inputs.generate(model, seed=seed).inputs for seed in range(SAMPLES)]
     samples = folder / "samples.npz"
     np.savez(samples, **{name: np.concatenate([one[name] for one in given]) for name in given[0]})
-    passes = "default,quantize-static{calibration=min-max weights=min-max},eliminate-dead"
+    options = f"calibration=min-max weights=min-max reduce_range={str(reduce_range).lower()}"
+    passes = f"default,quantize-static{{{options}}},eliminate-dead"
     quantized, _ = graphopt.optimize(model, passes=passes, samples=samples)
     graphopt.save(quantized, path)
 
