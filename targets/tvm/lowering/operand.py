@@ -37,7 +37,7 @@ class Operand:
 
     `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
     with several consumers is stored once. `quantized`: where a constant of floats comes from, if it is dequantized.
-    `narrow`: the constant of 16-bit floats with the same elements, if it is cast from one.
+    `narrow`: the value of 16-bit floats that it was cast from, with the same elements, if it is a constant or bfloat16.
     """
 
     __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "narrow", "quantized", "shape")
