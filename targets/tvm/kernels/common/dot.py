@@ -18,7 +18,7 @@ from tvm import tirx
 
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.family import Dtypes
-from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.machine import WHOLE_NUMBERS, Machine
 
 INTEGER = Dtypes("uint8", "int8", "int32", "int32")
 """Bytes of activations without sign, bytes of weights with one, and exact sums."""
@@ -32,7 +32,6 @@ INTEGERS = (INTEGER, WIDENED)
 _WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "vpmaddwd-16": 2, "sdot": 4}
 _VPDPBUSD = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.128"}
 _VPMADDWD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
-_VECTORS = {64: "avx512bw", 32: "avx2", 16: "sse2"}
 _USDOT = "llvm.aarch64.neon.usdot.v4i32.v16i8"
 _SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 NAMES = tuple(_WIDTHS)
@@ -136,14 +135,14 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     if dtypes not in INTEGERS:
         return Dot("fma", lanes)
     if dtypes == WIDENED:
-        return Dot("vpmaddwd-16" if _VECTORS.get(size) in instructions else "mull", lanes)
+        return Dot("vpmaddwd-16" if WHOLE_NUMBERS.get(size) in instructions else "mull", lanes)
     if size in _VPDPBUSD and ("vnni" in instructions or ("avx-vnni" in instructions and size <= 32)):
         return Dot("vpdpbusd", lanes)
     if size == 16 and "i8mm" in instructions:
         return Dot("usdot", lanes)
     if size == 16 and "dotprod" in instructions:
         return Dot("sdot", lanes)
-    if _VECTORS.get(size) in instructions:
+    if WHOLE_NUMBERS.get(size) in instructions:
         return Dot("vpmaddwd", lanes)
     return Dot("mull", lanes)
 
@@ -152,7 +151,7 @@ def bytes_for(machine: Machine | None) -> Dtypes:
     """Return the types in which a machine multiplies bytes fastest: as they are, or stored as 16-bit integers."""
     if machine is None or {"vnni", "avx-vnni"} & machine.instructions:
         return INTEGER
-    return WIDENED if _VECTORS.get(machine.vector_bytes) in machine.instructions else INTEGER
+    return WIDENED if WHOLE_NUMBERS.get(machine.vector_bytes) in machine.instructions else INTEGER
 
 
 def _run(first: Any, count: int) -> Any:
