@@ -21,6 +21,7 @@ SCHEMES = {
     "int8-dynamic": "quantize-int8-dynamic",
     "int4-weights": "quantize-int4",
     "float16": "half",
+    "bfloat16": "bfloat16",
 }
 """The pipelines by the name of `--scheme`."""
 

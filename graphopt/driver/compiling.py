@@ -32,8 +32,9 @@ from graphopt.util.scratch import scratch
 from . import backend
 from . import worker as child
 from .deadline import Deadline
+from .lowering import measuring, optimize_for
 from .measuring import measure
-from .optimizing import DEFAULT_PIPELINE, evaluate_on, run_passes, verification_feeds
+from .optimizing import evaluate_on, verification_feeds
 from .stages import Stages
 from .tuning import Tuned, Tuning
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from graphopt.data.images import Preprocess
     from graphopt.ir import Model
     from graphopt.proof.metrics import Metric
-    from graphopt.proof.spread import OutputErrors
     from graphopt.proof.tolerance import Tolerance
     from graphopt.rewriting.pipeline import Pipeline
 
@@ -122,6 +122,7 @@ def compile(
         lowered,
         made_for,
         passes,
+        between=measuring(made_for, tuning, lambda what, done: tell(f"tuning: {what}", 0.05 + 0.15 * done), deadline),
         verify=verify,
         evaluation=evaluation,
         feeds=feeds,
@@ -143,9 +144,7 @@ def compile(
         if verify and made_for.kind == "cpu" and made_for.runs_here():
             tell("measuring the error", 0.95)
             every = evaluation.samples if data is None and evaluation.samples is not None else feeds
-            lossy, tolerance = report.fidelity is Fidelity.LOSSY, None if verify is True else verify
-            errors = measure(result.run, original, judged, every, lossy=lossy, tolerance=tolerance)
-            _write_errors(result, report, errors)
+            _measure_errors(result, report, original, judged, every, None if verify is True else verify)
         tell("done", 1.0)
         report.code = Code(tell.seconds, built.code)
     return result
@@ -176,27 +175,6 @@ def _new_folder() -> Iterator[Path]:
         raise
 
 
-def optimize_for(
-    model: Model, target: Target, passes: Pipeline | str | None = None, **options: Any
-) -> tuple[Model, Report]:
-    """Run the two pipelines of a compilation on `model` itself; return a copy from between them, and their report.
-
-    The first pipeline is `passes` (None: "default"). It leaves a model that any runtime runs well; the copy is made of
-    it. The second is the backend's for `target`, for example to assign layouts to activations; it is skipped if the
-    first is empty. Its steps are compared with the result of the first. `options` are those of `run_passes`.
-    """
-    from graphopt.rewriting.pipeline import Pipeline
-
-    chosen = DEFAULT_PIPELINE if passes is None else passes
-    pipeline = Pipeline.parse(chosen) if isinstance(chosen, str) else chosen
-    lowering = Pipeline.parse(backend.load().pipeline(target) if pipeline.steps else "")
-    report = run_passes(model, pipeline, target=target, **options)
-    optimized = model.copy()
-    if lowering.steps:
-        report = run_passes(model, lowering, target=target, **options, earlier=report)
-    return optimized, report
-
-
 def tune(
     model: Model | onnx.ModelProto | bytes | str | os.PathLike[str],
     target: Target | str | os.PathLike[str] = "host",
@@ -218,7 +196,9 @@ def tune(
     lowered = io.load(model)
     fix_shapes(lowered, inputs or {})
     tell("optimizing", 0.02)
-    optimize_for(lowered, made_for, passes, observers=observers)
+    between = measuring(made_for, tuning, lambda what, done: tell(what, 0.05 + 0.05 * done))
+    latencies = backend.load().latencies(made_for, tuning)
+    optimize_for(lowered, made_for, passes, between=between, observers=observers, latencies=latencies)
     with _saved(lowered) as path:
         return child.tune(path, made_for, lambda what, done: tell(what, 0.1 + 0.9 * done), tuning)
 
@@ -277,8 +257,12 @@ def _write_report(report: Report, path: Path) -> None:
     path.write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
-def _write_errors(result: Artifact, report: Report, errors: OutputErrors) -> None:
-    """Write the measured errors into the report, and the largest ones into the manifest."""
+def _measure_errors(
+    result: Artifact, report: Report, original: Model, judged: Model, feeds: Any, tolerance: Tolerance | None
+) -> None:
+    """Check what was compiled; write the errors into the report, and the largest ones into the manifest."""
+    lossy = report.fidelity is Fidelity.LOSSY
+    errors = measure(result.run, original, judged, feeds, lossy=lossy, tolerance=tolerance)
     report.measured = Measured(errors.samples, errors.to_json())
     _write_report(report, result.folder / REPORT)
     largest = {name: spread.largest for name, spread in errors.outputs.items()}

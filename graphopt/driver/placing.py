@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphopt.compression.costs import COSTS, LATENCY, LatencyCost
@@ -13,12 +13,18 @@ from graphopt.compression.layers import Layer
 from graphopt.errors import InputError
 from graphopt.hardware.target import Target
 from graphopt.hardware.target import load as load_target
+from graphopt.ir import Model
+from graphopt.rewriting.pipeline import PassManager, Pipeline
 from graphopt.util.codec import encode
 from graphopt.util.tables import Table, format_seconds
 
 from . import backend, worker
 from .deadline import Deadline
+from .integers import is_quantized
 from .tuning import Tuning
+
+_SHARE = 0.25
+"""The part of a tuning budget that layers of a quantized model get at most; the rest is for kernels."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +136,39 @@ def measure(
     new = [sizes for sizes in dict.fromkeys(layers) if sizes is not None and not choose(known, sizes).measured]
     new.sort(key=lambda sizes: -sizes.products)
     return worker.measure(new, target, progress, tuning, deadline) if new else 0
+
+
+@dataclass
+class _Asked:
+    """Latencies that remember which layers they are asked for: those that are computed in floats or in integers."""
+
+    known: Latencies
+    layers: dict[LayerSizes, None] = field(default_factory=dict)
+
+    def measured(self, sizes: LayerSizes, precision: str) -> float | None:
+        self.layers[sizes] = None
+        return self.known.measured(sizes, precision)
+
+    def estimated(self, sizes: LayerSizes, precision: str) -> float:
+        return self.known.estimated(sizes, precision)
+
+
+def measure_choices(
+    model: Model,
+    lowering: Pipeline,
+    target: Target,
+    tuning: Tuning,
+    progress: backend.Progress,
+    deadline: Deadline | None = None,
+) -> int:
+    """Measure the layers of a quantized model that `lowering` computes in floats or in integers, whichever is faster.
+
+    They get a part of the budget of `tuning`. `model` is changed. Returns how many layers were measured; raises what
+    `measure` raises.
+    """
+    if tuning.budget is None or not is_quantized(model):
+        return 0
+    asked = _Asked(backend.load().latencies(target, tuning))
+    PassManager(lowering, target=target, latencies=asked).run(model)
+    part = replace(tuning, budget=tuning.budget.share(_SHARE))
+    return measure(list(asked.layers), target, part, progress, deadline)

@@ -32,6 +32,13 @@ class Budget:
             raise InputError(f"a tuning budget of '{text}' measures nothing", remedy=_EXAMPLES)
         return Budget(measurements=int(count)) if count else Budget(seconds=float(number) * _UNITS[unit])
 
+    def share(self, part: float) -> Budget:
+        """Return a part of it, from 0 to 1; of measurements, at least the two of one comparison."""
+        if self.measurements is not None:
+            return Budget(measurements=max(2, int(self.measurements * part)))
+        assert self.seconds is not None
+        return Budget(seconds=self.seconds * part)
+
 
 @dataclass(frozen=True)
 class Remote:

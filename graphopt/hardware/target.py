@@ -90,6 +90,11 @@ class Target:
         """The best instruction set for dot products of bytes: one of `features`, or "" if there is none."""
         return next((f for f in ("avx512vnni", "avxvnni", "i8mm", "dotprod") if f in self.features), "")
 
+    @property
+    def multiplies_bfloat16(self) -> bool:
+        """Whether there are instructions that sum products of bfloat16 in float32."""
+        return bool({"avx512bf16", "bf16"} & set(self.features))
+
     def runs_here(self) -> bool:
         """Whether this machine's processor can run the host code (GPUs are not checked)."""
         here = host_cpu.current()

@@ -17,7 +17,7 @@ Make = Callable[[Rewriter], Value]
 Plan = Callable[[Rewriter], Sequence[Value | None]]
 """Creates the blocked counterparts of a node's outputs."""
 
-DTYPES = frozenset({DType.FLOAT, DType.INT32, DType.UINT8})
+DTYPES = frozenset({DType.FLOAT, DType.INT32, DType.INT64, DType.UINT8, DType.BFLOAT16})
 """The element types for which backends have kernels on blocked values."""
 
 NOTHING = Miss()

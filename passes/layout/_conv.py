@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graphopt.ir import Node, Value
-from graphopt.passes.layout._blocks import DTYPES, UNKNOWN, Layout, Plan, channels_of, is_image, sizes_of
+from graphopt.ir import DType, Node, Value
+from graphopt.passes.layout._blocks import UNKNOWN, Layout, Plan, channels_of, is_image, sizes_of
 from graphopt.passes.matching.windows import explicit_pads
 from graphopt.rewriting.passes import Miss, Rewriter
 
@@ -16,7 +16,7 @@ def conv(node: Node, layout: Layout) -> Plan | Miss:
     data, weight, bias = node.input(0), node.input(1), node.input(2)
     if data is None or weight is None or weight.constant is None or (bias is not None and bias.constant is None):
         return Miss("the weight or the bias is computed")
-    if data.dtype not in DTYPES or weight.dtype is not data.dtype:
+    if data.dtype is not DType.FLOAT or weight.dtype is not data.dtype:
         return Miss("its element types have no kernel on blocked values")
     if not is_image(data):
         return Miss("channels or spatial sizes are not known")

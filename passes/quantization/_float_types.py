@@ -1,10 +1,10 @@
-"""The places of a node at which floats of one type can become those of another."""
+"""What passes that change the types of floats share: the places of a node that can change, and products of 16 bits."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 
-from graphopt.ir import DType, Node
+from graphopt.ir import DType, Graph, Node, Value
 from graphopt.ir.verify import find_schema
 
 
@@ -26,3 +26,38 @@ def changeable(node: Node, opset: int, old: Set[DType], new: str) -> tuple[list[
     if not given or not variables <= admit or not {t for _, t in given} <= variables:
         return None
     return [i for i, t in taken if t in variables], [i for i, _ in given]
+
+
+FEW_CHANNELS = 16
+"""The number of input channels below which a convolution is computed in float32: they would not fill a vector."""
+
+
+def rounded_data(graph: Graph) -> Iterator[Value]:
+    """Yield the bfloat16 values that products with constants of the same type read."""
+    for node in graph.nodes:
+        data = multiplied_data(node)
+        if data is not None and data.dtype is DType.BFLOAT16:
+            yield data
+
+
+def multiplied_data(node: Node) -> Value | None:
+    """Return the data of a product with constant weights for which there are kernels of 16 bits; None if it is none."""
+    if node.op not in ("Conv", "Gemm", "MatMul"):
+        return None
+    data, weight = node.inputs[:2]
+    if data is None or weight is None or data.constant is not None or not _is_constant(weight):
+        return None
+    shape = weight.shape
+    if shape is None or node.attr("transA", 0):
+        return None
+    if node.op != "Conv":
+        return data if len(shape) == 2 else None
+    few = len(shape) < 3 or not isinstance(shape[1], int) or shape[1] < FEW_CHANNELS
+    return None if few or node.attr("group", 1) != 1 else data
+
+
+def _is_constant(value: Value) -> bool:
+    """Return whether a value is a constant, or cast from one."""
+    cast = value.producer
+    source = cast.input(0) if cast is not None and cast.op == "Cast" else value
+    return source is not None and source.constant is not None

@@ -1,4 +1,4 @@
-"""Conversion to 16-bit floats: float16 where the ranges of values allow it, bfloat16 for weights."""
+"""Conversion to 16-bit floats: float16 where the ranges of values allow it, bfloat16 for the operands of products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphopt.compression.accumulators import Range
 from graphopt.compression.statistics import collect
 from graphopt.errors import PassError
 from graphopt.ir import DType, Graph, Node, TensorType, Value, infer_shapes
-from graphopt.passes.quantization._float_types import changeable
+from graphopt.passes.quantization._float_types import changeable, multiplied_data
 from graphopt.passes.quantization.ignoring import check_patterns, ignored_nodes
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
@@ -38,8 +38,13 @@ class ConvertFloat(Pass):
     nodes with nested graphs. Inputs and outputs of the model stay float32. `to=bfloat16` converts weights alone, each
     followed by a Cast: few runtimes compute on bfloat16.
 
+    With `activations`, a Cast to bfloat16 and one back also follow each value that a convolution or matmul multiplies
+    with constants. Every runtime then computes these products as a processor with instructions for them does: of two
+    bfloat16, summed in float32.
+
     Options:
         to: `float16` or `bfloat16`.
+        activations: with `bfloat16`: round the data of products too, not only their weights.
         keep: patterns for nodes that stay in float32: names, operators, `re:EXPRESSION`, `from..to`.
     """
 
@@ -47,18 +52,23 @@ class ConvertFloat(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.LOSSY
 
     to: str = "float16"
+    activations: bool = False
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.to not in ("float16", "bfloat16"):
             raise ValueError("to must be float16 or bfloat16")
+        if self.activations and self.to != "bfloat16":
+            raise ValueError("activations must be false: with float16, they are converted wherever they fit")
         check_patterns(self.keep)
 
     def run(self, graph: Graph, context: PassContext) -> None:
         infer_shapes(context.model)
         kept = ignored_nodes(graph, self.keep, context)
         if self.to == "bfloat16":
-            _store_weights(graph, context, kept)
+            _store_weights(graph, context, kept, 1 if self.activations else _WORTH)
+            if self.activations:
+                _round_data(graph, context, kept)
         else:
             _Conversion(graph, context, kept).run()
         if not context.counts:
@@ -66,14 +76,14 @@ class ConvertFloat(Pass):
             raise PassError(f"there is nothing to convert ({reasons})", where=context.model.name)
 
 
-def _store_weights(graph: Graph, context: PassContext, kept: set[Node]) -> None:
-    """Replace the weights of products by bfloat16 and a Cast to float32."""
+def _store_weights(graph: Graph, context: PassContext, kept: set[Node], least: int) -> None:
+    """Replace the weights of products, if they have `least` elements, by bfloat16 and a Cast to float32."""
     made: dict[Value, Value] = {}
     for node in graph.all_nodes():
         weights = node.input(1) if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul") else None
         if weights is None or weights.constant is None or weights.dtype is not DType.FLOAT:
             continue
-        if node in kept or weights.constant.size < _WORTH:
+        if node in kept or weights.constant.size < least:
             context.miss("it is to be left alone" if node in kept else "it has few weights", node)
         elif context.allow(node):
             rewriter = context.rewriter(node.graph, node)
@@ -83,6 +93,28 @@ def _store_weights(graph: Graph, context: PassContext, kept: set[Node]) -> None:
                 made[weights] = cast.output
             rewriter.set_input(node, 1, made[weights])
             context.count("products with weights in bfloat16")
+
+
+def _round_data(graph: Graph, context: PassContext, kept: set[Node]) -> None:
+    """Round what products multiply with weights in bfloat16; all that read such a value read it rounded."""
+    done: set[Value] = set()
+    for node in list(graph.all_nodes()):
+        data = multiplied_data(node)
+        if data is None or data.dtype is not DType.FLOAT or data in done or node in kept or not context.allow(node):
+            continue
+        rewriter = context.rewriter(node.graph, node)
+        readers = [user for user in data.users if user.graph is node.graph]
+        half = TensorType(DType.BFLOAT16, data.shape)
+        there = rewriter.op("Cast", [data], {"to": int(DType.BFLOAT16)}, types=[half], name=f"{data.name}/bfloat16")
+        back = rewriter.op(
+            "Cast", [there.output], {"to": int(DType.FLOAT)}, types=[data.type], name=f"{data.name}/cast"
+        )
+        done |= {data, back.output}
+        for reader in readers:
+            for index, read in enumerate(reader.inputs):
+                if read is data:
+                    rewriter.set_input(reader, index, back.output)
+        context.count("values in bfloat16")
 
 
 @dataclass

@@ -66,7 +66,12 @@ class IntegerProducts(RewritePass):
     that stands for zero is made explicit where the zero point is not 0. Results differ from those of floats by
     rounding. The weights of a convolution that cannot compute on integers become floats, and so do those of one that is
     slower on integers: a processor without dot products of bytes convolves some floats faster.
+
+    Options:
+        always: Compute on integers where floats are faster too.
     """
+
+    always: bool = False
 
     name: ClassVar[str] = "integer-products"
     fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
@@ -88,7 +93,8 @@ class IntegerProducts(RewritePass):
             return _integer_matmul(node)
         if not _has_dequantized(node):
             return NOTHING
-        slow, both = why_floats(node, context.latencies), activation_product(node)
+        slow = "" if self.always else why_floats(node, context.latencies)
+        both = activation_product(node)
         found = Miss(slow) if slow else _product(node) if both is None else both
         if not isinstance(found, Miss):
             return found

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphopt.ir import DType, Graph, Node, TensorType, Value
-from graphopt.passes.quantization._float_types import changeable
+from graphopt.passes.quantization._float_types import changeable, rounded_data
 from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _NARROW = frozenset({DType.FLOAT16, DType.BFLOAT16})
@@ -24,14 +24,18 @@ class WidenFloats(Pass):
     converted where they enter and leave the model, so that nothing between is rounded to 16 bits. ONNX Runtime does
     the same on CPUs. Matrices that data are multiplied with stay as they are, each with a Cast: kernels convert what
     they read. Other constants become float32, also those that had a Cast before.
+
+    For a target that multiplies bfloat16, the data of its convolutions and matmuls stay rounded, for all that reads
+    them: a Cast to bfloat16 ends the kernel before, and one to float32 begins each kernel after.
     """
 
     name: ClassVar[str] = "widen-floats"
     fidelity: ClassVar[Fidelity] = Fidelity.FLOAT
 
     def run(self, graph: Graph, context: PassContext) -> None:
+        multiplies = context.target is not None and context.target.multiplies_bfloat16
         for inner in list(graph.all_graphs()):
-            _Widening(inner, context).run()
+            _Widening(inner, context, set(rounded_data(inner)) if multiplies else set()).run()
             _widen_constants(inner, context)
 
 
@@ -41,6 +45,8 @@ class _Widening:
 
     graph: Graph
     context: PassContext
+    rounded: set[Value]
+    """The values of bfloat16 that are read as such."""
     wide: dict[Value, Value] = field(default_factory=dict)
     """By value of 16 bits: the same in float32."""
 
@@ -63,6 +69,8 @@ class _Widening:
         """Let those that read a Cast to float32 read the value itself, if there is one; else remember the Cast."""
         data = cast.inputs[0]
         assert data is not None
+        if data in self.rounded:
+            return True
         if data in self.wide and self.context.allow(cast):
             self.context.rewriter(self.graph, cast).replace(cast, self.wide[data])
             return True
@@ -92,7 +100,10 @@ class _Widening:
             cast = rewriter.op("Cast", [new.outputs[i]], {"to": int(kind)}, types=[node.outputs[i].type])
             results[i] = cast.output
             casts.append(cast)
-            self.wide[cast.output] = new.outputs[i]
+            if node.outputs[i] in self.rounded:
+                self.rounded.add(cast.output)
+            else:
+                self.wide[cast.output] = new.outputs[i]
         rewriter.replace(node, results)
         return casts
 
@@ -100,7 +111,7 @@ class _Widening:
         if value not in self.wide:
             rewriter, source = self.context.rewriter(self.graph, node), value.producer
             original = source.input(0) if source is not None and source.op == "Cast" else None
-            if original is not None and original.dtype is DType.FLOAT:
+            if original is not None and original.dtype is DType.FLOAT and value not in self.rounded:
                 self.wide[value] = original
             else:
                 wide = TensorType(DType.FLOAT, value.shape)

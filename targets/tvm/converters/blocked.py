@@ -6,9 +6,11 @@ from typing import Any
 
 from tvm import te, tirx
 
+from graphopt.targets.tvm.converters.half import moved
 from graphopt.targets.tvm.converters.tensors import where
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
+from graphopt.targets.tvm.lowering.emitter import Context
 from graphopt.targets.tvm.lowering.operand import Operand
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
@@ -22,7 +24,10 @@ def _channels(data: Operand) -> int:
 
 @converter("graphopt::ToBlocked")
 def to_blocked(c: Call) -> Operand:
-    data, block = c[0], int(c.attr("block"))
+    return moved(c.ctx, c[0], lambda data: _to_blocked(c.ctx, data, int(c.attr("block"))))
+
+
+def _to_blocked(ctx: Context, data: Operand, block: int) -> Operand:
     channels = _channels(data)
     sizes = [data.shape[0], -(-channels // block), *data.shape[2:], block]
 
@@ -34,12 +39,15 @@ def to_blocked(c: Call) -> Operand:
 
         return define(sizes, element, name="to_blocked")
 
-    return c.ctx.te(convert, data, name="to_blocked")
+    return ctx.te(convert, data, name="to_blocked")
 
 
 @converter("graphopt::FromBlocked")
 def from_blocked(c: Call) -> Operand:
-    data, channels = c[0], int(c.attr("channels"))
+    return moved(c.ctx, c[0], lambda data: _from_blocked(c.ctx, data, int(c.attr("channels"))))
+
+
+def _from_blocked(ctx: Context, data: Operand, channels: int) -> Operand:
     block = data.shape[-1]
     sizes = [data.shape[0], channels, *data.shape[2:-1]]
 
@@ -50,4 +58,4 @@ def from_blocked(c: Call) -> Operand:
             name="from_blocked",
         )
 
-    return c.ctx.te(convert, data, name="from_blocked")
+    return ctx.te(convert, data, name="from_blocked")

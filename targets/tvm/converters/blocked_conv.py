@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from tvm import te
 
+from graphopt.targets.tvm.converters.half import in_bfloat16
 from graphopt.targets.tvm.converters.tensors import elementwise
 from graphopt.targets.tvm.converters.widened import for_products
 from graphopt.targets.tvm.kernels.common.computes import accumulator, long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
+from graphopt.targets.tvm.kernels.common.dot import BFLOAT16
 from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.emitter import Context
@@ -42,7 +44,7 @@ def _convolution(c: Call, *, blocked: bool) -> Operand:
     data, weight = c[0], c[1]
     work = _workload(c, data, weight, blocked)
     if not work.is_depthwise:
-        data, weight = for_products(c.ctx, data, weight)
+        data, weight = _factors(c.ctx, data, weight, work)
         work = dataclasses.replace(work, dtypes=_dtypes(data, weight))
     if blocked and work.geometry.is_subsampled:
         data, work = _subsampled(c.ctx, data, work)
@@ -79,7 +81,15 @@ def _workload(c: Call, data: Operand, weight: Operand, blocked: bool) -> ConvWor
     return ConvWorkload(spec, batch, sizes, lanes, blocked, dtypes, usual, data_lanes)
 
 
+def _factors(ctx: Context, data: Operand, weight: Operand, work: ConvWorkload) -> tuple[Operand, Operand]:
+    """Return the operands in the types in which the machine multiplies them fastest, without rounding."""
+    narrow = in_bfloat16(ctx, data, weight) if work.blocked and not work.is_banded else None
+    return narrow or for_products(ctx, data, weight)
+
+
 def _dtypes(data: Operand, weight: Operand) -> Dtypes:
+    if data.dtype == "bfloat16":
+        return BFLOAT16
     kind = accumulator(data.dtype)
     return Dtypes(data.dtype, weight.dtype, kind, kind if kind == "int32" else data.dtype)
 

@@ -56,7 +56,10 @@ def cast_to(ctx: Context, data: Operand, to: str) -> Operand:
         made = data.derived([int(size) for size in data.shape], (to,), lambda array: array.astype(to), dtype=to)
         made.narrow = data
         return made
-    return elementwise(ctx, lambda x: convert(x, to), [data], to, "cast")
+    made = elementwise(ctx, lambda x: convert(x, to), [data], to, "cast")
+    if data.dtype == "bfloat16" and to == "float32":
+        made.narrow = data
+    return made
 
 
 @converter("Cast")

@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.elementwise import opaque_zero
+from graphopt.targets.tvm.converters.half import in_bfloat16
 from graphopt.targets.tvm.converters.quantized_weights import matmul_of_few_bits
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
@@ -161,35 +162,44 @@ def product(ctx: Context, a: Operand, b: Operand, *, dtype: str | None = None) -
 @converter("MatMul")
 def mat_mul(c: Call) -> Operand:
     few_bits = matmul_of_few_bits(c.ctx, c[0], c[1])
-    return few_bits if few_bits is not None else product(c.ctx, c[0], c[1])
+    if few_bits is not None:
+        return few_bits
+    return product(c.ctx, *(_narrow_factors(c.ctx, c[0], c[1]) or (c[0], c[1])), dtype=c[0].dtype)
+
+
+def _narrow_factors(ctx: Context, a: Operand, b: Operand) -> tuple[Operand, Operand] | None:
+    """Return the operands in bfloat16 if there is a kernel for it."""
+    return in_bfloat16(ctx, a, b) if b.rank == 2 and _known(a.shape[-1]) else None
 
 
 @converter("Gemm")
 def gemm(c: Call) -> Operand:
-    a, b = c[0], c[1]
+    a, b, dtype = c[0], c[1], c[0].dtype
     turn_a, turn_b = bool(c.attr("transA", 0)), bool(c.attr("transB", 0))
     result = None if turn_a else matmul_of_few_bits(c.ctx, a, b, transpose_b=turn_b)
+    if not turn_a and result is None:
+        a, b = _narrow_factors(c.ctx, a, b) or (a, b)
     if turn_b and b.is_constant and result is None:
         turned = transposed(c.ctx, b, [1, 0])
         turned.narrow = None if b.narrow is None else transposed(c.ctx, b.narrow, [1, 0])
         b, turn_b = turned, False
     if a.dtype == b.dtype and result is None:
         x, y = agree(c.ctx, a, 0 if turn_a else 1, b, 1 if turn_b else 0)
-        result = fast_matmul(c.ctx, x, y, dtype=a.dtype, transpose_a=turn_a, transpose_b=turn_b)
+        result = fast_matmul(c.ctx, x, y, dtype=dtype, transpose_a=turn_a, transpose_b=turn_b)
     if result is None:
         a = transposed(c.ctx, a, [1, 0]) if turn_a else a
         b = transposed(c.ctx, b, [1, 0]) if turn_b else b
-        result = matmul(c.ctx, a, b)
+        result = matmul(c.ctx, a, b, dtype=dtype)
     alpha, beta, bias = float(c.attr("alpha", 1.0)), float(c.attr("beta", 1.0)), c.input(2)
-    kind = wide(a.dtype)
+    kind = wide(dtype)
     if bias is not None and beta != 0:
 
         def finish(x: tirx.Expr, y: tirx.Expr) -> tirx.Expr:
             return _times(alpha, x.astype(kind)) + _times(beta, y.astype(kind))
 
-        return elementwise(c.ctx, finish, [result, bias], a.dtype, "gemm_bias")
+        return elementwise(c.ctx, finish, [result, bias], dtype, "gemm_bias")
     if alpha != 1.0:
-        return elementwise(c.ctx, lambda x: _times(alpha, x.astype(kind)), [result], a.dtype, "gemm_scale")
+        return elementwise(c.ctx, lambda x: _times(alpha, x.astype(kind)), [result], dtype, "gemm_scale")
     return result
 
 

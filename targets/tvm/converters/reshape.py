@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import te, tirx
 
+from graphopt.targets.tvm.converters.half import moved
 from graphopt.targets.tvm.converters.tensors import flatten, product, unflatten
 from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
@@ -56,7 +57,8 @@ def _groups(ctx: Context, old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[
 @converter("Reshape")
 def reshape(c: Call) -> Operand:
     listed = list(c.attr("shape")) if c.version < 5 else list(c.ctx.scalars(c[1]).ravel())
-    return reshape_to(c.ctx, c[0], _target(c.ctx, c[0].shape, listed, bool(c.attr("allowzero", 0))))
+    sizes = _target(c.ctx, c[0].shape, listed, bool(c.attr("allowzero", 0)))
+    return moved(c.ctx, c[0], lambda data: reshape_to(c.ctx, data, sizes))
 
 
 def _target(ctx: Context, old: Sequence[Dim], listed: list[Any], allow_zero: bool) -> list[Dim]:

@@ -46,8 +46,8 @@ class Operand:
 
     `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
     with several consumers is stored once. `quantized`: where a constant of floats comes from, if it is dequantized.
-    `narrow`: the constant of 16-bit floats with the same elements, if it is cast from one. `scaled`: the integers
-    that a tensor of floats is computed from, if it is dequantized with one scale.
+    `narrow`: the value of 16-bit floats that it was cast from, with the same elements, if it is a constant or bfloat16.
+    `scaled`: the integers that a tensor of floats is computed from, if it is dequantized with one scale.
     """
 
     __slots__ = (

@@ -8,13 +8,14 @@ A `let` keeps the bits of a bfloat16: TVM would make a float32 of a call's resul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import ir, tirx
 
-from graphopt.targets.tvm.tir_passes import let
+from graphopt.targets.tvm.tir_passes import bfloat16_instructions, let
 
 _QUIET = 0x0040  # the bit that keeps a NaN a NaN when its lower bits are cut off
 _INFINITY = 0x7F800000
@@ -27,16 +28,18 @@ def round_to_bfloat16() -> tvm.transform.Pass:
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.RoundToBfloat16")
 def _round(func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tirx.PrimFunc:
-    kinds = [(tirx.Cast, _visit), (ir.Call, _visit_let)]
+    narrow = _by_instruction if bfloat16_instructions.are_rounded_by(func) else _narrow
+    kinds = [(tirx.Cast, lambda cast: _visit(cast, narrow)), (ir.Call, _visit_let)]
     return func.with_body(tvm_ffi.structural_map(func.body, kinds, order="post"))
 
 
-def broadcast_bits() -> tvm.transform.Pass:
-    """Return the pass that repeats the bits of a bfloat16, not the number, in all lanes of a vector.
+def only_bits() -> tvm.transform.Pass:
+    """Return the last passes, after which every bfloat16 is a uint16.
 
-    It must run right before TVM's `BF16StorageLegalize`, which does not look into `Broadcast`.
+    The bits are repeated in all lanes of a vector, because TVM's `BF16StorageLegalize` does not look into `Broadcast`.
     """
-    return _broadcast
+    store = tirx.transform.BF16StorageLegalize()
+    return tvm.transform.Sequential([_broadcast, store, bfloat16_instructions.define_called()])
 
 
 @tvm.tirx.transform.prim_func_pass(opt_level=0, name="graphopt.BroadcastBits")
@@ -50,14 +53,18 @@ def _visit_broadcast(repeated: tirx.Broadcast) -> Any:
     return tirx.reinterpret(str(repeated.ty.dtype), tirx.Broadcast(_bits(repeated.value), repeated.lanes))
 
 
-def _visit(cast: tirx.Cast) -> Any:
+def _visit(cast: tirx.Cast, narrow: Callable[[ir.Expr], ir.Expr]) -> Any:
     source, target = str(cast.value.ty.dtype), str(cast.ty.dtype)
     if (source, target) == ("float32", "bfloat16"):
-        return _narrow(cast.value)
+        return narrow(cast.value)
     if (source, target) == ("bfloat16", "float32"):
         bits = _bits(cast.value).astype("uint32")
         return tirx.reinterpret("float32", bits << tirx.const(16, "uint32"))
     return cast
+
+
+def _by_instruction(value: ir.Expr) -> ir.Expr:
+    return _of_bits(bfloat16_instructions.rounded(value))
 
 
 def _narrow(value: ir.Expr) -> ir.Expr:

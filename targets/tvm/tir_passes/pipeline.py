@@ -17,7 +17,7 @@ from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 
 from graphopt.targets.tvm.kernels.common.expand import expand_functions
 from graphopt.targets.tvm.tir_passes.alignment import any_address
-from graphopt.targets.tvm.tir_passes.bfloat16 import broadcast_bits, round_to_bfloat16
+from graphopt.targets.tvm.tir_passes.bfloat16 import only_bits, round_to_bfloat16
 from graphopt.targets.tvm.tir_passes.bind_values import bind_values
 from graphopt.targets.tvm.tir_passes.border import split_border
 from graphopt.targets.tvm.tir_passes.compact import compact_buffers
@@ -69,8 +69,7 @@ def _passes() -> list[tvm.transform.Pass]:
         loops.MakePackedAPI(),
         any_address(),
         loops.FP8StorageLegalize(),
-        broadcast_bits(),
-        loops.BF16StorageLegalize(),
+        only_bits(),
     ]
 
 

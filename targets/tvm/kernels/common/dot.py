@@ -5,6 +5,9 @@ lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Byt
 processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's dot products (USDOT of I8MM, or SDOT)
 multiply four. AVX2, AVX-512BW and SSE2 multiply two 16-bit integers (VPMADDWD): bytes are stored as such for them
 (`bytes_for`), or become such twice two at each step. None of these saturates, so that all give the same sums.
+
+Two bfloat16 are multiplied at once, exactly, and added to sums in float32: by AVX512-BF16 (VDPBF16PS) and ARM (BFDOT),
+which treat the smallest numbers (below 1.2e-38) as zero. Without them, both halves of a word become float32.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from tvm import tirx
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.machine import WHOLE_NUMBERS, Machine
+from graphopt.targets.tvm.tir_passes import bfloat16_instructions
 
 INTEGER = Dtypes("uint8", "int8", "int32", "int32")
 """Bytes of activations without sign, bytes of weights with one, and exact sums."""
@@ -29,7 +33,11 @@ WIDENED = Dtypes("int16", "int16", "int32", "int32")
 INTEGERS = (INTEGER, WIDENED)
 """The types of products of bytes."""
 
+BFLOAT16 = Dtypes("bfloat16", "bfloat16", "float32", "float32")
+"""Products of bfloat16: exact in float32, in which they are summed."""
+
 _WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "vpmaddwd-16": 2, "sdot": 4}
+_WIDTHS |= {"dpbf16ps": 2, "bfdot": 2, "bf16-fma": 2}
 _VPDPBUSD = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.128"}
 _VPMADDWD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
 _USDOT = "llvm.aarch64.neon.usdot.v4i32.v16i8"
@@ -55,6 +63,11 @@ class Dot:
     lanes: int
 
     @property
+    def is_bfloat16(self) -> bool:
+        """Whether it multiplies pairs of bfloat16."""
+        return self.name in ("dpbf16ps", "bfdot", "bf16-fma")
+
+    @property
     def width(self) -> int:
         """The number of products that a step adds to each sum."""
         return _WIDTHS[self.name]
@@ -71,6 +84,8 @@ class Dot:
         weight: the first of the step's `lanes * width` weights, or of the int32 words that hold `width` of them each.
         """
         total = sums[_run(start, self.lanes)]
+        if self.is_bfloat16:
+            return self._add_bfloat16(total, _word(data, 2, count), _load(weight, self.lanes * 2))
         if self.width > 1 and str(weight[0].dtype) == "int32":
             weights = _reinterpret(f"int8x{self.lanes * self.width}", _load(weight, self.lanes))
         else:
@@ -83,6 +98,20 @@ class Dot:
             return _fenced(total + self._sums_of_two(pairs, weights))
         factor = _load(data, 1).astype(str(sums.dtype))
         return total + self._spread(factor) * weights.astype(str(total.ty.dtype))
+
+    def _add_bfloat16(self, total: Any, word: Any, weights: Any) -> Any:
+        """Return a vector of sums after adding the products of the two bfloat16 in `word` with those of each lane."""
+        if bfloat16_instructions.has_dot(self.name, self.lanes):
+            kind = f"uint16x{self.lanes * 2}"
+            data = _reinterpret(kind, tirx.Broadcast(word, self.lanes))
+            return bfloat16_instructions.dot(self.name, self.lanes, total, _reinterpret(kind, weights), data)
+        kind = str(total.ty.dtype)
+        pairs = _reinterpret(kind.replace("float", "int"), weights)
+        for half in (_low_half, _high_half):
+            total = total + self._spread(_reinterpret("float32", half(word, 1))) * _reinterpret(
+                kind, half(pairs, self.lanes)
+            )
+        return total
 
     def products(self, total: Any, unsigned: Any, signed: Any) -> Any:
         """Return a vector of sums after adding to each lane the products of four bytes, without and with signs."""
@@ -132,6 +161,10 @@ class Dot:
 def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     """Return the fastest way in which a machine multiplies these types, with `lanes` sums in a vector."""
     size, instructions = lanes * 4, machine.instructions
+    if dtypes == BFLOAT16:
+        name = "dpbf16ps" if "sse2" in instructions else "bfdot"
+        has_dot = "bf16" in instructions and bfloat16_instructions.has_dot(name, lanes)
+        return Dot(name if has_dot else "bf16-fma", lanes)
     if dtypes not in INTEGERS:
         return Dot("fma", lanes)
     if dtypes == WIDENED:
@@ -170,9 +203,25 @@ def _word(data: Elements, width: int, count: int | None) -> Any:
     buffer, *place = data
     word: Any = tirx.const(0, "int32")
     for part in range(count):
-        element = buffer[(*place[:-1], place[-1] + part)].astype("int32")
-        word = word | element << tirx.const(32 // width * part, "int32")
+        element = buffer[(*place[:-1], place[-1] + part)]
+        bits = _reinterpret("uint16", element) if str(element.ty.dtype) == "bfloat16" else element
+        word = word | bits.astype("int32") << tirx.const(32 // width * part, "int32")
     return word
+
+
+def _low_half(words: Any, lanes: int) -> Any:
+    """Return the bits of the float32 that equals the bfloat16 in the lower half of each word."""
+    return words << _repeated(16, lanes)
+
+
+def _high_half(words: Any, lanes: int) -> Any:
+    """Return the bits of the float32 that equals the bfloat16 in the upper half of each word."""
+    return words & _repeated(-0x10000, lanes)
+
+
+def _repeated(number: int, lanes: int) -> Any:
+    value = tirx.const(number, "int32")
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
 
 
 def _fenced(sums: Any) -> Any:

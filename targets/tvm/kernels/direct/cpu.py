@@ -291,10 +291,10 @@ class _Nest:
     def _channels(self, tile: Tile, first: Any, index: Any, width: int) -> None:
         """Emit the products of one block of `width` input channels, `first` + `index`, with all taps in the image."""
         geometry, step = self.workload.geometry, self.workload.step
-        width = padded(width, self.dot.width)
         channel = first + index
         before = tile.group * -(-self.workload.group_in // step)
         source = (self.workload.band(tile.block)[0] if self.workload.is_banded else before) + channel
+        room = padded(width, self.dot.width)
         if self.workload.blocked:
             self._prefetch_weights(tile, index)
             self._prefetch_data(tile, source)
@@ -304,7 +304,7 @@ class _Nest:
                 where = [tile.band.image, source, *place(position)]
                 return [self.fused.inputs[0], *where, part] if self.workload.blocked else [self.fused.inputs[0], *where]
 
-            self._multiply(tile, positions, read, channel * (step * geometry.taps) + tap * width, width)
+            self._multiply(tile, positions, read, channel * (step * geometry.taps) + tap * room, width)
 
         geometry.visit_taps(tile.run, tile.row, tile.column, products)
 
@@ -347,12 +347,21 @@ class _Nest:
         weight, lanes = self.fused.inputs[1], self.workload.lanes
         base = tile.block * (self.depth * lanes)
         step = self.dot.width
-        with nest.serial(width // step) as part:
+
+        def add(part: Any, count: int | None) -> None:
             for vector, position in tile.pairs(positions):
                 first = base + ((k // step + part) * tile.size + vector) * (lanes * step)
                 at = tile.at(vector, position, long(0))
-                total = self.dot.add(tile.buffer, at, read(position, part * step), [weight, first])
+                total = self.dot.add(tile.buffer, at, read(position, part * step), [weight, first], count)
                 T.buffer_store(tile.buffer, total, [tirx.Ramp(at, long(1), lanes)])
+
+        # Lanes after the last channel may hold a NaN, and zero times NaN is not zero, but for integers.
+        whole, rest = (padded(width, step) // step, 0) if self.kind == "int32" else divmod(width, step)
+        if whole:
+            with nest.serial(whole) as part:
+                add(part, None)
+        if rest:
+            add(long(whole), rest)
 
 
 def _first_block(index: Any, size: int, runs: list[tuple[int, int]]) -> Any:

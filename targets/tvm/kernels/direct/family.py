@@ -9,7 +9,7 @@ import numpy as np
 from tvm import te
 
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.common.dot import INTEGERS
+from graphopt.targets.tvm.kernels.common.dot import BFLOAT16, INTEGERS
 from graphopt.targets.tvm.kernels.direct import compute, cpu
 from graphopt.targets.tvm.kernels.direct.plan import DirectPlan, candidates, cycles, packed_size, plan_direct
 from graphopt.targets.tvm.kernels.family import FLOAT32, Family, Workload
@@ -27,6 +27,8 @@ class Direct(Family):
     def supports(self, workload: Workload, machine: Machine) -> bool:
         if not isinstance(workload, ConvWorkload) or workload.is_depthwise:
             return False
+        if workload.dtypes == BFLOAT16:
+            return workload.blocked and not workload.is_banded
         return workload.dtypes == FLOAT32 or (workload.dtypes in INTEGERS and workload.blocked)
 
     def default(self, workload: ConvWorkload, machine: Machine) -> DirectPlan:

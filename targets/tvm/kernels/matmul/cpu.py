@@ -302,7 +302,7 @@ class _Nest:
         def one(r: int, column: Expr, k: Expr) -> Expr:
             return term.at([*batch, row + r, start + column, k])[1]
 
-        if self.dtype != "int32":
+        if self.dtype != "int32" and step == 1:
             return adding(one)
 
         def several(sums: tirx.Buffer, at: Expr, r: int, span: tuple[int, int], k: Expr) -> tirx.Stmt:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from graphopt.targets.tvm.kernels.common.dot import INTEGER, INTEGERS
+from graphopt.targets.tvm.kernels.common.dot import BFLOAT16, INTEGER, INTEGERS
 from graphopt.targets.tvm.kernels.family import Dtypes, Family, Workload
 from graphopt.targets.tvm.kernels.matmul import compute, cpu
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulPlan, MatmulWorkload, candidates, cycles
@@ -31,6 +31,8 @@ class Matmul(Family):
             return False
         if workload.dtypes in INTEGERS:
             return (workload.packed or workload.dtypes == INTEGER) and not workload.transpose_a
+        if workload.dtypes == BFLOAT16:
+            return workload.packed and not workload.transpose_a
         if workload.dtypes in NARROW:
             # Processors without AVX2 have no conversions of float16.
             return workload.packed and (workload.dtypes.weight != "float16" or _converts_halves(machine))
