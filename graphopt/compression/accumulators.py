@@ -17,6 +17,38 @@ _MOST = 1 << 15
 """How many numbers of an array a histogram counts: those of hundreds of samples are more than enough for its bins."""
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """An array, and what several accumulators ask about it: its finite numbers, the smallest and the largest.
+
+    `finite` is not a copy if all are finite, but for floats of 16 bits, which become float32.
+    """
+
+    array: np.ndarray
+    finite: np.ndarray
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Self:
+        plain = array.astype(np.float32) if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
+        low, high = _ends(plain)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            plain = plain[np.isfinite(plain)]
+            low, high = _ends(plain)
+        return cls(array, plain, low, high)
+
+    def some(self, step: int) -> np.ndarray:
+        """Return those numbers that are finite of the array's first, of that `step` places later, and so on."""
+        if self.finite.size == self.array.size:
+            return self.finite.reshape(-1)[::step]
+        return Numbers.of(self.array.reshape(-1)[::step]).finite
+
+
+def _ends(array: np.ndarray) -> tuple[float, float]:
+    return (float(array.min()), float(array.max())) if array.size else (math.inf, -math.inf)
+
+
 @dataclass
 class Accumulator(ABC):
     """An object that sees arrays one after the other and keeps statistics of bounded size.
@@ -26,9 +58,13 @@ class Accumulator(ABC):
 
     kind: ClassVar[str]
 
-    @abstractmethod
     def add(self, array: np.ndarray) -> None:
         """See one more array."""
+        self.see(Numbers.of(array))
+
+    @abstractmethod
+    def see(self, numbers: Numbers) -> None:
+        """See one more array, about which others ask too."""
 
     @abstractmethod
     def merge(self, other: Self) -> None:
@@ -59,13 +95,11 @@ class Range(Accumulator):
     zeros: int = 0
     strange: int = 0
 
-    def add(self, array: np.ndarray) -> None:
-        numbers, low, high = _extremes(array)
-        self.count += array.size
-        self.strange += array.size - numbers.size
-        self.zeros += int(np.count_nonzero(numbers == 0))
-        if numbers.size:
-            self.low, self.high = min(self.low, low), max(self.high, high)
+    def see(self, numbers: Numbers) -> None:
+        self.count += numbers.array.size
+        self.strange += numbers.array.size - numbers.finite.size
+        self.zeros += int(np.count_nonzero(numbers.finite == 0))
+        self.low, self.high = min(self.low, numbers.low), max(self.high, numbers.high)
 
     def merge(self, other: Self) -> None:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
@@ -87,10 +121,9 @@ class Moving(Accumulator):
     high: float = 0.0
     count: int = 0
 
-    def add(self, array: np.ndarray) -> None:
-        numbers, low, high = _extremes(array)
-        if numbers.size:
-            self._join(low, high, 1.0 - min(MOMENTUM, self.count / (self.count + 1)))
+    def see(self, numbers: Numbers) -> None:
+        if numbers.finite.size:
+            self._join(numbers.low, numbers.high, 1.0 - min(MOMENTUM, self.count / (self.count + 1)))
             self.count += 1
 
     def merge(self, other: Self) -> None:
@@ -113,11 +146,11 @@ class Moments(Accumulator):
     squares: float = 0.0
     """The sum of the squared distances from the mean."""
 
-    def add(self, array: np.ndarray) -> None:
-        numbers = _finite(array).astype(np.float64)
-        if numbers.size:
-            mean = float(numbers.mean())
-            self._join(numbers.size, mean, float(np.square(numbers - mean).sum()))
+    def see(self, numbers: Numbers) -> None:
+        finite = numbers.finite.astype(np.float64)
+        if finite.size:
+            mean = float(finite.mean())
+            self._join(finite.size, mean, float(np.square(finite - mean).sum()))
 
     def merge(self, other: Self) -> None:
         self._join(other.count, other.mean, other.squares)
@@ -149,16 +182,19 @@ class Histogram(Accumulator):
     zeros: int = 0
     """Zeros seen before any other number, when there was no limit yet."""
 
-    def add(self, array: np.ndarray) -> None:
-        step = -(-array.size // _MOST) | 1  # odd, so that places do not fall into one column of an image
-        numbers = _finite(array.reshape(-1)[::step]).astype(np.float64)
-        largest = float(np.abs(numbers).max(initial=0.0))
+    def see(self, numbers: Numbers) -> None:
+        step = -(-numbers.array.size // _MOST) | 1  # odd, so that places do not fall into one column of an image
+        some = numbers.some(step).astype(np.float64)
+        largest = max(-float(some.min(initial=0.0)), float(some.max(initial=0.0)))
         if largest == 0 and self.limit == 0:
-            self.zeros += numbers.size * step
+            self.zeros += some.size * step
             return
         self._widen(largest)
-        place = np.floor((numbers / self.limit + 1) * (HISTOGRAM_BINS / 2)).astype(np.int64)
-        self.counts += step * np.bincount(np.clip(place, 0, HISTOGRAM_BINS - 1), minlength=HISTOGRAM_BINS)
+        half = HISTOGRAM_BINS // 2
+        some *= half / self.limit
+        place = np.floor(some, out=some).astype(np.int64) + half
+        place[place == HISTOGRAM_BINS] -= 1  # the limit itself
+        self.counts += step * np.bincount(place, minlength=HISTOGRAM_BINS)
 
     def merge(self, other: Self) -> None:
         if other.limit:
@@ -208,7 +244,8 @@ class Channels(Accumulator):
     high: np.ndarray = field(default_factory=lambda: np.zeros(0))
     squares: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def add(self, array: np.ndarray) -> None:
+    def see(self, numbers: Numbers) -> None:
+        array = numbers.array
         if array.ndim < 2 or not array.size:
             return
         axis = 2 if array.ndim == 3 else 1
@@ -238,24 +275,6 @@ class Channels(Accumulator):
                 )
             self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
             self.squares = self.squares + squares
-
-
-def _finite(array: np.ndarray) -> np.ndarray:
-    return _extremes(array)[0]
-
-
-def _extremes(array: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return the finite numbers of an array, which is not copied if they all are, the smallest and the largest."""
-    plain = array.astype(np.float32) if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
-    low, high = _ends(plain)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        plain = plain[np.isfinite(plain)]
-        low, high = _ends(plain)
-    return plain, low, high
-
-
-def _ends(array: np.ndarray) -> tuple[float, float]:
-    return (float(array.min()), float(array.max())) if array.size else (math.inf, -math.inf)
 
 
 KINDS: dict[str, type[Accumulator]] = {cls.kind: cls for cls in (Range, Moving, Moments, Histogram, Channels)}

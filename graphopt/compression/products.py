@@ -147,11 +147,12 @@ def collect_moments(
     found = [Moments() for _ in reads]
     count = affordable(model, samples, _FLOPS, _LEAST_SAMPLES)
     names = list(dict.fromkeys(name for _, name in reads))
+    enough = [_enough(node, count) for node, _ in reads]
     for number, values in enumerate(observe(model, names, itertools.islice(samples, count))):
         if progress is not None:
             progress(f"what {len(found)} products sum, sample {number + 1}", number / count)
-        for moments, (node, name) in zip(found, reads, strict=True):
-            moments.add(summed_rows(node, values[name], _enough(node, count)), gram)
+        for moments, (node, name), most in zip(found, reads, enough, strict=True):
+            moments.add(summed_rows(node, values[name], most), gram)
     for moments in found:
         moments.finish()
     return found

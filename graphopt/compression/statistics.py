@@ -25,7 +25,7 @@ from graphopt.rewriting.rewriter import Rewriter
 from graphopt.rewriting.shapes import fix_shapes
 from graphopt.util.files import replacing
 
-from .accumulators import KINDS, Accumulator
+from .accumulators import KINDS, Accumulator, Numbers
 
 if TYPE_CHECKING:
     from graphopt.data.sample_files import Feed
@@ -169,8 +169,9 @@ def collect(
             done = (number + found.samples / samples.count) / len(groups)
             tell(f"run {number + 1} of {len(groups)}, sample {found.samples + 1}", done)
             for name, array in outputs.items():
+                numbers = Numbers.of(array)
                 for accumulator in found.values[name].values():
-                    accumulator.add(array)
+                    accumulator.see(numbers)
             found.samples += 1
     found.runs = len(groups)
     return found

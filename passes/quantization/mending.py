@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graphopt.compression.joining import joined
 from graphopt.compression.products import Moments, affordable, batches, collect_moments, flops_of, weight_rows
 from graphopt.compression.rounding import Steps, result_error
 from graphopt.errors import PassError
@@ -24,6 +25,9 @@ _FLOPS_A_PASS = 2e12
 """The arithmetic that all these measurements of one pass may take: a minute or two."""
 _FEWEST_MEASUREMENTS = 16
 _LEAST_SAMPLES = 16
+_AT_ONCE = 8
+_FLOPS_AT_ONCE = 1e9
+"""The arithmetic of a run to which samples are joined: many nodes with little work each take longer than they need."""
 TINY = 1e-30
 
 
@@ -40,9 +44,11 @@ class OutputError:
         samples = context.evaluation.samples
         count = min(affordable(context.floats, samples, _FLOPS, _LEAST_SAMPLES), _MOST_SAMPLES)
         self.feeds = samples.first(count, _MOST_BYTES)
-        each = max(flops_of(context.floats, samples), 1) * len(self.feeds)
-        self.left = max(_FEWEST_MEASUREMENTS, int(_FLOPS_A_PASS / each))
+        each = max(flops_of(context.floats, samples), 1)
+        self.left = max(_FEWEST_MEASUREMENTS, int(_FLOPS_A_PASS / (each * len(self.feeds))))
         with Reference(context.floats, threads=processor.cores()) as reference:
+            most = min(_AT_ONCE, int(_FLOPS_AT_ONCE / each))
+            self.feeds = joined(context.model.graph, reference, self.feeds, most)
             self.wanted = [_floats_of(reference.run(feed)) for feed in self.feeds]
         sizes = [sum(float(np.square(w[i]).sum()) for w in self.wanted) for i in range(len(self.wanted[0]))]
         self.sizes = [max(size, TINY) for size in sizes]

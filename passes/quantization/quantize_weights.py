@@ -31,7 +31,9 @@ class QuantizeWeights(Pass):
     """Round the weights of products to integers of 1 to 8 bits, with a scale for each group; activations stay floats.
 
     A group lies along what a product sums, in one channel of its results. Needs no samples. The integers are packed:
-    two of 4 bits take a byte. 1 bit is stored as 2, 3 bits as 4, and 5 to 7 as 8.
+    two of 4 bits take a byte. 1 bit is stored as 2, 3 bits as 4, and 5 to 7 as 8. Convolutions that sum few numbers,
+    such as depthwise and first ones, get 8 bits and one scale for each channel: few errors do not average out, and few
+    weights take little room.
 
     Options:
         bits: 1 to 8. With 1, a weight is the mean magnitude of its group or its negative; with 2 and `symmetric`, it is
@@ -42,6 +44,7 @@ class QuantizeWeights(Pass):
         weights: the range of a group: `mse`, the one with the least squared error, or `min-max`.
         embeddings: whether tables that Gather reads are quantized too, always to 8 bits, for which it has kernels.
         least: the smallest number of weights that is worth it.
+        few: up to how many numbers a convolution sums to get 8 bits; 0: none does.
         ignore: patterns for names and operators of nodes that stay as they are, `re:EXPRESSION`, and `from..to`.
     """
 
@@ -55,6 +58,7 @@ class QuantizeWeights(Pass):
     weights: str = "mse"
     embeddings: bool = False
     least: int = 256
+    few: int = 32
     ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -62,6 +66,8 @@ class QuantizeWeights(Pass):
             raise ValueError("bits must be 1 to 8")
         if self.group < 0 or self.group == 1:
             raise ValueError("group must be 0 or at least 2")
+        if self.few < 0:
+            raise ValueError("few must be at least 0")
         if self.weights not in ("min-max", "mse"):
             raise ValueError("weights must be min-max or mse")
         check_patterns(self.ignore)
@@ -118,8 +124,10 @@ class QuantizeWeights(Pass):
             return "it does not look up rows"
         return "the weights of a channel do not lie together" if node.op == "ConvTranspose" else None
 
-    def scheme(self, *, wide: bool = False) -> IntegerScheme:
-        """How the weights of products become integers; `wide`: 2 bits are stored as 4."""
+    def scheme(self, *, wide: bool = False, few: bool = False) -> IntegerScheme:
+        """How the weights of products become integers; `wide`: 2 bits are stored as 4; `few`: they get 8 bits."""
+        if few:
+            return IntegerScheme("int8", symmetric=True, power_of_two=self.power_of_two)
         dtype = _TYPES.get(3 if wide and self.bits <= 2 else self.bits, "int8")
         symmetric = self.symmetric or self.bits == 1
         return IntegerScheme(dtype if symmetric else f"u{dtype}", symmetric, self.power_of_two, bits=max(2, self.bits))
@@ -156,14 +164,16 @@ class _Insertion:
 
     def _floats(self, rewriter: Rewriter, name: str, array: np.ndarray, form: str) -> Value:
         """Return floats made of integers: for a Conv of weights [O, C, ...], else of matrices [..., K, N]."""
-        if form == "Conv" and math.prod(array.shape[2:]) > 1:
-            return self._convolution(rewriter, name, array)
+        few = form == "Conv" and math.prod(array.shape[1:]) <= self.options.few
+        if form == "Conv" and (few or math.prod(array.shape[2:]) > 1):
+            return self._convolution(rewriter, name, array, few)
         axis = 1 if form == "Conv" else array.ndim - 2
         rows = np.moveaxis(array, axis, -1)
         wide = form == "MatMul" and array.shape[-1] % _MULTIPLE > 0
         if wide and self.options.bits <= 2:
             self.context.miss(f"its bits take 4: ONNX Runtime errs unless columns are a multiple of {_MULTIPLE}")
-        integers, parameters, group = self._rounded(rows.reshape(-1, rows.shape[-1]), self.options.scheme(wide=wide))
+        flat, scheme = rows.reshape(-1, rows.shape[-1]), self.options.scheme(wide=wide)
+        integers, parameters, group = self._rounded(flat, scheme, self.options.group)
         integers = np.moveaxis(integers.reshape(rows.shape), -1, axis)
         blocks = [np.moveaxis(p.reshape(*rows.shape[:-1], -1), -1, axis) for p in parameters]
         attributes = {"axis": axis, "block_size": group}
@@ -171,12 +181,13 @@ class _Insertion:
             blocks, attributes = [block[0] for block in blocks], {"axis": 1}
         return _dequantized(rewriter, name, [integers, *blocks], attributes)
 
-    def _convolution(self, rewriter: Rewriter, name: str, array: np.ndarray) -> Value:
+    def _convolution(self, rewriter: Rewriter, name: str, array: np.ndarray, few: bool) -> Value:
         """Return the weights of a convolution, whose groups go over channels and places: as a matrix, reshaped.
 
         Groups of whole filters need no other shape.
         """
-        integers, parameters, group = self._rounded(array.reshape(array.shape[0], -1), self.options.scheme())
+        rows, scheme = array.reshape(array.shape[0], -1), self.options.scheme(few=few)
+        integers, parameters, group = self._rounded(rows, scheme, 0 if few else self.options.group)
         if parameters[0].shape[1] == 1:
             vectors = [parameter[:, 0] for parameter in parameters]
             return _dequantized(rewriter, name, [integers.reshape(array.shape), *vectors], {"axis": 0})
@@ -184,10 +195,13 @@ class _Insertion:
         shape = rewriter.constant(np.array(array.shape, np.int64), f"{name}/shape")
         return rewriter.op("Reshape", [floats, shape], name=f"{name}/reshape").output
 
-    def _rounded(self, rows: np.ndarray, scheme: IntegerScheme) -> tuple[np.ndarray, list[np.ndarray], int]:
-        """Return the integers of a matrix [N, K], scales and zero points [N, G], and the size of a group."""
-        group = min(self.options.group or rows.shape[1], rows.shape[1])
-        if self.options.bits == 1 and scheme is not _TABLES:
+    def _rounded(self, rows: np.ndarray, scheme: IntegerScheme, group: int) -> tuple[np.ndarray, list[np.ndarray], int]:
+        """Return the integers of a matrix [N, K], scales and zero points [N, G], and the size of a group.
+
+        `group`: 0 for all of a row; groups are no longer than a row.
+        """
+        group = min(group or rows.shape[1], rows.shape[1])
+        if self.options.bits == 1 and scheme.dtype != "int8":
             scales, signs = binary_groups(rows, group, scheme)
             return signs, [scales], group
         scale = fit_groups(rows, group, scheme, self.options.weights == "mse")
@@ -199,7 +213,7 @@ class _Insertion:
         assert table.constant is not None
         key = table, "Gather", False
         if key not in self.stored or self.stored[key][0].graph is not node.graph:
-            integers, (scales,), _ = self._rounded(table.constant.numpy(), _TABLES)
+            integers, (scales,), _ = self._rounded(table.constant.numpy(), _TABLES, self.options.group)
             self.stored[key] = [
                 rewriter.constant(integers, table.name),
                 rewriter.constant(scales, f"{table.name}/scale"),

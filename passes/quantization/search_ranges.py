@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ from graphopt.rewriting.passes import Fidelity, Pass, PassContext
 
 _PARTS = np.linspace(0.5, 1.1, 25)
 """The multiples of a scale that are tried."""
-_NEAR = _PARTS[12::2]
+_NEAR = _PARTS[16:23:2]
 """Those for integers of many bits: clipping much costs more than finer steps save, and the error changes slowly."""
 _FEW = 16
 
@@ -59,8 +60,8 @@ def _step(context: PassContext, product: Mendable, gram: np.ndarray | None) -> S
         return None
     search = _Search(product, gram)
     scales = search.best()
-    integers = search.steps(scales).nearest(product.floats)
-    changed = search.steps(scales).floats(integers) - product.floats
+    integers = search.steps(scales).nearest(search.floats)
+    changed = search.steps(scales).floats(integers) - search.floats
     before = result_error(product.stored.floats - product.floats, gram).sum()
     if not result_error(changed, gram).sum() < before:
         context.miss("no other range lowers the error of the product", product.node)
@@ -93,10 +94,15 @@ def _replacement(
 
 
 class _Search:
-    """The search for the scales of one product, all groups at once; errors between groups are not looked at."""
+    """The search for the scales of one product, all groups at once; errors between groups are not looked at.
+
+    Errors are float32, scales float64.
+    """
 
     def __init__(self, product: Mendable, gram: np.ndarray) -> None:
         self.product = product
+        self.floats = product.floats.astype(np.float32)
+        self.points = product.stored.points.astype(np.float32)
         self.source = product.stored.source
         assert self.source.inputs[1] is not None
         assert self.source.inputs[1].constant is not None
@@ -111,7 +117,8 @@ class _Search:
     def steps(self, scales: np.ndarray) -> Steps:
         """Return what weights may become with other scales."""
         stored = self.product.stored
-        return Steps(stored.as_rows(everywhere(self.source, scales)), stored.points, *stored.limits)
+        each = stored.as_rows(everywhere(self.source, scales.astype(np.float32)))
+        return Steps(each, self.points, *stored.limits)
 
     def best(self) -> np.ndarray:
         """Return the scales of least error."""
@@ -123,34 +130,35 @@ class _Search:
             best = np.where(error < least, tried, best)
             least = np.minimum(error, least)
         steps = self.steps(best)
-        units = steps.nearest(self.product.floats) - steps.points
+        units = steps.nearest(self.floats) - steps.points
         with np.errstate(divide="ignore", invalid="ignore"):
-            fitted = self._sum(units, self.product.floats) / self._sum(units, units)
+            one, other = self._sums(units, (self.floats, units))
+            fitted = one / other
         fitted = np.where(np.isfinite(fitted) & (fitted > np.finfo(np.float32).tiny), fitted, best)
         fitted = fitted.astype(np.float32).astype(np.float64)
         return np.where(self._error(fitted) < least, fitted, best)
 
     def _error(self, scales: np.ndarray) -> np.ndarray:
         steps = self.steps(scales)
-        change = steps.floats(steps.nearest(self.product.floats)) - self.product.floats
-        return self._sum(change, change)
+        change = steps.floats(steps.nearest(self.floats)) - self.floats
+        return self._sums(change, [change])[0]
 
-    def _sum(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Return the sum of `one G other` over the rows of each scale, in its shape."""
+    def _sums(self, one: np.ndarray, others: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the sums of `one G other` over the rows of each scale, in its shape."""
         groups, rows, columns = one.shape
         pad = ((0, 0), (0, 0), (0, self.blocks * self.size - columns))
-        blocked = np.pad(one.astype(np.float32), pad).reshape(groups, rows, self.blocks, self.size).swapaxes(1, 2)
+        blocked = np.pad(one, pad).reshape(groups, rows, self.blocks, self.size).swapaxes(1, 2)
         product = np.matmul(blocked, self.gram).swapaxes(1, 2).reshape(groups, rows, -1)[..., :columns]
-        return self._gathered(product * other)
+        return [self._gathered(product * other) for other in others]
 
     def _gathered(self, elements: np.ndarray) -> np.ndarray:
         """Return the sums over the weights of each scale."""
         stored = self.product.stored
         array = weights_of_rows(stored.node, elements, stored.tensor.shape).reshape(stored.tensor.shape)
         if self.scales.size == 1:
-            return array.sum().reshape(self.scales.shape)
+            return array.sum(dtype=np.float64).reshape(self.scales.shape)
         axis = self.source.attr("axis", 1) % array.ndim
         if self.source.attr("block_size", 0):
-            total: np.ndarray = np.add.reduceat(array, np.arange(0, array.shape[axis], self.size), axis)
+            total: np.ndarray = np.add.reduceat(array, np.arange(0, array.shape[axis], self.size), axis, np.float64)
             return total
-        return array.sum(tuple(i for i in range(array.ndim) if i != axis))
+        return array.sum(tuple(i for i in range(array.ndim) if i != axis), np.float64)

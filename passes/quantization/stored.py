@@ -170,7 +170,8 @@ def write_bias(rewriter: Rewriter, node: Node, bias: Bias, values: np.ndarray) -
         return False
     inputs = [rewriter.constant(exact.astype(np.int32), name), rewriter.constant(scale, f"{name}/scale")]
     attributes = {"axis": 0} if scale.ndim else {}
-    floats = rewriter.op("DequantizeLinear", inputs, attributes, name=f"{name}/dequantize", before=node)
+    alone = Rewriter(node.graph)  # the node has no origin of its own, as those that quantize-static inserts
+    floats = alone.op("DequantizeLinear", inputs, attributes, name=f"{name}/dequantize", before=node)
     _put(rewriter, bias, floats.output)
     return True
 

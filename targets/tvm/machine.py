@@ -12,6 +12,7 @@ from graphopt.hardware.target import Target
 
 INSTRUCTIONS = {
     "sse2": "sse2",
+    "ssse3": "ssse3",
     "avx2": "avx2",
     "avx512bw": "avx512bw",
     "avx512vnni": "vnni",

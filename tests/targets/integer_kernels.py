@@ -20,6 +20,8 @@ _CONVOLUTIONS = {
     "depthwise": (21, 21, 21, 3, "group = 21, strides = [2,1], pads = [1,1,1,1]"),
 }
 """Channels of the data and the result, groups, size of the window, attributes."""
+_SMALL = ("grouped", "dilated")
+"""Those whose weights have 7 bits, which some processors multiply in another way."""
 
 
 def integer_kernels(convolutions: Sequence[str] = tuple(_CONVOLUTIONS)) -> tuple[Model, dict[str, np.ndarray]]:
@@ -36,7 +38,7 @@ def integer_kernels(convolutions: Sequence[str] = tuple(_CONVOLUTIONS)) -> tuple
     for number, name in enumerate(convolutions):
         channels, results, groups, size, attributes = _CONVOLUTIONS[name]
         feeds[f"X{number}"] = numbers("uint8", 1, channels, 9, 11)
-        weights[f"w{number}"] = numbers("int8", results, channels // groups, size, size)
+        weights[f"w{number}"] = numbers("int8", results, channels // groups, size, size) // (2 if name in _SMALL else 1)
         weights[f"c{number}"] = random.uniform(0.005, 0.02, results).astype(np.float32)
         inputs.append(f"uint8[1,{channels},9,11] X{number}")
         outputs += [f"int32[N,C,H,W] S{number}", f"uint8[N,C,H,W] Y{number}"]
@@ -45,7 +47,7 @@ def integer_kernels(convolutions: Sequence[str] = tuple(_CONVOLUTIONS)) -> tuple
             v{number} = Conv<{attributes}>(x{number}, k{number}) Y{number} = {Q}(v{number}, t, y)""")
     for name, m, k, n in (("A", 5, 7, 33), ("B", 1, 70, 10), ("C", 13, 31, 64)):
         feeds[name] = numbers("uint8", m, k)
-        weights[f"m{name}"] = numbers("int8", k, n)
+        weights[f"m{name}"] = numbers("int8", k, n) // (2 if name == "C" else 1)
         inputs.append(f"uint8[{m},{k}] {name}")
         outputs += [f"int32[{m},{n}] S{name}", f"uint8[{m},{n}] Y{name}"]
         body.append(f"""S{name} = MatMulInteger({name}, m{name}, z) x{name} = {DQ}({name}, s, z)

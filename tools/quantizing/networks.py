@@ -12,7 +12,10 @@ from tools.training.dataset import as_input, load_split
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLES = 500
-_BATCH = 250
+_CHOOSING = 5000
+_BATCH = 50
+Images = tuple[np.ndarray, np.ndarray]
+"""Images, uint8 N x 28 x 28, and their classes."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,22 @@ def calibration_images(folder: Path) -> np.ndarray:
     return as_input(load_split(folder, "train")[0][:SAMPLES])
 
 
-def answers(model: Path, folder: Path) -> np.ndarray:
-    """What a model answers to the 10,000 test images: logits, float32 10,000 x 10.
+def test_images(folder: Path) -> Images:
+    """The 10,000 images that accuracies are measured on."""
+    return load_split(folder, "t10k")
+
+
+def choosing_images(folder: Path) -> Images:
+    """The last 5,000 training images, by which the best of several settings is chosen."""
+    images, labels = load_split(folder, "train")
+    return images[-_CHOOSING:], labels[-_CHOOSING:]
+
+
+def answers(model: Path, images: np.ndarray) -> np.ndarray:
+    """What a model answers to images: logits, float32 N x 10.
 
     ONNX Runtime computes it node by node, without its integer kernels: those for processors without VNNI saturate.
     """
-    images, _ = load_split(folder, "t10k")
     with Reference(model) as reference:
         parts = [
             np.asarray(reference.run({"image": as_input(images[start : start + _BATCH])})["logits"])
@@ -54,9 +67,9 @@ def answers(model: Path, folder: Path) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def accuracy(logits: np.ndarray, folder: Path) -> float:
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """The percentage of right answers."""
-    return 100 * float((logits.argmax(1) == load_split(folder, "t10k")[1]).mean())
+    return 100 * float((logits.argmax(1) == labels).mean())
 
 
 def signal_to_noise(floats: np.ndarray, logits: np.ndarray) -> float:

@@ -37,9 +37,10 @@ _PRODUCTS = ["Conv", "Gemm", "MatMul"]
 
 def quantizers(nncf_python: str | None) -> Iterator[Quantizer]:
     """All settings of all tools; those of NNCF only if there is an interpreter that has it."""
-    for kind, passes in ((OURS, "quantize"), (WEIGHTS, "quantize-int4")):
-        for pipeline in (f"{passes},compact", f"{passes},mend,compact"):
-            yield Quantizer(kind, pipeline, _graphopt(pipeline))
+    for pipeline in ("quantize,compact", "quantize,mend,compact", "quantize-smooth,compact"):
+        yield Quantizer(OURS, pipeline, _graphopt(pipeline))
+    for pipeline in ("quantize-int4,compact", "quantize-int4,mend,compact"):
+        yield Quantizer(WEIGHTS, pipeline, _graphopt(pipeline))
     yield Quantizer(NAIVE, _NAIVE, _graphopt(_NAIVE))
     for method in ("MinMax", "Entropy", "Percentile"):
         for types in (None, _PRODUCTS):

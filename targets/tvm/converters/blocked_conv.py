@@ -10,7 +10,7 @@ from tvm import te
 
 from graphopt.targets.tvm.converters.half import in_bfloat16
 from graphopt.targets.tvm.converters.tensors import elementwise
-from graphopt.targets.tvm.converters.widened import for_products
+from graphopt.targets.tvm.converters.widened import for_products, with_small
 from graphopt.targets.tvm.kernels.common.computes import accumulator, long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
 from graphopt.targets.tvm.kernels.common.dot import BFLOAT16
@@ -45,7 +45,7 @@ def _convolution(c: Call, *, blocked: bool) -> Operand:
     work = _workload(c, data, weight, blocked)
     if not work.is_depthwise:
         data, weight = _factors(c.ctx, data, weight, work)
-        work = dataclasses.replace(work, dtypes=_dtypes(data, weight))
+        work = dataclasses.replace(work, dtypes=with_small(c.ctx, _dtypes(data, weight), weight))
     if blocked and work.geometry.is_subsampled:
         data, work = _subsampled(c.ctx, data, work)
     chosen = c.ctx.plans.choose(work, weight.key) or c.ctx.plans.define(work)

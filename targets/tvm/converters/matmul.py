@@ -14,6 +14,7 @@ from graphopt.targets.tvm.converters.quantized_weights import matmul_of_few_bits
 from graphopt.targets.tvm.converters.reshape import reshape_to
 from graphopt.targets.tvm.converters.shape import transposed
 from graphopt.targets.tvm.converters.tensors import any_of, broadcast_index, broadcast_read, elementwise, wide, zeros
+from graphopt.targets.tvm.converters.widened import with_small
 from graphopt.targets.tvm.converters.window import int_expr
 from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
@@ -112,6 +113,8 @@ def fast_matmul(
         if chosen is not None:
             return kernel(ctx, work, chosen, a, b.narrow, name=name)
     dtypes = Dtypes(a.dtype, b.dtype, wide(dtype), dtype)
+    if constant:
+        dtypes = with_small(ctx, dtypes, b)
     work = MatmulWorkload(_known(m), n, _known(k), dtypes, constant, transpose_a, transpose_b)
     chosen = ctx.plans.choose(work, b.key if constant else None)
     return None if chosen is None else kernel(ctx, work, chosen, a, b, name=name)

@@ -165,8 +165,17 @@ def map_block(sch: Schedule, info: BlockInfo, machine: Machine) -> None:
     start = facts.trailing_group(info.axes)
     size = facts.product(axis.size for axis in info.axes[start:])
     inner = steps.fuse_all(sch, loops[start:])
-    branches = any(axis.branches for axis in info.axes[start:])
-    vectorize_and_parallelize(sch, info, loops[:start], info.axes[:start], inner, size, machine, branches=branches)
+    vectorize_and_parallelize(
+        sch,
+        info,
+        loops[:start],
+        info.axes[:start],
+        inner,
+        size,
+        machine,
+        branches=any(axis.branches for axis in info.axes[start:]),
+        lanes=facts.whole_vectors(info.axes[start:], machine.lanes(info.dtype), machine.lanes("float32")),
+    )
 
 
 def vectorize_and_parallelize(
@@ -179,12 +188,13 @@ def vectorize_and_parallelize(
     machine: Machine,
     between: list[LoopRV] | None = None,
     branches: bool = False,
+    lanes: int | None = None,
 ) -> None:
     """Split `inner` into full vectors, make the loops before it parallel, and put `between` before the vector.
 
-    `between` (reduction loops) ends up inside the loop over vectors.
+    `between` (reduction loops) ends up inside the loop over vectors, which have as many `lanes` as fit unless given.
     """
-    lanes = machine.lanes(info.dtype)
+    lanes = lanes or machine.lanes(info.dtype)
     threads = worth_threads(info)
     between = between or []
     sizes = [axis.size for axis in outer_axes]

@@ -29,12 +29,16 @@ Rule = Callable[[tirx.PrimFunc, Machine], tirx.PrimFunc | None]
 
 @dataclass(frozen=True)
 class Dtypes:
-    """Element types, by TVM's names: of the data, the weight, the accumulator and the result."""
+    """Element types, by TVM's names: of the data, the weight, the accumulator and the result.
+
+    `small_weight`: no weight is larger than 64 in size, so that the sum of two products with bytes fits 16 bits.
+    """
 
     data: str
     weight: str
     accumulator: str
     result: str
+    small_weight: bool = False
 
     @staticmethod
     def of(dtype: str) -> Dtypes:
@@ -47,7 +51,8 @@ class Dtypes:
         return self.data == self.weight == self.result
 
     def __str__(self) -> str:
-        return f"{self.data}*{self.weight}+{self.accumulator}->{self.result}"
+        small = " small" if self.small_weight else ""
+        return f"{self.data}*{self.weight}{small}+{self.accumulator}->{self.result}"
 
 
 FLOAT32 = Dtypes.of("float32")

@@ -71,6 +71,8 @@ class Context(Sizes):
         self._weight_vars: dict[tuple[Hashable, ...], relax.Var] = {}
         self.wide: dict[Operand, Operand] = {}
         """Bytes that were converted to 16-bit integers, by the value that they were."""
+        self.widens = False
+        """Whether products of integers read 16-bit integers."""
         self._local: list[Operand] = []
         self._inside_layer = False
 

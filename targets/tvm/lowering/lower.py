@@ -15,6 +15,7 @@ from graphopt.analysis.flops import count_flops
 from graphopt.errors import UnsupportedError
 from graphopt.ir import DType, Graph, Model, Node, TensorType, Value
 from graphopt.targets.tvm import converters
+from graphopt.targets.tvm.converters.widened import widens
 from graphopt.targets.tvm.kernels.plans import Plans
 from graphopt.targets.tvm.lowering.emitter import Context, clean_name, plain
 from graphopt.targets.tvm.lowering.operand import Dim, Operand
@@ -112,6 +113,7 @@ class _Lowering:
         builder = relax.BlockBuilder()
         parameters: list[relax.Var] = []
         self.ctx = Context(builder, parameters, self.machine, self.plans)
+        self.ctx.widens = widens(graph, self.machine)
         self.ctx.lower_nodes = self._nodes
         self.ctx.operand_of = self._operand
         self.values: dict[Value, Operand | None] = {}

@@ -35,6 +35,14 @@ _BINARY = (
     prim.LShift,
     prim.RShift,
 )
+_OPERANDS: dict[type, tuple[str, ...]] = {
+    **dict.fromkeys(_BINARY, ("a", "b")),
+    tirx.Select: ("condition", "true_value", "false_value"),
+    tirx.Cast: ("value",),
+    tirx.Not: ("a",),
+    prim.BitwiseNot: ("a",),
+}
+"""The attributes with the operands of each kind, looked up by the exact type: kernels have thousands of expressions."""
 # fmt: off
 _PURE = frozenset({
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "call_llvm_pure_intrin", "ceil", "copysign", "cos",
@@ -68,14 +76,9 @@ def is_choice(expr: Expr) -> bool:
 
 def operands_of(expr: Expr) -> list[Expr] | None:
     """Return the operands of an expression; None for constants, and for unsupported kinds."""
-    if isinstance(expr, _BINARY):
-        return [expr.a, expr.b]
-    if isinstance(expr, tirx.Select):
-        return [expr.condition, expr.true_value, expr.false_value]
-    if isinstance(expr, tirx.Cast):
-        return [expr.value]
-    if isinstance(expr, tirx.Not | prim.BitwiseNot):
-        return [expr.a]
+    names = _OPERANDS.get(type(expr))
+    if names is not None:
+        return [getattr(expr, name) for name in names]
     if isinstance(expr, ir.TensorLoad):
         return list(expr.indices)
     if isinstance(expr, ir.Call) and is_pure(expr):

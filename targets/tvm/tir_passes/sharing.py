@@ -34,6 +34,7 @@ from graphopt.targets.tvm.tir_passes.expressions import (
 Expr = Any
 
 _DIVISIONS = (tirx.Div, tirx.Mod, tirx.FloorDiv, tirx.FloorMod)
+_CONSTANTS = (tirx.IntImm, tirx.FloatImm, ir.StringImm)
 _TOP = 0
 """The scope of unconditional computations."""
 
@@ -132,7 +133,7 @@ class Sharing:
 
     def _opaque(self, expr: Expr) -> int:
         """Return the number of a constant or an unsupported expression, whose operands are only the lets around it."""
-        if isinstance(expr, tirx.IntImm | tirx.FloatImm | ir.StringImm):
+        if isinstance(expr, _CONSTANTS):
             return self._node(constant_key(expr), expr, (), safe=True)
         expr = let.written_out(expr)
         outer = tuple(dict.fromkeys(let.number_of(read) for read in let.reads_of(expr)))
@@ -153,9 +154,14 @@ class Sharing:
 
     def _is_wide(self, expr: Expr) -> bool:
         """Return whether an expression is a load or the lane, or contains them and is left as it is."""
+        if isinstance(expr, ir.TensorLoad):
+            return True
+        if isinstance(expr, tirx.Var):
+            return expr.same_as(self.lane)
+        if isinstance(expr, _CONSTANTS) or operands_of(expr) is not None:
+            return False
         found: list[Any] = []
-        if isinstance(expr, tirx.Var | ir.TensorLoad) or operands_of(expr) is None:
-            tvm_ffi.structural_walk(expr, [((tirx.Var, ir.TensorLoad), found.append)])
+        tvm_ffi.structural_walk(expr, [((tirx.Var, ir.TensorLoad), found.append)])
         return any(isinstance(one, ir.TensorLoad) or one.same_as(self.lane) for one in found)
 
     def _is_safe(self, expr: Expr) -> bool:

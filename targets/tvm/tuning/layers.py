@@ -21,6 +21,7 @@ from graphopt.errors import GraphOptError
 from graphopt.hardware.target import Target
 from graphopt.ir import Model
 from graphopt.targets.tvm.codegen.build import tvm_target
+from graphopt.targets.tvm.converters.widened import WIDEN
 from graphopt.targets.tvm.cpu.pipeline import Cpu
 from graphopt.targets.tvm.device import fuse_and_schedule
 from graphopt.targets.tvm.kernels.plans import Plans
@@ -102,7 +103,9 @@ class LayerMeasuring:
         except GraphOptError as error:
             _LOG.info("%s cannot be measured: %s", key, error)
             return None
-        functions = [mod[call.function] for call in kernels(mod, lowered.layers)]
+        # In a network, what makes the data stores it in the form that products read.
+        called = [call.function for call in kernels(mod, lowered.layers) if not call.function.startswith(WIDEN)]
+        functions = [mod[name] for name in called]
         named = [f.with_attrs({"global_symbol": "main", "tirx.noalias": True}) for f in functions]
         for workload in plans.workloads:
             chosen = plans.choose(workload)

@@ -58,3 +58,28 @@ def test_near_misses():
 def test_what_is_not_constant_is_no_near_miss():
     check_declines(PASS, text("Y = Mul(n, X)"), weights=weights())
     check_declines(PASS, text("Y = Mul(n, n)"), weights=weights())
+
+
+def text_before(step):
+    norm = "Y = BatchNormalization(n, gamma, beta, mean, var)"
+    return f"g (float[N,4,5,3] X) => (float[N,4,5,3] Y) {{ n = {step}  {norm} }}"
+
+
+@pytest.mark.parametrize(
+    "step", ["Mul(X, k)", "Mul(c, X)", "Add(X, k)", "Sub(X, k)", "Sub(k, X)", "Div(X, c)", "Neg(X)", "Mul(X, z)"]
+)
+def test_one_step_before(step):
+    before = text_before(step)
+    after = "g (float[N,4,5,3] X) => (float[N,4,5,3] Y) { Y = BatchNormalization(X, g2, b2, m2, var) }"
+    check_pass(PASS, before, after, weights=weights(z=0.0), counts={"rewritten": 1})
+
+
+def test_near_misses_before():
+    before = text_before("Mul(X, k)")
+    used = before.replace("3] Y)", "3] Y, float[N,4,5,3] n)")
+    check_declines(PASS, used, "what the batch-norm reads is used elsewhere too", weights=weights())
+    rows = weights(k=np.ones((5, 1)))
+    check_declines(PASS, before, "the constant is not one number a channel", weights=rows)
+    check_declines(PASS, before.replace("3] X", "3] X, float[4] gamma"), weights=weights())
+    grown = before.replace("float[N,4,5,3] X", "float[5,3] X").replace("(X, k)", "(X, w)")
+    check_declines(PASS, grown, weights=weights(w=np.ones((2, 4, 1, 1))))

@@ -26,7 +26,7 @@ from graphopt.rewriting.passes import PassContext
 from tests.helpers import model_of
 from tests.passes.quantization.measuring import OPSET, Feed, array, network, noise, run
 
-WEIGHTS = "quantize-weights{bits=3 least=1}"
+WEIGHTS = "quantize-weights{bits=3 least=1 few=0}"
 CASES = {
     "matmul": ("MatMul(X, w)", {"w": (48, 24)}, (40, 48)),
     "sequences": ("MatMul(X, w)", {"w": (48, 24)}, (4, 10, 48)),
@@ -81,7 +81,9 @@ def test_weights_of_eight_bits_are_rounded_anew() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("passes", ["quantize-weights{bits=3 group=0 least=1}", "quantize-weights{bits=3 least=1}"])
+@pytest.mark.parametrize(
+    "passes", ["quantize-weights{bits=3 group=0 least=1 few=0}", "quantize-weights{bits=3 least=1 few=0}"]
+)
 def test_ranges_are_chosen_by_the_error_of_results(name: str, passes: str) -> None:
     """Every eighth of the data is large: there, weights must be exact, and may be clipped elsewhere."""
     model, samples, others = case(name)
@@ -160,6 +162,7 @@ def test_an_int32_bias_stays_one_with_the_scale_of_the_sums() -> None:
     assert bias is not None
     assert bias.producer is not None
     assert array(bias.producer.inputs[0]).dtype == np.int32
+    assert not bias.producer.origin, "origins take room in the file"
 
 
 def test_what_does_not_help_is_not_done() -> None:
@@ -167,7 +170,7 @@ def test_what_does_not_help_is_not_done() -> None:
     text = f"{OPSET} g (float[40,48] X) => (float[A,B] Y) {{ Y = MatMul(X, w) }}"
     model = model_of(text, {"w": np.random.default_rng(0).integers(0, 16, (48, 24)).astype(np.float32)})
     samples = [{"X": correlated(seed, (40, 48))} for seed in range(4)]
-    _, report = run(model, "quantize-weights{group=0 least=1},gptq,refine-rounding", samples)
+    _, report = run(model, "quantize-weights{group=0 least=1 few=0},gptq,refine-rounding", samples)
     for step in report.steps[1:]:
         assert not step.changed
         assert step.misses == {"no other rounding lowers the error of the product": 1}
@@ -197,6 +200,24 @@ def test_a_step_that_harms_the_outputs_is_undone() -> None:
     assert context.counts == {"mended": 1}
     assert context.misses == {"it would not lower the error of the outputs": 1}
     assert error.of(context.model) == 0
+
+
+def test_the_error_is_that_of_all_samples_joined_or_not() -> None:
+    """With an open first axis, three samples are measured in one run."""
+    rng = np.random.default_rng(0)
+    feeds = [{"X": rng.normal(size=(1, 4)).astype(np.float32)} for _ in range(3)]
+    weights = rng.normal(size=(4, 5)).astype(np.float32)
+    errors = []
+    for size, runs in (("N", 1), ("1", 3)):
+        text = f"{OPSET} g (float[{size},4] X) => (float[{size},5] Y) {{ Y = MatMul(X, w) }}"
+        model, other = (model_of(text, {"w": w}) for w in (weights, np.round(weights, 1)))
+        infer_shapes(model)
+        error = OutputError(PassContext(model, evaluation=Evaluation(samples=Samples(feeds, model)), floats=model))
+        assert len(error.feeds) == runs
+        errors.append(error.of(other))
+    data = np.concatenate([feed["X"] for feed in feeds])
+    wanted = np.square(data @ (np.round(weights, 1) - weights)).sum() / np.square(data @ weights).sum()
+    np.testing.assert_allclose(errors, wanted, rtol=1e-3)
 
 
 def test_what_would_take_too_long_to_measure_is_left_alone() -> None:

@@ -131,6 +131,7 @@ def test_onnx_runtime_computes_it_on_integers(tmp_path: Any) -> None:
         ({"calibration": "moving-average"}, 0.05),
         ({"per_channel": False}, 0.04),
         ({"power_of_two": True}, 0.05),
+        ({"reduce_range": True}, 0.03),
     ],
 )
 def test_options(options: dict[str, Any], most: float) -> None:
@@ -139,6 +140,8 @@ def test_options(options: dict[str, Any], most: float) -> None:
     changed, _ = quantized(model, feeds, **options)
     assert 0 < noise(model, changed, feeds) < most
     for node in changed.graph.nodes:
+        stored = number(node.inputs[0]) if node.op == "DequantizeLinear" and node.inputs[0].constant else np.zeros(1)
+        assert np.abs(stored).max() <= 63 or stored.dtype != np.int8 or not options.get("reduce_range")
         if node.op == "QuantizeLinear":
             assert number(node.inputs[2]).dtype == options.get("activations", "uint8")
             scale = number(node.inputs[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -41,11 +42,36 @@ def case(name: str) -> tuple[Any, list[dict[str, np.ndarray]]]:
 @pytest.mark.parametrize(("bits", "group", "symmetric"), [(4, 32, False), (8, 16, True), (4, 0, True), (3, 20, False)])
 def test_products(name: str, bits: int, group: int, symmetric: bool) -> None:
     model, samples = case(name)
-    changed, report = run(model, QuantizeWeights(bits=bits, group=group, symmetric=symmetric, least=1))
+    changed, report = run(model, QuantizeWeights(bits=bits, group=group, symmetric=symmetric, least=1, few=0))
     assert report.counts["quantize-weights/products quantized"] == 1
     for optimize in (False, True):
         assert 0 < noise(model, changed, samples, optimize) < ERRORS[bits] + optimize * 0.02
     assert noise(model, changed, samples) > ERRORS[bits] / 30  # it is not a finer grid than was asked for
+
+
+@pytest.mark.parametrize(
+    ("body", "weights"),
+    [
+        ("Conv<group=8, pads=[1,1,1,1]>(X, w)", (8, 1, 3, 3)),
+        ("Conv(X, w)", (8, 8, 1, 1)),
+        ("Conv(X, w)", (8, 8, 2, 2)),
+    ],
+)
+@pytest.mark.parametrize("options", ["", "bits=1 ", "group=4 power_of_two=true "])
+def test_convolutions_that_sum_few_numbers_get_8_bits(body: str, weights: tuple[int, ...], options: str) -> None:
+    model = network(f"Y = {body}", {"w": weights}, (2, 8, 7, 6))
+    samples = feeds(3, X=(2, 8, 7, 6))
+    errors = []
+    for few in (32, 31):
+        changed, _ = run(model, f"quantize-weights{{{options}least=1 few={few}}}")
+        errors.append(noise(model, changed, samples))
+        (stored,) = (node for node in changed.graph.nodes if node.op == "DequantizeLinear")
+        alone = math.prod(weights[1:]) <= few
+        assert (array(stored.inputs[0]).dtype == np.int8) is alone
+        if alone:
+            assert [array(value).shape for value in stored.inputs] == [weights, (8,)]
+    assert errors[0] < 0.01
+    assert (errors[1] > 3 * errors[0]) is (math.prod(weights[1:]) == 32)
 
 
 @pytest.mark.parametrize("bits", ERRORS)
@@ -187,7 +213,8 @@ def test_nothing_to_quantize(body: str, shapes: Any, options: Any, reason: str) 
 
 
 @pytest.mark.parametrize(
-    "options", [{"bits": 0}, {"bits": 9}, {"group": 1}, {"weights": "entropy"}, {"ignore": ("re:(",)}]
+    "options",
+    [{"bits": 0}, {"bits": 9}, {"group": 1}, {"few": -1}, {"weights": "entropy"}, {"ignore": ("re:(",)}],
 )
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must|no regular"):

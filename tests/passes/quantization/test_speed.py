@@ -71,6 +71,13 @@ def test_wide_vectors_need_larger_images() -> None:
     assert placed(conv(56, 64, 64), "x86:v4") == "Conv"
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+def test_images_stay_floats_without_dot_products(channels: int) -> None:
+    model = conv(28, channels, 64, kernel=5)
+    assert placed(model, "x86") == ("Conv" if channels <= 4 else "ConvInteger")
+    assert placed(conv(28, channels, 64, kernel=5), "x86:cascadelake") == "ConvInteger"
+
+
 def test_depthwise_convolutions_stay_floats_without_dot_products() -> None:
     assert placed(conv(14, 32, 32, groups=32), "x86") == "Conv"
     assert placed(conv(14, 32, 32, groups=32), "x86:znver4") == "ConvInteger"

@@ -16,20 +16,21 @@ from tvm import te, tirx
 from graphopt.hardware.target import load
 from graphopt.targets.tvm.codegen.build import tvm_target
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvSpec, ConvWorkload
-from graphopt.targets.tvm.kernels.common.dot import INTEGER, bytes_for
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, LARGEST_SMALL, bytes_for
 from graphopt.targets.tvm.kernels.depthwise.family import Depthwise
 from graphopt.targets.tvm.kernels.depthwise.plan import plan_depthwise
 from graphopt.targets.tvm.kernels.direct import compute
 from graphopt.targets.tvm.kernels.direct.family import Direct
 from graphopt.targets.tvm.kernels.direct.plan import candidates, plan_direct
+from graphopt.targets.tvm.kernels.family import Dtypes
 from graphopt.targets.tvm.machine import Machine, machine_of
 from graphopt.targets.tvm.tir_passes.pipeline import PIPELINE
 from tests.targets.schedule.blocks import blocked, plain
 from tests.targets.schedule.support import MACHINE, execute, placeholder, scheduled
 
 DIRECT, DEPTHWISE = Direct(), Depthwise()
-X86 = {"sse2", "avx2", "avx512bw"}
-WAYS = {"vpdpbusd": X86 | {"vnni"}, "vpmaddwd": X86, "mull": set()}
+X86 = {"sse2", "ssse3", "avx2", "avx512bw"}
+WAYS = {"vpdpbusd": X86 | {"vnni"}, "vpmaddwd": X86, "vpmaddubsw": X86, "mull": set()}
 
 
 def machine_with(way: str, lanes: int) -> Machine:
@@ -38,6 +39,11 @@ def machine_with(way: str, lanes: int) -> Machine:
     if not wanted <= MACHINE.instructions or lanes * 4 > MACHINE.vector_bytes:
         pytest.skip(f"this processor has no {way} of {lanes} lanes")
     return dataclasses.replace(MACHINE, vector_bytes=lanes * 4, instructions=frozenset(WAYS[way]))
+
+
+def types_of(way: str, machine: Machine) -> Dtypes:
+    """The types that a machine multiplies in this way; weights are small for one of them."""
+    return bytes_for(machine, way == "vpmaddubsw")
 
 
 def conv_integer(data: np.ndarray, weight: np.ndarray, spec: ConvSpec) -> np.ndarray:
@@ -57,9 +63,10 @@ def check(workload: ConvWorkload, machine: Machine, plan: object, way: str, extr
     shape = (workload.batch or 1, spec.in_channels, *workload.space)
     data = np.full(shape, 255, np.uint8) if extreme else random.integers(0, 256, shape).astype(np.uint8)
     weights = (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)
-    weight = np.full(weights, -128, np.int8) if extreme else random.integers(-128, 128, weights).astype(np.int8)
     step, family = workload.step, DEPTHWISE if workload.is_depthwise else DIRECT
     types = workload.dtypes
+    most = LARGEST_SMALL if types.small_weight else 128
+    weight = np.full(weights, -most, np.int8) if extreme else random.integers(-most, most, weights).astype(np.int8)
     packed = family.pack(weight.astype(types.weight), workload, plan)
     assert packed.shape == family.packed_shape(workload, plan)
     image = blocked(data.astype(types.data), step, 0)
@@ -114,7 +121,7 @@ CASES = {
 def test_odd_shapes(case: str, way: str, lanes: int) -> None:
     spec, batch, space = CASES[case]
     machine = machine_with(way, lanes)
-    workload = ConvWorkload(spec, batch, space, lanes, dtypes=bytes_for(machine))
+    workload = ConvWorkload(spec, batch, space, lanes, dtypes=types_of(way, machine))
     assert DIRECT.supports(workload, machine)
     check(workload, machine, plan_direct(workload, machine), way)
 
@@ -123,7 +130,7 @@ def test_odd_shapes(case: str, way: str, lanes: int) -> None:
 def test_no_sum_saturates(way: str) -> None:
     lanes = max(lanes for lanes in (16, 8, 4) if lanes * 4 <= MACHINE.vector_bytes)
     machine = machine_with(way, lanes)
-    workload = ConvWorkload(conv(16, 64, (3, 3), p=1), 1, (4, 4), lanes, dtypes=bytes_for(machine))
+    workload = ConvWorkload(conv(16, 64, (3, 3), p=1), 1, (4, 4), lanes, dtypes=types_of(way, machine))
     check(workload, machine, plan_direct(workload, machine), way, extreme=True)
 
 
@@ -176,7 +183,10 @@ def test_packed_weights_hold_every_number_once() -> None:
         ("x86:cascadelake", "vpdpbusd"),
         ("x86:alderlake", "vpdpbusd"),
         ("x86", "vpmaddwd"),
+        ("x86", "vpmaddubsw"),
+        ("x86:v4", "vpmaddubsw"),
         ("x86:v2", "pmaddwd"),
+        ("x86:v2", "pmaddubsw"),
         ("arm:neoverse-n2", "usdot"),
         ("arm", "smlal"),
     ],
@@ -186,7 +196,7 @@ def test_code_for_other_processors(target: str, instruction: str) -> None:
     description = tvm_target(load(target))
     machine = machine_of(description)
     lanes = machine.lanes("float32")
-    types = bytes_for(machine)
+    types = bytes_for(machine, instruction.endswith("pmaddubsw"))
     workload = ConvWorkload(conv(32, 32, (3, 3), p=1), 1, (6, 6), lanes, dtypes=types)
     plan = plan_direct(workload, machine)
     x = placeholder(workload.data_shape, types.data, "x")

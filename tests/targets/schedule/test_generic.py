@@ -203,6 +203,20 @@ def test_large_functions_run_in_parallel_and_in_vectors(shape: tuple[int, ...]) 
         assert {tirx.ForKind.PARALLEL, tirx.ForKind.VECTORIZED} <= found or result.shape == ()
 
 
+@pytest.mark.parametrize(
+    ("shape", "lanes"), [((1, 8, 14, 14, 16), 32), ((8, 7, 7, 16), 16), ((8, 28, 28, 16), 64), ((8, 49, 49, 3), 64)]
+)
+def test_vectors_of_bytes_stay_in_rows(shape: tuple[int, ...], lanes: int) -> None:
+    """Rows that are no multiple of a vector would become single accesses; rows of odd sizes do not matter."""
+    x = placeholder(shape)
+    func = scheduled([x, topi.cast(x, "uint8")], Machine(64, 32, 2))
+    found: set[int] = set()
+    tvm_ffi.structural_walk(
+        func.body, (tirx.For, lambda f: found.add(int(f.extent)) if f.kind == tirx.ForKind.VECTORIZED else None)
+    )
+    assert found == {lanes}
+
+
 def test_tiny_functions_start_no_threads() -> None:
     x = placeholder((4, 8))
     assert tirx.ForKind.PARALLEL not in kinds(scheduled([x, topi.nn.relu(x)]))

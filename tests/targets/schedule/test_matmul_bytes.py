@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tvm import te, tirx
 
-from graphopt.targets.tvm.kernels.common.dot import INTEGER, bytes_for
+from graphopt.targets.tvm.kernels.common.dot import INTEGER, LARGEST_SMALL, bytes_for
 from graphopt.targets.tvm.kernels.matmul.compute import matmul, matmul_packed, pack_matrix
 from graphopt.targets.tvm.kernels.matmul.family import Matmul
 from graphopt.targets.tvm.kernels.matmul.plan import MatmulWorkload
@@ -31,15 +31,18 @@ def halved(sums: te.Tensor) -> te.Tensor:
     return te.compute(sums.shape, lambda *i: sums(*i).astype("float32") * tirx.const(0.5, "float32"), name="half")
 
 
-def check(batch: tuple[int, ...], m: int, n: int, k: int, machine: Machine, *, extreme: bool = False) -> None:
-    types = bytes_for(machine)
+def check(
+    batch: tuple[int, ...], m: int, n: int, k: int, machine: Machine, *, extreme: bool = False, small: bool = False
+) -> None:
+    types = bytes_for(machine, small)
+    most = LARGEST_SMALL if types.small_weight else 128
     workload = MatmulWorkload(m, n, k, types, packed=True)
     assert FAMILY.supports(workload, machine)
     random = np.random.default_rng(m + n + k)
     a = random.integers(0, 256, (*batch, m, k)).astype(np.uint8)
-    b = random.integers(-128, 128, (k, n)).astype(np.int8)
+    b = random.integers(-most, most, (k, n)).astype(np.int8)
     if extreme:
-        a[:], b[:] = 255, -128
+        a[:], b[:] = 255, -most
     sums = a.astype(np.int64) @ b
     a, b = a.astype(types.data), b.astype(types.weight)
     for plan in FAMILY.candidates(workload, machine)[:3]:
@@ -69,11 +72,13 @@ SIZES = [
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_odd_sizes(size: tuple[tuple[int, ...], int, int, int], way: str, lanes: int) -> None:
-    check(*size, machine_with(way, lanes))
+    check(*size, machine_with(way, lanes), small=way == "vpmaddubsw")
 
 
-def test_no_sum_saturates() -> None:
-    check((), 5, 40, 300, MACHINE, extreme=True)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_sum_saturates(way: str) -> None:
+    lanes = MACHINE.lanes("float32")
+    check((), 5, 40, 300, machine_with(way, lanes), extreme=True, small=way == "vpmaddubsw")
 
 
 @pytest.mark.parametrize("k", [8192, 8195])

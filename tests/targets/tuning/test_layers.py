@@ -64,6 +64,14 @@ def test_what_is_measured_is_read_back(tmp_path: Path, monkeypatch: pytest.Monke
     assert measure_layers([CONV, MATMUL, DEPTHWISE], maker(TARGET), TARGET, tuning, lambda what, done: None) == 0
 
 
+def test_bytes_are_not_widened_while_a_layer_is_timed(tmp_path: Path) -> None:
+    """In a network, the kernel before has stored them as the product reads them."""
+    target, bench = Target.load("x86"), Bench()
+    measuring = LayerMeasuring(target, Records(target, tmp_path), None, bench, Spending(Budget(measurements=2)))
+    assert measuring.run([CONV], maker(target), lambda what, done: None) == 1
+    assert bench.timed == {"int16": layers.ROUNDS, "float32": layers.ROUNDS}
+
+
 def test_a_budget_limits_what_is_measured(tmp_path: Path) -> None:
     done, _ = measured(tmp_path, Budget(measurements=2))
     known = RecordedLatencies(TARGET, tmp_path)

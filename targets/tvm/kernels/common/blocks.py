@@ -240,6 +240,19 @@ def trailing_group(axes: list[Axis], enough: int = 64) -> int:
     return start
 
 
+def whole_vectors(axes: list[Axis], most: int, least: int) -> int:
+    """Return the lanes of vectors along fused axes: from `least` to `most`, fewer if that keeps them in rows.
+
+    From the quotients and remainders of a vector across rows, TVM does not see that it is contiguous, and each element
+    of it becomes an access: rows of 7 or 14 blocks of 16 bytes are no multiple of 64.
+    """
+    rows = [product(axis.size for axis in axes[place:]) for place in range(1, len(axes))]
+    lanes = most
+    while lanes >= least and any(row is None or (row % lanes and lanes % row) for row in rows):
+        lanes //= 2
+    return lanes if lanes >= least else most
+
+
 def product(sizes: Iterable[int | None]) -> int | None:
     """Return the product of extents, None if one is symbolic."""
     total = 1

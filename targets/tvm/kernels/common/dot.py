@@ -4,7 +4,9 @@ A step of a reduction adds to each sum in a vector the products of `width` eleme
 lanes, with `width` weights of that lane. Float arithmetic has a width of 1. Bytes are multiplied in groups where a
 processor has instructions for it: AVX-512 VNNI and AVX-VNNI (VPDPBUSD) and ARM's dot products (USDOT of I8MM, or SDOT)
 multiply four. AVX2, AVX-512BW and SSE2 multiply two 16-bit integers (VPMADDWD): bytes are stored as such for them
-(`bytes_for`), or become such twice two at each step. None of these saturates, so that all give the same sums.
+(`bytes_for`), or become such twice two at each step. They also multiply two bytes, but keep only 16 bits of the sum
+(VPMADDUBSW): that is faster, and used where no weight is larger than 64 in size, so that every sum fits. Thus nothing
+saturates, and all give the same sums.
 
 Two bfloat16 are multiplied at once, exactly, and added to sums in float32: by AVX512-BF16 (VDPBF16PS) and ARM (BFDOT),
 which treat the smallest numbers (below 1.2e-38) as zero. Without them, both halves of a word become float32.
@@ -30,16 +32,27 @@ INTEGER = Dtypes("uint8", "int8", "int32", "int32")
 WIDENED = Dtypes("int16", "int16", "int32", "int32")
 """The same bytes as 16-bit integers, for processors that multiply these in pairs."""
 
-INTEGERS = (INTEGER, WIDENED)
+SMALL = Dtypes("uint8", "int8", "int32", "int32", small_weight=True)
+"""Bytes, with weights of 7 bits, for the same processors: two products fit 16 bits."""
+
+LARGEST_SMALL = 64
+"""The largest size of a weight of `SMALL`: 2 * 255 * 64 is less than 2 ** 15."""
+
+INTEGERS = (INTEGER, WIDENED, SMALL)
 """The types of products of bytes."""
 
 BFLOAT16 = Dtypes("bfloat16", "bfloat16", "float32", "float32")
 """Products of bfloat16: exact in float32, in which they are summed."""
 
 _WIDTHS = {"fma": 1, "vpdpbusd": 4, "vpmaddwd": 4, "mull": 1, "usdot": 4, "vpmaddwd-16": 2, "sdot": 4}
-_WIDTHS |= {"dpbf16ps": 2, "bfdot": 2, "bf16-fma": 2}
+_WIDTHS |= {"dpbf16ps": 2, "bfdot": 2, "bf16-fma": 2, "vpmaddubsw": 4}
 _VPDPBUSD = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.128"}
 _VPMADDWD = {64: "llvm.x86.avx512.pmaddw.d.512", 32: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.sse2.pmadd.wd"}
+_VPMADDUBSW = {
+    64: "llvm.x86.avx512.pmaddubs.w.512",
+    32: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.ssse3.pmadd.ub.sw.128",
+}
 _VECTORS = {64: "avx512bw", 32: "avx2", 16: "sse2"}
 _USDOT = "llvm.aarch64.neon.usdot.v4i32.v16i8"
 _SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
@@ -75,8 +88,8 @@ class Dot:
 
     def accumulators(self, machine: Machine) -> int:
         """Return the number of vectors that a register tile may keep: fewer if products need registers of their own."""
-        most = machine.accumulators
-        return most - 2 if self.width == 2 and machine.registers < 32 else most
+        most, own = machine.accumulators, self.width == 2 or self.name == "vpmaddubsw"
+        return most - 2 if own and machine.registers < 32 else most
 
     def add(self, sums: Any, start: Any, data: Elements, weight: Elements, count: int | None = None) -> Any:
         """Return the sums from `start` on in the buffer `sums`, as a vector, after one step.
@@ -123,6 +136,10 @@ class Dot:
             return tirx.call_llvm_pure_intrin("int32x4", _USDOT, total, unsigned, signed)
         if self.name == "sdot":
             return self._signed_dot(total, unsigned, signed)
+        if self.name == "vpmaddubsw":
+            pairs = tirx.call_llvm_pure_intrin(f"int16x{self.lanes * 2}", _VPMADDUBSW[size], unsigned, signed)
+            ones = tirx.Broadcast(tirx.const(1, "int16"), self.lanes * 2)
+            return _fenced(total + self._sums_of_two(pairs, ones))
         return total + self._sums_of_four(_reinterpret(f"uint16x{self.lanes * 2}", unsigned), signed)
 
     def _signed_dot(self, total: Any, unsigned: Any, signed: Any) -> Any:
@@ -170,6 +187,8 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
         return Dot("fma", lanes)
     if dtypes == WIDENED:
         return Dot("vpmaddwd-16" if _VECTORS.get(size) in instructions else "mull", lanes)
+    if dtypes == SMALL and _VECTORS.get(size) in instructions and "ssse3" in instructions:
+        return Dot("vpmaddubsw", lanes)
     if size in _VPDPBUSD and ("vnni" in instructions or ("avx-vnni" in instructions and size <= 32)):
         return Dot("vpdpbusd", lanes)
     if size == 16 and "i8mm" in instructions:
@@ -181,11 +200,16 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     return Dot("mull", lanes)
 
 
-def bytes_for(machine: Machine | None) -> Dtypes:
-    """Return the types in which a machine multiplies bytes fastest: as they are, or stored as 16-bit integers."""
+def bytes_for(machine: Machine | None, small_weight: bool = False) -> Dtypes:
+    """Return the types in which a machine multiplies bytes fastest: as they are, or stored as 16-bit integers.
+
+    small_weight: as in `Dtypes`.
+    """
     if machine is None or {"vnni", "avx-vnni"} & machine.instructions:
         return INTEGER
-    return WIDENED if _VECTORS.get(machine.vector_bytes) in machine.instructions else INTEGER
+    if _VECTORS.get(machine.vector_bytes) not in machine.instructions:
+        return INTEGER
+    return SMALL if small_weight and "ssse3" in machine.instructions else WIDENED
 
 
 def _run(first: Any, count: int) -> Any:

@@ -110,17 +110,23 @@ def _unstored(expr: Expr) -> Expr:
 def _rounded_within(x: Expr, zero: Expr, low: Expr, high: Expr) -> Expr:
     """Return x rounded to the nearest whole number, plus a whole `zero`, within limits; the lower one for NaN.
 
-    Clamped first, so that the conversion, which rounds, has only numbers in its range: as comparisons that are single
-    instructions.
+    Clamped first, so that the conversion, which rounds, has only numbers in its range: by calls that are single
+    instructions where LLVM sees that the limits are numbers, else by comparisons that are.
     """
+    least, most = low - zero, high - zero
+    if isinstance(least, tirx.FloatImm) and isinstance(most, tirx.FloatImm):
+        x = tirx.call_llvm_pure_intrin("float32", "llvm.maxnum", x, least)
+        x = tirx.call_llvm_pure_intrin("float32", "llvm.minnum", x, most)
+        return _converted(x) + zero.astype("int32")
 
-    def above(x: Expr, least: Expr, most: Expr) -> Expr:
-        return let(
-            tirx.Select(x > least, x, least),
-            lambda x: tirx.call_llvm_pure_intrin("int32", "llvm.lrint", tirx.Select(x < most, x, most)),
-        )
+    def above(x: Expr) -> Expr:
+        return let(tirx.Select(x > least, x, least), lambda x: _converted(tirx.Select(x < most, x, most)))
 
-    return let(x, lambda x: above(x, low - zero, high - zero)) + zero.astype("int32")
+    return let(x, above) + zero.astype("int32")
+
+
+def _converted(x: Expr) -> Expr:
+    return tirx.call_llvm_pure_intrin("int32", "llvm.lrint", x)
 
 
 def _name_of(expr: Expr) -> str:
