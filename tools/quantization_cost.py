@@ -30,7 +30,7 @@ _ONCE = """
 import sys, numpy
 from graphopt.proof.oracle import Reference
 with numpy.load(sys.argv[2]) as file:
-    feed = {name: array[:1] for name, array in file.items()}
+    feed = dict(file)
 Reference(sys.argv[1]).run(feed)
 """
 
@@ -72,9 +72,10 @@ def main() -> None:
     given, options = parser.parse_known_args()
     model = catalogue.entry(given.model).path
     with tempfile.TemporaryDirectory(prefix="graphopt-cost-") as folder:
-        samples, out = Path(folder) / "images.npz", Path(folder) / "int8.onnx"
+        samples, one, out = (Path(folder) / name for name in ("images.npz", "image.npz", "int8.onnx"))
         write_images(samples, model, given.images)
-        *_, own = measured([sys.executable, "-c", _ONCE, str(model), str(samples)])
+        write_images(one, model, 1)
+        *_, own = measured([sys.executable, "-c", _ONCE, str(model), str(one)])
         words = ["quantize", str(model), "-o", str(out), "-c", str(samples), "--passes", given.passes, *options]
         seconds, cpu, peak = measured([sys.executable, "-c", _COMMAND, *words])
     print(f"{given.model}, {given.images} images, {given.passes}: {seconds:.0f} s, {cpu:.0f} s of CPU time")
