@@ -78,7 +78,7 @@ def measure(job: Job) -> list[dict[str, Any]]:
         onnx.save(suite.fixed(job.model, job.batch) if in_suite else onnx.load(job.model), path)
         floats = io.load(path) if job.int8 else None
         if job.int8:
-            _quantize(path, folder, job.reduce_range)
+            quantize(path, folder, job.reduce_range)
         failures: dict[str, str] = {}
         compiling = _compile(path, folder / "model.gopt", job, failures)
         sample = inputs.generate(io.load(path))
@@ -86,7 +86,7 @@ def measure(job: Job) -> list[dict[str, Any]]:
             suite.check_rebatched(job.model, onnx.load(path), sample.inputs)
         np.savez(folder / "feed.npz", **sample.inputs)
         exact = None if floats is None else run_reference(floats, sample.inputs)
-        judge = _Judge(sample.outputs, exact, standard_of(io.load(path)))
+        judge = Judge(sample.outputs, exact, standard_of(io.load(path)))
         about = {
             "model": job.name,
             "batch": job.batch,
@@ -101,7 +101,7 @@ def measure(job: Job) -> list[dict[str, Any]]:
         ]
 
 
-def _quantize(path: Path, folder: Path, reduce_range: bool = False) -> None:
+def quantize(path: Path, folder: Path, reduce_range: bool = False) -> None:
     """Replace a model by its quantized form: ranges that some generated inputs have say nothing about its accuracy."""
     model = io.load(path)
     given = [inputs.generate(model, seed=seed).inputs for seed in range(SAMPLES)]
@@ -129,7 +129,7 @@ def _compile(path: Path, artifact: Path, job: Job, failures: dict[str, str]) -> 
 
 
 @dataclass(frozen=True)
-class _Judge:
+class Judge:
     """Says whether outputs are correct, given those of the model and, if `--int8` quantized it, of the `floats` before.
 
     A sum between two integers may become either. Where a network amplifies such a step, runtimes that all compute
@@ -162,7 +162,7 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(np.subtract(one, other, dtype=np.float64)))))
 
 
-def _timed(job: Job, folder: Path, judge: _Judge, threads: int, failed: Mapping[str, str]) -> dict[str, Any]:
+def _timed(job: Job, folder: Path, judge: Judge, threads: int, failed: Mapping[str, str]) -> dict[str, Any]:
     """Time all runtimes whose outputs are correct, interleaved."""
     errors, failures = {}, dict(failed)
     with contextlib.ExitStack() as stack:

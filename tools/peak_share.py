@@ -1,11 +1,12 @@
 """Measure the share of the processor's peak that the compute-bound kernels of the suite's models reach.
 
-    python -m tools.peak_share [MODEL ...] [--target x86] [--threads 1] [-o FILE.json]
+    python -m tools.peak_share [MODEL ...] [--int8] [--target x86] [--threads 1] [-o FILE.json]
 
 Each model is compiled for a target, its outputs are compared with ONNX Runtime's, and it is profiled; the peak is a
-measured loop of multiply-adds with the target's own instructions, timed before and after. Prints, for each kind of
-kernel, its share of the time and of the peak: the FLOPs of the layers (for Winograd, those of the convolution that it
-replaces) divided by time and peak. Exit status 1 if a model's outputs differ.
+measured loop of multiply-adds with the target's own instructions, timed before and after: of floats, or of bytes for
+the kernels that multiply these. Prints, for each kind of kernel, its share of the time and of the peak: the FLOPs of
+the layers (for Winograd, those of the convolution that it replaces) divided by time and peak. With --int8, models are
+quantized first, as by `tools/bench.py --int8`. Exit status 1 if a model's outputs differ.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from graphopt.driver import backend
 from graphopt.driver.backend import Peak
 from graphopt.hardware.target import Target
 from graphopt.profiling.profile import Call, Profile, profile
-from graphopt.proof.tolerance import compare
-from tools import suite
+from graphopt.proof.oracle import run_reference
+from tools import bench_case, suite
 
 KINDS = ("direct convolution", "Winograd", "depthwise convolution", "matmul")
 """The prefixes of the names of schedules that the table has columns for."""
@@ -40,24 +41,27 @@ def by_kind(calls: Iterable[Call], peak: Peak) -> dict[str, dict[str, float]]:
     for call in calls:
         kind = next((kind for kind in KINDS if call.kernel.schedule.startswith(kind)), None)
         if kind is not None and call.kernel.flops:
-            seconds, flops = sums.get(kind, (0.0, 0.0))
-            sums[kind] = seconds + call.seconds, flops + call.kernel.flops
+            seconds, least = sums.get(kind, (0.0, 0.0))
+            fastest = peak.products if call.kernel.is_integer else peak.flops
+            sums[kind] = seconds + call.seconds, least + call.kernel.flops / fastest
     return {
-        kind: {"seconds": seconds, "of_peak": flops / seconds / peak.flops}
-        for kind, (seconds, flops) in sums.items()
-        if seconds
+        kind: {"seconds": seconds, "of_peak": least / seconds} for kind, (seconds, least) in sums.items() if seconds
     }
 
 
-def measure(name: str, target: Target, threads: int) -> dict[str, Any]:
+def measure(name: str, target: Target, threads: int, int8: bool = False) -> dict[str, Any]:
     """Return one model's row: the error against ONNX Runtime, whether it is tolerable, and its kinds of kernels."""
     with tempfile.TemporaryDirectory(prefix="graphopt-peak-") as folder:
         path, made = Path(folder) / "model.onnx", Path(folder) / "model.gopt"
         onnx.save(suite.fixed(name, 1), path)
+        floats = io.load(path) if int8 else None
+        if int8:
+            bench_case.quantize(path, Path(folder))
         graphopt.compile(path, target=target).save(made)
         sample = inputs.generate(io.load(path))
         session = runtime.load(made, threads=threads)
-        comparison = compare(sample.outputs, session.run(sample.inputs))
+        exact = None if floats is None else run_reference(floats, sample.inputs)
+        error, wrong = bench_case.Judge(sample.outputs, exact)(session.run(sample.inputs))
         before = backend.load().peak(target, threads)
         found: Profile = profile(session, made, sample.inputs, seconds=10)
         peak = before.or_better(backend.load().peak(target, threads))
@@ -66,9 +70,11 @@ def measure(name: str, target: Target, threads: int) -> dict[str, Any]:
         "model": name,
         "target": target.name,
         "threads": threads,
-        "error": comparison.error,
-        "ok": comparison.ok,
+        "int8": int8,
+        "error": error,
+        "ok": not wrong,
         "peak_flops": peak.flops,
+        "peak_products": peak.products,
         "kinds": kinds,
     }
 
@@ -86,6 +92,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", default=list(suite.SUITE))
+    parser.add_argument("--int8", action="store_true", help="quantize each model first")
     parser.add_argument("--target", default="x86")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json")
@@ -96,7 +103,7 @@ def main() -> int:
     rows = []
     for name in options.models:
         print(name, file=sys.stderr, flush=True)
-        rows.append(measure(name, Target.load(options.target), options.threads))
+        rows.append(measure(name, Target.load(options.target), options.threads, options.int8))
         if options.output:
             options.output.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     print(table(rows))

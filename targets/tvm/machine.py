@@ -28,6 +28,8 @@ INSTRUCTIONS = {
 512-bit and shorter vectors, "avx-vnni" in 256, "dotprod" on ARM), of 2x8 by 8x2 bytes ("i8mm"), arithmetic in half
 precision ("fp16") and sums of products of bfloat16 ("bf16"), of small integers in vectors of 128 ("sse2"), 256
 ("avx2") and 512 bits ("avx512bw")."""
+WHOLE_NUMBERS = {16: "sse2", 32: "avx2", 64: "avx512bw"}
+"""The bytes of a vector of an x86 processor -> what it needs for arithmetic on small integers in it."""
 
 
 @dataclass(frozen=True)

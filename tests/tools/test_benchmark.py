@@ -382,7 +382,7 @@ def test_wrong_requests_mean_status_2(small: Path, capsys: pytest.CaptureFixture
 
 def test_quantized_outputs_are_judged_by_their_distance_to_the_floats() -> None:
     floats = np.linspace(-1, 1, 50, dtype=np.float32)
-    judge = bench_case._Judge({"y": floats + 0.01}, {"y": floats})
+    judge = bench_case.Judge({"y": floats + 0.01}, {"y": floats})
     assert judge({"y": floats - 0.01})[1] == ""  # other roundings, as near as the model's
     assert judge({"y": floats})[0] == 0
     for wrong in (floats + 0.02, floats[::-1], np.full_like(floats, np.nan), floats[:-1]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from tvm import te, tirx
 
 from graphopt.targets.tvm.converters.conv import convolve, kernel_size
@@ -19,7 +20,7 @@ from graphopt.targets.tvm.converters.window import int_expr, read_window
 from graphopt.targets.tvm.lowering.call import Call
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
-from graphopt.targets.tvm.lowering.operand import Operand
+from graphopt.targets.tvm.lowering.operand import Operand, Scaled
 from graphopt.targets.tvm.lowering.registry import Declined, converter
 
 _RANGE = {
@@ -98,7 +99,18 @@ def dequantize_linear(c: Call) -> Operand:
         value = x.astype("int32") - z[0].astype("int32") if z else x
         return value.astype("float32") * s.astype("float32")
 
-    return elementwise(c.ctx, dequantize, operands, dtype, "dequantize")
+    result = elementwise(c.ctx, dequantize, operands, dtype, "dequantize")
+    if dtype == "float32" and _is_number(scale) and (zero is None or _is_number(zero)):
+        result.scaled = Scaled(operands[0], float(_number(scale)), 0 if zero is None else int(_number(zero)))
+    return result
+
+
+def _is_number(operand: Operand) -> bool:
+    return operand.array is not None and operand.size == 1
+
+
+def _number(operand: Operand) -> Any:
+    return np.asarray(operand.array).item()
 
 
 @converter("DynamicQuantizeLinear")

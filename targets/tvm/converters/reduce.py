@@ -18,9 +18,11 @@ from graphopt.targets.tvm.kernels.common.computes import lowest
 from graphopt.targets.tvm.lowering.call import Call, normal_axis
 from graphopt.targets.tvm.lowering.define import define
 from graphopt.targets.tvm.lowering.emitter import Context
-from graphopt.targets.tvm.lowering.operand import Dim, Operand
+from graphopt.targets.tvm.lowering.operand import Dim, Operand, Scaled
 from graphopt.targets.tvm.lowering.registry import converter
 
+_MOST = {"int8": 1 << 22, "uint8": 1 << 22, "int16": 1 << 15}
+"""The number of integers whose sum does not overflow 32 bits, nor does the difference of two such sums."""
 Reducer = Callable[..., tirx.Expr]
 
 
@@ -49,9 +51,13 @@ def reduced(
     keep: bool,
     before: Callable[[tirx.Expr], tirx.Expr] | None = None,
     after: Callable[[tirx.Expr], tirx.Expr] | None = None,
+    dtype: str | None = None,
     name: str,
 ) -> Operand:
-    """Compute `after(reducer(before(x)))` over `axes`; 16-bit floats are accumulated in float32 and rounded once."""
+    """Compute `after(reducer(before(x)))` over `axes`; 16-bit floats are accumulated in float32 and rounded once.
+
+    `dtype`: that of the result if it is not that of the data.
+    """
     kind = wide(data.dtype)
     axes = sorted(axes)
     sizes = [1 if i in axes else size for i, size in enumerate(data.shape) if keep or i not in axes]
@@ -76,7 +82,7 @@ def reduced(
         def finish(*index: tirx.Expr) -> tirx.Expr:
             # If there is nothing to reduce, the loop that initializes the result does not run.
             value = tirx.Select(is_empty, _neutral(reducer, kind), total(*index)) if open_sizes else total(*index)
-            return (after(value) if after else value).astype(data.dtype)
+            return (after(value) if after else value).astype(dtype or data.dtype)
 
         return define(sizes, finish, name=f"{name}_result")
 
@@ -176,12 +182,37 @@ def reduce_mean(c: Call) -> Operand:
     if not axes:
         return data
 
+    keep = bool(c.attr("keepdims", 1))
+    mean = None if data.scaled is None else _mean_of_integers(c.ctx, data.scaled, axes, keep)
+    if mean is not None:
+        return mean
+
     def divide(total: tirx.Expr) -> tirx.Expr:
         kind = str(total.ty.dtype)
         count = _count(data, axes, kind)
         return total / count if data.is_float else tirx.truncdiv(total, tirx.max(count, tirx.const(1, kind)))
 
-    return reduced(c.ctx, data, axes, te.sum, keep=bool(c.attr("keepdims", 1)), after=divide, name="mean")
+    return reduced(c.ctx, data, axes, te.sum, keep=keep, after=divide, name="mean")
+
+
+def _mean_of_integers(ctx: Context, data: Scaled, axes: Sequence[int], keep: bool) -> Operand | None:
+    """Return the mean of dequantized integers from their exact sum; None if that may overflow.
+
+    The floats are then not stored, nor even computed.
+    """
+    count = 1
+    for axis in axes:
+        size = data.integers.shape[axis]
+        count *= size if isinstance(size, int) else 0
+    if not 0 < count <= _MOST.get(data.integers.dtype, 0):
+        return None
+
+    def after(total: tirx.Expr) -> tirx.Expr:
+        centered = (total - tirx.const(data.zero * count, "int32")).astype("float32")
+        return centered * tirx.const(data.scale / count, "float32")
+
+    whole = functools.partial(tirx.Cast, "int32")
+    return reduced(ctx, data.integers, axes, te.sum, keep=keep, before=whole, after=after, dtype="float32", name="mean")
 
 
 @converter("ReduceLogSumExp")

@@ -25,6 +25,15 @@ class Quantized:
     block: int
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """What floats are computed as: the integers, minus a zero point, times a scale."""
+
+    integers: Operand
+    scale: float
+    zero: int
+
+
 class Operand:
     """A value during lowering, in one of three forms.
 
@@ -38,9 +47,22 @@ class Operand:
     `key` of a host constant says where its elements come from: constants with equal keys are equal, so that a weight
     with several consumers is stored once. `quantized`: where a constant of floats comes from, if it is dequantized.
     `narrow`: the value of 16-bit floats that it was cast from, with the same elements, if it is a constant or bfloat16.
+    `scaled`: the integers that a tensor of floats is computed from, if it is dequantized with one scale.
     """
 
-    __slots__ = ("_pieces", "_read", "dtype", "elements", "expr", "key", "name", "narrow", "quantized", "shape")
+    __slots__ = (
+        "_pieces",
+        "_read",
+        "dtype",
+        "elements",
+        "expr",
+        "key",
+        "name",
+        "narrow",
+        "quantized",
+        "scaled",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -62,6 +84,7 @@ class Operand:
         self.key = key or (object(),)
         self.quantized: Quantized | None = None
         self.narrow: Operand | None = None
+        self.scaled: Scaled | None = None
         self._pieces: Callable[[], Iterator[np.ndarray]] | None = None
 
     @classmethod

@@ -26,15 +26,19 @@ _Number: TypeAlias = Any
 def share_but_for_numbers(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
     """Merge functions that differ in float32 and int32 numbers alone, after FuseTIR and before scheduling.
 
-    Of whole numbers, only those that are added, subtracted or multiplied become parameters; indices are int64.
+    Of whole numbers, only those that are added, subtracted or multiplied become parameters; indices are int64. Numbers
+    that are equal to each other in each function, such as the zero point that is added and then subtracted, become one.
     """
     merged: dict[ir.GlobalVar, tuple[tirx.PrimFunc, list[_Number]]] = {}
     for group in _alike(mod):
         numbers = [_numbers(mod[name]) for name in group]
-        places = [place for place, values in enumerate(zip(*numbers, strict=True)) if _differ(values)]
-        if places:
-            func = _with_parameters(mod[group[0]], places)
-            given = [[own[place] for place in places] for own in numbers]
+        alike: dict[tuple[tuple[str, float], ...], list[int]] = defaultdict(list)
+        for place, values in enumerate(zip(*numbers, strict=True)):
+            if _differ(values):
+                alike[tuple((str(number.ty.dtype), number.value) for number in values)].append(place)
+        if alike:
+            func = _with_parameters(mod[group[0]], list(alike.values()))
+            given = [[own[first] for first, *_ in alike.values()] for own in numbers]
             merged.update({name: (func, values) for name, values in zip(group, given, strict=True)})
     if not merged:
         return mod
@@ -101,18 +105,19 @@ def _mapped(func: tirx.PrimFunc, change: Any) -> tirx.PrimFunc:
     return func.with_body(tvm_ffi.structural_map(func.body, (tirx.BufferStore, store), order="post"))
 
 
-def _with_parameters(func: tirx.PrimFunc, places: Sequence[int]) -> tirx.PrimFunc:
-    """Return a function whose first parameters are the numbers at some places among `_numbers`."""
+def _with_parameters(func: tirx.PrimFunc, places: Sequence[Sequence[int]]) -> tirx.PrimFunc:
+    """Return a function whose first parameters are the numbers at some places among `_numbers`, several for each."""
     kinds = [str(number.ty.dtype) for number in _numbers(func)]
-    buffers = {place: tirx.decl_buffer([1], kinds[place], f"number{i}", layout=None) for i, place in enumerate(places)}
+    added = [tirx.decl_buffer([1], kinds[first], f"number{i}", layout=None) for i, (first, *_) in enumerate(places)]
+    buffers = {place: buffer for buffer, same in zip(added, places, strict=True) for place in same}
     met = iter(range(1 << 62))
 
     def change(number: _Number) -> Any:
         buffer = buffers.get(next(met))
         return number if buffer is None else buffer[tirx.IntImm("int64", 0)]
 
-    body = _declared(_mapped(func, change).body, list(buffers.values()))
-    return s_tir.renew_defs(tirx.PrimFunc([*buffers.values(), *func.params], body, func.ret_type, func.attrs))
+    body = _declared(_mapped(func, change).body, added)
+    return s_tir.renew_defs(tirx.PrimFunc([*added, *func.params], body, func.ret_type, func.attrs))
 
 
 def _declared(body: tirx.Stmt, added: Sequence[Any]) -> tirx.Stmt:

@@ -58,6 +58,12 @@ def check(made: Model) -> None:
         ("a = MatMul (X, q) b = Mul (a, s) c = MatMul (b, r) Y = Add (c, t)", 2, 0),
         ("a = MatMul (X, q) b = Mul (a, s) c = MatMul (b, r) Y = Mul (c, one)", 2, 0),
         ("a = MatMul (X, q) b = Min (a, s) c = MatMul (b, r) Y = Min (c, inf)", 2, 0),
+        (
+            "a = MatMul (X, q) b = QuantizeLinear (a, s, p) c = DequantizeLinear (b, s, p)"
+            " d = MatMul (c, r) e = QuantizeLinear (d, t, z) Y = DequantizeLinear (e, t, z)",
+            1,
+            2,
+        ),
         ("a = Softmax (X) b = Mul (a, s) c = Softmax (b) Y = Mul (c, t)", None, 1),
     ],
 )

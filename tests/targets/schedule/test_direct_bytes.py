@@ -58,7 +58,7 @@ def conv_integer(data: np.ndarray, weight: np.ndarray, spec: ConvSpec) -> np.nda
 
 
 def check(workload: ConvWorkload, machine: Machine, plan: object, way: str, extreme: bool = False) -> None:
-    """Compare the sums, and the bytes that an epilogue makes of them; lanes after the last channel hold anything."""
+    """Compare the sums, and the bytes of a residual sum of them; lanes after the last channel hold anything."""
     spec, random = workload.spec, np.random.default_rng(3)
     shape = (workload.batch or 1, spec.in_channels, *workload.space)
     data = np.full(shape, 255, np.uint8) if extreme else random.integers(0, 256, shape).astype(np.uint8)
@@ -75,24 +75,75 @@ def check(workload: ConvWorkload, machine: Machine, plan: object, way: str, extr
         image[:, -1, ..., step - rest :] = 99
     x, w = placeholder(image.shape, types.data, "x"), placeholder(packed.shape, types.weight, "w")
     out = family.compute(x, w, workload, plan)
-    low, high, zero = (tirx.const(n, "float32") for n in (0, 255, 128))
+    shape = tuple(int(size) for size in out.shape)
+    bias = random.integers(-9999, 9999, (shape[1], shape[-1])).astype(np.int32)
+    residual = random.integers(0, 256, shape).astype(np.uint8)
+    b, r = placeholder(bias.shape, "int32", "b"), placeholder(shape, "uint8", "r")
 
-    def requantized(*index: object) -> tirx.Expr:
-        value = tirx.nearbyint(out(*index).astype("float32") * tirx.const(2**-10, "float32")) + zero
-        return tirx.max(tirx.min(value, high), low).astype("int32").astype("uint8")
+    def summed(*index: object) -> tirx.Expr:
+        total = (out(*index) + b(index[1], index[-1])).astype("float32")
+        first = quantized(total * number(2**-10), 128, "uint8").astype("float32") - number(128)
+        return quantized(first * number(0.5) + (r(*index).astype("float32") - number(3)) * number(0.25), 77, "uint8")
 
-    expected = conv_integer(data, weight, spec)
-    rounded = np.clip(np.rint(expected.astype(np.float32) * np.float32(2**-10)) + 128, 0, 255)
-    for result, dtype, numbers in (
-        (out, "int32", expected),
-        (te.compute(out.shape, requantized, name="q"), "uint8", rounded),
+    sums = conv_integer(data, weight, spec)
+    total = sums + bias.reshape(-1)[: spec.out_channels].reshape(1, -1, *[1] * len(workload.space))
+    rounded = np.clip(np.rint(total * 2.0**-10), -128, 127)
+    rounded = np.clip(np.rint(rounded / 2 + (plain(residual, spec.out_channels) - 3.0) / 4) + 77, 0, 255)
+    for tensors, arrays, dtype, numbers in (
+        ([x, w, out], [image, packed], "int32", sums),
+        ([x, w, b, r, te.compute(shape, summed, name="q")], [image, packed, bias, residual], "uint8", rounded),
     ):
-        func = scheduled([x, w, result], machine)
+        func = scheduled(tensors, machine)
         text = str(func.attrs["graphopt.schedule"])
         assert text.startswith("depthwise" if workload.is_depthwise else "direct convolution")
         assert way in text
-        (found,) = execute(func, [image, packed], [np.zeros([int(size) for size in out.shape], dtype)])
+        (found,) = execute(func, arrays, [np.zeros(shape, dtype)])
         np.testing.assert_array_equal(plain(found, spec.out_channels), numbers)
+
+
+def number(value: float) -> tirx.Expr:
+    return tirx.const(value, "float32")
+
+
+def quantized(value: tirx.Expr, zero: int, dtype: str) -> tirx.Expr:
+    """QuantizeLinear with a scale of 1."""
+    limits = np.iinfo(dtype)
+    whole = tirx.nearbyint(value) + number(zero)
+    return tirx.max(tirx.min(whole, number(limits.max)), number(limits.min)).astype("int32").astype(dtype)
+
+
+def scaled(workload: ConvWorkload, plan: object, dtype: str) -> list[te.Tensor]:
+    """A convolution whose result is multiplied by a factor for each lane and quantized."""
+    x, f = placeholder(workload.data_shape, "uint8", "x"), placeholder((workload.lanes,), "float32", "f")
+    w = placeholder(DIRECT.packed_shape(workload, plan), "int8", "w")
+    out = DIRECT.compute(x, w, workload, plan)
+
+    def element(*index: object) -> tirx.Expr:
+        return quantized(out(*index).astype("float32") * f(index[-1]), 5, dtype)
+
+    return [x, w, f, te.compute(out.shape, element, name="q")]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("lanes", [16, 8, 4])
+def test_bytes_saturate(lanes: int, dtype: str) -> None:
+    """Limits, numbers far beyond them, and NaN, which becomes the lower one, in rows of 1 to 5 positions."""
+    machine = machine_with("mull", lanes)
+    factors = np.array([0, 1, -1, 1e30, -1e30, np.inf, -np.inf, np.nan, 1e7, -1e7, 0.5, -0.5], np.float32)
+    workload = ConvWorkload(conv(lanes, 4, (1, 1)), 1, (1, 11), lanes, dtypes=INTEGER, data_lanes=4)
+    for columns in range(1, 6):
+        plan = dataclasses.replace(plan_direct(workload, machine), columns=columns, vectors=1)
+        func = scheduled(scaled(workload, plan, dtype), machine)
+        image = np.arange(44, dtype=np.uint8).reshape(workload.data_shape)
+        weight = np.ones((lanes, 4, 1, 1), np.int8)
+        scale = np.resize(factors, lanes)
+        packed = DIRECT.pack(weight, workload, plan)
+        (found,) = execute(func, [image, packed, scale], [np.zeros((1, 1, 1, 11, lanes), dtype)])
+        with np.errstate(invalid="ignore"):
+            real = np.rint(image.astype(np.int32).sum(-1)[0, 0, 0][:, None] * scale) + 5
+        limits = np.iinfo(dtype)
+        expected = np.clip(np.nan_to_num(real, nan=-np.inf), limits.min, limits.max)
+        np.testing.assert_array_equal(found[0, 0, 0], expected)
 
 
 def conv(o: int, i: int, k: tuple[int, ...], s: int = 1, p: int = 0, d: int = 1, groups: int = 1) -> ConvSpec:

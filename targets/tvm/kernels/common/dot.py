@@ -23,7 +23,7 @@ from tvm import tirx
 
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.family import Dtypes
-from graphopt.targets.tvm.machine import Machine
+from graphopt.targets.tvm.machine import WHOLE_NUMBERS, Machine
 from graphopt.targets.tvm.tir_passes import bfloat16_instructions
 
 INTEGER = Dtypes("uint8", "int8", "int32", "int32")
@@ -53,7 +53,6 @@ _VPMADDUBSW = {
     32: "llvm.x86.avx2.pmadd.ub.sw",
     16: "llvm.x86.ssse3.pmadd.ub.sw.128",
 }
-_VECTORS = {64: "avx512bw", 32: "avx2", 16: "sse2"}
 _USDOT = "llvm.aarch64.neon.usdot.v4i32.v16i8"
 _SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 NAMES = tuple(_WIDTHS)
@@ -186,8 +185,8 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
     if dtypes not in INTEGERS:
         return Dot("fma", lanes)
     if dtypes == WIDENED:
-        return Dot("vpmaddwd-16" if _VECTORS.get(size) in instructions else "mull", lanes)
-    if dtypes == SMALL and _VECTORS.get(size) in instructions and "ssse3" in instructions:
+        return Dot("vpmaddwd-16" if WHOLE_NUMBERS.get(size) in instructions else "mull", lanes)
+    if dtypes == SMALL and WHOLE_NUMBERS.get(size) in instructions and "ssse3" in instructions:
         return Dot("vpmaddubsw", lanes)
     if size in _VPDPBUSD and ("vnni" in instructions or ("avx-vnni" in instructions and size <= 32)):
         return Dot("vpdpbusd", lanes)
@@ -195,7 +194,7 @@ def dot_for(dtypes: Dtypes, lanes: int, machine: Machine) -> Dot:
         return Dot("usdot", lanes)
     if size == 16 and "dotprod" in instructions:
         return Dot("sdot", lanes)
-    if _VECTORS.get(size) in instructions:
+    if WHOLE_NUMBERS.get(size) in instructions:
         return Dot("vpmaddwd", lanes)
     return Dot("mull", lanes)
 
@@ -207,7 +206,7 @@ def bytes_for(machine: Machine | None, small_weight: bool = False) -> Dtypes:
     """
     if machine is None or {"vnni", "avx-vnni"} & machine.instructions:
         return INTEGER
-    if _VECTORS.get(machine.vector_bytes) not in machine.instructions:
+    if WHOLE_NUMBERS.get(machine.vector_bytes) not in machine.instructions:
         return INTEGER
     return SMALL if small_weight and "ssse3" in machine.instructions else WIDENED
 

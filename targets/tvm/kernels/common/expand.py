@@ -67,6 +67,7 @@ def keep_special_values(func: tirx.PrimFunc) -> tirx.PrimFunc:
         (tirx.Min, lambda node: _with_nan(_MINIMUM, node)),
         (ir.Call, _widened),
         (tirx.Cast, lambda node: _unstored(_quantized(node))),
+        (tirx.Sub, _centered),
     ]
     return func.with_body(keep_exact(tvm_ffi.structural_map(func.body, kinds, order="post")))
 
@@ -107,6 +108,18 @@ def _unstored(expr: Expr) -> Expr:
     return value.astype("float32") if kept else expr
 
 
+def _centered(difference: tirx.Sub) -> Expr:
+    """Return float32(q) - z, where q is a QuantizeLinear with the zero point z, without adding that before."""
+    cast, zero = difference.a, difference.b
+    if not isinstance(cast, tirx.Cast) or str(cast.ty.dtype) != "float32" or _name_of(cast.value) != _QUANTIZE:
+        return difference
+    value, added, low, high = cast.value.args
+    if not tvm_ffi.structural_equal(added, zero):
+        return difference
+    nothing = tirx.const(0, "float32")
+    return tirx.call_intrin("int32", _QUANTIZE, value, nothing, low - zero, high - zero).astype("float32")
+
+
 def _rounded_within(x: Expr, zero: Expr, low: Expr, high: Expr) -> Expr:
     """Return x rounded to the nearest whole number, plus a whole `zero`, within limits; the lower one for NaN.
 
@@ -114,6 +127,8 @@ def _rounded_within(x: Expr, zero: Expr, low: Expr, high: Expr) -> Expr:
     instructions where LLVM sees that the limits are numbers, else by comparisons that are.
     """
     least, most = low - zero, high - zero
+    if isinstance(low, tirx.FloatImm) and low.value == -np.inf:  # what is narrowed with saturation (`narrow`)
+        return let(x, lambda x: _converted(tirx.Select(most < x, most, x))) + zero.astype("int32")
     if isinstance(least, tirx.FloatImm) and isinstance(most, tirx.FloatImm):
         x = tirx.call_llvm_pure_intrin("float32", "llvm.maxnum", x, least)
         x = tirx.call_llvm_pure_intrin("float32", "llvm.minnum", x, most)

@@ -16,26 +16,30 @@ generic schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import ir, s_tir, tirx
-from tvm.s_tir import Schedule, ScheduleError
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir import Schedule
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from graphopt.targets.tvm.cpu import generic as generic_cpu
 from graphopt.targets.tvm.kernels.common import blocks as facts
-from graphopt.targets.tvm.kernels.common import statements, steps
+from graphopt.targets.tvm.kernels.common import epilogue, narrow, statements, steps
 from graphopt.targets.tvm.kernels.common.computes import long
+from graphopt.targets.tvm.kernels.common.narrow import Narrowing
 from graphopt.targets.tvm.machine import Machine
 
 UNROLLED_COST = 40
 """The number of operations above which an epilogue is not unrolled for each vector of a register tile."""
+
+Start = Callable[[Sequence[Any]], Any]
+"""Returns what the sum at some indices of a result starts with."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Fused:
     """The buffer that the anchor itself writes."""
     finals: tuple[s_tir.SBlock, ...]
     """The elementwise blocks of the epilogue."""
+    machine: Machine
+    """The processor whose instructions the epilogue may use."""
     keeps_output: bool
     """Whether something other than `finals` reads the anchor's own result."""
 
@@ -63,6 +69,22 @@ class Fused:
         """Return the numbers that the family put into the annotation `plan`."""
         return tuple(int(number) for number in self.anchor.annotations["plan"])
 
+    def started(self) -> tuple[Fused, Start]:
+        """Return the function without the sum of integers that its epilogue begins with, and the addend by indices.
+
+        Accumulators that start as the addend save the addition. It is 0 for any other epilogue.
+        """
+        kind = str(self.output.dtype)
+        found = None if self.keeps_output or kind != "int32" else epilogue.first_sum(self.finals, self.output)
+        if found is None:
+            return self, lambda indices: tirx.const(0, kind)
+        final, addend = found
+
+        def start(indices: Sequence[Any]) -> Any:
+            return self._renamed(addend, self._places(final, indices), None)
+
+        return dataclasses.replace(self, finals=(final,)), start
+
     def store(self, indices: Sequence[Any], value: Any) -> None:
         """Emit the epilogue's stores for `value`, the anchor's result at `indices`."""
         indices = [long(index) for index in indices]
@@ -72,13 +94,8 @@ class Fused:
             written = self.anchor.body.indices
             T.buffer_store(self.output, value, [self._renamed(index, places, value) for index in written])
         for block in self.finals:
-            body = block.body
-            places = {axis.var: index for axis, index in zip(block.iter_vars, indices, strict=True)}
-            T.buffer_store(
-                body.buffer,
-                self._renamed(body.value, places, value),
-                [self._renamed(index, places, value) for index in body.indices],
-            )
+            value_there = self._renamed(block.body.value, self._places(block, indices), value)
+            T.buffer_store(block.body.buffer, value_there, self._indices(block, indices, value))
 
     def store_tile(self, vectors: Sequence[tuple[int, ...]], lanes: int, place: Any, value: Any) -> None:
         """Emit the stores of a register tile: `lanes` elements for each of `vectors`, the indices of a whole grid.
@@ -89,9 +106,13 @@ class Fused:
         time.
         """
         if len(vectors) == 1 or sum(facts.cost(block) for block in self.finals) <= UNROLLED_COST:
-            for vector in vectors:
+            narrowing = self._narrowing(vectors, lanes, place)
+            for group in [[vector] for vector in vectors] if narrowing is None else narrow.groups(vectors):
+                if narrowing is not None and len(group) > 1:
+                    self._store_bytes(narrowing, group, place, value)
+                    continue
                 with vectorized(lanes) as lane:
-                    self.store(place(*vector, lane), value(*vector, lane))
+                    self.store(place(*group[0], lane), value(*group[0], lane))
             return
         shape = tuple(max(axis) + 1 for axis in zip(*vectors, strict=True))
         copy = T.alloc_buffer((*shape, lanes), str(self.output.dtype))
@@ -102,6 +123,40 @@ class Fused:
             index = index if len(shape) > 1 else [index]
             with vectorized(lanes) as lane:
                 self.store(place(*index, lane), copy[(*index, lane)])
+
+    def _places(self, block: s_tir.SBlock, indices: Sequence[Any]) -> dict[Any, Any]:
+        return {axis.var: long(index) for axis, index in zip(block.iter_vars, indices, strict=True)}
+
+    def _indices(self, block: s_tir.SBlock, indices: Sequence[Any], value: Any) -> list[Any]:
+        """Return where a block of the epilogue stores the element of the anchor's result at `indices`."""
+        places = self._places(block, indices)
+        return [self._renamed(index, places, value) for index in block.body.indices]
+
+    def _narrowing(self, vectors: Sequence[tuple[int, ...]], lanes: int, place: Any) -> Narrowing | None:
+        """Return how vectors of a tile are stored together; None if they are not adjacent bytes."""
+        if self.keeps_output or len(self.finals) > 1:
+            return None
+        (block,) = self.finals
+        found = Narrowing.of(block.body.value, lanes, self.machine)
+        (*outer, first), last = min(vectors), max(vectors)[-1]
+        if found is None or first == last:
+            return None
+        here, there = (self._indices(block, place(*outer, first + i, long(0)), None) for i in (0, 1))
+        return found if narrow.is_adjacent(block.body.buffer, here, there, lanes) else None
+
+    def _store_bytes(self, narrowing: Narrowing, group: Sequence[tuple[int, ...]], place: Any, value: Any) -> None:
+        """Emit the store of adjacent vectors of bytes."""
+        (block,) = self.finals
+        lanes, buffer = narrowing.lanes, block.body.buffer
+        words = T.alloc_buffer((len(group) * lanes,), "int32", scope="local")
+        for number, vector in enumerate(group):
+            with vectorized(lanes) as lane:
+                places = self._places(block, place(*vector, lane))
+                word = self._renamed(narrowing.number, places, value(*vector, lane))
+                T.buffer_store(words, word, [long(number * lanes) + lane])
+        *outer, start = self._indices(block, place(*group[0], long(0)), None)
+        where = [*outer, tirx.Ramp(start, long(1), len(group) * lanes)]
+        T.buffer_store(buffer, narrowing.bytes(words, len(group)), where)
 
     def _renamed(self, expr: Any, places: dict[Any, Any], value: Any) -> Any:
         def load(node: ir.TensorLoad) -> Any:
@@ -123,7 +178,7 @@ def take_apart(func: tirx.PrimFunc, kernel: str, machine: Machine) -> Fused | No
     if anchor is None or any(axis.size is None for axis in facts.axes_of(sch, anchor)[1:]):
         return None
     output = sch.get(anchor).writes[0].source
-    finals = _finals(sch, anchor)
+    finals = epilogue.finals(sch, anchor)
     names = [str(sch.get(block).name_hint) for block in (anchor, *finals)]
     sch = steps.schedule_others(sch, [anchor, *finals], machine, generic_cpu.schedule_block)
     blocks = [sch.get(sch.get_sblock(name)) for name in names]
@@ -131,10 +186,11 @@ def take_apart(func: tirx.PrimFunc, kernel: str, machine: Machine) -> Fused | No
     return Fused(
         sch.mod["main"],
         blocks[0],
-        _reads(blocks[0]),
+        epilogue.reads(blocks[0]),
         output,
         free,
-        keeps_output=not free or _is_read_elsewhere(sch, output, names),
+        machine,
+        keeps_output=not free or epilogue.is_read_elsewhere(sch, output, names),
     )
 
 
@@ -163,66 +219,6 @@ def put_together(fused: Fused, nest: Callable[[], None]) -> tirx.PrimFunc:
         root.annotations,
     )
     return fused.func.with_body(s_tir.SBlockRealize(realize.iter_values, realize.predicate, block))
-
-
-def _finals(sch: Schedule, anchor: SBlockRV) -> list[SBlockRV]:
-    """Inline what is computed element by element from the anchor's result; return the remaining blocks of that kind."""
-    own = {str(sch.get(block).name_hint) for block in _elementwise(sch, anchor)}
-    changed = True
-    while changed:
-        changed = False
-        for name in sorted(own):
-            block = sch.get_sblock(name)
-            readers = [str(sch.get(reader).name_hint) for reader in sch.get_consumers(block)]
-            if readers and all(reader in own for reader in readers):
-                try:
-                    sch.compute_inline(block)
-                except ScheduleError:
-                    continue
-                own.discard(name)
-                changed = True
-                break
-    ordered = [block for block in facts.child_blocks(sch) if str(sch.get(block).name_hint) in own]
-    if not ordered:
-        return []
-    # Other blocks in between must not wait for the nest, nor the nest for them.
-    first, last = facts.index_of(sch, anchor), facts.index_of(sch, ordered[-1])
-    return ordered if last - first == len(ordered) else []
-
-
-def _elementwise(sch: Schedule, anchor: SBlockRV) -> Iterator[SBlockRV]:
-    """Yield the blocks after the anchor that have its axes and read its result, or what follows, elementwise."""
-    shape = [axis.extent for axis in facts.axes_of(sch, anchor) if axis.kind == facts.SPATIAL]
-    known = [sch.get(anchor).writes[0].source]
-    for block in facts.child_blocks(sch)[facts.index_of(sch, anchor) + 1 :]:
-        stmt = sch.get(block)
-        axes = stmt.iter_vars
-        same = len(axes) == len(shape) and all(
-            int(axis.iter_type) == facts.SPATIAL and tvm_ffi.structural_equal(axis.dom.extent, size)
-            for axis, size in zip(axes, shape, strict=True)
-        )
-        if not same or not isinstance(stmt.body, tirx.BufferStore):
-            continue
-        read = [load for load in statements.loads(stmt.body) if any(load.source.same_as(buffer) for buffer in known)]
-        if read and all(facts.is_identity(load.indices, axes) for load in read):
-            if facts.is_identity(stmt.body.indices, axes):
-                known.append(stmt.body.buffer)
-            yield block
-
-
-def _reads(block: s_tir.SBlock) -> tuple[tirx.Buffer, ...]:
-    """Return the buffers that a reduction reads, without its own result, in the order in which its body loads them."""
-    written = block.writes[0].source
-    found: list[Any] = []
-    for load in statements.loads(block.body):
-        if not load.source.same_as(written) and not any(load.source.same_as(buffer) for buffer in found):
-            found.append(load.source)
-    return tuple(found)
-
-
-def _is_read_elsewhere(sch: Schedule, buffer: tirx.Buffer, names: Sequence[str]) -> bool:
-    others = [block for block in facts.child_blocks(sch) if str(sch.get(block).name_hint) not in names]
-    return any(region.source.same_as(buffer) for block in others for region in sch.get(block).reads)
 
 
 def _block_names(part: tirx.Stmt) -> list[str]:

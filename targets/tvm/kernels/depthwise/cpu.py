@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 from graphopt.targets.tvm.kernels.common import nest
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
-from graphopt.targets.tvm.kernels.common.nest import Fused
+from graphopt.targets.tvm.kernels.common.nest import Fused, Start
 from graphopt.targets.tvm.kernels.common.windows import UNROLLED_TAPS, Place, Run, for_tiles
 from graphopt.targets.tvm.kernels.depthwise.compute import KERNEL
 from graphopt.targets.tvm.machine import Machine
@@ -24,29 +24,36 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
         return None
     columns, *rest = fused.plan()
     workload = ConvWorkload.of(rest)
-    made = nest.put_together(fused, lambda: _emit(fused, workload, columns))
+    started, start = fused.started()
+    made = nest.put_together(fused, lambda: _emit(started, start, workload, columns))
     kind = ", integers" if str(fused.output.dtype) == "int32" else ""
     return made.with_attr("graphopt.schedule", f"depthwise convolution {columns}x{workload.lanes}{kind}")
 
 
-def _emit(fused: Fused, workload: ConvWorkload, columns: int) -> None:
+def _emit(fused: Fused, start: Start, workload: ConvWorkload, columns: int) -> None:
     geometry = workload.geometry
     runs = geometry.runs(columns)
     blocks = int(fused.shape[1])
     with nest.parallel(fused.shape[0] * (blocks * geometry.rows)) as index:
         place = [index // (blocks * geometry.rows), index // geometry.rows % blocks]
         row = index % geometry.rows
-        for_tiles(runs, 0, 1, lambda run, column: _tile(fused, workload, place, run, row, column))
+        for_tiles(runs, 0, 1, lambda run, column: _tile(fused, start, workload, place, run, row, column))
 
 
-def _tile(fused: Fused, workload: ConvWorkload, place: Sequence[Any], run: Run, row: Any, column: Any) -> None:
+def _tile(
+    fused: Fused, start: Start, workload: ConvWorkload, place: Sequence[Any], run: Run, row: Any, column: Any
+) -> None:
     geometry, lanes = workload.geometry, workload.lanes
     data, weight = fused.inputs
     kind = str(fused.output.dtype)
     tile = T.alloc_buffer((run.length * lanes,), kind, scope="local")
+
+    def where(position: Any, lane: Any) -> list[Any]:
+        return [*place, *geometry.position(row, column + position), lane]
+
     for position in range(run.length):
         with nest.vectorized(lanes) as lane:
-            T.buffer_store(tile, tirx.const(0, kind), [long(position * lanes) + lane])
+            T.buffer_store(tile, start(where(position, lane)), [long(position * lanes) + lane])
 
     def products(tap: Any, positions: tuple[int, ...], source: Place) -> None:
         for position in positions:
@@ -61,6 +68,6 @@ def _tile(fused: Fused, workload: ConvWorkload, place: Sequence[Any], run: Run, 
     fused.store_tile(
         [(position,) for position in range(run.length)],
         lanes,
-        lambda position, lane: [*place, *geometry.position(row, column + position), lane],
+        where,
         lambda position, lane: tile[long(position * lanes) + lane],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from graphopt.targets.tvm.kernels.common import nest
 from graphopt.targets.tvm.kernels.common.computes import long
 from graphopt.targets.tvm.kernels.common.conv_workload import ConvWorkload
 from graphopt.targets.tvm.kernels.common.dot import Dot, bytes_of
-from graphopt.targets.tvm.kernels.common.nest import Fused
+from graphopt.targets.tvm.kernels.common.nest import Fused, Start
 from graphopt.targets.tvm.kernels.common.norms import Norms
 from graphopt.targets.tvm.kernels.common.statements import FIRST_LEVEL, SECOND_LEVEL
 from graphopt.targets.tvm.kernels.common.windows import Place, Run, for_tiles
@@ -37,7 +38,7 @@ def schedule(func: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc | None:
     if fused is None:
         return None
     workload, plan = from_numbers(fused.plan())
-    made = nest.put_together(fused, _Nest(fused, workload, plan, machine.cores).emit)
+    made = nest.put_together(fused, _Nest(*fused.started(), workload, plan, machine.cores).emit)
     dot = plan.dot(workload)
     way = "" if dot.width == 1 and fused.output.dtype == "float32" else f", {dot.name}"
     text = f"direct convolution {plan.columns}x{plan.vectors}x{workload.lanes}{way}"
@@ -102,6 +103,7 @@ class _Nest:
     """Emits one convolution."""
 
     fused: Fused
+    start: Start
     workload: ConvWorkload
     plan: DirectPlan
     cores: int
@@ -226,19 +228,20 @@ class _Nest:
     def _clear(self, tile: Tile) -> None:
         for vector, position in tile.pairs(tuple(range(tile.run.length))):
             with nest.vectorized(tile.lanes) as lane:
-                T.buffer_store(tile.buffer, tirx.const(0, self.kind), [tile.at(vector, position, lane)])
+                first = self.start(self._place(tile, vector, position, lane))
+                T.buffer_store(tile.buffer, first, [tile.at(vector, position, lane)])
+
+    def _place(self, tile: Tile, vector: Any, position: Any, lane: Any) -> list[Any]:
+        """Return the indices of an element of a tile in the result."""
+        where = self.workload.geometry.position(tile.row, tile.column + position)
+        return [tile.band.image, tile.block + vector, *where, lane]
 
     def _store(self, tile: Tile) -> None:
         """Write the finished tile, with the fused epilogue."""
-
-        def place(vector: Any, position: Any, lane: Any) -> list[Any]:
-            where = self.workload.geometry.position(tile.row, tile.column + position)
-            return [tile.band.image, tile.block + vector, *where, lane]
-
         self.fused.store_tile(
             tile.pairs(tuple(range(tile.run.length))),
             tile.lanes,
-            place,
+            functools.partial(self._place, tile),
             lambda vector, position, lane: tile.buffer[tile.at(vector, position, lane)],
         )
 
