@@ -353,7 +353,7 @@ def test_all_get_the_same_quantized_model(tmp_path: Path) -> None:
 def test_weights_have_as_many_bits_as_wanted(tmp_path: Path, reduce_range: bool, most: int) -> None:
     path, weights = tmp_path / "product.onnx", np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
     io.save(model_of("g (float[4,64] x) => (float[4,32] y) { y = MatMul(x, w) }", {"w": weights}), path)
-    bench_case._quantize(path, tmp_path, reduce_range)
+    bench_case.quantize(path, tmp_path, reduce_range)
     stored = [numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer]
     assert [np.abs(one.astype(int)).max() for one in stored if one.shape == (64, 32)] == [most]
 
