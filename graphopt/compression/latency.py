@@ -81,6 +81,11 @@ class LayerSizes:
         return _conv(node, *shapes) if node.op == "Conv" else _matmul(node, *shapes, constant=_is_constant(weight))  # type: ignore[arg-type]
 
 
+LEAST_GAIN = 1.1
+"""How many times as fast a layer has to be as integers: the rounding of its data and changes of precision around it, of
+which its own time says nothing, take the rest."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The seconds of a layer in both precisions; `measured` on the target, or else estimated."""
@@ -91,7 +96,7 @@ class Choice:
 
     @property
     def integers_win(self) -> bool:
-        return self.integers < self.floats
+        return self.integers * LEAST_GAIN < self.floats
 
     def seconds(self, precision: str) -> float:
         """Return the time in one of PRECISIONS."""
