@@ -81,7 +81,7 @@ class LayerSizes:
         return _conv(node, *shapes) if node.op == "Conv" else _matmul(node, *shapes, constant=_is_constant(weight))  # type: ignore[arg-type]
 
 
-LEAST_GAIN = 1.1
+LEAST_GAIN = 1.2
 """How many times as fast a layer has to be as integers: the rounding of its data and changes of precision around it, of
 which its own time says nothing, take the rest."""
 
@@ -96,6 +96,12 @@ class Choice:
 
     @property
     def integers_win(self) -> bool:
+        """Whether integers are faster for data that are rounded anyway."""
+        return self.integers < self.floats
+
+    @property
+    def pays(self) -> bool:
+        """Whether integers are so much faster that rounding the data of a float layer for them pays."""
         return self.integers * LEAST_GAIN < self.floats
 
     def seconds(self, precision: str) -> float:

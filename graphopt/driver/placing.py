@@ -39,7 +39,8 @@ class Placed:
         """Why it stays floats."""
         how = "measured" if self.choice.measured else "estimated"
         floats, integers = (format_seconds(self.choice.seconds(one)) for one in (FLOATS, INTEGERS))
-        return f"floats are faster: {floats}, {integers} as integers ({how})"
+        what = "integers gain too little" if self.choice.integers_win else "floats are faster"
+        return f"{what}: {floats}, {integers} as integers ({how})"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Placement:
 
     @property
     def floats(self) -> list[Placed]:
-        """The layers that are not faster as integers."""
-        return [one for one in self.layers if not one.choice.integers_win]
+        """The layers that do not gain enough as integers."""
+        return [one for one in self.layers if not one.choice.pays]
 
     def table(self, most: int | None = None) -> Table:
         """Return the times of the layers that take longest in floats."""
@@ -62,13 +63,13 @@ class Placement:
             times = [format_seconds(one.choice.seconds(precision)) for precision in (FLOATS, INTEGERS)]
             gain = f"{one.choice.floats / one.choice.integers:.2f}" if one.choice.integers else ""
             known = "measurement" if one.choice.measured else "estimate"
-            table.add(one.layer.label, *times, gain, known, INTEGERS if one.choice.integers_win else FLOATS)
+            table.add(one.layer.label, *times, gain, known, INTEGERS if one.choice.pays else FLOATS)
         return table
 
     def to_json(self) -> dict[str, Any]:
         """Return the times and decisions as JSON types."""
         rows = [
-            {"layer": one.layer.name, "op": one.layer.op, **encode(one.choice), "int8": one.choice.integers_win}
+            {"layer": one.layer.name, "op": one.layer.op, **encode(one.choice), "int8": one.choice.pays}
             for one in self.layers
         ]
         return {"target": self.target, "layers": rows}

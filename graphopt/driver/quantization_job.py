@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.compression.costs import COSTS, LATENCY, CostTable, LatencyCost
 from graphopt.compression.judge import Judge
+from graphopt.compression.latency import LEAST_GAIN
 from graphopt.compression.layer_errors import result_errors
 from graphopt.compression.layers import layers_of
 from graphopt.compression.store import StatisticsStore, digest_of
@@ -141,6 +142,11 @@ class Job:
         if self.placing is None:
             return None
         placement, self.latency = self.placing.place(layers, self.part(0.15, 0.2))
+        if layers and len(placement.floats) == len(layers):
+            raise PassError(
+                f"nothing was quantized: no layer is {LEAST_GAIN:g} times as fast as integers on {placement.target}",
+                remedy="keep the model as it is, or omit the target for a smaller file",
+            )
         self.plan = self.plan.without([exactly(one.layer.name) for one in placement.floats])
         return placement
 

@@ -73,3 +73,11 @@ def test_requests_that_place_nothing(words: tuple[str, ...], message: str, run: 
     result = quantized(run, net, *words)
     assert result.status == 2
     assert message in result.err
+
+
+def test_where_no_layer_gains_the_model_is_left_as_it_is(run: Run, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.cli.test_quantize_placed.TIMES", dict.fromkeys(TIMES, (1.1e-3, 1e-3)))
+    write_records(net)
+    result = quantized(run, net, "--input", "x:1x3x8x8", "--target", TARGET, "--records", "records")
+    assert result.status == 2
+    assert f"nothing was quantized: no layer is 1.2 times as fast as integers on {TARGET}" in result.err
