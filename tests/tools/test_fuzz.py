@@ -162,9 +162,9 @@ def test_the_command(
     assert len(list(tmp_path.iterdir())) == 3 * status
 
 
-@pytest.mark.parametrize("first", range(0, 150, 25))
+@pytest.mark.parametrize("first", range(0, 100, 25))
 def test_graphs_of_fixed_seeds(first: int) -> None:
-    """Nothing is found in 150 graphs."""
+    """Nothing is found in 100 graphs; `tools/fuzz.py` runs as many as are wanted."""
     worker = Worker(limit=60)
     found = {}
     for seed in range(first, first + 25):
