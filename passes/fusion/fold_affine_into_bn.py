@@ -100,7 +100,7 @@ def _fold_before(norm: Node) -> _Match | Miss:
     dtype, inference = middle.dtype, batch_norm(norm)
     if dtype is None or isinstance(inference, Miss) or gamma is None:
         return NOTHING
-    if norm.inputs[1] is None or norm.inputs[1].dtype is not dtype:
+    if any(value is None or value.dtype is not dtype for value in norm.inputs[1:]):
         return Miss("the parameters of the batch-norm have another type")
     for data in step.inputs[:2]:
         if data is None or data.rank != middle.rank or data.constant is not None:

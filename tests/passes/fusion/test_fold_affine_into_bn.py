@@ -83,3 +83,10 @@ def test_near_misses_before():
     check_declines(PASS, before.replace("3] X", "3] X, float[4] gamma"), weights=weights())
     grown = before.replace("float[N,4,5,3] X", "float[5,3] X").replace("(X, k)", "(X, w)")
     check_declines(PASS, grown, weights=weights(w=np.ones((2, 4, 1, 1))))
+
+
+def test_statistics_of_another_type_than_the_scale_stay():
+    half = text_before("Mul(X, k)").replace("float[", "float16[")
+    single = {name: weights()[name] for name in ("mean", "var")}
+    reason = "the parameters of the batch-norm have another type"
+    check_declines(PASS, half, reason, weights={**weights(np.float16), **single})
